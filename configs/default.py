@@ -1,0 +1,123 @@
+"""Every field of the job, once, with its unit; other configs change a few.
+
+    python -m job.main --config=configs/default.py --workdir=runs/a
+
+On its own this file is the 30-epoch recipe of `configs/stem32.py`, which is
+the file to run: see there for time and accuracy. Any field can be set on the
+command line, `--config.optimizer.momentum=0.8`; `--mode=config` prints the
+result. A strength of 0.0 is off, and costs nothing.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the config with every field that the job knows."""
+    config = ml_collections.ConfigDict()
+
+    # Fixes the initial weights, the order of the images and the augmentation.
+    config.seed = 0
+    # Passes over the training images.
+    config.epochs = 30.0
+    # Training steps; 0: as many as `epochs` asks for.
+    config.steps = 0
+    # Images a step, over all replicas. A multiple of the replica count.
+    config.global_batch_size = 512
+    # Of the forward and backward pass: float32, bfloat16 or float16. Weights,
+    # moments, loss and evaluation are float32 always.
+    config.precision = "bfloat16"
+    # Steps a call of the compiled loop; 0: as many as fit in 2 seconds.
+    config.steps_per_loop = 0
+    # Steps between two lines of metrics.jsonl.
+    config.log_every_steps = 50
+    # XLA for the forward and backward pass: auto (on GPUs only), on, off.
+    config.jit_compile = "auto"
+
+    config.data = ml_collections.ConfigDict()
+    # auto (what data.dir holds), tfds, binary or synthetic.
+    config.data.source = "auto"
+    # Folder or .tar.gz; "": what tensorflow-datasets keeps, or downloads.
+    config.data.dir = ""
+    # sha256 of the .tar.gz, in hexadecimal; "": that of the official archive.
+    config.data.archive_sha256 = ""
+    # Share of the training images held out and scored instead of the test
+    # images; for tuning. 0.0: train on all, score the test images.
+    config.data.validation_fraction = 0.0
+    # How many images the synthetic source draws.
+    config.data.synthetic_train_images = 8000
+    config.data.synthetic_test_images = 2000
+
+    config.model = ml_collections.ConfigDict()
+    # Multiplies the filters of every convolution (64 to 512).
+    config.model.width = 1.0
+    # Filters of the first block's convolutions; 0: 64 * width.
+    config.model.stem_filters = 0
+    # End of each block: max or avg.
+    config.model.pooling = "max"
+    # False: convolutions with biases, as VGG was published.
+    config.model.batch_norm = True
+    # Share of the old running moments that a step keeps, 0 to 1. Keras' .99
+    # is too slow for short runs.
+    config.model.batch_norm_momentum = 0.9
+    # Added to the variance.
+    config.model.batch_norm_epsilon = 1e-5
+    # he_fan_out (He et al. 2015), glorot (Keras' own) or torch (PyTorch's own).
+    config.model.init = "he_fan_out"
+
+    config.augment = ml_collections.ConfigDict()
+    # none, random (each image, each time) or alternating (each image every
+    # other epoch; Jordan 2024, arXiv:2404.00498).
+    config.augment.flip = "alternating"
+    # Most pixels that an image is moved by, each way; a whole number.
+    config.augment.translate = 4.0
+    # What comes in from outside: reflect, nearest or zero (black).
+    config.augment.fill = "reflect"
+    # Side of the square that is painted over, in pixels; a whole number.
+    config.augment.cutout_pixels = 8.0
+
+    config.optimizer = ml_collections.ConfigDict()
+    # Learning rate at the end of the warm-up; 0.1 for each 128 images of
+    # the global batch is the common rule.
+    config.optimizer.peak_learning_rate = 0.4
+    # Nesterov momentum.
+    config.optimizer.momentum = 0.9
+    # Coupled, as PyTorch's: added to the gradient, times the weight. Kernels
+    # only. (Keras' own weight_decay is decoupled: another quantity.)
+    config.optimizer.weight_decay = 5e-4
+    # Epochs of linear warm-up from 0.
+    config.optimizer.warmup_epochs = 6.0
+    # After the warm-up, to 0 at the last step: cosine or linear; or constant.
+    config.optimizer.schedule = "linear"
+    # Share of the target that is spread evenly over the ten classes.
+    config.optimizer.label_smoothing = 0.1
+    # Share of the old average that a step keeps: weights and running
+    # moments, averaged; what is evaluated. 0.0: no averaging.
+    config.optimizer.ema_decay = 0.995
+    # Largest global norm of the gradient, after the sum over replicas.
+    config.optimizer.clip_norm = 0.0
+
+    config.evaluate = ml_collections.ConfigDict()
+    # Epochs between two evaluations; 0.0: only at the end. The end always.
+    config.evaluate.every_epochs = 5.0
+    # Images a step of evaluation, over all replicas.
+    config.evaluate.global_batch_size = 1000
+
+    config.checkpoint = ml_collections.ConfigDict()
+    # Training steps between two checkpoints; 0: once an epoch.
+    config.checkpoint.every_steps = 0
+    # How many are kept; at least 2.
+    config.checkpoint.keep = 2
+
+    config.distribute = ml_collections.ConfigDict()
+    # auto or mirrored: all GPUs of this machine, else its CPU.
+    config.distribute.strategy = "auto"
+    # Splits the CPU into that many replicas, for tests; 0: no split.
+    config.distribute.logical_devices = 0
+    # Batch moments over all replicas; slower, and without XLA.
+    config.distribute.sync_batch_norm = False
+    # Fewest GPUs to run on, else exit 69; 0: a CPU will do.
+    config.distribute.require_gpus = 0
+    # Sum over GPUs: auto or nccl, or hierarchical where NCCL fails.
+    config.distribute.all_reduce = "auto"
+
+    return config

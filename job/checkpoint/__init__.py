@@ -1,0 +1,1 @@
+"""Checkpoints that a manifest commits, and that are checked when read."""

@@ -1,0 +1,216 @@
+"""What a config may hold, checked before anything slow is imported.
+
+First room of the job: a `ConfigDict` from the command line comes in, the same
+one, every value known to be usable, goes out.
+
+    config.check(cfg)                        # raises ConfigError, names the field
+    fields = config.flatten(cfg)             # {"optimizer.momentum": 0.9, ...}
+    config.fingerprint(fields)               # of what changes the result
+    config.differences(saved_fields, fields) # what a resume may not change
+
+Imports no TensorFlow.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from job import errors
+
+# A resume may change these: they change when something is written, where
+# the images come from (their contents are compared by checksum) or on what the
+# run computes, not what it computes. Prefixes end with a dot.
+FREE_TO_CHANGE = (
+    "epochs",
+    "steps",
+    "steps_per_loop",
+    "log_every_steps",
+    "jit_compile",
+    "data.source",
+    "data.dir",
+    "data.archive_sha256",
+    "evaluate.",
+    "checkpoint.",
+    "distribute.strategy",
+    "distribute.logical_devices",
+    "distribute.require_gpus",
+    "distribute.all_reduce",
+)
+
+_Fields = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rule:
+    """A test of one value, and the words for what passes it."""
+
+    passes: Callable[[Any], bool]
+    wanted: str
+
+
+def _at_least(low: float) -> _Rule:
+    return _Rule(lambda v: v >= low, f"at least {low}")
+
+
+def _above(low: float) -> _Rule:
+    return _Rule(lambda v: v > low, f"above {low}")
+
+
+def _share() -> _Rule:
+    return _Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
+
+
+def _one_of(*names: str) -> _Rule:
+    return _Rule(lambda v: v in names, "one of " + ", ".join(names))
+
+
+def _whole(high: int) -> _Rule:
+    return _Rule(
+        lambda v: 0 <= v <= high and v == int(v), f"a whole number, 0 to {high}"
+    )
+
+
+_RULES: dict[str, _Rule] = {
+    "seed": _Rule(lambda v: 0 <= v < 2**31, "0 to 2147483647"),
+    "epochs": _at_least(0),
+    "steps": _at_least(0),
+    "global_batch_size": _at_least(1),
+    "precision": _one_of("float32", "bfloat16", "float16"),
+    "steps_per_loop": _at_least(0),
+    "log_every_steps": _at_least(1),
+    "jit_compile": _one_of("auto", "on", "off"),
+    "data.source": _one_of("auto", "tfds", "binary", "synthetic"),
+    "data.dir": _Rule(
+        lambda v: "://" not in v, "a folder or a .tar.gz on a local disk"
+    ),
+    "data.archive_sha256": _Rule(
+        lambda v: not v or (len(v) == 64 and set(v.lower()) <= set("0123456789abcdef")),
+        "64 hexadecimal digits, or empty for the official archive's",
+    ),
+    "data.validation_fraction": _share(),
+    "data.synthetic_train_images": _at_least(10),
+    "data.synthetic_test_images": _at_least(10),
+    "model.width": _above(0),
+    "model.stem_filters": _at_least(0),
+    "model.pooling": _one_of("max", "avg"),
+    "model.batch_norm_momentum": _share(),
+    "model.batch_norm_epsilon": _above(0),
+    "model.init": _one_of("he_fan_out", "glorot", "torch"),
+    "augment.flip": _one_of("none", "random", "alternating"),
+    # A reflection reaches no further than the image itself.
+    "augment.translate": _whole(31),
+    "augment.fill": _one_of("reflect", "nearest", "zero"),
+    "augment.cutout_pixels": _whole(32),
+    "optimizer.peak_learning_rate": _above(0),
+    "optimizer.momentum": _share(),
+    "optimizer.weight_decay": _at_least(0),
+    "optimizer.warmup_epochs": _at_least(0),
+    "optimizer.schedule": _one_of("cosine", "linear", "constant"),
+    "optimizer.label_smoothing": _share(),
+    "optimizer.ema_decay": _share(),
+    "optimizer.clip_norm": _at_least(0),
+    "evaluate.every_epochs": _at_least(0),
+    "evaluate.global_batch_size": _at_least(1),
+    "checkpoint.every_steps": _at_least(0),
+    "checkpoint.keep": _at_least(2),
+    "distribute.strategy": _one_of("auto", "mirrored"),
+    "distribute.logical_devices": _Rule(lambda v: 0 <= v <= 64, "0 to 64"),
+    "distribute.require_gpus": _at_least(0),
+    "distribute.all_reduce": _one_of("auto", "nccl", "hierarchical"),
+}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> _Fields:
+    """Returns {dotted name: value} of every field, in the config's order."""
+    flat: _Fields = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises ConfigError for the first value that cannot be trained with.
+
+    Every field must be there, no other, each of its type and in its range.
+    What depends on the devices (replicas) is `check_replicas`.
+    """
+    fields = flatten(config)
+    for name in _RULES.keys() - fields.keys() - {"model.batch_norm"}:
+        raise errors.ConfigError(
+            f"config.{name} is missing; start from configs/default.py"
+        )
+    for name, value in fields.items():
+        rule = _RULES.get(name)
+        if isinstance(value, float) and not math.isfinite(value):
+            _refuse(name, value, rule.wanted if rule else "finite")
+        if rule and not rule.passes(value):
+            _refuse(name, value, rule.wanted)
+    if not fields["steps"] and not fields["epochs"]:
+        _refuse("epochs", 0.0, "above 0 where config.steps is 0")
+    if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
+        # Only one replica could do both; it has nothing to agree on.
+        _refuse(
+            "jit_compile",
+            "on",
+            "auto or off with distribute.sync_batch_norm: XLA cannot compile"
+            " a sum over replicas",
+        )
+    if fields["distribute.require_gpus"] and fields["distribute.logical_devices"]:
+        _refuse(
+            "distribute.logical_devices",
+            fields["distribute.logical_devices"],
+            "0 with distribute.require_gpus: it splits a CPU",
+        )
+
+
+def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
+    """Raises ConfigError where a global batch does not split into replicas."""
+    for name in ("global_batch_size", "evaluate.global_batch_size"):
+        if fields[name] % num_replicas:
+            nearest = max(1, round(fields[name] / num_replicas)) * num_replicas
+            _refuse(
+                name,
+                fields[name],
+                f"a multiple of the {num_replicas} replicas, such as {nearest}",
+            )
+
+
+def fingerprint(fields: Mapping[str, Any]) -> str:
+    """Returns 16 hexadecimal digits that change when the result would."""
+    kept = {k: v for k, v in fields.items() if not _is_free(k)}
+    text = json.dumps(kept, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(saved: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+    """Returns a phrase for each field that a resume may not change, changed.
+
+    Args:
+      saved: the flattened config of the checkpoint.
+      fields: the flattened config of this start.
+    """
+    absent = "(absent)"
+    return [
+        f"{name}: {saved.get(name, absent)} -> {fields.get(name, absent)}"
+        for name in sorted(saved.keys() | fields.keys())
+        if not _is_free(name) and saved.get(name, absent) != fields.get(name, absent)
+    ]
+
+
+def _is_free(name: str) -> bool:
+    return any(
+        name.startswith(free) if free.endswith(".") else name == free
+        for free in FREE_TO_CHANGE
+    )
+
+
+def _refuse(name: str, value: Any, wanted: str) -> None:
+    raise errors.ConfigError(f"config.{name} is {value!r}; it must be {wanted}")

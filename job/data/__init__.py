@@ -1,0 +1,1 @@
+"""Second room: where images come from, and in which order they are seen."""

@@ -1,0 +1,162 @@
+"""CIFAR-10's official binary version, as a folder or as its .tar.gz.
+
+Six files of 10,000 records each; a record is one byte of label, then 1,024
+bytes each of red, green and blue (https://www.cs.toronto.edu/~kriz/cifar.html).
+The archive is never extracted: its checksum is compared, then its members are
+read into memory, known names and sizes only.
+
+    find(path)                       # the folder or archive that path means
+    read(found, archive_sha256="")   # -> Dataset
+"""
+
+import hashlib
+import os
+import pathlib
+import tarfile
+
+import numpy as np
+
+from job import errors
+from job.data import dataset
+
+FOLDER = "cifar-10-batches-bin"
+ARCHIVE = "cifar-10-binary.tar.gz"
+# As tensorflow-datasets 4.9.10 has it, in url_checksums/cifar10.txt.
+ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
+TEST_FILES = ("test_batch.bin",)
+
+_PIXELS = 3 * dataset.IMAGE_SIZE**2
+_RECORDS = 10_000
+_FILE_BYTES = _RECORDS * (1 + _PIXELS)
+
+
+def find(path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of .bin files or the archive at `path`, or None.
+
+    Args:
+      path: the folder itself, its parent, the archive, or the archive's folder.
+        A file counts as an archive whatever it holds: `read` says what is wrong.
+    """
+    if path.is_file():
+        return path
+    names = {*TRAIN_FILES, *TEST_FILES}
+    for folder in (path, path / FOLDER):
+        if any((folder / name).exists() for name in names):
+            return folder
+    archive = path / ARCHIVE
+    return archive if archive.is_file() else None
+
+
+def read(path: pathlib.Path, archive_sha256: str = "") -> dataset.Dataset:
+    """Reads both splits into memory.
+
+    Args:
+      path: what `find` returned.
+      archive_sha256: the archive's, in hexadecimal; "" for the official one.
+
+    Returns:
+      50,000 images to train on and 10,000 to test on, in the files' order.
+
+    Raises:
+      DataError: a file is missing, of the wrong size, or holds a label above 9;
+        the archive has another checksum, or members that do not belong.
+    """
+    try:
+        if path.is_dir():
+            files = _read_folder(path)
+        else:
+            files = _read_archive(path, archive_sha256 or ARCHIVE_SHA256)
+    except OSError as error:
+        raise errors.DataError(
+            f"{path}: cannot be read ({error.strerror or error})"
+        ) from None
+    return dataset.Dataset(
+        train=_decode(path, files, TRAIN_FILES),
+        test=_decode(path, files, TEST_FILES),
+        source="binary",
+    )
+
+
+def _read_folder(folder: pathlib.Path) -> dict[str, bytes]:
+    files = {}
+    for name in TRAIN_FILES + TEST_FILES:
+        path = folder / name
+        if not path.is_file():
+            raise errors.DataError(
+                f"{path} is missing; the six .bin files belong in one folder"
+            )
+        _check_size(path, os.path.getsize(path))
+        files[name] = path.read_bytes()
+    return files
+
+
+def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
+    with open(path, "rb") as file:
+        start = file.read(512)
+        file.seek(0)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise errors.DataError(
+            f"{path}: {_describe(start)}sha256 is {found}, not {sha256.lower()};"
+            f" download {ARCHIVE} again, or set config.data.archive_sha256 if you"
+            " trust this file"
+        )
+    wanted = {*TRAIN_FILES, *TEST_FILES}
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                name = pathlib.PurePosixPath(member.name).name
+                if name not in wanted:
+                    continue
+                if not member.isreg() or name in files:
+                    raise errors.DataError(
+                        f"{path}: member {member.name} is not one plain file"
+                    )
+                _check_size(f"{path}: member {member.name}", member.size)
+                content = tar.extractfile(member)
+                assert content is not None  # A regular file has contents.
+                files[name] = content.read(_FILE_BYTES)
+    except (tarfile.TarError, EOFError) as error:
+        raise errors.DataError(f"{path}: {error}; it is not a .tar.gz") from None
+    for name in sorted(wanted - files.keys()):
+        raise errors.DataError(f"{path}: there is no {name} in it")
+    return files
+
+
+def _describe(start: bytes) -> str:
+    if start[:2] == b"\x1f\x8b":
+        return ""
+    if b"<html" in start.lower() or b"<!doctype" in start.lower():
+        return "this is a web page, not an archive: "
+    return "this is not a gzip file: "
+
+
+def _check_size(what: object, size: int) -> None:
+    if size != _FILE_BYTES:
+        raise errors.DataError(
+            f"{what} has {size:,} bytes, not {_FILE_BYTES:,}: it was cut short or"
+            " is another file; fetch it again"
+        )
+
+
+def _decode(
+    path: pathlib.Path, files: dict[str, bytes], names: tuple[str, ...]
+) -> dataset.Split:
+    size = dataset.IMAGE_SIZE
+    images = np.empty((len(names) * _RECORDS, size, size, 3), np.uint8)
+    labels = np.empty(len(names) * _RECORDS, np.int32)
+    for i, name in enumerate(names):
+        rows = slice(i * _RECORDS, (i + 1) * _RECORDS)
+        records = np.frombuffer(files[name], np.uint8).reshape(_RECORDS, -1)
+        if records[:, 0].max() >= dataset.NUM_CLASSES:
+            bad = int(np.argmax(records[:, 0] >= dataset.NUM_CLASSES))
+            raise errors.DataError(
+                f"{path}: {name}, record {bad}: label {records[bad, 0]};"
+                f" CIFAR-10 has labels 0 to {dataset.NUM_CLASSES - 1}"
+            )
+        planes = records[:, 1:].reshape(_RECORDS, 3, size, size)
+        images[rows] = planes.transpose(0, 2, 3, 1)
+        labels[rows] = records[:, 0]
+    return dataset.Split(images, labels)

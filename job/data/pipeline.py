@@ -1,0 +1,167 @@
+"""Which images a step sees: a pure function of (seed, step).
+
+An epoch's order is a stateless permutation, so there is no iterator to save: a
+run that resumes at step s asks for batches from s on and gets the same ones.
+Epochs follow one another without a gap: position p of the run is image
+`order(p // n)[p % n]`, so each image is seen exactly once an epoch also where
+the batch size does not divide n.
+
+    batches = train_batches(split, seed=0, global_batch_size=512, first_step=0)
+    batches = eval_batches(split, global_batch_size=1000)
+
+Both give one element a replica and step, in the replicas' order: with R
+replicas, elements s * R to s * R + R - 1 are step s. That is what
+`tf.distribute` hands out, and a plain iteration with `num_replicas=1` gives
+global batches.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from job.data.dataset import Split
+
+
+_SHUFFLE_ROUNDS = 12
+
+
+class TrainBatch(NamedTuple):
+    """One replica's share of a step, b images.
+
+    Attributes:
+      image: uint8 [b, 32, 32, 3], 0 to 255.
+      label: int32 [b], 0 to 9.
+      index: int32 [b], which image of the training split.
+      epoch: int32 [b], how often the run had seen the image before.
+    """
+
+    image: tf.Tensor
+    label: tf.Tensor
+    index: tf.Tensor
+    epoch: tf.Tensor
+
+
+class EvalBatch(NamedTuple):
+    """One replica's share of a step of evaluation, b images.
+
+    Attributes:
+      image: uint8 [b, 32, 32, 3], 0 to 255.
+      label: int32 [b], 0 to 9.
+      mask: float32 [b], 1.0, and 0.0 for what fills up the last batch.
+    """
+
+    image: tf.Tensor
+    label: tf.Tensor
+    mask: tf.Tensor
+
+
+def train_indices(
+    positions: tf.Tensor, *, num_images: int, seed: int
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Says which image stands where in the run.
+
+    Args:
+      positions: int64 [b], ascending; image number of the run, from 0.
+      num_images: images in the training split, n.
+      seed: of the order.
+
+    Returns:
+      int32 [b] index of the image, 0 to n - 1, and int32 [b] epoch.
+    """
+    epoch = positions // num_images
+    within = positions % num_images
+
+    def shuffled(epochs: tf.Tensor) -> tf.Tensor:
+        same = tf.zeros_like(epochs)
+        seeds = tf.stack([same + seed, epochs, same], axis=-1)
+        # tf.random.experimental.index_shuffle is this op with 4 rounds. They are
+        # too few: two images of one batch meet again in another epoch's batch 17
+        # times as often as by chance (n 50,000, batch 256); from 6 rounds on as
+        # often as by chance. tests/test_pipeline.py counts it.
+        return tf.raw_ops.RandomIndexShuffle(
+            index=within,
+            seed=tf.cast(seeds, tf.int32),
+            max_index=tf.constant(num_images - 1, tf.int64),
+            rounds=_SHUFFLE_ROUNDS,
+        )
+
+    # One seed for the batch is several times as fast as one for each image,
+    # and all but a step an epoch lie in one epoch.
+    index = tf.cond(
+        tf.equal(epoch[0], epoch[-1]),
+        lambda: shuffled(epoch[0]),
+        lambda: shuffled(epoch),
+    )
+    return tf.cast(index, tf.int32), tf.cast(epoch, tf.int32)
+
+
+def train_batches(
+    split: Split,
+    *,
+    seed: int,
+    global_batch_size: int,
+    first_step: int,
+    num_replicas: int = 1,
+) -> tf.data.Dataset:
+    """Returns an endless `tf.data.Dataset` of `TrainBatch`.
+
+    Args:
+      split: the training images; kept in memory once, however many replicas.
+      seed: of the order.
+      global_batch_size: images a step; a multiple of `num_replicas`.
+      first_step: where the run starts or goes on.
+      num_replicas: how many elements make a step.
+    """
+    size = global_batch_size // num_replicas
+    with tf.device("CPU:0"):
+        images = tf.constant(split.images)
+        labels = tf.constant(split.labels)
+
+    def gather(element: tf.Tensor) -> TrainBatch:
+        positions = element * size + tf.range(size, dtype=tf.int64)
+        index, epoch = train_indices(positions, num_images=len(split), seed=seed)
+        index = tf.ensure_shape(index, [size])
+        return TrainBatch(
+            tf.gather(images, index), tf.gather(labels, index), index, epoch
+        )
+
+    elements = tf.data.Dataset.counter(first_step * num_replicas, dtype=tf.int64)
+    return elements.map(
+        gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    ).prefetch(2 * num_replicas)
+
+
+def eval_batches(
+    split: Split, *, global_batch_size: int, num_replicas: int = 1
+) -> tf.data.Dataset:
+    """Returns a `tf.data.Dataset` of `EvalBatch`, every image exactly once.
+
+    Args:
+      split: the images to score.
+      global_batch_size: images a step; a multiple of `num_replicas`.
+      num_replicas: how many elements make a step.
+
+    Returns:
+      `eval_steps(...) * num_replicas` elements of equal shape.
+    """
+    size = global_batch_size // num_replicas
+    steps = eval_steps(len(split), global_batch_size)
+    with tf.device("CPU:0"):
+        images = tf.constant(split.images)
+        labels = tf.constant(split.labels)
+
+    def gather(element: tf.Tensor) -> EvalBatch:
+        positions = element * size + tf.range(size, dtype=tf.int64)
+        index = tf.minimum(positions, len(split) - 1)
+        mask = tf.cast(positions < len(split), tf.float32)
+        return EvalBatch(tf.gather(images, index), tf.gather(labels, index), mask)
+
+    elements = tf.data.Dataset.range(steps * num_replicas)
+    # Endless, because tf.distribute handles a data set that ends by way of
+    # optionals, at a price; the caller knows how many steps there are.
+    return elements.map(gather, deterministic=True).repeat().prefetch(num_replicas)
+
+
+def eval_steps(num_images: int, global_batch_size: int) -> int:
+    """Returns how many steps score `num_images`, the last one filled up."""
+    return -(-num_images // global_batch_size)

@@ -1,0 +1,66 @@
+"""One door to the three sources of images.
+
+    load("auto", "/data/cifar10")      # whatever lies there
+    load("synthetic", "")              # drawn here and now
+"""
+
+import pathlib
+
+from absl import logging
+
+from job import errors
+from job.data import binary, dataset, synthetic, tfds_source
+
+
+def load(
+    source: str,
+    data_dir: str = "",
+    *,
+    archive_sha256: str = "",
+    synthetic_train_images: int = 8000,
+    synthetic_test_images: int = 2000,
+    seed: int = 0,
+) -> dataset.Dataset:
+    """Loads a data set into memory (CIFAR-10: 184 MB).
+
+    Args:
+      source: tfds, binary, synthetic, or auto: binary or tfds, whichever
+        `data_dir` holds, and tfds with its download where `data_dir` is "".
+      data_dir: the binary version's folder, its parent, its .tar.gz, or a TFDS
+        folder; "" for what TFDS keeps (not for binary; synthetic needs none).
+      archive_sha256: of the .tar.gz, in hexadecimal; "" for the official one.
+      synthetic_train_images: how many the synthetic source draws to train on.
+      synthetic_test_images: and to test on.
+      seed: of the synthetic source.
+
+    Raises:
+      DataError: the data is absent, unreadable or damaged.
+    """
+    if source == "synthetic":
+        return synthetic.draw(synthetic_train_images, synthetic_test_images, seed)
+    if not data_dir:
+        if source == "binary":
+            raise errors.DataError(
+                "config.data.source=binary needs config.data.dir: the folder or the"
+                f" {binary.ARCHIVE}"
+            )
+        return tfds_source.read(None)
+
+    path = pathlib.Path(data_dir)
+    if not path.exists():
+        raise errors.DataError(f"config.data.dir={data_dir}: there is no such path")
+    found_binary = binary.find(path) if source in ("auto", "binary") else None
+    if found_binary:
+        logging.info("images: binary version, %s", found_binary)
+        return binary.read(found_binary, archive_sha256)
+    found_tfds = tfds_source.find(path) if source in ("auto", "tfds") else None
+    if found_tfds:
+        logging.info("images: tensorflow-datasets, %s", found_tfds)
+        return tfds_source.read(found_tfds)
+    raise errors.DataError(
+        f"config.data.dir={data_dir} holds neither CIFAR-10's binary version"
+        f" ({binary.FOLDER}/data_batch_1.bin or {binary.ARCHIVE}) nor a"
+        f" tensorflow-datasets folder ({tfds_source.NAME}/VERSION/dataset_info.json)"
+        if source == "auto"
+        else f"config.data.dir={data_dir} does not hold the {source} source"
+    )

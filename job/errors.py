@@ -1,0 +1,50 @@
+"""The ways in which the job ends, as exceptions; each knows its exit code.
+
+Every room raises these; only `main` turns one into an exit. The message is
+one line for a person: what, where, and what would do. A Kubernetes Job fails
+for good on 2, 3, 4 and 5 and starts again on the others.
+"""
+
+EXIT_DONE = 0
+
+
+class JobError(Exception):
+    """Base of all ends that the job foresees."""
+
+    exit_code = 1
+
+
+class ConfigError(JobError):
+    """A flag or a config field is wrong: the message names it."""
+
+    exit_code = 2
+
+
+class DataError(JobError):
+    """Images are absent, damaged or not what they should be."""
+
+    exit_code = 3
+
+
+class ResumeError(JobError):
+    """There are checkpoints, and none that this run can go on from."""
+
+    exit_code = 4
+
+
+class DivergedError(JobError):
+    """The loss or a gradient is not finite any more."""
+
+    exit_code = 5
+
+
+class DeviceError(JobError):
+    """Devices that the config asks for are not there."""
+
+    exit_code = 69
+
+
+class Preempted(JobError):
+    """Told to stop, and stopped with all saved; the same command goes on."""
+
+    exit_code = 75

@@ -1,0 +1,126 @@
+"""Scores images: in float32, every image exactly once.
+
+    evaluator = Evaluator(strategy, split, float32_model, global_batch_size=1000)
+    scores = evaluator(state.evaluated())
+    scores.accuracy
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+
+from job.data import pipeline
+from job.data.dataset import Split
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What `Evaluator` returns; shares are 0 to 1.
+
+    Attributes:
+      loss: mean cross-entropy, without label smoothing.
+      accuracy: share of images whose likeliest class is right.
+      accuracy_tta: the same with the mean of an image's and its mirror
+        image's logits; None where it was not asked for.
+      images: how many were scored.
+    """
+
+    loss: float
+    accuracy: float
+    accuracy_tta: float | None
+    images: int
+
+
+class Evaluator:
+    """Scores one split with whatever weights it is given."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        split: Split,
+        model: keras.Model,
+        *,
+        global_batch_size: int,
+    ) -> None:
+        """Prepares the pipeline; nothing is computed yet.
+
+        Args:
+          strategy: over whose replicas a batch is split.
+          split: the images to score.
+          model: as `model.vgg16` builds it, in float32, under `strategy`'s scope;
+            its weights are overwritten.
+          global_batch_size: images a step, a multiple of the replicas.
+        """
+        self._strategy = strategy
+        self._model = model
+        self._variables = [
+            v.value for v in model.trainable_variables + model.non_trainable_variables
+        ]
+        self._steps = pipeline.eval_steps(len(split), global_batch_size)
+        dataset = pipeline.eval_batches(
+            split,
+            global_batch_size=global_batch_size,
+            num_replicas=strategy.num_replicas_in_sync,
+        )
+        # Endless, and a whole number of evaluations long when it repeats.
+        self._batches = iter(
+            strategy.distribute_datasets_from_function(lambda context: dataset)
+        )
+        self._sums = tf.function(self._sum_batches, autograph=False)
+
+    def __call__(self, weights: Sequence[tf.Variable], *, tta: bool = False) -> Scores:
+        """Scores all images.
+
+        Args:
+          weights: trainable variables, then running moments, as
+            `TrainState.evaluated` returns them.
+          tta: look at each mirror image too, at twice the cost.
+        """
+        for variable, weight in zip(self._variables, weights, strict=True):
+            variable.assign(weight.read_value())
+        sums = self._sums(self._batches, tf.constant(self._steps), tta)
+        loss, correct, correct_tta, count = (float(s) for s in sums)
+        return Scores(
+            loss=loss / count,
+            accuracy=correct / count,
+            accuracy_tta=correct_tta / count if tta else None,
+            images=round(count),
+        )
+
+    def _sum_batches(self, batches, steps: tf.Tensor, tta: bool) -> list[tf.Tensor]:
+        def replica_sums(batch: pipeline.EvalBatch) -> tf.Tensor:
+            logits, _ = self._model(batch.image, training=False)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.label, logits)
+            both = logits
+            if tta:
+                mirrored = tf.reverse(batch.image, axis=[2])
+                both = logits + self._model(mirrored, training=False)[0]
+            sums = [
+                loss * batch.mask,
+                _correct(logits, batch.label) * batch.mask,
+                _correct(both, batch.label) * batch.mask,
+                batch.mask,
+            ]
+            return tf.reduce_sum(tf.stack(sums), axis=1)
+
+        def body(done: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            per_replica = self._strategy.run(replica_sums, args=(next(batches),))
+            reduced = self._strategy.reduce(
+                tf.distribute.ReduceOp.SUM, per_replica, axis=None
+            )
+            return done + 1, sums + reduced
+
+        _, sums = tf.while_loop(
+            lambda done, _: done < steps,
+            body,
+            (tf.constant(0), tf.zeros([4])),
+            parallel_iterations=1,
+        )
+        return tf.unstack(sums)
+
+
+def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    return tf.cast(tf.equal(predicted, labels), tf.float32)

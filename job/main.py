@@ -1,0 +1,186 @@
+"""The command line: flags, modes, exit codes; the only room that reads flags.
+
+    python -m job.main --config=configs/stem32.py --workdir=runs/a
+
+Flags and config are checked before TensorFlow is imported: a wrong one ends the
+job in well under a second.
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
+from job import config as config_lib
+from job import errors, preemption, results
+
+MODES = ("train", "config", "evaluate", "benchmark")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, configs/NAME.py[:variant]; --config.FIELD=VALUE changes a field.",
+    lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that a run writes.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the job; returns its exit code (see `errors`)."""
+    stop = preemption.StopRequest()
+    stop.install()
+    try:
+        rest = _parse_flags(argv)
+        if rest is None:
+            return errors.EXIT_DONE
+        _run(stop)
+    except errors.JobError as error:
+        _flush_logs()
+        print(f"{_title(error)}: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    return errors.EXIT_DONE
+
+
+def _run(stop: preemption.StopRequest) -> None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    mode = _MODE.value
+    if mode == "evaluate":
+        workdir = _require_workdir()
+        from job import evaluate_run
+
+        _print_result(evaluate_run.evaluate_run(workdir), workdir)
+        return
+    config = _require_config()
+    if mode == "config":
+        print(config)
+    elif mode == "benchmark":
+        _import_quietly()
+        from job import benchmark
+
+        workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+        print(benchmark.run_benchmark(config, workdir, stop))
+    else:
+        _train(config, _require_workdir(), stop)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    stop: preemption.StopRequest,
+) -> None:
+    fields = config_lib.flatten(config)
+    result = results.finished(workdir, fields)
+    if result:
+        print(f"{workdir} holds this run, finished: there is nothing left to do")
+    else:
+        _import_quietly()
+        from job import train
+
+        stop.check()
+        result = train.train_and_evaluate(config, workdir, stop)
+    _print_result(result, workdir)
+    if fields["data.source"] == "synthetic":
+        print(
+            "\nThose were drawn images. Real CIFAR-10:\n"
+            "    make train CONFIG=configs/stem32.py DATA=DIR\n"
+            "with DIR a folder for the download, or one that holds CIFAR-10"
+        )
+
+
+def _print_result(result: dict, workdir: pathlib.Path) -> None:
+    split = "test" if "test_accuracy" in result else "validation"
+    print(
+        f"\n{split} accuracy {result[f'{split}_accuracy']:.2%}"
+        f" ({result[f'{split}_accuracy_tta']:.2%} with mirror images),"
+        f" {result['train_steps']} steps in {result['train_seconds']:.0f} s,"
+        f" {result['images_per_second']:,.0f} images/s\n"
+        f"results: {workdir / results.FILE}\n"
+        f"curves:  tensorboard --logdir={workdir}"
+    )
+
+
+def _parse_flags(argv: list[str]) -> list[str] | None:
+    """Parses flags; returns what is left, or None where help was printed."""
+    if "--config" not in " ".join(argv) and {"--help", "-h", "--helpfull"} & set(argv):
+        print(f"{__doc__}\nmodes: {', '.join(MODES)}\n\n{_flag_help()}")
+        return None
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise errors.ConfigError(_one_line(error)) from None
+    except (OSError, ImportError, SyntaxError) as error:
+        raise errors.ConfigError(f"--config: {_one_line(error)}") from None
+    if rest[1:]:
+        raise errors.ConfigError(
+            f"{rest[1]!r} is no flag; flags are --name=value, see --help"
+        )
+    return rest
+
+
+def _flag_help() -> str:
+    return flags.FLAGS.module_help(sys.modules[__name__])
+
+
+def _one_line(error: BaseException) -> str:
+    """Returns what a person needs of an error of the flag parsers."""
+    text = str(error)
+    if isinstance(error, KeyError):
+        text = text.strip("\"'").replace("\\'", "'").replace("\\n", "\n")
+    if "Traceback" in text:
+        # ml_collections quotes the config file's own error: its last line.
+        text = text.strip().splitlines()[-1]
+    text = re.sub(r"^'?\"?|\"?'?$", "", text).replace("\\'", "'").replace("\\n", " ")
+    if isinstance(error, AttributeError) and "Did you mean" in text:
+        name = text.split("'")[0].strip("'\" ")
+        text = f"there is no field {name}: {text[len(name) :]}"
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _require_config() -> ml_collections.ConfigDict:
+    if _CONFIG.value is None:
+        raise errors.ConfigError(
+            "--config is missing; a first one is --config=configs/quickstart.py"
+        )
+    config_lib.check(_CONFIG.value)
+    return _CONFIG.value
+
+
+def _require_workdir() -> pathlib.Path:
+    value = _WORKDIR.value
+    if not value:
+        raise errors.ConfigError("--workdir is missing, as in --workdir=runs/a")
+    if "://" in value:
+        raise errors.ConfigError(
+            f"--workdir={value}: only folders on a local disk are known"
+        )
+    path = pathlib.Path(value)
+    if path.exists() and not path.is_dir():
+        raise errors.ConfigError(f"--workdir={value}: that is a file, not a folder")
+    return path
+
+
+def _import_quietly() -> None:
+    """Imports TensorFlow without its greetings; errors are still printed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import tensorflow as tf
+
+    tf.get_logger().setLevel("ERROR")
+
+
+def _title(error: errors.JobError) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+
+
+def _flush_logs() -> None:
+    for handler in logging.get_absl_logger().handlers:
+        handler.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

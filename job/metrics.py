@@ -1,0 +1,90 @@
+"""What was measured, step by step: metrics.jsonl and TensorBoard events.
+
+metrics.jsonl is the record: a line a logged step and split, once, however
+often the run was killed and resumed. The events are made from it, and made
+anew by each start, so that they too show each step once.
+
+    log = MetricsLog(workdir, first_step=0)
+    log.write({"step": 50, "split": "train", "loss": 2.1})
+    log.sync()                  # before a checkpoint is committed
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+from job import files
+
+FILE = "metrics.jsonl"
+EVENTS = "events"
+_LABELS = ("step", "split")
+
+
+class MetricsLog:
+    """Appends to a run's record."""
+
+    def __init__(self, workdir: pathlib.Path, *, first_step: int) -> None:
+        """Opens the record, and forgets what lies ahead of `first_step`.
+
+        Lines of later steps were written by an attempt that was killed before
+        its next checkpoint; this one writes them again.
+
+        Args:
+          workdir: of the run; must exist.
+          first_step: steps done when this attempt starts.
+        """
+        path = workdir / FILE
+        kept = [line for line in read(workdir) if line["step"] <= first_step]
+        text = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write_atomically(path, text.encode())
+        self._file = open(path, "a", encoding="utf-8")
+        events = workdir / EVENTS
+        for old in events.glob("*.tfevents.*"):
+            old.unlink()
+        self._events = tf.summary.create_file_writer(str(events))
+        for line in kept:
+            self._write_event(line)
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Adds a line: `step`, `split`, and scalars."""
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._write_event(line)
+
+    def sync(self) -> None:
+        """Returns when every line is on the disk.
+
+        A checkpoint of step s says that all lines up to s are there: call this
+        before it is committed.
+        """
+        os.fsync(self._file.fileno())
+        self._events.flush()
+
+    def close(self) -> None:
+        """Ends the record; call it once."""
+        self.sync()
+        self._file.close()
+        self._events.close()
+
+    def _write_event(self, line: dict[str, Any]) -> None:
+        with self._events.as_default():
+            for name, value in line.items():
+                if name not in _LABELS and value is not None:
+                    tag = f"{line['split']}/{name}"
+                    tf.summary.scalar(tag, value, step=line["step"])
+
+
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's record; a last line cut short is left out."""
+    path = workdir / FILE
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                break
+    return lines

@@ -1,0 +1,286 @@
+"""VGG16 for 32 px: what Simonyan & Zisserman (arXiv:1409.1556) drew, smaller.
+
+Blocks of 2, 2, 3, 3 and 3 convolutions, each with batch normalization and
+ReLU, a pooling at each block's end, 512 features, ten logits. Pixels go in as
+they are, 0 to 255: normalizing them is the model's first layer, so it cannot be
+forgotten.
+
+    model = vgg16(width=1.0, precision="bfloat16", seed=0, ...)
+    logits, moments = model(images, training=True)
+
+In training a batch-normalization layer returns its batch moments rather than
+assign them: the forward pass stays pure, and the step sums moments and
+gradients over the replicas in one go.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job.data.dataset import IMAGE_SIZE, NUM_CLASSES
+
+# Convolutions and filters of each block.
+BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+
+# Of CIFAR-10's training images, channels red, green, blue, 0 to 255.
+PIXEL_MEAN = (125.307, 122.950, 113.865)
+PIXEL_STD = (62.993, 62.089, 66.705)
+
+_POLICIES = {
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+def vgg16(
+    *,
+    width: float = 1.0,
+    stem_filters: int = 0,
+    pooling: str = "max",
+    batch_norm: bool = True,
+    batch_norm_momentum: float = 0.9,
+    batch_norm_epsilon: float = 1e-5,
+    sync_batch_norm: bool = False,
+    init: str = "he_fan_out",
+    precision: str = "float32",
+    seed: int = 0,
+) -> keras.Model:
+    """Builds the network.
+
+    Args:
+      width: multiplies the filters of every convolution.
+      stem_filters: filters of the first block; 0: 64 * width.
+      pooling: max or avg, at the end of each block.
+      batch_norm: after each convolution; else the convolutions have biases.
+      batch_norm_momentum: share of the old running moments that a step keeps.
+      batch_norm_epsilon: added to the variance.
+      sync_batch_norm: take the batch moments over all replicas.
+      init: he_fan_out, glorot or torch; see `_initializers`.
+      precision: of the layers' arithmetic: float32, bfloat16 or float16.
+        Variables, moments and logits are float32.
+      seed: of the initial weights.
+
+    Returns:
+      A model from uint8 or float [b, 32, 32, 3], 0 to 255, to a pair: float32
+      [b, 10] logits, and a list with float32 [c] batch mean and [c] batch
+      variance of each batch-normalization layer in turn, in the order of
+      `model.non_trainable_variables`.
+    """
+    policy = keras.DTypePolicy(_POLICIES[precision])
+    seeds = iter(np.random.SeedSequence([seed, 0x5647]).generate_state(64))
+    kernel_init, bias_init, head_init = _initializers(init)
+
+    def convolution(x, filters: int, name: str):
+        fan_in = 9 * x.shape[-1]
+        x = keras.layers.Conv2D(
+            filters,
+            3,
+            padding="same",
+            use_bias=not batch_norm,
+            kernel_initializer=kernel_init(int(next(seeds))),
+            bias_initializer=bias_init(int(next(seeds)), fan_in),
+            dtype=policy,
+            name=name,
+        )(x)
+        if batch_norm:
+            x, mean, variance = BatchNormalization(
+                momentum=batch_norm_momentum,
+                epsilon=batch_norm_epsilon,
+                synchronized=sync_batch_norm,
+                dtype=policy,
+                name=f"{name}_bn",
+            )(x)
+            moments.extend([mean, variance])
+        return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
+
+    moments: list[tf.Tensor] = []
+    pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}
+    images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="float32", name="image")
+    x = Standardize(PIXEL_MEAN, PIXEL_STD, dtype=policy, name="standardize")(images)
+    for block, (depth, base) in enumerate(BLOCKS, start=1):
+        filters = max(1, round(base * width))
+        if block == 1 and stem_filters:
+            filters = stem_filters
+        for conv in range(1, depth + 1):
+            x = convolution(x, filters, f"block{block}_conv{conv}")
+        x = pool[pooling](2, dtype=policy, name=f"block{block}_pool")(x)
+    x = keras.layers.Flatten(dtype=policy, name="flatten")(x)
+    logits = keras.layers.Dense(
+        NUM_CLASSES,
+        kernel_initializer=head_init(int(next(seeds))),
+        bias_initializer=bias_init(int(next(seeds)), x.shape[-1]),
+        dtype=policy,
+        name="logits",
+    )(x)
+    logits = keras.layers.Activation("linear", dtype="float32", name="float32")(logits)
+    return keras.Model(images, (logits, moments), name="vgg16")
+
+
+def decayed(model: keras.Model) -> list[bool]:
+    """Says of each trainable variable whether weight decay applies: kernels."""
+    return [v.name == "kernel" for v in model.trainable_variables]
+
+
+class Standardize(keras.layers.Layer):
+    """(pixel - mean) / std, each channel by its own, in float32."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def call(self, images):
+        """Takes [b, h, w, c], 0 to 255; gives the compute dtype, about -2 to 2."""
+        images = tf.cast(images, tf.float32)
+        scaled = (images - tf.constant(self.mean)) / tf.constant(self.std)
+        return tf.cast(scaled, self.compute_dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "mean": self.mean, "std": self.std}
+
+
+class BatchNormalization(keras.layers.Layer):
+    """Batch normalization on TensorFlow's fused kernel (Ioffe & Szegedy 2015).
+
+    Keras 3's own layer is made of separate operations; the fused kernel is
+    faster, and takes bfloat16 in and out with float32 moments. The layer's
+    running moments are assigned by the step, not here.
+    """
+
+    def __init__(
+        self, *, momentum: float, epsilon: float, synchronized: bool = False, **kwargs
+    ) -> None:
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.synchronized = synchronized
+
+    def build(self, input_shape):
+        shape = (input_shape[-1],)
+
+        def weight(name: str, value: str, trainable: bool):
+            return self.add_weight(
+                shape=shape,
+                initializer=value,
+                trainable=trainable,
+                name=name,
+                dtype="float32",
+                autocast=False,
+            )
+
+        self.gamma = weight("gamma", "ones", True)
+        self.beta = weight("beta", "zeros", True)
+        self.moving_mean = weight("moving_mean", "zeros", False)
+        self.moving_variance = weight("moving_variance", "ones", False)
+
+    def call(self, x, training: bool = False):
+        """Normalizes over all axes but the last.
+
+        Args:
+          x: [b, h, w, c], any float type.
+          training: use the batch's moments, else the running ones.
+
+        Returns:
+          x normalized, of its shape and type, and the float32 [c] mean and
+          [c] variance (with Bessel's correction) of the batch. Not in
+          training, those are the running ones.
+        """
+        if training and self.synchronized:
+            return self._call_synchronized(x)
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=self.gamma,
+            offset=self.beta,
+            # In training the kernel wants them empty to start from nothing.
+            mean=[] if training else self.moving_mean,
+            variance=[] if training else self.moving_variance,
+            epsilon=self.epsilon,
+            exponential_avg_factor=1.0,
+            data_format="NHWC",
+            is_training=training,
+        )
+        if not training:
+            mean, variance = (
+                tf.convert_to_tensor(self.moving_mean),
+                tf.convert_to_tensor(self.moving_variance),
+            )
+        return y, mean, variance
+
+    def _call_synchronized(self, x):
+        """Takes the moments over the global batch, in two passes.
+
+        One pass, of x and of x squared, would do and would lose half the digits.
+        Each image's mean is gathered from all replicas and only then are the
+        images summed, in the global batch's order: so the sum rounds the same
+        whatever the number of replicas, and so do all activations.
+        """
+        context = tf.distribute.get_replica_context()
+        replicas = context.num_replicas_in_sync
+
+        def mean_over_global_batch(value):
+            value = tf.reduce_mean(value, axis=[1, 2])
+            if replicas > 1:
+                value = context.all_gather(value, axis=0)
+            return tf.reduce_mean(value, axis=0)
+
+        wide = tf.cast(x, tf.float32)
+        mean = mean_over_global_batch(wide)
+        centred = wide - mean
+        variance = mean_over_global_batch(tf.square(centred))
+        scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
+        y = tf.cast(centred * scale + self.beta, x.dtype)
+        count = tf.cast(tf.size(x) // x.shape[-1] * replicas, tf.float32)
+        return y, mean, variance * (count / tf.maximum(count - 1, 1))
+
+    def compute_output_spec(self, x, training: bool = False):
+        moments = keras.KerasTensor((x.shape[-1],), dtype="float32")
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype), moments, moments
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "synchronized": self.synchronized,
+        }
+
+
+def _initializers(init: str):
+    """Returns functions that make initializers of kernels, biases and the head.
+
+    he_fan_out: N(0, 2 / fan_out) for kernels, N(0, .01^2) for the head (as
+      torchvision's VGG; He et al. 2015, arXiv:1502.01852).
+    glorot: uniform, by fan_in and fan_out, as Keras does by itself.
+    torch: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for all of them, biases
+      too, as PyTorch does by itself.
+    """
+    initializers = keras.initializers
+
+    def zeros(seed: int, fan_in: int):
+        return initializers.Zeros()
+
+    def torch_bias(seed: int, fan_in: int):
+        limit = fan_in**-0.5
+        return initializers.RandomUniform(-limit, limit, seed=seed)
+
+    def he(seed: int):
+        return initializers.VarianceScaling(
+            2.0, "fan_out", "untruncated_normal", seed=seed
+        )
+
+    def small_normal(seed: int):
+        return initializers.RandomNormal(stddev=0.01, seed=seed)
+
+    def glorot(seed: int):
+        return initializers.GlorotUniform(seed=seed)
+
+    def torch_kernel(seed: int):
+        return initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
+
+    return {
+        "he_fan_out": (he, zeros, small_normal),
+        "glorot": (glorot, zeros, glorot),
+        "torch": (torch_kernel, torch_bias, torch_kernel),
+    }[init]

@@ -1,0 +1,58 @@
+"""What a person sees of a run: a bar on a terminal, quiet lines in a log.
+
+    progress = Progress(train_steps, first_step=0, unit_images=512)
+    progress.update(step, loss=..., accuracy=..., images_per_second=...)
+"""
+
+import sys
+import time
+
+import tqdm
+from absl import logging
+
+
+class Progress:
+    """Shows how far a run is.
+
+    On a terminal: a bar with loss, accuracy, images/s and the time left,
+    redrawn at each call. Else nothing: `line` is all there is.
+    """
+
+    def __init__(self, train_steps: int, *, first_step: int) -> None:
+        self._bar = tqdm.tqdm(
+            total=train_steps,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+            bar_format=(
+                "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
+                "{remaining} left{postfix}"
+            ),
+        )
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is no terminal, so that lines are all there is."""
+        return self._bar.disable
+
+    def update(
+        self, step: int, *, loss: float, accuracy: float, images_per_second: float
+    ) -> None:
+        """Moves the bar to `step`."""
+        self._bar.set_postfix_str(
+            f"loss {loss:.3f}, accuracy {accuracy:.1%}, {images_per_second:,.0f} img/s",
+            refresh=False,
+        )
+        self._bar.update(step - self._bar.n)
+
+    def line(self, text: str) -> None:
+        """Writes one line: above the bar, or into the log."""
+        if self.quiet:
+            logging.info("%s", text)
+        else:
+            self._bar.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Leaves the bar where it is."""
+        self._bar.close()

@@ -1,0 +1,79 @@
+"""What a finished run leaves for people and programs: result.json.
+
+    finished(workdir, fields)      # the result, if this very run is over
+"""
+
+import math
+import pathlib
+import statistics
+from typing import Any
+
+from job import config as config_lib
+from job import files
+
+FILE = "result.json"
+
+
+def summarize(
+    fields: dict[str, Any],
+    scores,
+    *,
+    lines: list[dict[str, Any]],
+    split: str,
+    train_steps: int,
+    train_seconds: float,
+    compile_seconds: float,
+    params: int,
+    replicas: int,
+    data_source: str,
+    resumes: int,
+) -> dict[str, Any]:
+    """Returns the result of a run: the last epoch's scores, and what it took.
+
+    Args:
+      fields: the flattened config.
+      scores: `evaluate.Scores` of the last step, with test-time augmentation.
+      lines: of metrics.jsonl; the throughput is the median of its train lines.
+      split: what was scored: test, or validation where a slice was held out.
+      train_steps: steps done.
+      train_seconds: in the loop over all starts, evaluations and saves included.
+      compile_seconds: of the newest start.
+      params: of the model, running moments included.
+      replicas: devices of the newest start.
+      data_source: tfds, binary or synthetic.
+      resumes: how often it went on from a checkpoint.
+    """
+    rates = [line["images_per_second"] for line in lines if line["split"] == "train"]
+    return {
+        f"{split}_accuracy": scores.accuracy,
+        f"{split}_accuracy_tta": scores.accuracy_tta,
+        f"{split}_loss": scores.loss,
+        "images_scored": scores.images,
+        "train_steps": train_steps,
+        "images_per_second": statistics.median(rates) if rates else math.nan,
+        "train_seconds": round(train_seconds, 3),
+        "compile_seconds": compile_seconds,
+        "params": params,
+        "replicas": replicas,
+        "global_batch_size": fields["global_batch_size"],
+        "precision": fields["precision"],
+        "data_source": data_source,
+        "seed": fields["seed"],
+        "resumes": resumes,
+        "epochs": fields["epochs"],
+        "steps": fields["steps"],
+        "config_hash": config_lib.fingerprint(fields),
+    }
+
+
+def finished(workdir: pathlib.Path, fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the result in `workdir` if it is that of a run with `fields`."""
+    result = files.read_json(workdir / FILE)
+    if not isinstance(result, dict):
+        return None
+    same = (
+        result.get("config_hash") == config_lib.fingerprint(fields)
+        and result.get("epochs") == fields["epochs"]
+        and result.get("steps") == fields["steps"]
+    )
+    return result if same else None

@@ -1,0 +1,97 @@
+"""Which devices the job runs on, as a `tf.distribute.Strategy`.
+
+    strategy = create_strategy(require_gpus=0)
+    strategy.num_replicas_in_sync
+"""
+
+import os
+import shutil
+
+import tensorflow as tf
+from absl import logging
+
+from job import errors
+
+
+def create_strategy(
+    *,
+    logical_devices: int = 0,
+    require_gpus: int = 0,
+    all_reduce: str = "auto",
+) -> tf.distribute.Strategy:
+    """Returns a MirroredStrategy over all GPUs, else over the CPU.
+
+    Memory of a GPU is taken as it is needed, not all at the start.
+
+    Args:
+      logical_devices: split the CPU into that many replicas; 0: no split.
+      require_gpus: fewest GPUs to run on; 0: a CPU will do.
+      all_reduce: sum over GPUs by auto or nccl, or hierarchical copies.
+
+    Raises:
+      DeviceError: fewer GPUs than required, or TensorFlow had started before
+        the CPU could be split.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) < require_gpus:
+        raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
+    for gpu in gpus:
+        try:
+            tf.config.experimental.set_memory_growth(gpu, True)
+        except RuntimeError:  # The GPUs are in use already; they stay as they are.
+            logging.info("memory growth of %s stays as it is", gpu.name)
+    if logical_devices:
+        devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
+        return tf.distribute.MirroredStrategy(devices)
+    if not gpus:
+        return tf.distribute.MirroredStrategy(["CPU:0"])
+    operations = {
+        "auto": None,
+        "nccl": tf.distribute.NcclAllReduce(),
+        "hierarchical": tf.distribute.HierarchicalCopyAllReduce(),
+    }
+    return tf.distribute.MirroredStrategy(
+        [f"GPU:{i}" for i in range(len(gpus))],
+        cross_device_ops=operations[all_reduce],
+    )
+
+
+def split_cpu(count: int) -> int:
+    """Makes `count` logical CPU devices, once a process; returns `count`.
+
+    Raises:
+      DeviceError: TensorFlow has started already with fewer.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    try:
+        tf.config.set_logical_device_configuration(
+            cpu, [tf.config.LogicalDeviceConfiguration()] * count
+        )
+    except RuntimeError:
+        have = len(tf.config.list_logical_devices("CPU"))
+        if have < count:
+            raise errors.DeviceError(
+                f"config.distribute.logical_devices={count}: TensorFlow runs already"
+                f" with {have}; split the CPU first"
+            ) from None
+    return count
+
+
+def _missing_gpus(wanted: int, found: int) -> str:
+    message = f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}: "
+    if not os.path.exists("/proc/driver/nvidia/version"):
+        return message + (
+            "there is no NVIDIA driver here (on the host: install it; in a container:"
+            " install the NVIDIA container toolkit and start with --gpus all)"
+        )
+    if not tf.test.is_built_with_cuda():
+        return message + (
+            "a driver is here, but this TensorFlow is built for CPUs (install"
+            " requirements/gpu.txt, or build the image's gpu target)"
+        )
+    if not shutil.which("nvidia-smi"):
+        return message + (
+            "the driver's tools are not in this container (start with --gpus all, and"
+            " check the NVIDIA container toolkit)"
+        )
+    return message + "see `nvidia-smi`, CUDA_VISIBLE_DEVICES, and the log above"
