@@ -1,9 +1,9 @@
 """A narrow VGG16 on images that the job draws itself: no network, no data.
 
-    make train
+make train
 
-    accuracy  spread  time     hardware
-    not run   -       -        2 CPU cores
+accuracy  spread  time     hardware
+not run   -       -        2 CPU cores
 """
 
 import ml_collections

@@ -1,9 +1,9 @@
 """The smallest run that passes through every room; for tests.
 
-    python -m job.main --config=configs/smoke.py --workdir=DIR
+python -m job.main --config=configs/smoke.py --workdir=DIR
 
-    20 steps on drawn images, some seconds on 2 CPU cores. Its accuracy says
-    nothing.
+20 steps on drawn images, some seconds on 2 CPU cores. Its accuracy says
+nothing.
 """
 
 import ml_collections

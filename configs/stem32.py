@@ -1,11 +1,11 @@
 """VGG16 made for 32 px, real CIFAR-10, from scratch: the recipe.
 
-    make train CONFIG=configs/stem32.py DATA=DIR           # :30ep
-    make train CONFIG=configs/stem32.py:8ep DATA=DIR
+make train CONFIG=configs/stem32.py DATA=DIR           # :30ep
+make train CONFIG=configs/stem32.py:8ep DATA=DIR
 
-    variant  model     accuracy  spread  time          hardware
-    30ep     width 1   not run   -       -             a GPU
-    8ep      width .5  not run   -       -             2 CPU cores
+variant  model     accuracy  spread  time          hardware
+30ep     width 1   not run   -       -             a GPU
+8ep      width .5  not run   -       -             2 CPU cores
 """
 
 import ml_collections
@@ -14,7 +14,7 @@ from configs import default
 
 
 def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
-    """Returns the recipe for a budget: `30ep` (a GPU) or `8ep` (2 CPU cores)."""
+    """Returns the recipe of a budget: `30ep` (a GPU), `8ep` (2 CPU cores)."""
     config = default.get_config()
     if variant == "30ep":
         pass

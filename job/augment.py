@@ -90,7 +90,9 @@ def make_augment(
     """
     size = global_batch_size // num_replicas
 
-    def augment(batch: TrainBatch, step: tf.Tensor, replica: tf.Tensor) -> tf.Tensor:
+    def augment(
+        batch: TrainBatch, step: tf.Tensor, replica: tf.Tensor
+    ) -> tf.Tensor:
         first = tf.cast(replica, tf.int32) * size
         draws = Draws(seed, step, global_batch_size, first, size)
         images = batch.image
@@ -146,7 +148,11 @@ def alternating_flip(
 
 
 def flip_and_translate(
-    images: tf.Tensor, mirrored: tf.Tensor | None, shift: tf.Tensor, *, fill: str
+    images: tf.Tensor,
+    mirrored: tf.Tensor | None,
+    shift: tf.Tensor,
+    *,
+    fill: str,
 ) -> tf.Tensor:
     """Mirrors images left to right, then moves them by whole pixels.
 
@@ -177,7 +183,9 @@ def flip_and_translate(
 
 
 def cutout(images: tf.Tensor, centre: tf.Tensor, *, pixels: int) -> tf.Tensor:
-    """Paints a grey square over each image (DeVries & Taylor, arXiv:1708.04552).
+    """Paints a grey square over each image.
+
+    DeVries & Taylor 2017, arXiv:1708.04552.
 
     Args:
       images: uint8 [b, h, w, c].

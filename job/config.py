@@ -3,9 +3,9 @@
 First room of the job: a `ConfigDict` from the command line comes in, the same
 one, every value known to be usable, goes out.
 
-    config.check(cfg)                        # raises ConfigError, names the field
-    fields = config.flatten(cfg)             # {"optimizer.momentum": 0.9, ...}
-    config.fingerprint(fields)               # of what changes the result
+    config.check(cfg)                        # raises ConfigError, names the
+    field fields = config.flatten(cfg)             # {"optimizer.momentum": 0.9,
+    ...} config.fingerprint(fields)               # of what changes the result
     config.differences(saved_fields, fields) # what a resume may not change
 
 Imports no TensorFlow.
@@ -89,7 +89,10 @@ _RULES: dict[str, _Rule] = {
         lambda v: "://" not in v, "a folder or a .tar.gz on a local disk"
     ),
     "data.archive_sha256": _Rule(
-        lambda v: not v or (len(v) == 64 and set(v.lower()) <= set("0123456789abcdef")),
+        lambda v: (
+            not v
+            or (len(v) == 64 and set(v.lower()) <= set("0123456789abcdef"))
+        ),
         "64 hexadecimal digits, or empty for the official archive's",
     ),
     "data.validation_fraction": _share(),
@@ -132,7 +135,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> _Fields:
         if isinstance(value, Mapping | ml_collections.ConfigDict):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+            flat[prefix + name] = (
+                list(value) if isinstance(value, tuple) else value
+            )
     return flat
 
 
@@ -163,7 +168,10 @@ def check(config: ml_collections.ConfigDict) -> None:
             "auto or off with distribute.sync_batch_norm: XLA cannot compile"
             " a sum over replicas",
         )
-    if fields["distribute.require_gpus"] and fields["distribute.logical_devices"]:
+    if (
+        fields["distribute.require_gpus"]
+        and fields["distribute.logical_devices"]
+    ):
         _refuse(
             "distribute.logical_devices",
             fields["distribute.logical_devices"],
@@ -190,7 +198,9 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(saved: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
+def differences(
+    saved: Mapping[str, Any], fields: Mapping[str, Any]
+) -> list[str]:
     """Returns a phrase for each field that a resume may not change, changed.
 
     Args:
@@ -201,7 +211,8 @@ def differences(saved: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str
     return [
         f"{name}: {saved.get(name, absent)} -> {fields.get(name, absent)}"
         for name in sorted(saved.keys() | fields.keys())
-        if not _is_free(name) and saved.get(name, absent) != fields.get(name, absent)
+        if not _is_free(name)
+        and saved.get(name, absent) != fields.get(name, absent)
     ]
 
 

@@ -44,7 +44,7 @@ class DeviceError(JobError):
     exit_code = 69
 
 
-class Preempted(JobError):
+class PreemptedError(JobError):
     """Told to stop, and stopped with all saved; the same command goes on."""
 
     exit_code = 75

@@ -1,12 +1,12 @@
 """Scores images: in float32, every image exactly once.
 
-    evaluator = Evaluator(strategy, split, float32_model, global_batch_size=1000)
-    scores = evaluator(state.evaluated())
-    scores.accuracy
+evaluator = Evaluator(strategy, split, float32_model, global_batch_size=1000)
+scores = evaluator(state.evaluated())
+scores.accuracy
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -49,14 +49,15 @@ class Evaluator:
         Args:
           strategy: over whose replicas a batch is split.
           split: the images to score.
-          model: as `model.vgg16` builds it, in float32, under `strategy`'s scope;
-            its weights are overwritten.
+          model: as `model.vgg16` builds it, in float32, under `strategy`'s
+            scope; its weights are overwritten.
           global_batch_size: images a step, a multiple of the replicas.
         """
         self._strategy = strategy
         self._model = model
         self._variables = [
-            v.value for v in model.trainable_variables + model.non_trainable_variables
+            v.value
+            for v in model.trainable_variables + model.non_trainable_variables
         ]
         self._steps = pipeline.eval_steps(len(split), global_batch_size)
         dataset = pipeline.eval_batches(
@@ -70,7 +71,9 @@ class Evaluator:
         )
         self._sums = tf.function(self._sum_batches, autograph=False)
 
-    def __call__(self, weights: Sequence[tf.Variable], *, tta: bool = False) -> Scores:
+    def __call__(
+        self, weights: Sequence[tf.Variable], *, tta: bool = False
+    ) -> Scores:
         """Scores all images.
 
         Args:
@@ -89,10 +92,17 @@ class Evaluator:
             images=round(count),
         )
 
-    def _sum_batches(self, batches, steps: tf.Tensor, tta: bool) -> list[tf.Tensor]:
+    def _sum_batches(
+        self,
+        batches: Iterator[pipeline.EvalBatch],
+        steps: tf.Tensor,
+        tta: bool,
+    ) -> list[tf.Tensor]:
         def replica_sums(batch: pipeline.EvalBatch) -> tf.Tensor:
             logits, _ = self._model(batch.image, training=False)
-            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(batch.label, logits)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+                batch.label, logits
+            )
             both = logits
             if tta:
                 mirrored = tf.reverse(batch.image, axis=[2])
@@ -105,8 +115,12 @@ class Evaluator:
             ]
             return tf.reduce_sum(tf.stack(sums), axis=1)
 
-        def body(done: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            per_replica = self._strategy.run(replica_sums, args=(next(batches),))
+        def body(
+            done: tf.Tensor, sums: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor]:
+            per_replica = self._strategy.run(
+                replica_sums, args=(next(batches),)
+            )
             reduced = self._strategy.reduce(
                 tf.distribute.ReduceOp.SUM, per_replica, axis=None
             )

@@ -6,6 +6,7 @@ Flags and config are checked before TensorFlow is imported: a wrong one ends the
 job in well under a second.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -23,10 +24,13 @@ MODES = ("train", "config", "evaluate", "benchmark")
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Config file, configs/NAME.py[:variant]; --config.FIELD=VALUE changes a field.",
+    "Config file, configs/NAME.py[:variant]; --config.FIELD=VALUE changes a"
+    " field.",
     lock_config=True,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that a run writes.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder for all that a run writes."
+)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
 
@@ -52,9 +56,10 @@ def _run(stop: preemption.StopRequest) -> None:
     mode = _MODE.value
     if mode == "evaluate":
         workdir = _require_workdir()
-        from job import evaluate_run
+        _import_quietly()
+        from job import train
 
-        _print_result(evaluate_run.evaluate_run(workdir), workdir)
+        print(json.dumps(train.evaluate_checkpoint(workdir), indent=2))
         return
     config = _require_config()
     if mode == "config":
@@ -63,8 +68,8 @@ def _run(stop: preemption.StopRequest) -> None:
         _import_quietly()
         from job import benchmark
 
-        workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
-        print(benchmark.run_benchmark(config, workdir, stop))
+        folder = _require_workdir() if _WORKDIR.value else None
+        print(benchmark.run_benchmark(config, folder, stop))
     else:
         _train(config, _require_workdir(), stop)
 
@@ -77,7 +82,9 @@ def _train(
     fields = config_lib.flatten(config)
     result = results.finished(workdir, fields)
     if result:
-        print(f"{workdir} holds this run, finished: there is nothing left to do")
+        print(
+            f"{workdir} holds this run, finished: there is nothing left to do"
+        )
     else:
         _import_quietly()
         from job import train
@@ -107,12 +114,22 @@ def _print_result(result: dict, workdir: pathlib.Path) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str] | None:
     """Parses flags; returns what is left, or None where help was printed."""
-    if "--config" not in " ".join(argv) and {"--help", "-h", "--helpfull"} & set(argv):
+    if "--config" not in " ".join(argv) and {
+        "--help",
+        "-h",
+        "--helpfull",
+    } & set(argv):
         print(f"{__doc__}\nmodes: {', '.join(MODES)}\n\n{_flag_help()}")
         return None
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (
+        flags.Error,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise errors.ConfigError(_one_line(error)) from None
     except (OSError, ImportError, SyntaxError) as error:
         raise errors.ConfigError(f"--config: {_one_line(error)}") from None
@@ -135,7 +152,11 @@ def _one_line(error: BaseException) -> str:
     if "Traceback" in text:
         # ml_collections quotes the config file's own error: its last line.
         text = text.strip().splitlines()[-1]
-    text = re.sub(r"^'?\"?|\"?'?$", "", text).replace("\\'", "'").replace("\\n", " ")
+    text = (
+        re.sub(r"^'?\"?|\"?'?$", "", text)
+        .replace("\\'", "'")
+        .replace("\\n", " ")
+    )
     if isinstance(error, AttributeError) and "Did you mean" in text:
         name = text.split("'")[0].strip("'\" ")
         text = f"there is no field {name}: {text[len(name) :]}"
@@ -147,7 +168,11 @@ def _require_config() -> ml_collections.ConfigDict:
         raise errors.ConfigError(
             "--config is missing; a first one is --config=configs/quickstart.py"
         )
-    config_lib.check(_CONFIG.value)
+    try:
+        config_lib.check(_CONFIG.value)
+    except OSError as error:  # ml_collections reports a failed load only here.
+        cause = str(error).strip().splitlines()[-1].strip()
+        raise errors.ConfigError(f"--config cannot be read: {cause}") from None
     return _CONFIG.value
 
 
@@ -161,7 +186,9 @@ def _require_workdir() -> pathlib.Path:
         )
     path = pathlib.Path(value)
     if path.exists() and not path.is_dir():
-        raise errors.ConfigError(f"--workdir={value}: that is a file, not a folder")
+        raise errors.ConfigError(
+            f"--workdir={value}: that is a file, not a folder"
+        )
     return path
 
 

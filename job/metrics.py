@@ -40,7 +40,7 @@ class MetricsLog:
         kept = [line for line in read(workdir) if line["step"] <= first_step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_atomically(path, text.encode())
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8")
         events = workdir / EVENTS
         for old in events.glob("*.tfevents.*"):
             old.unlink()
@@ -78,7 +78,7 @@ class MetricsLog:
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's record; a last line cut short is left out."""
+    """Returns the lines of a run's record, but a last one cut short."""
     path = workdir / FILE
     lines = []
     if path.exists():

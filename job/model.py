@@ -13,7 +13,8 @@ assign them: the forward pass stays pure, and the step sums moments and
 gradients over the replicas in one go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -73,7 +74,9 @@ def vgg16(
     seeds = iter(np.random.SeedSequence([seed, 0x5647]).generate_state(64))
     kernel_init, bias_init, head_init = _initializers(init)
 
-    def convolution(x, filters: int, name: str):
+    def convolution(
+        x: keras.KerasTensor, filters: int, name: str
+    ) -> keras.KerasTensor:
         fan_in = 9 * x.shape[-1]
         x = keras.layers.Conv2D(
             filters,
@@ -96,10 +99,17 @@ def vgg16(
             moments.extend([mean, variance])
         return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
 
-    moments: list[tf.Tensor] = []
-    pool = {"max": keras.layers.MaxPooling2D, "avg": keras.layers.AveragePooling2D}
-    images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="float32", name="image")
-    x = Standardize(PIXEL_MEAN, PIXEL_STD, dtype=policy, name="standardize")(images)
+    moments: list[keras.KerasTensor] = []
+    pool = {
+        "max": keras.layers.MaxPooling2D,
+        "avg": keras.layers.AveragePooling2D,
+    }
+    images = keras.Input(
+        (IMAGE_SIZE, IMAGE_SIZE, 3), dtype="float32", name="image"
+    )
+    x = Standardize(PIXEL_MEAN, PIXEL_STD, dtype=policy, name="standardize")(
+        images
+    )
     for block, (depth, base) in enumerate(BLOCKS, start=1):
         filters = max(1, round(base * width))
         if block == 1 and stem_filters:
@@ -115,7 +125,9 @@ def vgg16(
         dtype=policy,
         name="logits",
     )(x)
-    logits = keras.layers.Activation("linear", dtype="float32", name="float32")(logits)
+    logits = keras.layers.Activation("linear", dtype="float32", name="float32")(
+        logits
+    )
     return keras.Model(images, (logits, moments), name="vgg16")
 
 
@@ -124,20 +136,30 @@ def decayed(model: keras.Model) -> list[bool]:
     return [v.name == "kernel" for v in model.trainable_variables]
 
 
+def running_momentum(model: keras.Model) -> float:
+    """Returns the momentum of the running moments; 0.0 where there are none."""
+    for layer in model.layers:
+        if isinstance(layer, BatchNormalization):
+            return layer.momentum
+    return 0.0
+
+
 class Standardize(keras.layers.Layer):
     """(pixel - mean) / std, each channel by its own, in float32."""
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.mean, self.std = tuple(mean), tuple(std)
 
-    def call(self, images):
-        """Takes [b, h, w, c], 0 to 255; gives the compute dtype, about -2 to 2."""
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Takes [b, h, w, c], 0 to 255; gives about -2 to 2, compute dtype."""
         images = tf.cast(images, tf.float32)
         scaled = (images - tf.constant(self.mean)) / tf.constant(self.std)
         return tf.cast(scaled, self.compute_dtype)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "mean": self.mean, "std": self.std}
 
 
@@ -150,17 +172,22 @@ class BatchNormalization(keras.layers.Layer):
     """
 
     def __init__(
-        self, *, momentum: float, epsilon: float, synchronized: bool = False, **kwargs
+        self,
+        *,
+        momentum: float,
+        epsilon: float,
+        synchronized: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
         self.synchronized = synchronized
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
         shape = (input_shape[-1],)
 
-        def weight(name: str, value: str, trainable: bool):
+        def weight(name: str, value: str, trainable: bool) -> keras.Variable:
             return self.add_weight(
                 shape=shape,
                 initializer=value,
@@ -175,7 +202,9 @@ class BatchNormalization(keras.layers.Layer):
         self.moving_mean = weight("moving_mean", "zeros", False)
         self.moving_variance = weight("moving_variance", "ones", False)
 
-    def call(self, x, training: bool = False):
+    def call(
+        self, x: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Normalizes over all axes but the last.
 
         Args:
@@ -208,21 +237,30 @@ class BatchNormalization(keras.layers.Layer):
             )
         return y, mean, variance
 
-    def _call_synchronized(self, x):
+    def _call_synchronized(
+        self, x: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Takes the moments over the global batch, in two passes.
 
-        One pass, of x and of x squared, would do and would lose half the digits.
-        Each image's mean is gathered from all replicas and only then are the
-        images summed, in the global batch's order: so the sum rounds the same
-        whatever the number of replicas, and so do all activations.
+        One pass, of x and of x squared, would do and would lose half the
+        digits. Each image's mean is gathered from all replicas and only then
+        are the images summed, in the global batch's order: so the sum rounds
+        the same whatever the number of replicas, and so do all activations.
         """
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
+        replica = context.replica_id_in_sync_group
 
-        def mean_over_global_batch(value):
+        def mean_over_global_batch(value: tf.Tensor) -> tf.Tensor:
             value = tf.reduce_mean(value, axis=[1, 2])
             if replicas > 1:
-                value = context.all_gather(value, axis=0)
+                # Gathers by a sum with zeros, which is exact; all_gather would
+                # do, but its collectives of two strategies in a process
+                # collide.
+                before = value.shape[0] * replica
+                after = value.shape[0] * (replicas - 1) - before
+                value = tf.pad(value, [[before, after], [0, 0]])
+                value = context.all_reduce(tf.distribute.ReduceOp.SUM, value)
             return tf.reduce_mean(value, axis=0)
 
         wide = tf.cast(x, tf.float32)
@@ -234,11 +272,17 @@ class BatchNormalization(keras.layers.Layer):
         count = tf.cast(tf.size(x) // x.shape[-1] * replicas, tf.float32)
         return y, mean, variance * (count / tf.maximum(count - 1, 1))
 
-    def compute_output_spec(self, x, training: bool = False):
-        moments = keras.KerasTensor((x.shape[-1],), dtype="float32")
-        return keras.KerasTensor(x.shape, dtype=self.compute_dtype), moments, moments
+    def compute_output_spec(
+        self, x: keras.KerasTensor, training: bool = False
+    ) -> tuple[keras.KerasTensor, ...]:
+        # Two objects: Keras tells a layer's outputs apart by their identity.
+        mean, variance = (
+            keras.KerasTensor((x.shape[-1],), dtype="float32") for _ in range(2)
+        )
+        y = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        return y, mean, variance
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "momentum": self.momentum,
@@ -247,7 +291,7 @@ class BatchNormalization(keras.layers.Layer):
         }
 
 
-def _initializers(init: str):
+def _initializers(init: str) -> tuple[Callable, Callable, Callable]:
     """Returns functions that make initializers of kernels, biases and the head.
 
     he_fan_out: N(0, 2 / fan_out) for kernels, N(0, .01^2) for the head (as
@@ -258,26 +302,28 @@ def _initializers(init: str):
     """
     initializers = keras.initializers
 
-    def zeros(seed: int, fan_in: int):
+    def zeros(seed: int, fan_in: int) -> keras.Initializer:
         return initializers.Zeros()
 
-    def torch_bias(seed: int, fan_in: int):
+    def torch_bias(seed: int, fan_in: int) -> keras.Initializer:
         limit = fan_in**-0.5
         return initializers.RandomUniform(-limit, limit, seed=seed)
 
-    def he(seed: int):
+    def he(seed: int) -> keras.Initializer:
         return initializers.VarianceScaling(
             2.0, "fan_out", "untruncated_normal", seed=seed
         )
 
-    def small_normal(seed: int):
+    def small_normal(seed: int) -> keras.Initializer:
         return initializers.RandomNormal(stddev=0.01, seed=seed)
 
-    def glorot(seed: int):
+    def glorot(seed: int) -> keras.Initializer:
         return initializers.GlorotUniform(seed=seed)
 
-    def torch_kernel(seed: int):
-        return initializers.VarianceScaling(1 / 3, "fan_in", "uniform", seed=seed)
+    def torch_kernel(seed: int) -> keras.Initializer:
+        return initializers.VarianceScaling(
+            1 / 3, "fan_in", "uniform", seed=seed
+        )
 
     return {
         "he_fan_out": (he, zeros, small_normal),

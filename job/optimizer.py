@@ -1,8 +1,8 @@
 """The rate of each step, and what a step does to the weights.
 
-    learning_rate = create_learning_rate_fn(peak=0.4, ...)
-    learning_rate(step)                     # float32 []
-    sgd_update(weight, momentum_buffer, gradient, ...)
+learning_rate = create_learning_rate_fn(peak=0.4, ...)
+learning_rate(step)                     # float32 []
+sgd_update(weight, momentum_buffer, gradient, ...)
 """
 
 import math

@@ -1,7 +1,7 @@
 """What a person sees of a run: a bar on a terminal, quiet lines in a log.
 
-    progress = Progress(train_steps, first_step=0, unit_images=512)
-    progress.update(step, loss=..., accuracy=..., images_per_second=...)
+progress = Progress(train_steps, first_step=0)
+progress.update(step, loss=..., accuracy=..., images_per_second=...)
 """
 
 import sys
@@ -18,13 +18,15 @@ class Progress:
     redrawn at each call. Else nothing: `line` is all there is.
     """
 
-    def __init__(self, train_steps: int, *, first_step: int) -> None:
+    def __init__(
+        self, train_steps: int, *, first_step: int, quiet: bool = False
+    ) -> None:
         self._bar = tqdm.tqdm(
             total=train_steps,
             initial=first_step,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=quiet or not sys.stderr.isatty(),
             bar_format=(
                 "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
                 "{remaining} left{postfix}"
@@ -37,11 +39,17 @@ class Progress:
         return self._bar.disable
 
     def update(
-        self, step: int, *, loss: float, accuracy: float, images_per_second: float
+        self,
+        step: int,
+        *,
+        loss: float,
+        accuracy: float,
+        images_per_second: float,
     ) -> None:
         """Moves the bar to `step`."""
         self._bar.set_postfix_str(
-            f"loss {loss:.3f}, accuracy {accuracy:.1%}, {images_per_second:,.0f} img/s",
+            f"loss {loss:.3f}, accuracy {accuracy:.1%},"
+            f" {images_per_second:,.0f} img/s",
             refresh=False,
         )
         self._bar.update(step - self._bar.n)
@@ -51,7 +59,9 @@ class Progress:
         if self.quiet:
             logging.info("%s", text)
         else:
-            self._bar.write(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+            self._bar.write(
+                f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr
+            )
 
     def close(self) -> None:
         """Leaves the bar where it is."""

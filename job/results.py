@@ -1,22 +1,25 @@
 """What a finished run leaves for people and programs: result.json.
 
-    finished(workdir, fields)      # the result, if this very run is over
+finished(workdir, fields)      # the result, if this very run is over
 """
 
 import math
 import pathlib
 import statistics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from job import config as config_lib
 from job import files
+
+if TYPE_CHECKING:  # Reading a result needs no TensorFlow.
+    from job.evaluate import Scores
 
 FILE = "result.json"
 
 
 def summarize(
     fields: dict[str, Any],
-    scores,
+    scores: "Scores",
     *,
     lines: list[dict[str, Any]],
     split: str,
@@ -36,14 +39,17 @@ def summarize(
       lines: of metrics.jsonl; the throughput is the median of its train lines.
       split: what was scored: test, or validation where a slice was held out.
       train_steps: steps done.
-      train_seconds: in the loop over all starts, evaluations and saves included.
+      train_seconds: in the loop over all starts, evaluations and saves
+        included.
       compile_seconds: of the newest start.
       params: of the model, running moments included.
       replicas: devices of the newest start.
       data_source: tfds, binary or synthetic.
       resumes: how often it went on from a checkpoint.
     """
-    rates = [line["images_per_second"] for line in lines if line["split"] == "train"]
+    rates = [
+        line["images_per_second"] for line in lines if line["split"] == "train"
+    ]
     return {
         f"{split}_accuracy": scores.accuracy,
         f"{split}_accuracy_tta": scores.accuracy_tta,
@@ -66,7 +72,9 @@ def summarize(
     }
 
 
-def finished(workdir: pathlib.Path, fields: dict[str, Any]) -> dict[str, Any] | None:
+def finished(
+    workdir: pathlib.Path, fields: dict[str, Any]
+) -> dict[str, Any] | None:
     """Returns the result in `workdir` if it is that of a run with `fields`."""
     result = files.read_json(workdir / FILE)
     if not isinstance(result, dict):

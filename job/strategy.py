@@ -1,7 +1,7 @@
 """Which devices the job runs on, as a `tf.distribute.Strategy`.
 
-    strategy = create_strategy(require_gpus=0)
-    strategy.num_replicas_in_sync
+strategy = create_strategy(require_gpus=0)
+strategy.num_replicas_in_sync
 """
 
 import os
@@ -38,7 +38,9 @@ def create_strategy(
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # The GPUs are in use already; they stay as they are.
+        except (
+            RuntimeError
+        ):  # The GPUs are in use already; they stay as they are.
             logging.info("memory growth of %s stays as it is", gpu.name)
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
@@ -71,27 +73,32 @@ def split_cpu(count: int) -> int:
         have = len(tf.config.list_logical_devices("CPU"))
         if have < count:
             raise errors.DeviceError(
-                f"config.distribute.logical_devices={count}: TensorFlow runs already"
-                f" with {have}; split the CPU first"
+                f"config.distribute.logical_devices={count}: TensorFlow runs"
+                f" already with {have}; split the CPU first"
             ) from None
     return count
 
 
 def _missing_gpus(wanted: int, found: int) -> str:
-    message = f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}: "
     if not os.path.exists("/proc/driver/nvidia/version"):
-        return message + (
-            "there is no NVIDIA driver here (on the host: install it; in a container:"
-            " install the NVIDIA container toolkit and start with --gpus all)"
+        cause = (
+            "there is no NVIDIA driver here; on the host, install it; in a"
+            " container, install the NVIDIA container toolkit and start with"
+            " --gpus all"
         )
-    if not tf.test.is_built_with_cuda():
-        return message + (
-            "a driver is here, but this TensorFlow is built for CPUs (install"
-            " requirements/gpu.txt, or build the image's gpu target)"
+    elif not tf.test.is_built_with_cuda():
+        cause = (
+            "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
+            " or build the image's gpu target"
         )
-    if not shutil.which("nvidia-smi"):
-        return message + (
-            "the driver's tools are not in this container (start with --gpus all, and"
-            " check the NVIDIA container toolkit)"
+    elif not shutil.which("nvidia-smi"):
+        cause = (
+            "the driver's tools are not in this container; start it with"
+            " --gpus all and check the NVIDIA container toolkit"
         )
-    return message + "see `nvidia-smi`, CUDA_VISIBLE_DEVICES, and the log above"
+    else:
+        cause = "see nvidia-smi, CUDA_VISIBLE_DEVICES and the log above"
+    return (
+        f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}:"
+        f" {cause}"
+    )

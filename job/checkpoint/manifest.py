@@ -28,7 +28,7 @@ _DTYPES = frozenset({"<f4", "<f8", "<i4", "<i8"})
 
 
 class InvalidCheckpointError(Exception):
-    """A checkpoint is not what its manifest says, or its manifest is no good."""
+    """A checkpoint is not what its manifest says it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,9 @@ def from_json(content: bytes) -> Manifest:
             run=dict(fields["run"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidCheckpointError(f"{NAME} cannot be read: {error}") from None
+        raise InvalidCheckpointError(
+            f"{NAME} cannot be read: {error}"
+        ) from None
     for file in found.files:
         if not _FILE_NAME.fullmatch(file.name):
             raise InvalidCheckpointError(f"{NAME} names a file {file.name!r}")
@@ -124,7 +126,9 @@ def from_json(content: bytes) -> Manifest:
 
 def _check_tensor(tensor: Tensor, files: tuple[File, ...]) -> None:
     if tensor.dtype not in _DTYPES:
-        raise InvalidCheckpointError(f"{tensor.name} has dtype {tensor.dtype!r}")
+        raise InvalidCheckpointError(
+            f"{tensor.name} has dtype {tensor.dtype!r}"
+        )
     fits = (
         0 <= tensor.file < len(files)
         and min(tensor.shape, default=0) >= 0
@@ -142,7 +146,8 @@ def unpack(found: Manifest, contents: list[bytes]) -> dict[str, np.ndarray]:
       contents: the files' bytes, in the manifest's order.
 
     Raises:
-      InvalidCheckpointError: a file's size or crc32c, or a tensor's, is another.
+      InvalidCheckpointError: a file's size or crc32c, or a tensor's, is
+        another.
     """
     for file, content in zip(found.files, contents, strict=True):
         if len(content) != file.size:
@@ -150,10 +155,14 @@ def unpack(found: Manifest, contents: list[bytes]) -> dict[str, np.ndarray]:
                 f"{file.name} has {len(content):,} bytes, not {file.size:,}"
             )
         if crc32c(content) != file.crc32c:
-            raise InvalidCheckpointError(f"{file.name} is damaged: its crc32c is wrong")
+            raise InvalidCheckpointError(
+                f"{file.name} is damaged: its crc32c is wrong"
+            )
     tensors = {}
     for tensor in found.tensors:
-        data = contents[tensor.file][tensor.offset : tensor.offset + tensor.size]
+        data = contents[tensor.file][
+            tensor.offset : tensor.offset + tensor.size
+        ]
         if crc32c(data) != tensor.crc32c:
             raise InvalidCheckpointError(
                 f"{tensor.name} is damaged: its crc32c is wrong"

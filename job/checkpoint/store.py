@@ -6,7 +6,8 @@
 
 A save writes data files first, under names that carry this process's id, so
 that a dead attempt never stands in the way of the next; each is flushed to the
-disk and read back. Then MANIFEST.json appears, whole, at once, and only if there
+disk and read back. Then MANIFEST.json appears, whole, at once, and only if
+there
 is none: that is the commit. A kill at any point leaves either the checkpoint or
 no checkpoint, and never touches an older one. Imports no TensorFlow.
 """
@@ -62,23 +63,28 @@ class CheckpointStore:
           run: see `manifest.Manifest`.
 
         Raises:
-          Preempted: another process has committed this step.
+          PreemptedError: another process has committed this step.
           OSError: the disk is full, or cannot be written to; nothing that was
             committed before is touched.
         """
-        files, entries, contents = manifest.pack(tensors, self._attempt, _FILE_BYTES)
+        files, entries, contents = manifest.pack(
+            tensors, self._attempt, _FILE_BYTES
+        )
         made = manifest.Manifest(step, self._attempt, files, entries, run)
         directory = self._directory(step)
         directory.mkdir(parents=True, exist_ok=True)
         for file, content in zip(files, contents, strict=True):
             _write(directory / file.name, content)
-            if manifest.crc32c((directory / file.name).read_bytes()) != file.crc32c:
+            if (
+                manifest.crc32c((directory / file.name).read_bytes())
+                != file.crc32c
+            ):
                 raise OSError(errno.EIO, "read back other bytes", file.name)
         _sync_directory(directory)
         try:
             _publish(directory, manifest.NAME, made.to_json(), self._attempt)
         except FileExistsError:
-            raise errors.Preempted(
+            raise errors.PreemptedError(
                 f"another process has committed {directory.name}: this one ends"
             ) from None
         _sync_directory(self._root)
@@ -116,7 +122,9 @@ class CheckpointStore:
                     raise manifest.InvalidCheckpointError(
                         f"{manifest.NAME} is of step {found.step}"
                     )
-                contents = [(directory / f.name).read_bytes() for f in found.files]
+                contents = [
+                    (directory / f.name).read_bytes() for f in found.files
+                ]
                 return found, manifest.unpack(found, contents)
             except (manifest.InvalidCheckpointError, OSError) as error:
                 causes.append(f"{directory.name}: {error}")
@@ -124,7 +132,8 @@ class CheckpointStore:
                 self._quarantine(directory)
         if causes:
             raise errors.ResumeError(
-                f"{self._root} has no usable checkpoint ({'; '.join(causes)}); to start"
+                f"{self._root} has no usable checkpoint ({'; '.join(causes)});"
+                " to start"
                 " over, choose another workdir or remove that folder"
             )
         return None
@@ -159,7 +168,7 @@ class CheckpointStore:
             logging.error("%s cannot be renamed: %s", path, error)
 
     def _retire(self, newest: int) -> None:
-        """Deletes checkpoints that are too many, and what dead attempts left."""
+        """Deletes checkpoints beyond `keep`, and what dead attempts left."""
         committed = [step for step in self.committed_steps() if step <= newest]
         for step in committed[: -self._keep]:
             directory = self._directory(step)
@@ -181,15 +190,22 @@ def _write(path: pathlib.Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _publish(directory: pathlib.Path, name: str, content: bytes, attempt: str) -> None:
-    """Makes `directory/name` appear, whole, on the disk, or raises FileExistsError."""
+def _publish(
+    directory: pathlib.Path, name: str, content: bytes, attempt: str
+) -> None:
+    """Makes `directory/name` appear, whole; FileExistsError if it is there."""
     staged = directory / f".{name}.{attempt}"
     _write(staged, content)
     try:
         # A link, unlike a rename, refuses to replace.
         os.link(staged, directory / name)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS):
+        if error.errno not in (
+            errno.EPERM,
+            errno.ENOTSUP,
+            errno.EMLINK,
+            errno.ENOSYS,
+        ):
             raise
         # This file system has no links: one writer at a time, then.
         if (directory / name).exists():

@@ -22,7 +22,9 @@ from job.data import dataset
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = "cifar-10-binary.tar.gz"
 # As tensorflow-datasets 4.9.10 has it, in url_checksums/cifar10.txt.
-ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+ARCHIVE_SHA256 = (
+    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+)
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST_FILES = ("test_batch.bin",)
 
@@ -36,7 +38,8 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
     Args:
       path: the folder itself, its parent, the archive, or the archive's folder.
-        A file counts as an archive whatever it holds: `read` says what is wrong.
+        A file counts as an archive whatever it holds: `read` says what is
+        wrong.
     """
     if path.is_file():
         return path
@@ -98,8 +101,10 @@ def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256.lower():
         raise errors.DataError(
-            f"{path}: {_describe(start)}sha256 is {found}, not {sha256.lower()};"
-            f" download {ARCHIVE} again, or set config.data.archive_sha256 if you"
+            f"{path}: {_describe(start)}sha256 is {found}, not"
+            f" {sha256.lower()};"
+            f" download {ARCHIVE} again, or set config.data.archive_sha256 if"
+            " you"
             " trust this file"
         )
     wanted = {*TRAIN_FILES, *TEST_FILES}
@@ -119,7 +124,9 @@ def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
                 assert content is not None  # A regular file has contents.
                 files[name] = content.read(_FILE_BYTES)
     except (tarfile.TarError, EOFError) as error:
-        raise errors.DataError(f"{path}: {error}; it is not a .tar.gz") from None
+        raise errors.DataError(
+            f"{path}: {error}; it is not a .tar.gz"
+        ) from None
     for name in sorted(wanted - files.keys()):
         raise errors.DataError(f"{path}: there is no {name} in it")
     return files
@@ -136,7 +143,8 @@ def _describe(start: bytes) -> str:
 def _check_size(what: object, size: int) -> None:
     if size != _FILE_BYTES:
         raise errors.DataError(
-            f"{what} has {size:,} bytes, not {_FILE_BYTES:,}: it was cut short or"
+            f"{what} has {size:,} bytes, not {_FILE_BYTES:,}: it was cut short"
+            " or"
             " is another file; fetch it again"
         )
 

@@ -1,7 +1,7 @@
 """What every source of images gives: arrays in memory.
 
-    Split    images and labels
-    Dataset  a train and a test split, and where they came from
+Split    images and labels
+Dataset  a train and a test split, and where they came from
 """
 
 import dataclasses

@@ -21,7 +21,6 @@ import tensorflow as tf
 
 from job.data.dataset import Split
 
-
 _SHUFFLE_ROUNDS = 12
 
 
@@ -74,10 +73,10 @@ def train_indices(
     def shuffled(epochs: tf.Tensor) -> tf.Tensor:
         same = tf.zeros_like(epochs)
         seeds = tf.stack([same + seed, epochs, same], axis=-1)
-        # tf.random.experimental.index_shuffle is this op with 4 rounds. They are
-        # too few: two images of one batch meet again in another epoch's batch 17
-        # times as often as by chance (n 50,000, batch 256); from 6 rounds on as
-        # often as by chance. tests/test_pipeline.py counts it.
+        # tf.random.experimental.index_shuffle is this op with 4 rounds. They
+        # are too few: two images of one batch meet again in another epoch's
+        # batch 17 times as often as by chance (n 50,000, batch 256); from 6
+        # rounds on as often as by chance. tests/test_pipeline.py counts it.
         return tf.raw_ops.RandomIndexShuffle(
             index=within,
             seed=tf.cast(seeds, tf.int32),
@@ -119,13 +118,17 @@ def train_batches(
 
     def gather(element: tf.Tensor) -> TrainBatch:
         positions = element * size + tf.range(size, dtype=tf.int64)
-        index, epoch = train_indices(positions, num_images=len(split), seed=seed)
+        index, epoch = train_indices(
+            positions, num_images=len(split), seed=seed
+        )
         index = tf.ensure_shape(index, [size])
         return TrainBatch(
             tf.gather(images, index), tf.gather(labels, index), index, epoch
         )
 
-    elements = tf.data.Dataset.counter(first_step * num_replicas, dtype=tf.int64)
+    elements = tf.data.Dataset.counter(
+        first_step * num_replicas, dtype=tf.int64
+    )
     return elements.map(
         gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     ).prefetch(2 * num_replicas)
@@ -154,12 +157,14 @@ def eval_batches(
         positions = element * size + tf.range(size, dtype=tf.int64)
         index = tf.minimum(positions, len(split) - 1)
         mask = tf.cast(positions < len(split), tf.float32)
-        return EvalBatch(tf.gather(images, index), tf.gather(labels, index), mask)
+        return EvalBatch(
+            tf.gather(images, index), tf.gather(labels, index), mask
+        )
 
     elements = tf.data.Dataset.range(steps * num_replicas)
     # Endless, because tf.distribute handles a data set that ends by way of
     # optionals, at a price; the caller knows how many steps there are.
-    return elements.map(gather, deterministic=True).repeat().prefetch(num_replicas)
+    return elements.map(gather).repeat().prefetch(num_replicas)
 
 
 def eval_steps(num_images: int, global_batch_size: int) -> int:

@@ -1,7 +1,7 @@
 """One door to the three sources of images.
 
-    load("auto", "/data/cifar10")      # whatever lies there
-    load("synthetic", "")              # drawn here and now
+load("auto", "/data/cifar10")      # whatever lies there
+load("synthetic", "")              # drawn here and now
 """
 
 import pathlib
@@ -37,18 +37,23 @@ def load(
       DataError: the data is absent, unreadable or damaged.
     """
     if source == "synthetic":
-        return synthetic.draw(synthetic_train_images, synthetic_test_images, seed)
+        return synthetic.draw(
+            synthetic_train_images, synthetic_test_images, seed
+        )
     if not data_dir:
         if source == "binary":
             raise errors.DataError(
-                "config.data.source=binary needs config.data.dir: the folder or the"
+                "config.data.source=binary needs config.data.dir: the folder"
+                " or the"
                 f" {binary.ARCHIVE}"
             )
         return tfds_source.read(None)
 
     path = pathlib.Path(data_dir)
     if not path.exists():
-        raise errors.DataError(f"config.data.dir={data_dir}: there is no such path")
+        raise errors.DataError(
+            f"config.data.dir={data_dir}: there is no such path"
+        )
     found_binary = binary.find(path) if source in ("auto", "binary") else None
     if found_binary:
         logging.info("images: binary version, %s", found_binary)
@@ -60,7 +65,8 @@ def load(
     raise errors.DataError(
         f"config.data.dir={data_dir} holds neither CIFAR-10's binary version"
         f" ({binary.FOLDER}/data_batch_1.bin or {binary.ARCHIVE}) nor a"
-        f" tensorflow-datasets folder ({tfds_source.NAME}/VERSION/dataset_info.json)"
+        " tensorflow-datasets folder"
+        f" ({tfds_source.NAME}/VERSION/dataset_info.json)"
         if source == "auto"
         else f"config.data.dir={data_dir} does not hold the {source} source"
     )

@@ -54,12 +54,19 @@ def _draw_images(n: int, shape: _Shape, rng: np.random.Generator) -> np.ndarray:
     def placed(reach: float, low: float, high: float) -> tuple[_Grid, _Grid]:
         angle = uniform(-0.6, 0.6, 1, 1)
         scale, stretch = uniform(low, high, 1, 1), uniform(0.8, 1.25, 1, 1)
-        u, v = x - uniform(-reach, reach, 1, 1), y - uniform(-reach, reach, 1, 1)
+        u, v = (
+            x - uniform(-reach, reach, 1, 1),
+            y - uniform(-reach, reach, 1, 1),
+        )
         c, s = np.cos(angle), np.sin(angle)
-        return (c * u + s * v) / (scale * stretch), (c * v - s * u) * stretch / scale
+        return (c * u + s * v) / (scale * stretch), (
+            c * v - s * u
+        ) * stretch / scale
 
     def cover(distance: _Grid, softness: float) -> np.ndarray:
-        return 1 / (1 + np.exp(np.clip(distance / softness, -30, 30)))[..., None]
+        return (
+            1 / (1 + np.exp(np.clip(distance / softness, -30, 30)))[..., None]
+        )
 
     colours = uniform(0.1, 0.9, 4, 3)
     # The shape is lighter or darker than what is behind it, by a margin.
@@ -69,7 +76,9 @@ def _draw_images(n: int, shape: _Shape, rng: np.random.Generator) -> np.ndarray:
     u, v = placed(0.3, 0.9, 1.1)
     ripple = np.sin(u * uniform(2, 14, 1, 1) + uniform(0, 6.3, 1, 1))[..., None]
     mix = 0.5 + 0.35 * ripple + 0.15 * v[..., None]
-    image = colours[:, None, None, 0] * mix + colours[:, None, None, 1] * (1 - mix)
+    image = colours[:, None, None, 0] * mix + colours[:, None, None, 1] * (
+        1 - mix
+    )
     image = 0.7 * image + 0.3 * image.mean((1, 2), keepdims=True)
     inside = cover(shape(*placed(0.3, 0.4, 0.75)), 0.06)
     image += (ink[:, None, None] - image) * inside * uniform(0.6, 1, 1, 1, 1)
@@ -79,7 +88,7 @@ def _draw_images(n: int, shape: _Shape, rng: np.random.Generator) -> np.ndarray:
     u, v = placed(0.5, 0.8, 1.2)
     image *= 1 + 0.3 * u[..., None] * uniform(-1, 1, 1, 1, 1)
     image += rng.normal(0, 0.06, image.shape).astype(np.float32)
-    return np.uint8(np.clip(image, 0, 1) * 255 + 0.5)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 # Signed distances, or near enough: negative inside, about 1 across.

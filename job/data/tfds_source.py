@@ -1,11 +1,12 @@
 """CIFAR-10 as tensorflow-datasets keeps it, downloaded on first use.
 
-    find(path)          # the data_dir that path means, or None
-    read(data_dir)      # -> Dataset; None: TFDS' own folder, with download
+find(path)          # the data_dir that path means, or None
+read(data_dir)      # -> Dataset; None: TFDS' own folder, with download
 """
 
 import pathlib
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -61,9 +62,12 @@ def read(data_dir: pathlib.Path | None) -> dataset.Dataset:
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
         if data_dir is None:
             raise errors.DataError(
-                f"tensorflow-datasets could not get {NAME} ({reason}). Three ways"
-                " out: (1) give this machine a network and start again; (2) fetch"
-                " cifar-10-binary.tar.gz elsewhere and set --config.data.dir to it,"
+                f"tensorflow-datasets could not get {NAME} ({reason}). Three"
+                " ways"
+                " out: (1) give this machine a network and start again; (2)"
+                " fetch"
+                " cifar-10-binary.tar.gz elsewhere and set --config.data.dir"
+                " to it,"
                 " or to a folder that tensorflow-datasets prepared; (3) set"
                 " --config.data.source=synthetic for drawn images"
             ) from None
@@ -71,15 +75,19 @@ def read(data_dir: pathlib.Path | None) -> dataset.Dataset:
     return dataset.Dataset(train, test, source="tfds")
 
 
-def _collect(batches) -> dataset.Split:
+def _collect(batches: Iterable[dict[str, np.ndarray]]) -> dataset.Split:
     parts = list(batches)
     ids = np.concatenate([part["id"] for part in parts])
     images = np.concatenate([part["image"] for part in parts])
     labels = np.concatenate([part["label"] for part in parts]).astype(np.int32)
     size = dataset.IMAGE_SIZE
-    if images.shape[1:] != (size, size, 3) or labels.max() >= dataset.NUM_CLASSES:
+    if (
+        images.shape[1:] != (size, size, 3)
+        or labels.max() >= dataset.NUM_CLASSES
+    ):
         raise errors.DataError(
-            f"images {images.shape[1:]} and labels to {labels.max()} are not CIFAR-10's"
+            f"images {images.shape[1:]} and labels to {labels.max()} are not"
+            " CIFAR-10's"
         )
     order = np.argsort(ids, kind="stable")
     return dataset.Split(np.ascontiguousarray(images[order]), labels[order])

@@ -1,0 +1,83 @@
+# VGG16 on CIFAR-10, the training job. `make help` lists what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= configs/quickstart.py
+# A folder a config, so that two of them never meet: configs/stem32.py:8ep is
+# runs/stem32-8ep.
+WORKDIR ?= runs/$(subst :,-,$(subst .py,,$(notdir $(CONFIG))))
+DATA ?=
+ARGS ?=
+
+# The GPU set where an NVIDIA driver is, else the CPU set.
+SET ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready-$(SET)
+READY_DEV := $(VENV)/.ready-dev-$(SET)
+
+.PHONY: help
+help: ## this list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' \
+	  $(MAKEFILE_LIST)
+	@echo '  variables: CONFIG=FILE[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y" SET=cpu|gpu'
+
+.PHONY: train
+train: $(READY) ## train; CONFIG=configs/quickstart.py where none is given
+	$(RUN) -m job.main --config=$(CONFIG) --workdir=$(WORKDIR) \
+	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+
+.PHONY: benchmark
+benchmark: $(READY) ## images/s of the step, the job and the input, here
+	$(RUN) -m job.main --mode=benchmark --config=$(CONFIG) \
+	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+
+.PHONY: test
+test: $(READY_DEV) ## the tests, within 8 minutes on 2 cores
+	$(RUN) -m pytest -m "not faults" $(ARGS)
+
+.PHONY: test-faults
+test-faults: $(READY_DEV) ## kills and other faults on the real job
+	$(RUN) -m pytest -m faults $(ARGS)
+
+.PHONY: lint
+lint: $(READY_DEV) ## ruff: rules and format
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+
+.PHONY: format
+format: $(READY_DEV) ## let ruff mend what it can
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+.PHONY: types
+types: $(READY_DEV) ## mypy on job/ and configs/
+	$(RUN) -m mypy
+
+.PHONY: setup
+setup: $(READY_DEV) ## the environment, with the tools for development
+
+.PHONY: lock
+lock: ## pin the newest allowed packages into requirements/*.txt (needs uv)
+	cd requirements && for set in cpu gpu dev; do \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-header --no-annotate $$set.in -o $$set.txt; done
+
+.PHONY: clean
+clean: ## remove the environment and caches; runs stay
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements/$(SET).txt
+	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
+	  sys.exit(0 if ok else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/$(SET).txt
+	rm -f $(VENV)/.ready-*; touch $@
+
+$(READY_DEV): $(READY) requirements/dev.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/$(SET).txt -r requirements/dev.txt
+	touch $@

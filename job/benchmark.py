@@ -1,0 +1,285 @@
+"""How fast the job is, here: the bare step, the whole job, the input alone.
+
+    print(run_benchmark(config, None, StopRequest()))
+
+The bare step is the compiled step on one batch that is already there: no data,
+no augmentation, no logging. The job is the real loop, with all of them. Both
+train the same variables, in turn, a few seconds each, so that what else the
+machine does hits both; what is reported is the median of the pairs. A save is
+timed by itself and spread over the steps between two checkpoints.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import pathlib
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from job import config as config_lib
+from job import files, metrics, step, train
+from job.checkpoint import store
+from job.data import pipeline
+from job.data.dataset import Dataset
+from job.loop import History, Loop, Plan
+from job.preemption import StopRequest
+from job.progress import Progress
+from job.state import TrainState
+
+FILE = "benchmark.json"
+
+_ROUNDS = 10
+_SEGMENT_SECONDS = 4.0
+_SAVES = 3
+# No log line, evaluation or checkpoint is due at a step that is never reached.
+_NEVER = 10**9
+
+
+def run_benchmark(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path | None,
+    stop: StopRequest,
+) -> str:
+    """Measures a config's speed on this machine.
+
+    Args:
+      config: as for training; data is loaded as there.
+      workdir: gets benchmark.json; None: the table is all there is.
+      stop: polled between two measurements.
+
+    Returns:
+      A table.
+    """
+    start = time.perf_counter()
+    strategy = train.create_strategy(config)
+    data = train.load_data(config)
+    plan = Plan.create(config, num_images=len(data.train))
+    state = train.create_state(config, strategy)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = pathlib.Path(folder)
+        loop = _create_loop(config, strategy, data, state, plan, scratch, stop)
+        bare = _create_bare(config, strategy, data, state, plan)
+        loop.run(until=1)
+        first_step_seconds = time.perf_counter() - start
+        bare(1)
+        seconds = statistics.median(_seconds(lambda: bare(2)) for _ in range(3))
+        count = max(2, round(_SEGMENT_SECONDS / (seconds / 2)))
+        pairs = []
+        for _ in range(_ROUNDS):
+            stop.check()
+            bare_seconds = _seconds(functools.partial(bare, count))
+            until = int(state.step.numpy()) + count
+            job = functools.partial(loop.run, until=until)
+            pairs.append((bare_seconds, _seconds(job)))
+        saves = [_seconds(lambda: _save(loop, state)) for _ in range(_SAVES)]
+        loop.log.close()
+    input_rates = [_input_rate(config, data) for _ in range(_ROUNDS)]
+
+    images = count * config.global_batch_size
+    step_seconds = statistics.median(b for b, _ in pairs) / count
+    saving = (
+        statistics.median(saves) / plan.checkpoint_every_steps / step_seconds
+    )
+    report = {
+        "config_hash": config_lib.fingerprint(config_lib.flatten(config)),
+        "hardware": _hardware(),
+        "replicas": strategy.num_replicas_in_sync,
+        "global_batch_size": config.global_batch_size,
+        "precision": config.precision,
+        "model_width": config.model.width,
+        "rounds": _ROUNDS,
+        "steps_a_round": count,
+        "step_images_per_second": _spread([images / b for b, _ in pairs]),
+        "job_images_per_second": _spread([images / j for _, j in pairs]),
+        "input_images_per_second": _spread(input_rates),
+        "loop_overhead": _spread([j / b - 1 for b, j in pairs]),
+        "save_seconds": _spread(saves),
+        "save_every_steps": plan.checkpoint_every_steps,
+        "save_overhead": saving,
+        "load_to_first_step_seconds": first_step_seconds,
+    }
+    if workdir is not None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(workdir / FILE, report)
+    return _table(report)
+
+
+def _create_loop(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    data: Dataset,
+    state: TrainState,
+    plan: Plan,
+    scratch: pathlib.Path,
+    stop: StopRequest,
+) -> Loop:
+    """Returns the real loop; only what it saves and scores is left to us."""
+    return Loop(
+        plan=dataclasses.replace(
+            plan,
+            train_steps=_NEVER,
+            evaluate_every_steps=0,
+            checkpoint_every_steps=_NEVER,
+        ),
+        state=state,
+        train_steps=train.create_train_steps(config, strategy, state, plan),
+        batches=train.create_batches(
+            config, strategy, data.train, first_step=0
+        ),
+        evaluator=train.create_evaluator(config, strategy, data.test),
+        split="test",
+        checkpoints=store.CheckpointStore(scratch / "checkpoints"),
+        history=History(config_lib.flatten(config), data.checksum()),
+        log=metrics.MetricsLog(scratch, first_step=0),
+        progress=Progress(_NEVER, first_step=0, quiet=True),
+        stop=stop,
+    )
+
+
+def _create_bare(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    data: Dataset,
+    state: TrainState,
+    plan: Plan,
+) -> Callable[[int], None]:
+    """Returns a function that runs steps on one batch, and waits for them."""
+    replicas = strategy.num_replicas_in_sync
+    batches = pipeline.train_batches(
+        data.train,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        first_step=0,
+        num_replicas=replicas,
+    )
+    same = iter(
+        strategy.distribute_datasets_from_function(
+            lambda context: batches.take(replicas).cache().repeat()
+        )
+    )
+    steps = step.make_train_steps(
+        strategy,
+        state,
+        lambda batch, step, replica: batch.image,
+        train.optimizer_settings(config, plan),
+        global_batch_size=config.global_batch_size,
+        jit_compile=train.use_jit(
+            config.jit_compile, config.distribute.sync_batch_norm
+        ),
+    )
+
+    def run(count: int) -> None:
+        steps(same, tf.constant(count))
+        state.step.numpy()
+
+    return run
+
+
+def _save(loop: Loop, state: TrainState) -> None:
+    state.step.assign_add(1)  # A step is committed once only.
+    loop.save(int(state.step.numpy()))
+
+
+def _input_rate(config: ml_collections.ConfigDict, data: Dataset) -> float:
+    """Returns images/s of the pipeline alone: shuffled, endless, uint8."""
+    batches = iter(
+        pipeline.train_batches(
+            data.train,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            first_step=0,
+        )
+    )
+
+    @tf.function(autograph=False)
+    def take(count: tf.Tensor) -> tf.Tensor:
+        def body(done: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            pixel = next(batches).image[-1, -1, -1, -1]
+            return done + 1, total + tf.cast(pixel, tf.int32)
+
+        return tf.while_loop(
+            lambda done, _: done < count, body, (tf.constant(0), tf.constant(0))
+        )[1]
+
+    take(tf.constant(10)).numpy()
+    count = max(20, 400_000 // config.global_batch_size)
+    seconds = _seconds(lambda: take(tf.constant(count)).numpy())
+    return count * config.global_batch_size / seconds
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    """Returns the median, and the mean's 95 % interval (normal)."""
+    mean = statistics.fmean(values)
+    half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
+    return {
+        "median": statistics.median(values),
+        "low": mean - half,
+        "high": mean + half,
+    }
+
+
+def _hardware() -> str:
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return f"{len(gpus)} x {details.get('device_name', 'GPU')}"
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        name = names[0] if names else name
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
+
+
+def _table(report: dict[str, Any]) -> str:
+    def rate(name: str) -> str:
+        spread = report[f"{name}_images_per_second"]
+        batch = report["global_batch_size"]
+        return (
+            f"{name:<6}{spread['median']:>12,.0f}"
+            f"{spread['low']:>12,.0f}{spread['high']:>12,.0f}"
+            f"{batch / spread['median'] * 1e3:>12.2f}"
+        )
+
+    loop, saving = report["loop_overhead"], report["save_overhead"]
+    save = report["save_seconds"]["median"]
+    return "\n".join(
+        [
+            f"{report['hardware']}, {report['replicas']} replica(s), batch"
+            f" {report['global_batch_size']}, {report['precision']}, width"
+            f" {report['model_width']}",
+            f"median of {report['rounds']} rounds of {report['steps_a_round']}"
+            " steps,"
+            " 95 % interval of the mean; compile time not included",
+            "",
+            f"{'':<6}{'images/s':>12}{'from':>12}{'to':>12}{'ms a step':>12}",
+            rate("step"),
+            rate("job"),
+            rate("input"),
+            "",
+            f"the loop costs {loop['median']:+.1%} over the step"
+            f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save of"
+            f" {save:.2f} s"
+            f" each {report['save_every_steps']} steps adds {saving:.1%}:"
+            f" {loop['median'] + saving:+.1%} in all",
+            f"data to first step: {report['load_to_first_step_seconds']:.1f} s",
+        ]
+    )

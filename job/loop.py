@@ -1,0 +1,373 @@
+"""The outer loop: train some steps on the device, log, evaluate, save.
+
+The inner loop (`step.make_train_steps`) runs on the device and knows nothing of
+files; this one knows when something is due, hears the wish to stop, and
+touches the device only between two calls.
+
+    plan = Plan.create(config, num_images=50_000)
+    loop = Loop(plan=plan, state=state, train_steps=train_steps, ...)
+    loop.run(until=plan.train_steps)
+"""
+
+import contextlib
+import dataclasses
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import ml_collections
+import tensorflow as tf
+
+from job import config as config_lib
+from job import errors, metrics, optimizer, step
+from job.checkpoint import store
+from job.evaluate import Evaluator
+from job.preemption import StopRequest
+from job.progress import Progress
+from job.state import TrainState
+
+# A call of the compiled loop is this long at most, so that a wish to stop is
+# heard soon.
+_CALL_SECONDS = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A config's cadences, in steps.
+
+    Attributes:
+      train_steps: of the whole run.
+      num_images: images in the training split.
+      global_batch_size: images a step.
+      log_every_steps: between two lines of the record.
+      evaluate_every_steps: between two evaluations; 0: at the end only.
+      checkpoint_every_steps: between two checkpoints.
+      steps_per_call: of the compiled loop; 0: as many as fit its time.
+      learning_rate: as a function of the step.
+    """
+
+    train_steps: int
+    num_images: int
+    global_batch_size: int
+    log_every_steps: int
+    evaluate_every_steps: int
+    checkpoint_every_steps: int
+    steps_per_call: int
+    learning_rate: optimizer.LearningRateFn
+
+    @classmethod
+    def create(
+        cls, config: ml_collections.ConfigDict, *, num_images: int
+    ) -> "Plan":
+        """Converts epochs into steps, once and here only."""
+
+        def steps(epochs: float) -> int:
+            return max(1, round(epochs * num_images / config.global_batch_size))
+
+        train_steps = config.steps or steps(config.epochs)
+        warmup = config.optimizer.warmup_epochs
+        every_epochs = config.evaluate.every_epochs
+        return cls(
+            train_steps=train_steps,
+            num_images=num_images,
+            global_batch_size=config.global_batch_size,
+            log_every_steps=config.log_every_steps,
+            evaluate_every_steps=steps(every_epochs) if every_epochs else 0,
+            checkpoint_every_steps=config.checkpoint.every_steps or steps(1.0),
+            steps_per_call=config.steps_per_loop,
+            learning_rate=optimizer.create_learning_rate_fn(
+                peak=config.optimizer.peak_learning_rate,
+                schedule=config.optimizer.schedule,
+                train_steps=train_steps,
+                warmup_steps=steps(warmup) if warmup else 0,
+            ),
+        )
+
+    def epoch(self, done: int) -> float:
+        """Returns how many epochs `done` steps are."""
+        return round(done * self.global_batch_size / self.num_images, 4)
+
+    def due(self, every: int, done: int) -> bool:
+        """Says whether something that comes round every so often is due."""
+        return done == self.train_steps or bool(every and done % every == 0)
+
+    def steps_to_boundary(self, done: int) -> int:
+        """Returns how many steps there are until something is due."""
+        cadences = (
+            self.log_every_steps,
+            self.evaluate_every_steps,
+            self.checkpoint_every_steps,
+        )
+        ahead = [every - done % every for every in cadences if every]
+        return min([*ahead, self.train_steps - done])
+
+
+@dataclasses.dataclass
+class History:
+    """What a run knows of its earlier starts; a checkpoint's `run` part.
+
+    Attributes:
+      fields: the flattened config.
+      data_crc32c: of the training split.
+      step: steps done when this start began.
+      resumes: how often the run went on from a checkpoint.
+      train_seconds: in the loop, over all starts, as far as it was saved.
+      compile_seconds: of the newest start's first call, less a step.
+    """
+
+    fields: dict[str, Any]
+    data_crc32c: str
+    step: int = 0
+    resumes: int = 0
+    train_seconds: float = 0.0
+    compile_seconds: float = 0.0
+
+    def to_manifest(self, replicas: int) -> dict[str, Any]:
+        """Returns the manifest's `run`."""
+        return {
+            "config": self.fields,
+            "config_hash": config_lib.fingerprint(self.fields),
+            "seed": self.fields["seed"],
+            "data_crc32c": self.data_crc32c,
+            "replicas": replicas,
+            "resumes": self.resumes,
+            "train_seconds": self.train_seconds,
+            "compile_seconds": self.compile_seconds,
+            "versions": {
+                "python": platform.python_version(),
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+            },
+        }
+
+
+class _Clock:
+    """Times the calls of the inner loop."""
+
+    def __init__(self, global_batch_size: int) -> None:
+        self._global_batch_size = global_batch_size
+        self._calls: list[tuple[int, float]] = []
+        self._line: tuple[int, float] = (0, 0.0)
+        self._first_seconds: float | None = None
+        self._since = time.perf_counter()
+
+    def start(self) -> None:
+        """Begins to count the seconds that `take_seconds` returns."""
+        self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def measure(self, steps: int) -> Iterator[None]:
+        """Times a call that runs `steps` steps."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        if self._first_seconds is None:
+            # Traces and compiles: not what a step costs.
+            self._first_seconds = seconds
+            return
+        self._calls = [*self._calls[-20:], (steps, seconds)]
+        self._line = (self._line[0] + steps, self._line[1] + seconds)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median of the last calls; None until the second call is over."""
+        if not self._calls:
+            return None
+        return statistics.median(
+            seconds / steps for steps, seconds in self._calls
+        )
+
+    @property
+    def rate(self) -> float:
+        """Images a second of the last calls."""
+        return self._global_batch_size / (
+            self.step_seconds or self._first_seconds or 1
+        )
+
+    @property
+    def compile_seconds(self) -> float:
+        """Of the first call, what it took longer than a step takes."""
+        first = self._first_seconds or 0.0
+        return round(max(0.0, first - (self.step_seconds or 0.0)), 3)
+
+    def steps_in(self, seconds: float) -> int:
+        """Returns how many steps fit into `seconds`; 1 at the start."""
+        return (
+            max(1, int(seconds / self.step_seconds)) if self.step_seconds else 1
+        )
+
+    def take_rate(self) -> float:
+        """Returns the images a second since the last call of this."""
+        steps, seconds = self._line
+        self._line = (0, 0.0)
+        rate = steps * self._global_batch_size / seconds if steps else self.rate
+        return round(rate, 1)
+
+    def take_seconds(self) -> float:
+        """Returns all seconds since the last call of this."""
+        now = time.perf_counter()
+        seconds, self._since = now - self._since, now
+        return round(seconds, 3)
+
+
+@dataclasses.dataclass
+class Loop:
+    """The outer loop, and what it holds."""
+
+    plan: Plan
+    state: TrainState
+    train_steps: step.TrainSteps
+    batches: Any
+    evaluator: Evaluator
+    split: str
+    checkpoints: store.CheckpointStore
+    history: History
+    log: metrics.MetricsLog
+    progress: Progress
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        self._clock = _Clock(self.plan.global_batch_size)
+        self._saved = self.history.step
+
+    def run(self, *, until: int) -> None:
+        """Trains up to a step: calls of the inner loop, and what is due.
+
+        Raises:
+          PreemptedError: the process was told to stop; saved at the step it was
+            at.
+          DivergedError: a loss or gradient is not finite.
+        """
+        plan, clock = self.plan, self._clock
+        done = int(self.state.step.numpy())
+        clock.start()
+        while done < until:
+            self.obey_stop(done)
+            count = min(
+                plan.steps_per_call or clock.steps_in(_CALL_SECONDS),
+                plan.steps_to_boundary(done),
+                until - done,
+            )
+            with clock.measure(count):
+                self.train_steps(self.batches, tf.constant(count))
+                self.state.step.numpy()  # Waits for the device.
+            done += count
+            self.check_health(done)
+            if plan.due(plan.log_every_steps, done):
+                self.write_train_line(done)
+            else:
+                self.show(done)
+            if plan.due(plan.evaluate_every_steps, done):
+                self.write_evaluation_line(done)
+            if plan.due(plan.checkpoint_every_steps, done):
+                self.save(done)
+        self.history.train_seconds += clock.take_seconds()
+
+    def obey_stop(self, done: int) -> None:
+        """Saves and raises PreemptedError if the process was told to stop."""
+        if self.stop.requested and done > self._saved:
+            self.save(done)
+        self.stop.check(f"all is saved up to step {self._saved}")
+
+    def check_health(self, done: int) -> None:
+        """Raises if a number was not finite or steps were miscounted."""
+        bad = int(self.state.first_bad_step.numpy())
+        if bad >= 0:
+            newest = max(self.checkpoints.committed_steps(), default=None)
+            kept = (
+                f"the checkpoint of step {newest} is intact"
+                if newest is not None
+                else "nothing had been saved"
+            )
+            raise errors.DivergedError(
+                f"the loss or a gradient of step {bad} is not finite; {kept};"
+                " a lower"
+                " --config.optimizer.peak_learning_rate or a"
+                " --config.optimizer.clip_norm=1.0 is what usually helps"
+            )
+        counted = int(self.state.step.numpy())
+        if counted != done:
+            raise RuntimeError(f"{counted} steps were counted, not {done}")
+
+    def window(self) -> tuple[float, float]:
+        """Returns mean loss and accuracy, 0 to 1, since the last line."""
+        sums = {name: float(v.numpy()) for name, v in self.state.window.items()}
+        steps = max(1.0, sums["steps"])
+        return (
+            sums["loss"] / steps,
+            sums["correct"] / (steps * self.plan.global_batch_size),
+        )
+
+    def show(self, done: int) -> None:
+        """Moves the bar within a line's steps."""
+        loss, accuracy = self.window()
+        rate = self._clock.rate
+        self.progress.update(
+            done, loss=loss, accuracy=accuracy, images_per_second=rate
+        )
+
+    def write_train_line(self, done: int) -> None:
+        """Records the steps since the last line, and starts a new one."""
+        loss, accuracy = self.window()
+        rate = self._clock.take_rate()
+        learning_rate = float(self.plan.learning_rate(tf.constant(done - 1)))
+        for variable in self.state.window.values():
+            variable.assign(0.0)
+        self.log.write(
+            {
+                "step": done,
+                "epoch": self.plan.epoch(done),
+                "split": "train",
+                "loss": loss,
+                "accuracy": accuracy,
+                "learning_rate": learning_rate,
+                "images_per_second": rate,
+            }
+        )
+        self.progress.update(
+            done, loss=loss, accuracy=accuracy, images_per_second=rate
+        )
+        if self.progress.quiet:
+            self.progress.line(
+                f"step {done}/{self.plan.train_steps} epoch"
+                f" {self.plan.epoch(done):.2f}"
+                f" train loss {loss:.4f} accuracy {accuracy:.4f}"
+                f" learning_rate {learning_rate:.4g} images/s {rate:.0f}"
+            )
+
+    def write_evaluation_line(self, done: int) -> None:
+        """Scores the weights as they are now, and records it."""
+        start = time.perf_counter()
+        scores = self.evaluator(self.state.evaluated())
+        rate = scores.images / (time.perf_counter() - start)
+        self.log.write(
+            {
+                "step": done,
+                "epoch": self.plan.epoch(done),
+                "split": self.split,
+                "loss": scores.loss,
+                "accuracy": scores.accuracy,
+                "learning_rate": None,
+                "images_per_second": round(rate, 1),
+            }
+        )
+        self.progress.line(
+            f"step {done}/{self.plan.train_steps} epoch"
+            f" {self.plan.epoch(done):.2f}"
+            f" {self.split} loss {scores.loss:.4f} accuracy"
+            f" {scores.accuracy:.4f}"
+        )
+
+    def save(self, done: int) -> None:
+        """Commits a checkpoint, behind all lines up to it."""
+        self.history.train_seconds += self._clock.take_seconds()
+        self.history.compile_seconds = self._clock.compile_seconds
+        self.log.sync()
+        replicas = self.state.step.distribute_strategy.num_replicas_in_sync
+        self.checkpoints.save(
+            done, self.state.snapshot(), self.history.to_manifest(replicas)
+        )
+        self._saved = done

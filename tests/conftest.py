@@ -1,0 +1,85 @@
+"""Shared by all tests: two logical CPU devices, small configs, real data.
+
+TensorFlow takes seconds to import and splits its CPU only once a process: so
+the tests share one process wherever isolation is not the point.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import smoke
+from job.data import dataset
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def two_cpus():
+    """Splits the CPU into two logical devices."""
+    from job import strategy
+
+    return strategy.split_cpu(2)
+
+
+@pytest.fixture
+def config() -> ml_collections.ConfigDict:
+    """The smoke config, free to change."""
+    return smoke.get_config().unlock()
+
+
+@pytest.fixture(scope="session")
+def split() -> dataset.Split:
+    """100 random images; no two alike."""
+    rng = np.random.default_rng(0)
+    return dataset.Split(
+        rng.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8),
+        rng.integers(0, 10, 100, dtype=np.int32),
+    )
+
+
+def from_environment(name: str) -> pathlib.Path:
+    """Returns the path that a variable names; skips the test without it."""
+    value = os.environ.get(name)
+    if not value:
+        pytest.skip(f"{name} is not set: no real data here")
+    return pathlib.Path(value)
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> pathlib.Path:
+    """The binary version of CIFAR-10."""
+    return from_environment("CIFAR10_DIR")
+
+
+@pytest.fixture(scope="session")
+def cifar10_tfds_dir() -> pathlib.Path:
+    """The same images, as tensorflow-datasets keeps them."""
+    return from_environment("CIFAR10_TFDS_DIR")
+
+
+def run_job(
+    *args: str, timeout: float = 240, **kwargs
+) -> subprocess.CompletedProcess:
+    """Runs the job as a user would, to its end."""
+    return subprocess.run(
+        job_command(*args),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **kwargs,
+    )
+
+
+def job_command(*args: str) -> list[str]:
+    """Returns the command line of the job."""
+    return [sys.executable, "-m", "job.main", *args]

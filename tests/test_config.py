@@ -1,0 +1,142 @@
+"""The config room: what is refused, and what a resume may change."""
+
+import importlib
+import math
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import default
+from job import config as config_lib
+from job import errors
+
+from .conftest import ROOT
+
+SHIPPED = [
+    ("default", None),
+    ("quickstart", None),
+    ("smoke", None),
+    ("stem32", "8ep"),
+    ("stem32", "30ep"),
+]
+
+
+@pytest.mark.parametrize(("name", "variant"), SHIPPED)
+def test_every_shipped_config_is_whole_and_passes(name, variant):
+    module = importlib.import_module(f"configs.{name}")
+    config = module.get_config(*([variant] if variant else []))
+    config_lib.check(config)
+    wanted = config_lib.flatten(default.get_config()).keys()
+    assert config_lib.flatten(config).keys() == wanted
+
+
+def test_no_config_file_is_left_out_above():
+    found = {path.stem for path in (ROOT / "configs").glob("*.py")}
+    assert found - {"__init__"} == {name for name, _ in SHIPPED}
+
+
+def test_every_field_has_a_rule_or_is_a_bool():
+    fields = config_lib.flatten(default.get_config())
+    for name, value in fields.items():
+        assert isinstance(value, bool) or name in config_lib._RULES, name
+    assert config_lib._RULES.keys() <= fields.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("epochs", -1.0),
+        ("epochs", math.nan),
+        ("epochs", math.inf),
+        ("global_batch_size", 0),
+        ("precision", "float8"),
+        ("log_every_steps", 0),
+        ("jit_compile", "yes"),
+        ("data.source", "imagenet"),
+        ("data.dir", "gs://bucket/data"),
+        ("data.archive_sha256", "123"),
+        ("data.validation_fraction", 1.0),
+        ("model.width", 0.0),
+        ("model.width", math.nan),
+        ("model.pooling", "min"),
+        ("model.init", "zeros"),
+        ("augment.flip", "up"),
+        ("augment.translate", 2.5),
+        ("augment.translate", 32.0),
+        ("augment.cutout_pixels", -1.0),
+        ("optimizer.peak_learning_rate", -0.1),
+        ("optimizer.momentum", 1.0),
+        ("optimizer.weight_decay", math.inf),
+        ("optimizer.schedule", "step"),
+        ("optimizer.label_smoothing", 1.0),
+        ("optimizer.ema_decay", 1.5),
+        ("optimizer.clip_norm", -1.0),
+        ("evaluate.every_epochs", -1.0),
+        ("checkpoint.keep", 1),
+        ("distribute.strategy", "parameter_server"),
+        ("distribute.logical_devices", 65),
+        ("distribute.all_reduce", "ring"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(config, name, value):
+    _set(config, name, value)
+    with pytest.raises(errors.ConfigError, match=rf"config\.{name} is .*must"):
+        config_lib.check(config)
+
+
+def test_a_missing_field_is_refused_by_name(config):
+    del config.optimizer.momentum
+    with pytest.raises(
+        errors.ConfigError, match=r"optimizer\.momentum.*missing"
+    ):
+        config_lib.check(config)
+
+
+def test_sync_batch_norm_does_not_go_with_xla(config):
+    config.distribute.sync_batch_norm = True
+    config.jit_compile = "on"
+    with pytest.raises(errors.ConfigError, match="jit_compile"):
+        config_lib.check(config)
+
+
+def test_a_batch_that_does_not_split_is_refused_with_one_that_does(config):
+    config.global_batch_size = 65
+    with pytest.raises(errors.ConfigError, match=r"65.*2 replicas, such as 64"):
+        config_lib.check_replicas(config_lib.flatten(config), 2)
+
+
+def test_a_resume_may_change_cadences_but_not_results(config):
+    saved = config_lib.flatten(config)
+    config.epochs = 5.0
+    config.log_every_steps = 1
+    config.checkpoint.keep = 3
+    config.distribute.logical_devices = 2
+    fields = config_lib.flatten(config)
+    assert config_lib.differences(saved, fields) == []
+    assert config_lib.fingerprint(saved) == config_lib.fingerprint(fields)
+    config.optimizer.momentum = 0.8
+    fields = config_lib.flatten(config)
+    changed = config_lib.differences(saved, fields)
+    assert changed == ["optimizer.momentum: 0.9 -> 0.8"]
+    assert config_lib.fingerprint(saved) != config_lib.fingerprint(fields)
+
+
+def test_rooms_before_the_devices_import_no_tensorflow(tmp_path: pathlib.Path):
+    code = (
+        "import sys\n"
+        "import job.config, job.errors, job.main, job.preemption, job.results\n"
+        "import job.checkpoint.store\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
+    assert done.returncode == 0
+
+
+def _set(config, name, value):
+    *groups, field = name.split(".")
+    for group in groups:
+        config = config[group]
+    config[field] = value

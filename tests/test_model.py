@@ -1,0 +1,143 @@
+"""The network: its shape, its normalization, its initial weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job import model
+
+
+def test_full_width_has_the_published_parameters():
+    # kuangliu/pytorch-cifar's VGG16 has 14,728,266, of them 4,224 biases of
+    # convolutions, which batch normalization makes idle.
+    network = model.vgg16()
+    trainable = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
+    assert trainable == 14_728_266 - 4_224
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_logits_and_moments_are_float32(precision, split):
+    network = model.vgg16(width=0.125, precision=precision)
+    logits, moments = network(split.images[:4], training=True)
+    assert logits.shape == (4, 10)
+    assert {t.dtype for t in (logits, *moments)} == {tf.float32}
+    assert [m.shape for m in moments] == [
+        v.shape for v in network.non_trainable_variables
+    ]
+    assert {v.dtype for v in network.variables} == {"float32"}
+
+
+def test_the_first_moments_are_those_of_the_first_convolution(split):
+    network = model.vgg16(width=0.125)
+    _, moments = network(split.images[:8], training=True)
+    standardized = network.get_layer("standardize")(split.images[:8])
+    x = network.get_layer("block1_conv1")(standardized).numpy()
+    np.testing.assert_allclose(
+        moments[0], x.mean((0, 1, 2)), rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(moments[1], x.var((0, 1, 2), ddof=1), rtol=1e-3)
+    names = [v.name for v in network.non_trainable_variables[:2]]
+    assert names == ["moving_mean", "moving_variance"]
+
+
+def test_width_stem_and_pooling_are_used():
+    network = model.vgg16(width=0.5, stem_filters=16, pooling="avg")
+    filters = [
+        layer.filters
+        for layer in network.layers
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
+    assert filters == [16] * 2 + [64] * 2 + [128] * 3 + [256] * 6
+    kinds = {type(layer) for layer in network.layers}
+    assert keras.layers.AveragePooling2D in kinds
+    assert keras.layers.MaxPooling2D not in kinds
+
+
+def test_without_batch_norm_convolutions_have_biases():
+    network = model.vgg16(width=0.125, batch_norm=False)
+    assert not network.non_trainable_variables
+    assert network.get_layer("block1_conv1").use_bias
+    assert model.running_momentum(network) == 0.0
+
+
+@pytest.mark.parametrize("synchronized", [False, True])
+def test_batch_normalization_equals_keras(synchronized):
+    x = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 5)).astype(np.float32)
+    ours = model.BatchNormalization(
+        momentum=0.9, epsilon=1e-5, synchronized=synchronized
+    )
+    theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+    with tf.GradientTape() as tape:
+        y, mean, variance = ours(x, training=True)
+        loss = tf.reduce_sum(tf.sin(y))
+    gradients = tape.gradient(loss, [ours.gamma.value, ours.beta.value])
+    with tf.GradientTape() as tape:
+        wanted = theirs(x, training=True)
+        loss = tf.reduce_sum(tf.sin(wanted))
+    wanted_gradients = tape.gradient(
+        loss, [theirs.gamma.value, theirs.beta.value]
+    )
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
+    for one, other in zip(gradients, wanted_gradients, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    np.testing.assert_allclose(mean, x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(variance, x.var((0, 1, 2), ddof=1), rtol=1e-4)
+    ours.moving_mean.assign(mean)
+    ours.moving_variance.assign(variance)
+    scored, *_ = ours(x, training=False)
+    np.testing.assert_allclose(scored, wanted, atol=0.02)
+
+
+def test_the_forward_pass_assigns_nothing(split):
+    network = model.vgg16(width=0.125)
+    before = [v.numpy() for v in network.variables]
+    network(split.images[:8], training=True)
+    for old, variable in zip(before, network.variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
+
+
+@pytest.mark.parametrize(
+    ("init", "std"),
+    [
+        ("he_fan_out", (2 / (9 * 512)) ** 0.5),
+        ("glorot", (2 / (9 * 1024)) ** 0.5),
+        ("torch", (1 / (9 * 512)) ** 0.5 / 3**0.5),
+    ],
+)
+def test_kernels_start_as_their_formula_says(init, std):
+    network = model.vgg16(init=init)
+    kernel = network.get_layer("block5_conv2").kernel.numpy()
+    assert kernel.std() == pytest.approx(std, rel=0.01)
+    assert abs(kernel.mean()) < std / 100
+
+
+def test_the_seed_fixes_the_weights():
+    one, again, other = (model.vgg16(width=0.125, seed=s) for s in (1, 1, 2))
+    for a, b in zip(one.variables, again.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert (one.variables[0].numpy() != other.variables[0].numpy()).any()
+
+
+def test_weight_decay_applies_to_kernels_only():
+    network = model.vgg16(width=0.125)
+    names = [
+        v.path
+        for v, decays in zip(
+            network.trainable_variables, model.decayed(network), strict=True
+        )
+        if decays
+    ]
+    assert len(names) == 14
+    assert all(name.endswith("kernel") for name in names)
+
+
+def test_pixel_moments_are_those_of_real_cifar10(cifar10_dir):
+    from job.data import sources
+
+    images = sources.load("binary", str(cifar10_dir)).train.images
+    # Quality-75 JPEGs here; the constants are of the published images.
+    np.testing.assert_allclose(
+        images.mean((0, 1, 2)), model.PIXEL_MEAN, atol=1.5
+    )
+    np.testing.assert_allclose(images.std((0, 1, 2)), model.PIXEL_STD, atol=1.5)

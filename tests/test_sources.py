@@ -1,0 +1,195 @@
+"""The data sources: whole data is read right, damaged data is refused."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+
+import numpy as np
+import pytest
+
+from job import errors
+from job.data import binary, dataset, sources
+
+FILES = (*binary.TRAIN_FILES, *binary.TEST_FILES)
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, bytes]:
+    """Six files of random records, with labels in range."""
+    rng = np.random.default_rng(0)
+    files = {}
+    for name in FILES:
+        records = rng.integers(0, 256, (10_000, 3073), dtype=np.uint8)
+        records[:, 0] %= 10
+        files[name] = records.tobytes()
+    return files
+
+
+@pytest.fixture
+def folder(tmp_path, contents):
+    """The files in the layout of the official archive."""
+    path = tmp_path / "data" / binary.FOLDER
+    path.mkdir(parents=True)
+    for name, content in contents.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def write_tar(path, members) -> str:
+    """Writes a .tar.gz of (TarInfo, bytes or None); returns its sha256."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for info, content in members:
+            tar.addfile(info, None if content is None else io.BytesIO(content))
+    path.write_bytes(gzip.compress(raw.getvalue(), compresslevel=1))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def plain_members(contents):
+    for name, content in contents.items():
+        info = tarfile.TarInfo(f"{binary.FOLDER}/{name}")
+        info.size = len(content)
+        yield info, content
+
+
+def test_folder_parent_and_archive_give_the_same(folder, tmp_path, contents):
+    sha256 = write_tar(tmp_path / binary.ARCHIVE, plain_members(contents))
+    before = sorted(tmp_path.rglob("*"))
+    whole = [
+        sources.load("auto", str(folder)),
+        sources.load("auto", str(folder.parent)),
+        sources.load("binary", str(folder)),
+        sources.load(
+            "auto", str(tmp_path / binary.ARCHIVE), archive_sha256=sha256
+        ),
+        sources.load("auto", str(tmp_path), archive_sha256=sha256),
+    ]
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is extracted"
+    assert {data.checksum() for data in whole} == {whole[0].checksum()}
+    assert {data.source for data in whole} == {"binary"}
+    record = np.frombuffer(contents["data_batch_2.bin"], np.uint8)[:3073]
+    image = whole[0].train.images[10_000]
+    assert whole[0].train.labels[10_000] == record[0]
+    np.testing.assert_array_equal(
+        image.transpose(2, 0, 1).reshape(-1), record[1:]
+    )
+
+
+def refuse(match, data_dir, **kwargs):
+    with pytest.raises(errors.DataError, match=match) as caught:
+        sources.load("auto", str(data_dir), **kwargs)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_file_is_refused(folder):
+    path = folder / "data_batch_3.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    refuse(r"data_batch_3\.bin has 30,729,999 bytes, not 30,730,000", folder)
+
+
+def test_a_missing_file_is_refused(folder):
+    (folder / "test_batch.bin").unlink()
+    refuse(r"test_batch\.bin is missing", folder)
+
+
+def test_a_label_above_9_is_refused_with_its_record(folder):
+    path = folder / "data_batch_1.bin"
+    content = bytearray(path.read_bytes())
+    content[77 * 3073] = 10
+    path.write_bytes(content)
+    refuse(r"data_batch_1\.bin, record 77: label 10", folder)
+
+
+def test_a_web_page_is_refused_as_one(tmp_path):
+    path = tmp_path / binary.ARCHIVE
+    path.write_text("<!DOCTYPE html><html><body>404</body></html>")
+    refuse(r"this is a web page.*sha256 is .*, not c4a38c50", path)
+    refuse("this is a web page", tmp_path)
+
+
+def test_another_archive_is_refused_by_its_checksum(tmp_path, contents):
+    write_tar(tmp_path / binary.ARCHIVE, plain_members(contents))
+    refuse(r"sha256 is", tmp_path)
+
+
+def test_an_archive_cut_short_is_refused(tmp_path, contents):
+    path = tmp_path / binary.ARCHIVE
+    write_tar(path, plain_members(contents))
+    path.write_bytes(path.read_bytes()[:-100_000])
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    refuse(r"not a \.tar\.gz", path, archive_sha256=sha256)
+
+
+def test_hostile_members_are_never_followed(tmp_path, contents):
+    path = tmp_path / binary.ARCHIVE
+
+    def info(name, kind=tarfile.REGTYPE, size=0, link=""):
+        made = tarfile.TarInfo(name)
+        made.type, made.size, made.linkname = kind, size, link
+        return made
+
+    outside = tmp_path / "outside"
+    hostile = [(info("../outside", size=3), b"bad")]
+    sha256 = write_tar(path, [*hostile, *plain_members(contents)])
+    sources.load("auto", str(path), archive_sha256=sha256)
+    assert not outside.exists()
+
+    link = info("x/data_batch_1.bin", tarfile.SYMTYPE, link="/etc/passwd")
+    sha256 = write_tar(path, [(link, None)])
+    refuse("not one plain file", path, archive_sha256=sha256)
+
+    device = info("x/data_batch_1.bin", tarfile.CHRTYPE)
+    sha256 = write_tar(path, [(device, None)])
+    refuse("not one plain file", path, archive_sha256=sha256)
+
+    short = info("x/data_batch_1.bin", size=3)
+    sha256 = write_tar(path, [(short, b"abc")])
+    refuse("has 3 bytes", path, archive_sha256=sha256)
+
+
+def test_a_folder_with_nothing_known_names_what_would_do(tmp_path):
+    refuse(r"neither CIFAR-10's binary version .* nor", tmp_path)
+
+
+def test_no_network_and_no_data_names_three_ways_out(monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(*args, **kwargs):
+        raise ConnectionError("no network\nhere")
+
+    monkeypatch.setattr(tfds, "load", fail)
+    with pytest.raises(
+        errors.DataError, match=r"\(1\).*\(2\).*\(3\)"
+    ) as caught:
+        sources.load("auto", "")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_held_out_slice_is_fixed_and_disjoint(split):
+    whole = dataset.Dataset(split, split, "binary")
+    held = dataset.hold_out(whole, 0.1)
+    again = dataset.hold_out(whole, 0.1)
+    assert (len(held.train), len(held.test)) == (90, 10)
+    np.testing.assert_array_equal(held.test.images, again.test.images)
+    rows = {image.tobytes() for image in held.train.images}
+    rows |= {image.tobytes() for image in held.test.images}
+    assert len(rows) == 100
+    assert dataset.hold_out(whole, 0.0) is whole
+
+
+def test_tfds_gives_the_same_bytes_for_the_same_ids(
+    cifar10_dir, cifar10_tfds_dir
+):
+    by_binary = sources.load("auto", str(cifar10_dir))
+    by_tfds = sources.load("auto", str(cifar10_tfds_dir))
+    assert (by_binary.source, by_tfds.source) == ("binary", "tfds")
+    for one, other in (
+        (by_binary.train, by_tfds.train),
+        (by_binary.test, by_tfds.test),
+    ):
+        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.labels, other.labels)
+    assert by_binary.checksum() == by_tfds.checksum()
+    inner = cifar10_tfds_dir / "cifar10"
+    assert sources.load("tfds", str(inner)).checksum() == by_tfds.checksum()

@@ -1,0 +1,233 @@
+"""The step: one image or many replicas, the mathematics is the same."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import smoke
+from job import loop, state, step, train
+from job.data import sources
+
+
+@pytest.fixture(scope="module")
+def data():
+    return sources.load("synthetic", synthetic_train_images=640)
+
+
+class Trainer:
+    """A run without its files."""
+
+    def __init__(self, data, replicas=1, **changes):
+        config = smoke.get_config()
+        config.update_from_flattened_dict(changes)
+        self.strategy = tf.distribute.MirroredStrategy(
+            [f"CPU:{i}" for i in range(replicas)]
+        )
+        plan = loop.Plan.create(config, num_images=len(data.train))
+        self.state = train.create_state(config, self.strategy)
+        self.steps = train.create_train_steps(
+            config, self.strategy, self.state, plan
+        )
+        self.batches = train.create_batches(
+            config, self.strategy, data.train, first_step=0
+        )
+
+    def train(self, count):
+        self.steps(self.batches, tf.constant(count))
+        return self.state.snapshot()
+
+
+SYNCED = {
+    "distribute.sync_batch_norm": True,
+    "optimizer.schedule": "constant",
+    "optimizer.peak_learning_rate": 0.01,
+    "optimizer.warmup_epochs": 0.0,
+}
+
+
+def distance(one, other):
+    return np.linalg.norm(one - other) / max(np.linalg.norm(one), 1e-12)
+
+
+def test_1_and_2_replicas_agree_in_gradients_and_moments(two_cpus, data):
+    one = Trainer(data, 1, **SYNCED).train(1)
+    two = Trainer(data, 2, **SYNCED).train(1)
+    assert one.keys() == two.keys()
+    worst = {name: distance(one[name], two[name]) for name in one}
+    assert max(worst.values()) < 1e-4, max(worst, key=worst.get)
+
+
+def test_replicas_stay_equal(two_cpus, data):
+    trainer = Trainer(data, 2)
+    trainer.train(3)
+    for name, variable in trainer.state.variables().items():
+        copies = [v.numpy() for v in variable.values]
+        np.testing.assert_array_equal(copies[0], copies[1], err_msg=name)
+
+
+def test_steps_per_call_change_no_byte(two_cpus, data):
+    one, other = Trainer(data), Trainer(data)
+    at_once = one.train(6)
+    for count in (1, 2, 3):
+        in_parts = other.train(count)
+    for name, value in at_once.items():
+        np.testing.assert_array_equal(value, in_parts[name], err_msg=name)
+
+
+def test_the_step_is_compiled_once(data):
+    trainer = Trainer(data)
+    trainer.train(1)
+    before = trainer.steps.experimental_get_tracing_count()
+    trainer.train(5)
+    assert trainer.steps.experimental_get_tracing_count() == before == 1
+
+
+def test_the_loss_is_the_global_mean_whatever_the_replicas(two_cpus, data):
+    one = Trainer(data, 1, **SYNCED).train(1)
+    two = Trainer(data, 2, **SYNCED).train(1)
+    assert one["window/loss"] == pytest.approx(two["window/loss"], rel=1e-6)
+    assert 2.0 < one["window/loss"] < 3.0
+    assert one["window/correct"] == two["window/correct"]
+
+
+def test_a_weight_moves_by_its_gradient(data):
+    """One plain SGD step equals the tape's gradient, taken by hand."""
+    plain = {
+        "augment.flip": "none",
+        "augment.translate": 0.0,
+        "augment.cutout_pixels": 0.0,
+        "optimizer.momentum": 0.0,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.warmup_epochs": 0.0,
+        "optimizer.schedule": "constant",
+        "optimizer.label_smoothing": 0.0,
+    }
+    trainer = Trainer(data, **plain)
+    network = trainer.state.model
+    batch = next(iter(trainer.batches))
+    with tf.GradientTape() as tape:
+        logits, _ = network(batch.image, training=True)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            batch.label, logits
+        )
+        loss = tf.reduce_mean(losses)
+    weights = [v.value for v in network.trainable_variables]
+    gradients = tape.gradient(loss, weights)
+    wanted = [
+        w.numpy() - 0.05 * g.numpy()
+        for w, g in zip(weights, gradients, strict=True)
+    ]
+    again = Trainer(data, **plain)
+    again.train(1)
+    for variable, value in zip(again.state.trainable, wanted, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, atol=2e-5)
+
+
+def test_running_moments_and_averages_follow(data):
+    trainer = Trainer(data)
+    before = trainer.state.snapshot()
+    after = trainer.train(1)
+    moved = "model/block1_conv1_bn/moving_mean"
+    batch_mean = (after[moved] - 0.9 * before[moved]) / 0.1
+    assert np.abs(batch_mean).max() > 0.05
+    # The average keeps 1 / 10 at step 0.
+    wanted = before[moved] + 0.9 * (after[moved] - before[moved])
+    average = after[moved.replace("model/", "ema/")]
+    np.testing.assert_allclose(average, wanted, rtol=1e-4, atol=1e-6)
+    spread = after[moved.replace("mean", "variance")]
+    assert distance(spread, after[moved]) > 0.1
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_learns_with_float32_variables(data, precision):
+    trainer = Trainer(data, precision=precision)
+    after = trainer.train(3)
+    assert {v.dtype.name for v in after.values()} == {"float32", "int64"}
+    assert after["first_bad_step"] == -1
+    assert np.isfinite(after["window/loss"])
+
+
+def test_a_bad_number_stops_all_change(data):
+    trainer = Trainer(data)
+    trainer.train(2)
+    trainer.state.trainable[0].assign(trainer.state.trainable[0] * np.nan)
+    before = trainer.state.snapshot()
+    after = trainer.train(3)
+    assert after["first_bad_step"] == 2
+    assert after["step"] == 5
+    for name in before.keys() - {"step", "first_bad_step"}:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_float16_overflow_lowers_the_scale_and_goes_on(data):
+    trainer = Trainer(data, precision="float16")
+    trainer.state.loss_scale["scale"].assign(2.0**30)
+    before = trainer.state.snapshot()
+    after = trainer.train(1)
+    assert after["loss_scale/scale"] == 2.0**29
+    assert after["first_bad_step"] == -1
+    name = "model/block1_conv1/kernel"
+    np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_clipping_bounds_the_summed_gradient(two_cpus, data):
+    settings = {
+        "optimizer.clip_norm": 1e-3,
+        "optimizer.momentum": 0.0,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_epochs": 0.0,
+    }
+    for replicas in (1, 2):
+        trainer = Trainer(data, replicas, **settings)
+        before = [v.numpy() for v in trainer.state.trainable]
+        trainer.train(1)
+        moved = [
+            old - v.numpy()
+            for old, v in zip(before, trainer.state.trainable, strict=True)
+        ]
+        norm = np.sqrt(sum((m**2).sum() for m in moved))
+        assert norm == pytest.approx(0.05 * 1e-3, rel=0.01)
+
+
+def test_xla_gives_the_same_step(data):
+    plain = Trainer(data, jit_compile="off").train(1)
+    compiled = Trainer(data, jit_compile="on").train(1)
+    for name in plain:
+        if name.startswith("model/"):
+            assert distance(plain[name], compiled[name]) < 0.05, name
+    assert plain["window/loss"] == pytest.approx(
+        compiled["window/loss"], rel=1e-4
+    )
+
+
+def test_smoothed_targets():
+    targets = step.smoothed_targets(tf.constant([3]), 0.1).numpy()
+    assert targets.sum() == pytest.approx(1.0)
+    assert targets[0, 3] == pytest.approx(0.91)
+    assert targets[0, 0] == pytest.approx(0.01)
+
+
+def test_restoring_what_does_not_fit_names_it_and_sets_nothing(data):
+    trainer = Trainer(data)
+    tensors = trainer.state.snapshot()
+    changed = {k: v + 1 for k, v in tensors.items()}
+    name = "model/logits/bias"
+    for broken, said in (
+        ({k: v for k, v in changed.items() if k != name}, "bias is missing"),
+        ({**changed, "model/extra": changed[name]}, "model/extra is unknown"),
+        ({**changed, name: changed[name][:5]}, r"bias is float32 \[5\], not"),
+        ({**changed, name: changed[name].astype("f8")}, "bias is float64"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            trainer.state.restore(broken)
+    np.testing.assert_array_equal(trainer.state.snapshot()[name], tensors[name])
+    trainer.state.restore(changed)
+    np.testing.assert_array_equal(trainer.state.snapshot()[name], changed[name])
+
+
+def test_state_names_every_variable_once(data):
+    trainer = Trainer(data)
+    named = trainer.state.variables()
+    assert isinstance(trainer.state, state.TrainState)
+    assert len({id(v) for v in named.values()}) == len(named)

@@ -1,0 +1,222 @@
+"""The whole job in one process: from a config to a result, and back again."""
+
+import json
+import math
+
+import ml_collections
+import pytest
+import tensorflow as tf
+
+from configs import smoke
+from job import config as config_lib
+from job import errors, metrics, preemption, results, train
+from job.checkpoint import store
+
+
+def run(workdir, config):
+    return train.train_and_evaluate(config, workdir, preemption.StopRequest())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that went to its end without a stop."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, run(workdir, smoke.get_config())
+
+
+def final_tensors(workdir):
+    found, tensors = store.CheckpointStore(
+        workdir / "checkpoints"
+    ).restore_newest()
+    return found, {name: value.tobytes() for name, value in tensors.items()}
+
+
+def without_timings(lines):
+    return [
+        {k: v for k, v in line.items() if k != "images_per_second"}
+        for line in lines
+    ]
+
+
+def test_the_result_has_every_promised_field(finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    promised = (
+        "test_accuracy test_accuracy_tta test_loss train_steps"
+        " images_per_second train_seconds compile_seconds params replicas"
+        " global_batch_size precision data_source seed resumes config_hash"
+    )
+    assert set(promised.split()) <= result.keys()
+    assert result["images_scored"] == 200
+    assert (result["train_steps"], result["resumes"]) == (20, 0)
+    assert all(
+        math.isfinite(v) for v in result.values() if isinstance(v, float)
+    )
+
+
+def test_the_record_has_each_logged_step_once(finished):
+    workdir, result = finished
+    lines = metrics.read(workdir)
+    steps = [(line["split"], line["step"]) for line in lines]
+    wanted = [("train", s) for s in (5, 10, 15, 20)]
+    assert sorted(steps) == sorted([*wanted, ("test", 10), ("test", 20)])
+    assert lines[-1]["accuracy"] == result["test_accuracy"]
+    fields = [
+        "step",
+        "epoch",
+        "split",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "images_per_second",
+    ]
+    assert all(list(line) == fields for line in lines)
+
+
+def test_the_workdir_holds_what_was_promised(finished):
+    workdir, _ = finished
+    saved = json.loads((workdir / "config.json").read_text())
+    fields = config_lib.flatten(ml_collections.ConfigDict(saved))
+    assert fields == config_lib.flatten(smoke.get_config())
+    assert store.CheckpointStore(workdir / "checkpoints").committed_steps() == [
+        15,
+        20,
+    ]
+    found, _ = final_tensors(workdir)
+    assert found.run["config_hash"] == config_lib.fingerprint(fields)
+    assert found.run["versions"]["tensorflow"] == tf.__version__
+
+
+def test_the_events_repeat_the_record(finished):
+    workdir, _ = finished
+    (path,) = (workdir / "events").glob("*.tfevents.*")
+    seen = set()
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            seen.add((value.tag, event.step))
+    assert ("train/loss", 5) in seen
+    assert ("test/accuracy", 20) in seen
+    assert len([tag for tag, _ in seen if tag == "train/learning_rate"]) == 4
+
+
+def test_a_stop_and_a_resume_change_no_byte(finished, tmp_path):
+    whole, _ = finished
+    stop = preemption.StopRequest()
+    asked_at = 7
+
+    class StopAt7(train.Loop):
+        def check_health(self, done):
+            super().check_health(done)
+            stop.requested = done >= asked_at
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Loop", StopAt7)
+        config = smoke.get_config()
+        config.steps_per_loop = 1
+        with pytest.raises(errors.PreemptedError, match="up to step 7"):
+            train.train_and_evaluate(config, tmp_path, stop)
+    result = run(tmp_path, smoke.get_config())
+    assert result["resumes"] == 1
+    assert final_tensors(tmp_path)[1] == final_tensors(whole)[1]
+    assert without_timings(metrics.read(tmp_path)) == without_timings(
+        metrics.read(whole)
+    )
+
+
+def test_another_recipe_in_the_same_workdir_is_refused_by_name(finished):
+    workdir, _ = finished
+    before = sorted(workdir.rglob("*"))
+    config = smoke.get_config()
+    config.optimizer.momentum = 0.8
+    with pytest.raises(
+        errors.ResumeError, match=r"optimizer\.momentum: 0\.9 -> 0\.8"
+    ):
+        run(workdir, config)
+    config = smoke.get_config()
+    config.data.synthetic_train_images = 650
+    with pytest.raises(errors.ResumeError, match="the training images"):
+        run(workdir, config)
+    config = smoke.get_config()
+    config.epochs = 1.0
+    with pytest.raises(errors.ResumeError, match="beyond the 10 steps"):
+        run(workdir, config)
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
+    config = smoke.get_config()
+    config.optimizer.peak_learning_rate = 1e30
+    config.optimizer.warmup_epochs = 0.0
+    config.checkpoint.every_steps = 1
+    config.steps_per_loop = 1
+    with pytest.raises(errors.DivergedError, match=r"step \d+ is not finite"):
+        run(tmp_path, config)
+    assert not (tmp_path / "result.json").exists()
+    for _, tensors in [
+        store.CheckpointStore(tmp_path / "checkpoints").restore_newest()
+    ]:
+        assert tensors["first_bad_step"] == -1
+
+
+def test_evaluate_scores_what_training_scored(finished):
+    workdir, result = finished
+    scores = train.evaluate_checkpoint(workdir)
+    assert scores["step"] == 20
+    assert scores["accuracy"] == result["test_accuracy"]
+    assert scores["accuracy_tta"] == result["test_accuracy_tta"]
+    assert scores["images"] == 200
+
+
+def test_evaluate_without_a_run_says_so(tmp_path):
+    with pytest.raises(errors.ConfigError, match=r"no config\.json"):
+        train.evaluate_checkpoint(tmp_path)
+
+
+def test_finished_is_known_without_a_look_at_the_data(finished):
+    workdir, result = finished
+    fields = config_lib.flatten(smoke.get_config())
+    assert results.finished(workdir, fields) == result
+    assert results.finished(workdir, {**fields, "epochs": 3.0}) is None
+    assert results.finished(workdir, {**fields, "seed": 1}) is None
+
+
+def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
+    config = smoke.get_config()
+    config.data.validation_fraction = 0.25
+    config.steps = 5
+    result = run(tmp_path, config)
+    assert result["images_scored"] == 160
+    assert "validation_accuracy" in result
+    assert "test_accuracy" not in result
+    assert {line["split"] for line in metrics.read(tmp_path)} == {
+        "train",
+        "validation",
+    }
+
+
+def test_replicas_may_change_over_a_resume(two_cpus, tmp_path):
+    config = smoke.get_config()
+    config.steps = 5
+    run(tmp_path, config)
+    config.steps = 10
+    config.distribute.logical_devices = 2
+    result = run(tmp_path, config)
+    assert (result["resumes"], result["replicas"]) == (1, 2)
+    assert result["train_steps"] == 10
+
+
+def test_evaluation_is_the_same_on_1_and_2_replicas(two_cpus, finished):
+    workdir, result = finished
+    config = smoke.get_config()
+    config.distribute.logical_devices = 2
+    strategy = train.create_strategy(config)
+    data = train.load_data(config)
+    state = train.create_state(config, strategy)
+    _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    state.restore(tensors)
+    scores = train.create_evaluator(config, strategy, data.test)(
+        state.evaluated()
+    )
+    assert scores.accuracy == result["test_accuracy"]
+    assert scores.loss == pytest.approx(result["test_loss"], rel=1e-5)
+    assert scores.images == 200
