@@ -18,7 +18,7 @@ SMOKE = "--config=configs/smoke.py"
         (["--mode=fly", SMOKE], "fly"),
         ([SMOKE], "--workdir is missing"),
         ([SMOKE, "--workdir=gs://bucket/run"], "local disk"),
-        ([SMOKE, "--workdir=README.md"], "a file, not a folder"),
+        ([SMOKE, "--workdir=Makefile"], "a file, not a folder"),
         (["--config=configs/none.py", "--workdir=x"], "configs/none.py"),
         (["--config=configs/stem32.py:9ep", "--workdir=x"], "no variant '9ep'"),
         ([SMOKE, "--workdir=x", "--config.optimizer.momentm=1"], "momentum"),

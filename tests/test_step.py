@@ -37,8 +37,13 @@ class Trainer:
         return self.state.snapshot()
 
 
+# Average pooling and a small batch: where float32 rounds differently, a maximum
+# or a ReLU may fall the other way, and from there the two runs part at the
+# pace of any two runs whose weights differ (see docs/replicas.md).
 SYNCED = {
     "distribute.sync_batch_norm": True,
+    "global_batch_size": 16,
+    "model.pooling": "avg",
     "optimizer.schedule": "constant",
     "optimizer.peak_learning_rate": 0.01,
     "optimizer.warmup_epochs": 0.0,
@@ -49,15 +54,20 @@ def distance(one, other):
     return np.linalg.norm(one - other) / max(np.linalg.norm(one), 1e-12)
 
 
-def test_1_and_2_replicas_agree_in_gradients_and_moments(two_cpus, data):
-    one = Trainer(data, 1, **SYNCED).train(1)
-    two = Trainer(data, 2, **SYNCED).train(1)
-    assert one.keys() == two.keys()
-    worst = {name: distance(one[name], two[name]) for name in one}
-    assert max(worst.values()) < 1e-4, max(worst, key=worst.get)
+def test_1_and_2_replicas_agree_after_1_and_20_steps(data):
+    one, two = Trainer(data, 1, **SYNCED), Trainer(data, 2, **SYNCED)
+    for count in (1, 19):
+        first, second = one.train(count), two.train(count)
+        assert first.keys() == second.keys()
+        for name in first:
+            assert distance(first[name], second[name]) < 1e-4, name
+    assert first["step"] == 20
+    assert first["window/correct"] == second["window/correct"]
+    # The loss is the global mean, not a replica's.
+    assert 2.0 < first["window/loss"] / 20 < 3.0
 
 
-def test_replicas_stay_equal(two_cpus, data):
+def test_replicas_stay_equal(data):
     trainer = Trainer(data, 2)
     trainer.train(3)
     for name, variable in trainer.state.variables().items():
@@ -65,7 +75,7 @@ def test_replicas_stay_equal(two_cpus, data):
         np.testing.assert_array_equal(copies[0], copies[1], err_msg=name)
 
 
-def test_steps_per_call_change_no_byte(two_cpus, data):
+def test_steps_per_call_change_no_byte(data):
     one, other = Trainer(data), Trainer(data)
     at_once = one.train(6)
     for count in (1, 2, 3):
@@ -80,14 +90,6 @@ def test_the_step_is_compiled_once(data):
     before = trainer.steps.experimental_get_tracing_count()
     trainer.train(5)
     assert trainer.steps.experimental_get_tracing_count() == before == 1
-
-
-def test_the_loss_is_the_global_mean_whatever_the_replicas(two_cpus, data):
-    one = Trainer(data, 1, **SYNCED).train(1)
-    two = Trainer(data, 2, **SYNCED).train(1)
-    assert one["window/loss"] == pytest.approx(two["window/loss"], rel=1e-6)
-    assert 2.0 < one["window/loss"] < 3.0
-    assert one["window/correct"] == two["window/correct"]
 
 
 def test_a_weight_moves_by_its_gradient(data):
@@ -170,7 +172,7 @@ def test_float16_overflow_lowers_the_scale_and_goes_on(data):
     np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_clipping_bounds_the_summed_gradient(two_cpus, data):
+def test_clipping_bounds_the_summed_gradient(data):
     settings = {
         "optimizer.clip_norm": 1e-3,
         "optimizer.momentum": 0.0,

@@ -194,7 +194,7 @@ def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
     }
 
 
-def test_replicas_may_change_over_a_resume(two_cpus, tmp_path):
+def test_replicas_may_change_over_a_resume(tmp_path):
     config = smoke.get_config()
     config.steps = 5
     run(tmp_path, config)
@@ -205,7 +205,7 @@ def test_replicas_may_change_over_a_resume(two_cpus, tmp_path):
     assert result["train_steps"] == 10
 
 
-def test_evaluation_is_the_same_on_1_and_2_replicas(two_cpus, finished):
+def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     workdir, result = finished
     config = smoke.get_config()
     config.distribute.logical_devices = 2
