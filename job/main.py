@@ -193,8 +193,14 @@ def _require_workdir() -> pathlib.Path:
 
 
 def _import_quietly() -> None:
-    """Imports TensorFlow without its greetings; errors are still printed."""
+    """Imports TensorFlow without its greetings; errors are still printed.
+
+    And Keras without its settings: it would read ~/.keras/keras.json, which may
+    change the backend or the precision, or write one where there is none.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
     import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")

@@ -153,7 +153,7 @@ def test_the_second_signal_ends_it_at_once(tmp_path):
 def test_the_workdir_is_all_that_is_written(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    before = set(ROOT.rglob("*"))
+    before = project_files()
     done = run_job(
         "--config=configs/smoke.py",
         "--config.steps=2",
@@ -162,5 +162,15 @@ def test_the_workdir_is_all_that_is_written(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert not [p for p in home.rglob("*") if p.is_file()]
-    new = {p for p in set(ROOT.rglob("*")) - before if p.is_file()}
-    assert not {p for p in new if "__pycache__" not in p.parts}
+    assert project_files() == before
+
+
+def project_files():
+    """Returns the project's files but caches and what starts with a dot."""
+    return {
+        path
+        for top in ROOT.iterdir()
+        if not top.name.startswith(".")
+        for path in (top, *top.rglob("*"))
+        if "__pycache__" not in path.parts
+    }
