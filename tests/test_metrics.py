@@ -1,0 +1,51 @@
+"""The record: each step once, whatever an earlier attempt left behind."""
+
+import json
+
+import tensorflow as tf
+
+from job import files, metrics
+
+
+def line(step, split="train", loss=1.0):
+    return {"step": step, "split": split, "loss": loss}
+
+
+def test_lines_beyond_the_checkpoint_are_forgotten(tmp_path):
+    log = metrics.MetricsLog(tmp_path, first_step=0)
+    for step in (5, 10, 15):
+        log.write(line(step))
+    log.close()
+    with (tmp_path / metrics.FILE).open("a") as file:
+        file.write('{"step": 20, "split": "tr')  # Killed while writing.
+    log = metrics.MetricsLog(tmp_path, first_step=10)
+    log.write(line(15, loss=2.0))
+    log.close()
+    assert metrics.read(tmp_path) == [line(5), line(10), line(15, loss=2.0)]
+    for text in (tmp_path / metrics.FILE).read_text().splitlines():
+        json.loads(text)
+
+
+def test_events_are_made_anew_from_the_record(tmp_path):
+    for first_step in (0, 5):
+        log = metrics.MetricsLog(tmp_path, first_step=first_step)
+        log.write(line(first_step + 5, loss=None if first_step else 1.5))
+        log.close()
+    (path,) = (tmp_path / metrics.EVENTS).glob("*.tfevents.*")
+    found = [
+        (value.tag, event.step)
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    ]
+    assert found == [("train/loss", 5)]
+
+
+def test_small_files_are_whole_or_absent(tmp_path):
+    path = tmp_path / "a.json"
+    assert files.read_json(path) is None
+    files.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 2}
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_text("{")
+    assert files.read_json(path) is None
