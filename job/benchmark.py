@@ -253,11 +253,9 @@ def _table(report: dict[str, Any]) -> str:
     def rate(name: str) -> str:
         spread = report[f"{name}_images_per_second"]
         batch = report["global_batch_size"]
-        return (
-            f"{name:<6}{spread['median']:>12,.0f}"
-            f"{spread['low']:>12,.0f}{spread['high']:>12,.0f}"
-            f"{batch / spread['median'] * 1e3:>12.2f}"
-        )
+        numbers = (spread["median"], spread["low"], spread["high"])
+        columns = "".join(f"{number:>12,.0f}" for number in numbers)
+        return f"{name:<6}{columns}{batch / spread['median'] * 1e3:>12.2f}"
 
     loop, saving = report["loop_overhead"], report["save_overhead"]
     save = report["save_seconds"]["median"]
@@ -267,8 +265,7 @@ def _table(report: dict[str, Any]) -> str:
             f" {report['global_batch_size']}, {report['precision']}, width"
             f" {report['model_width']}",
             f"median of {report['rounds']} rounds of {report['steps_a_round']}"
-            " steps,"
-            " 95 % interval of the mean; compile time not included",
+            " steps, 95 % interval of the mean; compile time not included",
             "",
             f"{'':<6}{'images/s':>12}{'from':>12}{'to':>12}{'ms a step':>12}",
             rate("step"),
@@ -277,9 +274,8 @@ def _table(report: dict[str, Any]) -> str:
             "",
             f"the loop costs {loop['median']:+.1%} over the step"
             f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save of"
-            f" {save:.2f} s"
-            f" each {report['save_every_steps']} steps adds {saving:.1%}:"
-            f" {loop['median'] + saving:+.1%} in all",
+            f" {save:.2f} s each {report['save_every_steps']} steps adds"
+            f" {saving:.1%}: {loop['median'] + saving:+.1%} in all",
             f"data to first step: {report['load_to_first_step_seconds']:.1f} s",
         ]
     )

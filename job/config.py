@@ -165,8 +165,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         _refuse(
             "jit_compile",
             "on",
-            "auto or off with distribute.sync_batch_norm: XLA cannot compile"
-            " a sum over replicas",
+            "auto or off with distribute.sync_batch_norm: XLA cannot compile a"
+            " sum over replicas",
         )
     if (
         fields["distribute.require_gpus"]

@@ -283,9 +283,8 @@ class Loop:
                 else "nothing had been saved"
             )
             raise errors.DivergedError(
-                f"the loss or a gradient of step {bad} is not finite; {kept};"
-                " a lower"
-                " --config.optimizer.peak_learning_rate or a"
+                f"the loss or a gradient of step {bad} is not finite; {kept}; a"
+                " lower --config.optimizer.peak_learning_rate or a"
                 " --config.optimizer.clip_norm=1.0 is what usually helps"
             )
         counted = int(self.state.step.numpy())
@@ -333,9 +332,9 @@ class Loop:
         if self.progress.quiet:
             self.progress.line(
                 f"step {done}/{self.plan.train_steps} epoch"
-                f" {self.plan.epoch(done):.2f}"
-                f" train loss {loss:.4f} accuracy {accuracy:.4f}"
-                f" learning_rate {learning_rate:.4g} images/s {rate:.0f}"
+                f" {self.plan.epoch(done):.2f} train loss {loss:.4f} accuracy"
+                f" {accuracy:.4f} learning_rate {learning_rate:.4g} images/s"
+                f" {rate:.0f}"
             )
 
     def write_evaluation_line(self, done: int) -> None:
@@ -356,9 +355,8 @@ class Loop:
         )
         self.progress.line(
             f"step {done}/{self.plan.train_steps} epoch"
-            f" {self.plan.epoch(done):.2f}"
-            f" {self.split} loss {scores.loss:.4f} accuracy"
-            f" {scores.accuracy:.4f}"
+            f" {self.plan.epoch(done):.2f} {self.split} loss {scores.loss:.4f}"
+            f" accuracy {scores.accuracy:.4f}"
         )
 
     def save(self, done: int) -> None:

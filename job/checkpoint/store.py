@@ -133,8 +133,7 @@ class CheckpointStore:
         if causes:
             raise errors.ResumeError(
                 f"{self._root} has no usable checkpoint ({'; '.join(causes)});"
-                " to start"
-                " over, choose another workdir or remove that folder"
+                " to start over, choose another workdir or remove that folder"
             )
         return None
 

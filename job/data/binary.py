@@ -102,10 +102,8 @@ def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
     if found != sha256.lower():
         raise errors.DataError(
             f"{path}: {_describe(start)}sha256 is {found}, not"
-            f" {sha256.lower()};"
-            f" download {ARCHIVE} again, or set config.data.archive_sha256 if"
-            " you"
-            " trust this file"
+            f" {sha256.lower()}; download {ARCHIVE} again, or set"
+            " config.data.archive_sha256 if you trust this file"
         )
     wanted = {*TRAIN_FILES, *TEST_FILES}
     files: dict[str, bytes] = {}
@@ -144,8 +142,7 @@ def _check_size(what: object, size: int) -> None:
     if size != _FILE_BYTES:
         raise errors.DataError(
             f"{what} has {size:,} bytes, not {_FILE_BYTES:,}: it was cut short"
-            " or"
-            " is another file; fetch it again"
+            " or is another file; fetch it again"
         )
 
 

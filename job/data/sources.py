@@ -44,8 +44,7 @@ def load(
         if source == "binary":
             raise errors.DataError(
                 "config.data.source=binary needs config.data.dir: the folder"
-                " or the"
-                f" {binary.ARCHIVE}"
+                f" or the {binary.ARCHIVE}"
             )
         return tfds_source.read(None)
 

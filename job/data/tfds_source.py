@@ -63,12 +63,10 @@ def read(data_dir: pathlib.Path | None) -> dataset.Dataset:
         if data_dir is None:
             raise errors.DataError(
                 f"tensorflow-datasets could not get {NAME} ({reason}). Three"
-                " ways"
-                " out: (1) give this machine a network and start again; (2)"
-                " fetch"
-                " cifar-10-binary.tar.gz elsewhere and set --config.data.dir"
-                " to it,"
-                " or to a folder that tensorflow-datasets prepared; (3) set"
+                " ways out: (1) give this machine a network and start again;"
+                " (2) fetch cifar-10-binary.tar.gz elsewhere and set"
+                " --config.data.dir to it, or to a folder that"
+                " tensorflow-datasets prepared; (3) set"
                 " --config.data.source=synthetic for drawn images"
             ) from None
         raise errors.DataError(f"{data_dir}: {reason}") from None
