@@ -1,8 +1,10 @@
 """Scores images: in float32, every image exactly once.
 
-evaluator = Evaluator(strategy, split, float32_model, global_batch_size=1000)
-scores = evaluator(state.evaluated())
-scores.accuracy
+The last batch is filled up, and what fills it counts for nothing.
+
+    evaluator = Evaluator(strategy, split, float32_model, global_batch_size=1000)
+    scores = evaluator(state.evaluated())
+    scores.accuracy
 """
 
 import dataclasses

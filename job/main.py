@@ -95,8 +95,8 @@ def _train(
     if fields["data.source"] == "synthetic":
         print(
             "\nThose were drawn images. Real CIFAR-10:\n"
-            "    make train CONFIG=configs/stem32.py DATA=DIR\n"
-            "with DIR a folder for the download, or one that holds CIFAR-10"
+            "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
+            "with DIR its folder or .tar.gz; without DATA it is downloaded"
         )
 
 
@@ -207,6 +207,8 @@ def _import_quietly() -> None:
 
 
 def _title(error: errors.JobError) -> str:
+    if isinstance(error, errors.PreemptedError):
+        return "preempted"
     return re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
 
 

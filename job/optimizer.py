@@ -1,8 +1,10 @@
 """The rate of each step, and what a step does to the weights.
 
-learning_rate = create_learning_rate_fn(peak=0.4, ...)
-learning_rate(step)                     # float32 []
-sgd_update(weight, momentum_buffer, gradient, ...)
+Plain functions: the variables belong to `state`, the order to `step`.
+
+    learning_rate = create_learning_rate_fn(peak=0.4, ...)
+    learning_rate(step)                     # float32 []
+    sgd_update(weight, momentum_buffer, gradient, ...)
 """
 
 import math

@@ -1,7 +1,9 @@
 """What a person sees of a run: a bar on a terminal, quiet lines in a log.
 
-progress = Progress(train_steps, first_step=0)
-progress.update(step, loss=..., accuracy=..., images_per_second=...)
+Redrawing is for people; a pod's log gets a line where one is due.
+
+    progress = Progress(train_steps, first_step=0)
+    progress.update(step, loss=..., accuracy=..., images_per_second=...)
 """
 
 import sys

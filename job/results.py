@@ -1,6 +1,8 @@
 """What a finished run leaves for people and programs: result.json.
 
-finished(workdir, fields)      # the result, if this very run is over
+A finished run is known by this file alone, without a look at its data.
+
+    finished(workdir, fields)      # the result, if this very run is over
 """
 
 import math

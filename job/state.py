@@ -1,8 +1,10 @@
 """Every variable of a run: what a checkpoint holds, and nothing else.
 
-with strategy.scope():
-    state = TrainState(model, ema_decay=0.995, loss_scaling=False)
-state.snapshot()               # {"model/block1_conv1/kernel": array, ...}
+Whatever a later start must know to go on as if there had been no stop.
+
+    with strategy.scope():
+        state = TrainState(model, ema_decay=0.995, loss_scaling=False)
+    state.snapshot()               # {"model/block1_conv1/kernel": array, ...}
 """
 
 import dataclasses

@@ -1,7 +1,9 @@
 """Which devices the job runs on, as a `tf.distribute.Strategy`.
 
-strategy = create_strategy(require_gpus=0)
-strategy.num_replicas_in_sync
+What is asked for is there, or the job ends and says what is missing.
+
+    strategy = create_strategy(require_gpus=0)
+    strategy.num_replicas_in_sync
 """
 
 import os

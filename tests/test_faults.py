@@ -119,7 +119,7 @@ def test_told_to_stop_it_saves_the_step_it_is_at(
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
     last = output.strip().splitlines()[-1]
-    assert last.startswith(f"preempted error: stopped by {number.name}")
+    assert last.startswith(f"preempted: stopped by {number.name}")
     saved = max(committed(tmp_path))
     assert last.endswith(f"all is saved up to step {saved}")
     assert saved >= 21

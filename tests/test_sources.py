@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import io
 import tarfile
+import urllib.request
 
 import numpy as np
 import pytest
 
 from job import errors
-from job.data import binary, dataset, sources
+from job.data import binary, dataset, sources, tfds_source
 
 FILES = (*binary.TRAIN_FILES, *binary.TEST_FILES)
 
@@ -152,18 +153,23 @@ def test_a_folder_with_nothing_known_names_what_would_do(tmp_path):
     refuse(r"neither CIFAR-10's binary version .* nor", tmp_path)
 
 
-def test_no_network_and_no_data_names_three_ways_out(monkeypatch):
-    import tensorflow_datasets as tfds
-
-    def fail(*args, **kwargs):
-        raise ConnectionError("no network\nhere")
-
-    monkeypatch.setattr(tfds, "load", fail)
+@pytest.mark.parametrize(
+    ("source", "folder"), [("auto", ""), ("tfds", ""), ("tfds", "new/folder")]
+)
+def test_no_network_and_no_data_names_three_ways_out(
+    source, folder, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(tfds_source, "_HOST", "host.invalid")
+    monkeypatch.setattr(tfds_source, "_NETWORK_SECONDS", 1.0)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        errors.DataError, match=r"\(1\).*\(2\).*\(3\)"
+        errors.DataError, match=r"does not answer.*\(1\).*\(2\).*\(3\)"
     ) as caught:
-        sources.load("auto", "")
+        sources.load(source, folder)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_held_out_slice_is_fixed_and_disjoint(split):

@@ -1,7 +1,9 @@
 """One door to the three sources of images.
 
-load("auto", "/data/cifar10")      # whatever lies there
-load("synthetic", "")              # drawn here and now
+What a path holds decides which source reads it.
+
+    load("auto", "/data/cifar10")      # whatever lies there
+    load("synthetic", "")              # drawn here and now
 """
 
 import pathlib
@@ -24,10 +26,10 @@ def load(
     """Loads a data set into memory (CIFAR-10: 184 MB).
 
     Args:
-      source: tfds, binary, synthetic, or auto: binary or tfds, whichever
-        `data_dir` holds, and tfds with its download where `data_dir` is "".
+      source: tfds, downloaded where it is not there yet; binary; synthetic;
+        auto: binary or tfds, as `data_dir` holds, tfds where it is "".
       data_dir: the binary version's folder, its parent, its .tar.gz, or a TFDS
-        folder; "" for what TFDS keeps (not for binary; synthetic needs none).
+        folder; "" for TFDS' own folder (not for binary; synthetic needs none).
       archive_sha256: of the .tar.gz, in hexadecimal; "" for the official one.
       synthetic_train_images: how many the synthetic source draws to train on.
       synthetic_test_images: and to test on.
@@ -46,9 +48,12 @@ def load(
                 "config.data.source=binary needs config.data.dir: the folder"
                 f" or the {binary.ARCHIVE}"
             )
-        return tfds_source.read(None)
+        return tfds_source.read(None, download=True)
 
     path = pathlib.Path(data_dir)
+    if source == "tfds" and not tfds_source.find(path):
+        # Asked for by name: the folder is where to put it.
+        return tfds_source.read(path, download=True)
     if not path.exists():
         raise errors.DataError(
             f"config.data.dir={data_dir}: there is no such path"

@@ -1,11 +1,18 @@
 """CIFAR-10 as tensorflow-datasets keeps it, downloaded on first use.
 
-find(path)          # the data_dir that path means, or None
-read(data_dir)      # -> Dataset; None: TFDS' own folder, with download
+The examples come ordered by id, so that it does not matter to a run which
+source its images are from.
+
+    find(path)                    # the data_dir that path means, or None
+    read(data_dir)                # -> Dataset
+    read(None, download=True)     # in the folder that TFDS chooses
 """
 
 import pathlib
 import re
+import socket
+import threading
+import urllib.request
 from collections.abc import Iterable
 
 import numpy as np
@@ -14,6 +21,11 @@ from job import errors
 from job.data import dataset
 
 NAME = "cifar10"
+
+# Where TFDS downloads from, and how long to wait for a sign of a network: its
+# own attempts take minutes.
+_HOST = "www.cs.toronto.edu"
+_NETWORK_SECONDS = 20.0
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
@@ -29,15 +41,17 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
-def read(data_dir: pathlib.Path | None) -> dataset.Dataset:
+def read(
+    data_dir: pathlib.Path | None, *, download: bool = False
+) -> dataset.Dataset:
     """Reads both splits into memory, ordered by the examples' ids.
 
     The ids count the records of the official binary version (`train_00000`), so
     the order, and with it the run, is the same as from the binary source.
 
     Args:
-      data_dir: what `find` returned; None for TFDS' own folder, where the data
-        set is downloaded if it is not there yet.
+      data_dir: what `find` returned; None for TFDS' own folder.
+      download: get the data set from the network if it is not there yet.
 
     Raises:
       DataError: it cannot be downloaded or read.
@@ -47,20 +61,21 @@ def read(data_dir: pathlib.Path | None) -> dataset.Dataset:
 
     tfds.disable_progress_bar()
     try:
-        splits = tfds.load(
-            NAME,
-            split=["train", "test"],
-            data_dir=None if data_dir is None else str(data_dir),
-            download=data_dir is None,
-            batch_size=1000,
+        builder = tfds.builder(
+            NAME, data_dir=None if data_dir is None else str(data_dir)
         )
+        prepared = pathlib.Path(builder.data_dir) / "dataset_info.json"
+        if download and not prepared.exists():
+            _check_network()
+            builder.download_and_prepare()
+        splits = builder.as_dataset(split=["train", "test"], batch_size=1000)
         train, test = (_collect(tfds.as_numpy(split)) for split in splits)
     except errors.DataError:
         raise
     except Exception as error:  # pylint: disable=broad-except
         # TFDS and its download raise whatever their layers raise.
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
-        if data_dir is None:
+        if download:
             raise errors.DataError(
                 f"tensorflow-datasets could not get {NAME} ({reason}). Three"
                 " ways out: (1) give this machine a network and start again;"
@@ -71,6 +86,27 @@ def read(data_dir: pathlib.Path | None) -> dataset.Dataset:
             ) from None
         raise errors.DataError(f"{data_dir}: {reason}") from None
     return dataset.Dataset(train, test, source="tfds")
+
+
+def _check_network() -> None:
+    """Raises ConnectionError where the download has no chance."""
+    if urllib.request.getproxies():
+        return  # The proxy knows the way; names need not resolve here.
+    answered = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((_HOST, 443), _NETWORK_SECONDS).close()
+            answered.set()
+        except OSError:
+            pass
+
+    # A thread, because looking up a name has no deadline of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(_NETWORK_SECONDS)
+    if not answered.is_set():
+        raise ConnectionError(f"{_HOST} does not answer")
 
 
 def _collect(batches: Iterable[dict[str, np.ndarray]]) -> dataset.Split:
