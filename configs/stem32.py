@@ -22,12 +22,14 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
         config.epochs = 8.0
         config.global_batch_size = 256
         config.model.width = 0.5
+        config.model.pooling = "avg"
         config.augment.translate = 2.0
         config.augment.cutout_pixels = 0.0
         config.optimizer.peak_learning_rate = 0.2
         config.optimizer.warmup_epochs = 1.6
+        config.optimizer.weight_decay = 1e-3
         config.optimizer.ema_decay = 0.99
-        config.evaluate.every_epochs = 2.0
+        config.evaluate.every_epochs = 4.0
     else:
         raise ValueError(
             f"configs/stem32.py has no variant {variant!r}; there are 30ep, 8ep"
