@@ -74,7 +74,7 @@ def run_benchmark(
         count = max(2, round(_SEGMENT_SECONDS / (seconds / 2)))
         pairs = []
         for _ in range(_ROUNDS):
-            stop.check()
+            stop.check("no result yet")
             bare_seconds = _seconds(functools.partial(bare, count))
             until = int(state.step.numpy()) + count
             job = functools.partial(loop.run, until=until)
@@ -171,9 +171,7 @@ def _create_bare(
         lambda batch, step, replica: batch.image,
         train.optimizer_settings(config, plan),
         global_batch_size=config.global_batch_size,
-        jit_compile=train.use_jit(
-            config.jit_compile, config.distribute.sync_batch_norm
-        ),
+        jit_compile=train.use_jit(config, strategy),
     )
 
     def run(count: int) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import default
 from job import errors
 
 # A resume may change these: they change when something is written, where
@@ -144,15 +145,26 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> _Fields:
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError for the first value that cannot be trained with.
 
-    Every field must be there, no other, each of its type and in its range.
-    What depends on the devices (replicas) is `check_replicas`.
+    Every field of configs/default.py must be there, no other, each of its type
+    and in its range. What depends on the devices (replicas) is
+    `check_replicas`.
     """
     fields = flatten(config)
-    for name in _RULES.keys() - fields.keys() - {"model.batch_norm"}:
+    wanted = flatten(default.get_config())
+    for name in sorted(wanted.keys() - fields.keys()):
         raise errors.ConfigError(
             f"config.{name} is missing; start from configs/default.py"
         )
+    for name in sorted(fields.keys() - wanted.keys()):
+        raise errors.ConfigError(
+            f"config.{name} is no field; configs/default.py has them all"
+        )
     for name, value in fields.items():
+        kind = type(wanted[name])
+        if type(value) is not kind and not (
+            kind is float and type(value) is int
+        ):
+            _refuse(name, value, f"of type {kind.__name__}")
         rule = _RULES.get(name)
         if isinstance(value, float) and not math.isfinite(value):
             _refuse(name, value, rule.wanted if rule else "finite")
@@ -192,7 +204,7 @@ def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
 
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that change when the result would."""
+    """Returns 16 hexadecimal digits of the fields that a resume must keep."""
     kept = {k: v for k, v in fields.items() if not _is_free(k)}
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -26,6 +26,12 @@ class DataError(JobError):
     exit_code = 3
 
 
+class StorageError(JobError):
+    """The workdir's disk is full, read-only or broken."""
+
+    exit_code = 3
+
+
 class ResumeError(JobError):
     """There are checkpoints, and none that this run can go on from."""
 

@@ -15,10 +15,11 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from job import config as config_lib
@@ -151,7 +152,7 @@ class _Clock:
         self._global_batch_size = global_batch_size
         self._calls: list[tuple[int, float]] = []
         self._line: tuple[int, float] = (0, 0.0)
-        self._first_seconds: float | None = None
+        self._first: tuple[int, float] | None = None
         self._since = time.perf_counter()
 
     def start(self) -> None:
@@ -164,9 +165,9 @@ class _Clock:
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
-        if self._first_seconds is None:
+        if self._first is None:
             # Traces and compiles: not what a step costs.
-            self._first_seconds = seconds
+            self._first = (steps, seconds)
             return
         self._calls = [*self._calls[-20:], (steps, seconds)]
         self._line = (self._line[0] + steps, self._line[1] + seconds)
@@ -182,16 +183,15 @@ class _Clock:
 
     @property
     def rate(self) -> float:
-        """Images a second of the last calls."""
-        return self._global_batch_size / (
-            self.step_seconds or self._first_seconds or 1
-        )
+        """Images a second of the last calls; of the first, compilation too."""
+        steps, seconds = self._first or (1, 1.0)
+        return self._global_batch_size / (self.step_seconds or seconds / steps)
 
     @property
     def compile_seconds(self) -> float:
-        """Of the first call, what it took longer than a step takes."""
-        first = self._first_seconds or 0.0
-        return round(max(0.0, first - (self.step_seconds or 0.0)), 3)
+        """Of the first call, what it took longer than its steps take."""
+        steps, seconds = self._first or (0, 0.0)
+        return round(max(0.0, seconds - steps * (self.step_seconds or 0.0)), 3)
 
     def steps_in(self, seconds: float) -> int:
         """Returns how many steps fit into `seconds`; 1 at the start."""
@@ -268,7 +268,9 @@ class Loop:
 
     def obey_stop(self, done: int) -> None:
         """Saves and raises PreemptedError if the process was told to stop."""
-        if self.stop.requested and done > self._saved:
+        if not self.stop.requested:
+            return
+        if done > self._saved:
             self.save(done)
         self.stop.check(f"all is saved up to step {self._saved}")
 
@@ -276,20 +278,24 @@ class Loop:
         """Raises if a number was not finite or steps were miscounted."""
         bad = int(self.state.first_bad_step.numpy())
         if bad >= 0:
-            newest = max(self.checkpoints.committed_steps(), default=None)
-            kept = (
-                f"the checkpoint of step {newest} is intact"
-                if newest is not None
-                else "nothing had been saved"
-            )
-            raise errors.DivergedError(
-                f"the loss or a gradient of step {bad} is not finite; {kept}; a"
-                " lower --config.optimizer.peak_learning_rate or a"
-                " --config.optimizer.clip_norm=1.0 is what usually helps"
-            )
+            self.end_diverged(f"the loss or a gradient of step {bad}")
         counted = int(self.state.step.numpy())
         if counted != done:
             raise RuntimeError(f"{counted} steps were counted, not {done}")
+
+    def end_diverged(self, what: str) -> NoReturn:
+        """Raises DivergedError, saying what is left and what would help."""
+        newest = max(self.checkpoints.committed_steps(), default=None)
+        kept = (
+            f"the checkpoint of step {newest} is finite"
+            if newest is not None
+            else "nothing had been saved"
+        )
+        raise errors.DivergedError(
+            f"{what} is not finite; {kept}; what usually helps, in a new"
+            " workdir, is a lower --config.optimizer.peak_learning_rate or"
+            " --config.optimizer.clip_norm=1.0"
+        )
 
     def window(self) -> tuple[float, float]:
         """Returns mean loss and accuracy, 0 to 1, since the last line."""
@@ -360,12 +366,18 @@ class Loop:
         )
 
     def save(self, done: int) -> None:
-        """Commits a checkpoint, behind all lines up to it."""
+        """Commits a checkpoint, behind all lines up to it.
+
+        Raises:
+          DivergedError: a variable is not finite; nothing is written then.
+        """
+        tensors = self.state.snapshot()
+        for name, value in tensors.items():
+            if not np.isfinite(value).all():
+                self.end_diverged(f"{name} at step {done}")
         self.history.train_seconds += self._clock.take_seconds()
         self.history.compile_seconds = self._clock.compile_seconds
         self.log.sync()
         replicas = self.state.step.distribute_strategy.num_replicas_in_sync
-        self.checkpoints.save(
-            done, self.state.snapshot(), self.history.to_manifest(replicas)
-        )
+        self.checkpoints.save(done, tensors, self.history.to_manifest(replicas))
         self._saved = done

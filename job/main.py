@@ -6,6 +6,7 @@ Flags and config are checked before TensorFlow is imported: a wrong one ends the
 job in well under a second.
 """
 
+import errno
 import json
 import os
 import pathlib
@@ -44,10 +45,18 @@ def main(argv: list[str]) -> int:
             return errors.EXIT_DONE
         _run(stop)
     except errors.JobError as error:
-        _flush_logs()
-        print(f"{_title(error)}: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
+        return _report(error)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return _report(errors.StorageError(str(error)))
     return errors.EXIT_DONE
+
+
+def _report(error: errors.JobError) -> int:
+    _flush_logs()
+    print(f"{_title(error)}: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
 
 
 def _run(stop: preemption.StopRequest) -> None:
@@ -114,11 +123,7 @@ def _print_result(result: dict, workdir: pathlib.Path) -> None:
 
 def _parse_flags(argv: list[str]) -> list[str] | None:
     """Parses flags; returns what is left, or None where help was printed."""
-    if "--config" not in " ".join(argv) and {
-        "--help",
-        "-h",
-        "--helpfull",
-    } & set(argv):
+    if {"--help", "-h", "--helpfull"} & set(argv):
         print(f"{__doc__}\nmodes: {', '.join(MODES)}\n\n{_flag_help()}")
         return None
     try:
@@ -185,10 +190,17 @@ def _require_workdir() -> pathlib.Path:
             f"--workdir={value}: only folders on a local disk are known"
         )
     path = pathlib.Path(value)
-    if path.exists() and not path.is_dir():
-        raise errors.ConfigError(
-            f"--workdir={value}: that is a file, not a folder"
-        )
+    for folder in (path, *path.parents):
+        if folder.exists():
+            if not folder.is_dir():
+                raise errors.ConfigError(
+                    f"--workdir={value}: {folder} is a file, not a folder"
+                )
+            if not os.access(folder, os.W_OK):
+                raise errors.ConfigError(
+                    f"--workdir={value}: {folder} cannot be written to"
+                )
+            break
     return path
 
 

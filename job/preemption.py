@@ -27,7 +27,9 @@ class StopRequest:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
-    def check(self, saved: str = "nothing had been trained yet") -> None:
+    def check(
+        self, saved: str = "before a step of this start; nothing is lost"
+    ) -> None:
         """Raises PreemptedError if the process was told to stop.
 
         Args:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:  # Reading a result needs no TensorFlow.
 
 FILE = "result.json"
 
+# What the config's fingerprint leaves out because a resume may change it, and
+# what makes it another result all the same.
+_ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
+
 
 def summarize(
     fields: dict[str, Any],
@@ -68,9 +72,8 @@ def summarize(
         "data_source": data_source,
         "seed": fields["seed"],
         "resumes": resumes,
-        "epochs": fields["epochs"],
-        "steps": fields["steps"],
         "config_hash": config_lib.fingerprint(fields),
+        "config": {name: fields[name] for name in _ASKED},
     }
 
 
@@ -81,9 +84,9 @@ def finished(
     result = files.read_json(workdir / FILE)
     if not isinstance(result, dict):
         return None
+    asked = {name: fields[name] for name in _ASKED}
     same = (
         result.get("config_hash") == config_lib.fingerprint(fields)
-        and result.get("epochs") == fields["epochs"]
-        and result.get("steps") == fields["steps"]
+        and result.get("config") == asked
     )
     return result if same else None

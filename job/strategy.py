@@ -23,7 +23,8 @@ def create_strategy(
 ) -> tf.distribute.Strategy:
     """Returns a MirroredStrategy over all GPUs, else over the CPU.
 
-    Memory of a GPU is taken as it is needed, not all at the start.
+    Memory of a GPU is taken as it is needed, not all at the start, and float32
+    is float32: TF32 is switched off.
 
     Args:
       logical_devices: split the CPU into that many replicas; 0: no split.
@@ -33,7 +34,10 @@ def create_strategy(
     Raises:
       DeviceError: fewer GPUs than required, or TensorFlow had started before
         the CPU could be split.
+      ConfigError: hierarchical on an odd number of GPUs.
     """
+    # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) < require_gpus:
         raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
@@ -49,6 +53,12 @@ def create_strategy(
         return tf.distribute.MirroredStrategy(devices)
     if not gpus:
         return tf.distribute.MirroredStrategy(["CPU:0"])
+    if all_reduce == "hierarchical" and len(gpus) % 2 and len(gpus) > 1:
+        # TensorFlow sums two groups of half the devices, and drops the odd one.
+        raise errors.ConfigError(
+            f"config.distribute.all_reduce is 'hierarchical' on {len(gpus)}"
+            " GPUs; it must be auto or nccl where their number is odd"
+        )
     operations = {
         "auto": None,
         "nccl": tf.distribute.NcclAllReduce(),

@@ -136,6 +136,7 @@ def evaluate_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
         state,
         config_lib.flatten(config),
         data.checksum(),
+        quarantine=False,
     )
     if not history.step:
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")
@@ -233,9 +234,7 @@ def create_train_steps(
         augment,
         optimizer_settings(config, plan),
         global_batch_size=config.global_batch_size,
-        jit_compile=use_jit(
-            config.jit_compile, config.distribute.sync_batch_norm
-        ),
+        jit_compile=use_jit(config, strategy),
     )
 
 
@@ -253,12 +252,15 @@ def optimizer_settings(
     )
 
 
-def use_jit(jit_compile: str, sync_batch_norm: bool) -> bool:
+def use_jit(
+    config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy
+) -> bool:
     """Says whether XLA compiles the step: on GPUs; it is slow on CPUs."""
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return {"on": True, "off": False, "auto": on_gpu and not sync_batch_norm}[
-        jit_compile
-    ]
+    if config.jit_compile == "auto":
+        devices = strategy.extended.worker_devices
+        on_gpu = all("GPU" in device for device in devices)
+        return on_gpu and not config.distribute.sync_batch_norm
+    return config.jit_compile == "on"
 
 
 def create_batches(
@@ -302,13 +304,15 @@ def restore_or_initialize(
     state: TrainState,
     fields: dict[str, Any],
     data_crc32c: str,
+    *,
+    quarantine: bool = True,
 ) -> History:
     """Sets `state` to the newest usable checkpoint, if there ever was one.
 
     Raises:
       ResumeError: none is usable, or it is of a run with another result.
     """
-    found = checkpoints.restore_newest()
+    found = checkpoints.restore_newest(quarantine=quarantine)
     if found is None:
         return History(fields, data_crc32c)
     saved, tensors = found

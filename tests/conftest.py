@@ -10,6 +10,8 @@ import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# The tests are about CPUs, byte by byte; also where there is a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import ml_collections
 import numpy as np

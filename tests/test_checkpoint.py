@@ -82,15 +82,22 @@ def flip_bit(path):
 
 
 def edit_manifest(checkpoints, **changes):
+    """Forges the newest manifest, its own checksum too."""
     path = checkpoints._directory(3) / manifest.NAME
-    fields = json.loads(path.read_text())
-    path.write_text(json.dumps({**fields, **changes}))
+    fields = {**json.loads(path.read_text()), **changes}
+    fields["crc32c"] = manifest._own_crc32c(fields)
+    path.write_text(json.dumps(fields))
 
 
-def traversal(checkpoints, name):
+def edit_file(checkpoints, **changes):
     found, _ = checkpoints.restore_newest()
-    files = [{"name": name, "size": found.files[0].size, "crc32c": "0"}]
-    edit_manifest(checkpoints, files=files)
+    file = {**manifest.dataclasses.asdict(found.files[0]), **changes}
+    edit_manifest(checkpoints, files=[file])
+
+
+def edit_digit(checkpoints):
+    path = checkpoints._directory(3) / manifest.NAME
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
 
 
 DAMAGE = {
@@ -107,8 +114,13 @@ DAMAGE = {
     ),
     "future format": lambda c: edit_manifest(c, format=99),
     "wrong step": lambda c: edit_manifest(c, step=7),
-    "path traversal": lambda c: traversal(c, "../step-00000001/x.bin"),
-    "absolute path": lambda c: traversal(c, "/etc/passwd"),
+    "path traversal": lambda c: edit_file(c, name="../step-00000001/x.bin"),
+    "absolute path": lambda c: edit_file(c, name="/etc/passwd"),
+    "size a string": lambda c: edit_file(c, size="12"),
+    "name a number": lambda c: edit_file(c, name=5),
+    "wrong size": lambda c: edit_file(c, size=7),
+    "tensors no list": lambda c: edit_manifest(c, tensors=7),
+    "one digit of the seed": edit_digit,
 }
 
 
@@ -175,9 +187,29 @@ def test_a_full_disk_leaves_older_checkpoints_alone(checkpoints, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(store, "_write", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(errors.StorageError, match=r"step 4 .*No space left"):
         checkpoints.save(4, tensors(4), RUN)
     assert newest(checkpoints) == 3
+
+
+def test_a_disk_that_does_not_answer_puts_nothing_aside(
+    checkpoints, monkeypatch
+):
+    def fail(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(store.pathlib.Path, "read_bytes", fail)
+    with pytest.raises(errors.StorageError, match="step-00000003 cannot be"):
+        checkpoints.restore_newest()
+    monkeypatch.undo()
+    assert newest(checkpoints) == 3
+
+
+def test_a_guest_passes_over_a_damaged_one_and_leaves_it(checkpoints):
+    flip_bit(data_file(checkpoints, 3))
+    found, _ = checkpoints.restore_newest(quarantine=False)
+    assert found.step == 2
+    assert checkpoints.committed_steps() == [1, 2, 3]
 
 
 _SAVE_FOREVER = """

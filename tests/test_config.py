@@ -95,6 +95,17 @@ def test_a_missing_field_is_refused_by_name(config):
         config_lib.check(config)
 
 
+def test_a_field_too_many_or_of_another_type_is_refused_by_name(config):
+    config.optimizer.momentm = 0.5
+    with pytest.raises(errors.ConfigError, match=r"momentm is no field"):
+        config_lib.check(config)
+    del config.optimizer.momentm
+    with config.ignore_type():
+        config.epochs = "many"
+    with pytest.raises(errors.ConfigError, match=r"epochs is 'many'.*float"):
+        config_lib.check(config)
+
+
 def test_sync_batch_norm_does_not_go_with_xla(config):
     config.distribute.sync_batch_norm = True
     config.jit_compile = "on"

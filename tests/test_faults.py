@@ -134,7 +134,7 @@ def test_told_to_stop_while_tensorflow_is_imported(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    assert "nothing had been trained yet" in output
+    assert "nothing is lost" in output
 
 
 def test_the_second_signal_ends_it_at_once(tmp_path):
@@ -158,7 +158,12 @@ def test_the_workdir_is_all_that_is_written(tmp_path):
         "--config=configs/smoke.py",
         "--config.steps=2",
         f"--workdir={tmp_path}/run",
-        env={"HOME": str(home), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+        env={
+            "HOME": str(home),
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "CUDA_VISIBLE_DEVICES": "-1",
+        },
     )
     assert done.returncode == 0, done.stderr
     assert not [p for p in home.rglob("*") if p.is_file()]

@@ -178,6 +178,8 @@ def test_finished_is_known_without_a_look_at_the_data(finished):
     assert results.finished(workdir, fields) == result
     assert results.finished(workdir, {**fields, "epochs": 3.0}) is None
     assert results.finished(workdir, {**fields, "seed": 1}) is None
+    other = {**fields, "data.source": "binary", "data.dir": "x"}
+    assert results.finished(workdir, other) is None
 
 
 def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):

@@ -80,12 +80,19 @@ class Manifest:
     def to_json(self) -> bytes:
         """Returns the bytes of MANIFEST.json."""
         fields = {"format": FORMAT, **dataclasses.asdict(self)}
+        fields["crc32c"] = _own_crc32c(fields)
         return json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def crc32c(data: bytes) -> str:
     """Returns the crc32c of `data`, 8 hexadecimal digits."""
     return f"{google_crc32c.value(data):08x}"
+
+
+def _own_crc32c(fields: dict[str, Any]) -> str:
+    """Returns the crc32c of a manifest's fields but this one."""
+    rest = {name: value for name, value in fields.items() if name != "crc32c"}
+    return crc32c(json.dumps(rest, sort_keys=True).encode())
 
 
 def from_json(content: bytes) -> Manifest:
@@ -102,6 +109,8 @@ def from_json(content: bytes) -> Manifest:
             raise InvalidCheckpointError(
                 f"{NAME} has format {version!r}; this job reads {FORMAT}"
             )
+        if fields["crc32c"] != _own_crc32c({"format": version, **fields}):
+            raise InvalidCheckpointError(f"{NAME} is damaged: wrong crc32c")
         found = Manifest(
             step=int(fields["step"]),
             attempt=str(fields["attempt"]),
@@ -112,15 +121,17 @@ def from_json(content: bytes) -> Manifest:
             ),
             run=dict(fields["run"]),
         )
+        for file in found.files:
+            if not _FILE_NAME.fullmatch(file.name) or file.size < 0:
+                raise InvalidCheckpointError(
+                    f"{NAME} names a file {file.name!r}"
+                )
+        for tensor in found.tensors:
+            _check_tensor(tensor, found.files)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidCheckpointError(
             f"{NAME} cannot be read: {error}"
         ) from None
-    for file in found.files:
-        if not _FILE_NAME.fullmatch(file.name):
-            raise InvalidCheckpointError(f"{NAME} names a file {file.name!r}")
-    for tensor in found.tensors:
-        _check_tensor(tensor, found.files)
     return found
 
 

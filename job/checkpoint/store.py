@@ -64,9 +64,19 @@ class CheckpointStore:
 
         Raises:
           PreemptedError: another process has committed this step.
-          OSError: the disk is full, or cannot be written to; nothing that was
-            committed before is touched.
+          StorageError: the disk is full, or cannot be written to; nothing that
+            was committed before is touched.
         """
+        try:
+            return self._save(step, tensors, run)
+        except OSError as error:
+            raise errors.StorageError(
+                f"the checkpoint of step {step} cannot be written: {error}"
+            ) from None
+
+    def _save(
+        self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
+    ) -> manifest.Manifest:
         files, entries, contents = manifest.pack(
             tensors, self._attempt, _FILE_BYTES
         )
@@ -92,18 +102,23 @@ class CheckpointStore:
         return made
 
     def restore_newest(
-        self,
+        self, *, quarantine: bool = True
     ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
         """Reads the newest checkpoint that is whole.
 
         A damaged one is put aside, by renaming its manifest, and named in the
         log; then older ones are tried.
 
+        Args:
+          quarantine: False where another process may own the run: then a
+            damaged checkpoint is passed over, and left as it is.
+
         Returns:
           The manifest and all tensors; None where no checkpoint was ever
           committed here.
 
         Raises:
+          StorageError: the disk does not answer; nothing is put aside.
           ResumeError: there are checkpoints and none is whole. Starting
             over is a decision for a person.
         """
@@ -126,10 +141,19 @@ class CheckpointStore:
                     (directory / f.name).read_bytes() for f in found.files
                 ]
                 return found, manifest.unpack(found, contents)
-            except (manifest.InvalidCheckpointError, OSError) as error:
+            except (
+                manifest.InvalidCheckpointError,
+                FileNotFoundError,
+            ) as error:
                 causes.append(f"{directory.name}: {error}")
-                logging.error("checkpoint put aside: %s: %s", directory, error)
-                self._quarantine(directory)
+                logging.error("damaged checkpoint: %s: %s", directory, error)
+                if quarantine:
+                    self._quarantine(directory)
+            except OSError as error:
+                # May pass; an older checkpoint would be steps lost for nothing.
+                raise errors.StorageError(
+                    f"{directory} cannot be read: {error}"
+                ) from None
         if causes:
             raise errors.ResumeError(
                 f"{self._root} has no usable checkpoint ({'; '.join(causes)});"

@@ -1,0 +1,36 @@
+"""Scoring against NumPy, with a last batch that is not full."""
+
+import numpy as np
+import tensorflow as tf
+
+from job import evaluate, model
+
+
+def test_scores_equal_numpy_over_every_image_once(split):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        scored = model.vgg16(width=0.125)
+    network = model.vgg16(width=0.125, seed=1)
+    rng = np.random.default_rng(0)
+    for variable in network.variables:  # Far from the start, and lopsided.
+        noise = rng.normal(size=variable.shape, scale=0.2)
+        variable.assign(np.abs(variable.numpy() + noise))
+    weights = network.trainable_variables + network.non_trainable_variables
+    scores = evaluate.Evaluator(strategy, split, scored, global_batch_size=64)(
+        [v.value for v in weights], tta=True
+    )
+
+    def logits(images):
+        return network(images, training=False)[0].numpy().astype(np.float64)
+
+    plain, mirrored = logits(split.images), logits(split.images[:, :, ::-1])
+    shifted = plain - plain.max(1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(1))
+    loss = (log_sum - shifted[np.arange(100), split.labels]).mean()
+    right = (plain.argmax(1) == split.labels).mean()
+    both = ((plain + mirrored).argmax(1) == split.labels).mean()
+    np.testing.assert_allclose(scores.loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(scores.accuracy, right, atol=1e-6)
+    np.testing.assert_allclose(scores.accuracy_tta, both, atol=1e-6)
+    assert scores.images == 100
+    assert np.abs(plain - mirrored).max() > 1e-3, "the mirror tells nothing"
