@@ -95,7 +95,9 @@ def make_augment(
     ) -> tf.Tensor:
         first = tf.cast(replica, tf.int32) * size
         draws = Draws(seed, step, global_batch_size, first, size)
-        images = batch.image
+        # TensorFlow gathers halves on a GPU, and not uint8 (2.21: it would go
+        # to the host and back without a word); 0 to 255 are exact in both.
+        images = tf.cast(batch.image, tf.float16)
         mirrored = None
         if flip == "random":
             mirrored = tf.equal(draws.integers(_FLIP, 2)[:, 0], 1)
@@ -113,7 +115,7 @@ def make_augment(
         if cutout_pixels:
             centre = draws.integers(_CUTOUT, images.shape[1], 2)
             images = cutout(images, centre, pixels=cutout_pixels)
-        return images
+        return tf.cast(images, tf.uint8)
 
     return augment
 
@@ -188,12 +190,12 @@ def cutout(images: tf.Tensor, centre: tf.Tensor, *, pixels: int) -> tf.Tensor:
     DeVries & Taylor 2017, arXiv:1708.04552.
 
     Args:
-      images: uint8 [b, h, w, c].
+      images: [b, h, w, 3], 0 to 255, any type.
       centre: int32 [b, 2], row and column; the square may reach outside.
       pixels: side of the square.
 
     Returns:
-      uint8 [b, h, w, c], the square set to the channels' means in CIFAR-10,
+      [b, h, w, 3], the square set to the channels' means in CIFAR-10,
       which is what zero is to the network.
     """
 
@@ -204,7 +206,7 @@ def cutout(images: tf.Tensor, centre: tf.Tensor, *, pixels: int) -> tf.Tensor:
     down = covered(centre[:, 0], images.shape[1])
     right = covered(centre[:, 1], images.shape[2])
     square = (down[:, :, None] & right[:, None, :])[..., None]
-    return tf.where(square, tf.constant(_GREY, tf.uint8), images)
+    return tf.where(square, tf.constant(_GREY, images.dtype), images)
 
 
 # Means of CIFAR-10's training images, as `model.PIXEL_MEAN`, in whole numbers.

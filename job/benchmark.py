@@ -9,6 +9,7 @@ machine does hits both; what is reported is the median of the pairs. A save is
 timed by itself and spread over the steps between two checkpoints.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -18,14 +19,14 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
 import tensorflow as tf
 
 from job import config as config_lib
-from job import files, metrics, step, train
+from job import errors, files, metrics, step, train
 from job.checkpoint import store
 from job.data import pipeline
 from job.data.dataset import Dataset
@@ -63,7 +64,7 @@ def run_benchmark(
     data = train.load_data(config)
     plan = Plan.create(config, num_images=len(data.train))
     state = train.create_state(config, strategy)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_a_result():
         scratch = pathlib.Path(folder)
         loop = _create_loop(config, strategy, data, state, plan, scratch, stop)
         bare = _create_bare(config, strategy, data, state, plan)
@@ -110,6 +111,17 @@ def run_benchmark(
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(workdir / FILE, report)
     return _table(report)
+
+
+@contextlib.contextmanager
+def _without_a_result() -> Iterator[None]:
+    """Says of a stop that nothing was saved: the loop thinks it was."""
+    try:
+        yield
+    except errors.PreemptedError:
+        raise errors.PreemptedError(
+            "the benchmark was stopped before it had a result"
+        ) from None
 
 
 def _create_loop(

@@ -15,13 +15,14 @@ import dataclasses
 import hashlib
 import json
 import math
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 
 from configs import default
-from job import errors
+from job import errors, files
 
 # A resume may change these: they change when something is written, where
 # the images come from (their contents are compared by checksum) or on what the
@@ -43,6 +44,9 @@ FREE_TO_CHANGE = (
     "distribute.all_reduce",
 )
 
+# Where a workdir keeps its resolved config.
+FILE = "config.json"
+
 _Fields = dict[str, Any]
 
 
@@ -56,6 +60,10 @@ class _Rule:
 
 def _at_least(low: float) -> _Rule:
     return _Rule(lambda v: v >= low, f"at least {low}")
+
+
+def _between(low: float, high: float) -> _Rule:
+    return _Rule(lambda v: low <= v <= high, f"{low} to {high:,}")
 
 
 def _above(low: float) -> _Rule:
@@ -78,12 +86,12 @@ def _whole(high: int) -> _Rule:
 
 _RULES: dict[str, _Rule] = {
     "seed": _Rule(lambda v: 0 <= v < 2**31, "0 to 2147483647"),
-    "epochs": _at_least(0),
-    "steps": _at_least(0),
-    "global_batch_size": _at_least(1),
+    "epochs": _between(0, 1e6),
+    "steps": _between(0, 10**9),
+    "global_batch_size": _between(1, 2**20),
     "precision": _one_of("float32", "bfloat16", "float16"),
-    "steps_per_loop": _at_least(0),
-    "log_every_steps": _at_least(1),
+    "steps_per_loop": _between(0, 10**9),
+    "log_every_steps": _between(1, 10**9),
     "jit_compile": _one_of("auto", "on", "off"),
     "data.source": _one_of("auto", "tfds", "binary", "synthetic"),
     "data.dir": _Rule(
@@ -97,10 +105,10 @@ _RULES: dict[str, _Rule] = {
         "64 hexadecimal digits, or empty for the official archive's",
     ),
     "data.validation_fraction": _share(),
-    "data.synthetic_train_images": _at_least(10),
-    "data.synthetic_test_images": _at_least(10),
-    "model.width": _above(0),
-    "model.stem_filters": _at_least(0),
+    "data.synthetic_train_images": _between(10, 10**6),
+    "data.synthetic_test_images": _between(10, 10**6),
+    "model.width": _Rule(lambda v: 0 < v <= 16, "above 0, at most 16"),
+    "model.stem_filters": _between(0, 2048),
     "model.pooling": _one_of("max", "avg"),
     "model.batch_norm_momentum": _share(),
     "model.batch_norm_epsilon": _above(0),
@@ -113,14 +121,14 @@ _RULES: dict[str, _Rule] = {
     "optimizer.peak_learning_rate": _above(0),
     "optimizer.momentum": _share(),
     "optimizer.weight_decay": _at_least(0),
-    "optimizer.warmup_epochs": _at_least(0),
+    "optimizer.warmup_epochs": _between(0, 1e6),
     "optimizer.schedule": _one_of("cosine", "linear", "constant"),
     "optimizer.label_smoothing": _share(),
     "optimizer.ema_decay": _share(),
     "optimizer.clip_norm": _at_least(0),
-    "evaluate.every_epochs": _at_least(0),
-    "evaluate.global_batch_size": _at_least(1),
-    "checkpoint.every_steps": _at_least(0),
+    "evaluate.every_epochs": _between(0, 1e6),
+    "evaluate.global_batch_size": _between(1, 2**20),
+    "checkpoint.every_steps": _between(0, 10**9),
     "checkpoint.keep": _at_least(2),
     "distribute.strategy": _one_of("auto", "mirrored"),
     "distribute.logical_devices": _Rule(lambda v: 0 <= v <= 64, "0 to 64"),
@@ -172,6 +180,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             _refuse(name, value, rule.wanted)
     if not fields["steps"] and not fields["epochs"]:
         _refuse("epochs", 0.0, "above 0 where config.steps is 0")
+    if fields["distribute.logical_devices"]:
+        check_replicas(fields, fields["distribute.logical_devices"])
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # Only one replica could do both; it has nothing to agree on.
         _refuse(
@@ -189,6 +199,22 @@ def check(config: ml_collections.ConfigDict) -> None:
             fields["distribute.logical_devices"],
             "0 with distribute.require_gpus: it splits a CPU",
         )
+
+
+def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """Returns the checked config of the run in `workdir`.
+
+    Raises:
+      ConfigError: there is none, or it is damaged.
+    """
+    saved = files.read_json(workdir / FILE)
+    if not isinstance(saved, dict):
+        raise errors.ConfigError(
+            f"--workdir={workdir}: there is no {FILE} of a run in it"
+        )
+    config = ml_collections.ConfigDict(saved)
+    check(config)
+    return config
 
 
 def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:

@@ -15,7 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import keras
 import ml_collections
@@ -118,6 +118,11 @@ class History:
       train_seconds: in the loop, over all starts, as far as it was saved.
       compile_seconds: of the newest start's first call, less a step.
     """
+
+    # What a checkpoint must say of its run, for a later start.
+    KEYS: ClassVar[frozenset[str]] = frozenset(
+        ["config", "data_crc32c", "resumes", "train_seconds", "compile_seconds"]
+    )
 
     fields: dict[str, Any]
     data_crc32c: str

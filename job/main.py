@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import sys
+import tempfile
 
 import ml_collections
 from absl import flags, logging
@@ -19,6 +20,8 @@ from ml_collections import config_flags
 
 from job import config as config_lib
 from job import errors, preemption, results
+
+_FIELDS = "configs/default.py has them all"
 
 MODES = ("train", "config", "evaluate", "benchmark")
 
@@ -65,6 +68,7 @@ def _run(stop: preemption.StopRequest) -> None:
     mode = _MODE.value
     if mode == "evaluate":
         workdir = _require_workdir()
+        config_lib.load(workdir)
         _import_quietly()
         from job import train
 
@@ -128,16 +132,9 @@ def _parse_flags(argv: list[str]) -> list[str] | None:
         return None
     try:
         rest = flags.FLAGS(argv)
-    except (
-        flags.Error,
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (Exception, SystemExit) as error:
+        # A config file is a program: it may raise anything.
         raise errors.ConfigError(_one_line(error)) from None
-    except (OSError, ImportError, SyntaxError) as error:
-        raise errors.ConfigError(f"--config: {_one_line(error)}") from None
     if rest[1:]:
         raise errors.ConfigError(
             f"{rest[1]!r} is no flag; flags are --name=value, see --help"
@@ -152,20 +149,21 @@ def _flag_help() -> str:
 def _one_line(error: BaseException) -> str:
     """Returns what a person needs of an error of the flag parsers."""
     text = str(error)
-    if isinstance(error, KeyError):
-        text = text.strip("\"'").replace("\\'", "'").replace("\\n", "\n")
+    if isinstance(error, AttributeError | KeyError):
+        # ml_collections quotes the name once or twice, with or without a hint.
+        name = re.match(r"\W*(\w+)", text)
+        hint = re.search(r"Did you mean.*?\?", text)
+        if name and " " not in text.partition("Did")[0]:
+            return (
+                f"--config has no field {name[1]!r};"
+                f" {hint[0] if hint else _FIELDS}"
+            )
     if "Traceback" in text:
         # ml_collections quotes the config file's own error: its last line.
         text = text.strip().splitlines()[-1]
-    text = (
-        re.sub(r"^'?\"?|\"?'?$", "", text)
-        .replace("\\'", "'")
-        .replace("\\n", " ")
-    )
-    if isinstance(error, AttributeError) and "Did you mean" in text:
-        name = text.split("'")[0].strip("'\" ")
-        text = f"there is no field {name}: {text[len(name) :]}"
-    return re.sub(r"\s+", " ", text).strip()
+    if not isinstance(error, flags.Error):
+        text = f"--config cannot be read: {type(error).__name__}: {text}"
+    return re.sub(r"\s+", " ", text).strip()[:500]
 
 
 def _require_config() -> ml_collections.ConfigDict:
@@ -213,8 +211,20 @@ def _import_quietly() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
-    import tensorflow as tf
-
+    # The first greetings come before any log level is heeded, from C++.
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as greetings:
+        os.dup2(greetings.fileno(), 2)
+        try:
+            import tensorflow as tf
+        except BaseException:
+            greetings.seek(0)
+            os.write(stderr, greetings.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
     tf.get_logger().setLevel("ERROR")
 
 

@@ -78,13 +78,16 @@ class MetricsLog:
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's record, but a last one cut short."""
+    """Returns the lines of a run's record, up to one that is none."""
     path = workdir / FILE
     lines = []
     if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
+        for text in path.read_bytes().splitlines():
             try:
-                lines.append(json.loads(text))
+                line = json.loads(text)
             except ValueError:
                 break
+            if not isinstance(line, dict) or not {*_LABELS} <= line.keys():
+                break
+            lines.append(line)
     return lines

@@ -22,6 +22,9 @@ FILE = "result.json"
 # what makes it another result all the same.
 _ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
 
+# What a person is shown of a result, beside its accuracies.
+_SHOWN = {"train_steps", "train_seconds", "images_per_second"}
+
 
 def summarize(
     fields: dict[str, Any],
@@ -89,4 +92,8 @@ def finished(
         result.get("config_hash") == config_lib.fingerprint(fields)
         and result.get("config") == asked
     )
-    return result if same else None
+    whole = result.keys() >= _SHOWN and any(
+        {f"{split}_accuracy", f"{split}_accuracy_tta"} <= result.keys()
+        for split in ("test", "validation")
+    )
+    return result if same and whole else None

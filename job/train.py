@@ -29,8 +29,6 @@ from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
 
-CONFIG_FILE = "config.json"
-
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, stop: StopRequest
@@ -67,7 +65,7 @@ def train_and_evaluate(
             f" {plan.train_steps} steps that config.epochs and config.steps ask"
             " for; choose another workdir for a shorter run"
         )
-    files.write_json(workdir / CONFIG_FILE, config.to_dict())
+    files.write_json(workdir / config_lib.FILE, config.to_dict())
     log = metrics.MetricsLog(workdir, first_step=history.step)
     progress = Progress(plan.train_steps, first_step=history.step)
     loop = Loop(
@@ -121,13 +119,7 @@ def evaluate_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
       ConfigError: there is no run in `workdir`.
       ResumeError: it has no usable checkpoint.
     """
-    saved = files.read_json(workdir / CONFIG_FILE)
-    if saved is None:
-        raise errors.ConfigError(
-            f"--workdir={workdir}: there is no {CONFIG_FILE} of a run in it"
-        )
-    config = ml_collections.ConfigDict(saved)
-    config_lib.check(config)
+    config = config_lib.load(workdir)
     strategy = create_strategy(config)
     data = load_data(config)
     state = create_state(config, strategy)
@@ -316,6 +308,10 @@ def restore_or_initialize(
     if found is None:
         return History(fields, data_crc32c)
     saved, tensors = found
+    if not saved.run.keys() >= History.KEYS:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} says too little of its run"
+        )
     changed = config_lib.differences(saved.run["config"], fields)
     if saved.run["data_crc32c"] != data_crc32c:
         changed.append("the training images")

@@ -32,6 +32,11 @@ SMOKE = "--config=configs/smoke.py"
         ),
         ([SMOKE, "--workdir=x", "--config.model.width=nan"], "model.width"),
         ([SMOKE, "--workdir=x", "stray"], "'stray'"),
+        (["--config=LICENSE", "--workdir=x"], "LICENSE"),
+        ([SMOKE, "--workdir=x", "--config.nosuch=3"], "no field 'nosuch'"),
+        ([SMOKE, "--workdir=x", "--config.seed[0]=1"], "seed[0]"),
+        ([SMOKE, "--workdir=x", "--config.epochs=1e308"], "config.epochs is"),
+        (["--mode=evaluate", "--workdir=tests"], "no config.json"),
     ],
 )
 def test_a_wrong_flag_ends_with_2_in_one_line_within_2_seconds(args, said):
@@ -56,6 +61,26 @@ def test_a_required_gpu_that_is_absent_ends_with_69(tmp_path):
         r"device error: .*require_gpus=1, but TensorFlow sees 0", line
     )
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise RuntimeError('boom')",
+        "1 / 0",
+        "import sys; sys.exit(9)",
+        "def get_config(): return None",
+        "def get_config(): return get_config()",
+        "def get_config(:",
+    ],
+)
+def test_a_config_file_that_fails_ends_with_2_in_one_line(tmp_path, body):
+    path = tmp_path / "own.py"
+    path.write_text(body + "\n")
+    done = run_job(f"--config={path}", "--mode=config")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("config error: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_batch_that_does_not_split_ends_with_2(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import tensorflow as tf
 
 from job import files, metrics
@@ -24,6 +25,13 @@ def test_lines_beyond_the_checkpoint_are_forgotten(tmp_path):
     assert metrics.read(tmp_path) == [line(5), line(10), line(15, loss=2.0)]
     for text in (tmp_path / metrics.FILE).read_text().splitlines():
         json.loads(text)
+
+
+@pytest.mark.parametrize("junk", [b"5", b'{"a": 1}', b"\xff\xfe", b"{"])
+def test_a_line_that_is_none_ends_the_record(tmp_path, junk):
+    good = json.dumps(line(5)).encode()
+    (tmp_path / metrics.FILE).write_bytes(good + b"\n" + junk + b"\n" + good)
+    assert metrics.read(tmp_path) == [line(5)]
 
 
 def test_events_are_made_anew_from_the_record(tmp_path):

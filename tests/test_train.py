@@ -170,6 +170,9 @@ def test_evaluate_scores_what_training_scored(finished):
 def test_evaluate_without_a_run_says_so(tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
         train.evaluate_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(errors.ConfigError, match=r"no config\.json"):
+        train.evaluate_checkpoint(tmp_path)
 
 
 def test_finished_is_known_without_a_look_at_the_data(finished):

@@ -173,8 +173,10 @@ class CheckpointStore:
         return self._root / f"step-{step:08d}"
 
     def _directories(self) -> list[tuple[int, pathlib.Path]]:
-        if not self._root.is_dir():
+        if not self._root.exists():
             return []
+        if not self._root.is_dir():
+            raise errors.ResumeError(f"{self._root} is a file, not a folder")
         found = [
             (int(match[1]), path)
             for path in self._root.iterdir()

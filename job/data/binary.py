@@ -102,8 +102,8 @@ def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
     if found != sha256.lower():
         raise errors.DataError(
             f"{path}: {_describe(start)}sha256 is {found}, not"
-            f" {sha256.lower()}; download {ARCHIVE} again, or set"
-            " config.data.archive_sha256 if you trust this file"
+            f" {sha256.lower()}; download {ARCHIVE} again, or, for an archive"
+            " of your own, set config.data.archive_sha256"
         )
     wanted = {*TRAIN_FILES, *TEST_FILES}
     files: dict[str, bytes] = {}
