@@ -95,9 +95,9 @@ def make_augment(
     ) -> tf.Tensor:
         first = tf.cast(replica, tf.int32) * size
         draws = Draws(seed, step, global_batch_size, first, size)
-        # TensorFlow gathers halves on a GPU, and not uint8 (2.21: it would go
-        # to the host and back without a word); 0 to 255 are exact in both.
-        images = tf.cast(batch.image, tf.float16)
+        # TensorFlow 2.21 gathers bfloat16 on a GPU, and not uint8, which would
+        # go to the host and back without a word; 0 to 255 are exact in both.
+        images = tf.cast(batch.image, tf.bfloat16)
         mirrored = None
         if flip == "random":
             mirrored = tf.equal(draws.integers(_FLIP, 2)[:, 0], 1)
