@@ -1,11 +1,14 @@
 """VGG16 made for 32 px, real CIFAR-10, from scratch: the recipe.
 
-make train CONFIG=configs/stem32.py DATA=DIR           # :30ep
-make train CONFIG=configs/stem32.py:8ep DATA=DIR
+    make train CONFIG=configs/stem32.py DATA=DIR           # :30ep
+    make train CONFIG=configs/stem32.py:8ep DATA=DIR
 
-variant  model     accuracy  spread  time          hardware
-30ep     width 1   not run   -       -             a GPU
-8ep      width .5  not run   -       -             2 CPU cores
+    variant  model     accuracy  mirror  seeds  time     hardware
+    30ep     width 1   not run                           a GPU
+    8ep      width .5  86.01     86.43   1      14 min   2 CPU cores
+
+Last epoch, on CIFAR-10's images as quality-75 JPEGs: not to be compared with
+published figures.
 """
 
 import ml_collections
