@@ -1,8 +1,8 @@
 """The smallest run that passes through every room; for tests.
 
-python -m job.main --config=configs/smoke.py --workdir=DIR
+    python -m job.main --config=configs/smoke.py --workdir=DIR
 
-20 steps on drawn images, some seconds on 2 CPU cores. Its accuracy says
+Twenty steps on drawn images, some seconds on 2 CPU cores. Its accuracy says
 nothing.
 """
 
