@@ -43,6 +43,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Share of the training images held out and scored instead of the test
     # images; for tuning. 0.0: train on all, score the test images.
     config.data.validation_fraction = 0.0
+    # Takes only so many images, drawn once for all seeds; 0: all of them.
+    config.data.train_images = 0
+    config.data.test_images = 0
     # How many images the synthetic source draws.
     config.data.synthetic_train_images = 8000
     config.data.synthetic_test_images = 2000
@@ -63,6 +66,49 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.batch_norm_epsilon = 1e-5
     # he_fan_out (He et al. 2015), glorot (Keras' own) or torch (PyTorch's own).
     config.model.init = "he_fan_out"
+    # What becomes of the last block's map: avg (over its pixels) or flatten.
+    # At 32 px it is one pixel, and both are the same.
+    config.model.head_pooling = "avg"
+    # Units of the dense layers between the map and the logits: (4096, 4096) in
+    # VGG16 as published.
+    config.model.head_units = ()
+    # Share of the units set to 0 behind each of them (without any: of the
+    # map), in training.
+    config.model.dropout = 0.0
+    # Where the convolutions start from: "" (see init), imagenet (downloads
+    # what keras.applications has), or a path or gs:// of Keras' VGG16 without
+    # its top, .h5 or .weights.h5.
+    config.model.weights = ""
+    # What is done to pixels first. auto: what the weights were trained with;
+    # standardize: CIFAR-10's own mean and deviation; caffe: BGR less
+    # ImageNet's mean; unit: 0 to 1.
+    config.model.preprocessing = "auto"
+    # Side in pixels to which images are scaled up before the first layer; 32
+    # leaves them as they are. A multiple of 32.
+    config.model.input_size = 32
+    # How: nearest, bilinear or bicubic.
+    config.model.upsampling = "bilinear"
+    # Progressive resizing: the first size up to the first of these epochs, and
+    # so on, input_size from the last one to the end; (): input_size always.
+    config.model.progressive_sizes = ()
+    config.model.progressive_epochs = ()
+
+    config.transfer = ml_collections.ConfigDict()
+    # The epoch at which a block begins to train; inf: it stays frozen. From
+    # the output on: no block opens before the one behind it. The head is
+    # always open.
+    config.transfer.unfreeze_epochs = ml_collections.ConfigDict()
+    config.transfer.unfreeze_epochs.block1 = 0.0
+    config.transfer.unfreeze_epochs.block2 = 0.0
+    config.transfer.unfreeze_epochs.block3 = 0.0
+    config.transfer.unfreeze_epochs.block4 = 0.0
+    config.transfer.unfreeze_epochs.block5 = 0.0
+    # A block's learning rate, times that of what stands behind it (the head's
+    # is the schedule's); 1.0: the same for all (Howard & Ruder 2018, ULMFiT,
+    # arXiv:1801.06146).
+    config.transfer.layer_decay = 1.0
+    # Epochs in which a block's rate climbs from 0 after it has opened.
+    config.transfer.warmup_epochs = 0.0
 
     config.augment = ml_collections.ConfigDict()
     # none, random (each image, each time) or alternating (each image every
@@ -76,13 +122,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.cutout_pixels = 8.0
 
     config.optimizer = ml_collections.ConfigDict()
+    # sgd (Nesterov) or adam (Kingma & Ba 2015, arXiv:1412.6980).
+    config.optimizer.name = "sgd"
     # Learning rate at the end of the warm-up; 0.1 for each 128 images of
     # the global batch is the common rule.
     config.optimizer.peak_learning_rate = 0.4
-    # Nesterov momentum.
+    # Nesterov momentum; of adam, beta 1.
     config.optimizer.momentum = 0.9
     # Coupled, as PyTorch's: added to the gradient, times the weight. Kernels
-    # only. (Keras' own weight_decay is decoupled: another quantity.)
+    # only. (Keras' own weight_decay is decoupled: another quantity.) With adam
+    # it is decoupled too, times the rate (AdamW; arXiv:1711.05101).
     config.optimizer.weight_decay = 5e-4
     # Epochs of linear warm-up from 0.
     config.optimizer.warmup_epochs = 6.0
@@ -101,6 +150,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate.every_epochs = 5.0
     # Images a step of evaluation, over all replicas.
     config.evaluate.global_batch_size = 1000
+    # Scores the mirror images too at the end, which takes twice as long.
+    config.evaluate.tta = True
 
     config.checkpoint = ml_collections.ConfigDict()
     # Training steps between two checkpoints; 0: once an epoch.

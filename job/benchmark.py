@@ -142,7 +142,9 @@ def _create_loop(
             checkpoint_every_steps=_NEVER,
         ),
         state=state,
-        train_steps=train.create_train_steps(config, strategy, state, plan),
+        train_steps=functools.partial(
+            train.create_train_steps, config, strategy, state, plan, state.model
+        ),
         batches=train.create_batches(
             config, strategy, data.train, first_step=0
         ),
@@ -180,8 +182,12 @@ def _create_bare(
     steps = step.make_train_steps(
         strategy,
         state,
-        lambda batch, step, replica: batch.image,
+        train.take_images,
         train.optimizer_settings(config, plan),
+        network=state.model,
+        upsample=train.create_upsample(config, plan.phases[0].input_size),
+        open_blocks=plan.phases[0].open_blocks,
+        seed=config.seed,
         global_batch_size=config.global_batch_size,
         jit_compile=train.use_jit(config, strategy),
     )

@@ -3,10 +3,10 @@
 First room of the job: a `ConfigDict` from the command line comes in, the same
 one, every value known to be usable, goes out.
 
-    config.check(cfg)                        # raises ConfigError, names the
-    field fields = config.flatten(cfg)             # {"optimizer.momentum": 0.9,
-    ...} config.fingerprint(fields)               # of what changes the result
-    config.differences(saved_fields, fields) # what a resume may not change
+    config.check(cfg)                   # raises ConfigError, naming the field
+    fields = config.flatten(cfg)        # {"optimizer.momentum": 0.9, ...}
+    config.fingerprint(fields)          # of what changes the result
+    config.differences(saved, fields)   # what a resume may not change
 
 Imports no TensorFlow.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,6 +47,12 @@ FREE_TO_CHANGE = (
 
 # Where a workdir keeps its resolved config.
 FILE = "config.json"
+
+# What an infinite value is called, in a flattened config and in config.json:
+# JSON has no infinity.
+INFINITE = "inf"
+
+BLOCKS = ("block1", "block2", "block3", "block4", "block5")
 
 _Fields = dict[str, Any]
 
@@ -84,6 +91,17 @@ def _whole(high: int) -> _Rule:
     )
 
 
+def _tuple_of(passes: Callable[[Any], bool], wanted: str) -> _Rule:
+    return _Rule(lambda v: all(passes(x) for x in v), wanted)
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 32 <= value <= 512 and value % 32 == 0
+
+
+_SIZE = "a multiple of 32, 32 to 512"
+
+
 _RULES: dict[str, _Rule] = {
     "seed": _Rule(lambda v: 0 <= v < 2**31, "0 to 2147483647"),
     "epochs": _between(0, 1e6),
@@ -105,6 +123,8 @@ _RULES: dict[str, _Rule] = {
         "64 hexadecimal digits, or empty for the official archive's",
     ),
     "data.validation_fraction": _share(),
+    "data.train_images": _between(0, 10**6),
+    "data.test_images": _between(0, 10**6),
     "data.synthetic_train_images": _between(10, 10**6),
     "data.synthetic_test_images": _between(10, 10**6),
     "model.width": _Rule(lambda v: 0 < v <= 16, "above 0, at most 16"),
@@ -113,11 +133,38 @@ _RULES: dict[str, _Rule] = {
     "model.batch_norm_momentum": _share(),
     "model.batch_norm_epsilon": _above(0),
     "model.init": _one_of("he_fan_out", "glorot", "torch"),
+    "model.head_pooling": _one_of("avg", "flatten"),
+    "model.head_units": _tuple_of(
+        lambda v: type(v) is int and 1 <= v <= 65536,
+        "a tuple of whole numbers, 1 to 65536, such as (128,)",
+    ),
+    "model.dropout": _share(),
+    "model.weights": _Rule(
+        lambda v: not re.match("(?!gs:)[a-z0-9]+://", v),
+        '"", imagenet, a file or gs://BUCKET/OBJECT',
+    ),
+    "model.preprocessing": _one_of("auto", "standardize", "caffe", "unit"),
+    "model.input_size": _Rule(_is_size, _SIZE),
+    "model.upsampling": _one_of("nearest", "bilinear", "bicubic"),
+    "model.progressive_sizes": _tuple_of(_is_size, "a tuple; each " + _SIZE),
+    "model.progressive_epochs": _tuple_of(
+        lambda v: type(v) in (int, float) and 0 < v <= 1e6,
+        "a tuple of epochs above 0",
+    ),
+    **{
+        f"transfer.unfreeze_epochs.{block}": _Rule(
+            lambda v: v == INFINITE or 0 <= v <= 1e6, "0 to 1e6, or inf"
+        )
+        for block in BLOCKS
+    },
+    "transfer.layer_decay": _Rule(lambda v: 0 < v <= 1, "above 0, at most 1"),
+    "transfer.warmup_epochs": _between(0, 1e6),
     "augment.flip": _one_of("none", "random", "alternating"),
     # A reflection reaches no further than the image itself.
     "augment.translate": _whole(31),
     "augment.fill": _one_of("reflect", "nearest", "zero"),
     "augment.cutout_pixels": _whole(32),
+    "optimizer.name": _one_of("sgd", "adam"),
     "optimizer.peak_learning_rate": _above(0),
     "optimizer.momentum": _share(),
     "optimizer.weight_decay": _at_least(0),
@@ -138,15 +185,20 @@ _RULES: dict[str, _Rule] = {
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> _Fields:
-    """Returns {dotted name: value} of every field, in the config's order."""
+    """Returns {dotted name: value} of every field, in the config's order.
+
+    All values are JSON's: a tuple is a list, infinity is `INFINITE`.
+    """
     flat: _Fields = {}
     for name, value in config.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict):
             flat |= flatten(value, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            flat[prefix + name] = list(value)
+        elif value == math.inf:
+            flat[prefix + name] = INFINITE
         else:
-            flat[prefix + name] = (
-                list(value) if isinstance(value, tuple) else value
-            )
+            flat[prefix + name] = value
     return flat
 
 
@@ -169,17 +221,22 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     for name, value in fields.items():
         kind = type(wanted[name])
-        if type(value) is not kind and not (
+        rule = _RULES.get(name)
+        if kind is float and value == INFINITE:
+            if not name.startswith("transfer.unfreeze_epochs."):
+                _refuse(name, value, rule.wanted if rule else "finite")
+        elif type(value) is not kind and not (
             kind is float and type(value) is int
         ):
             _refuse(name, value, f"of type {kind.__name__}")
-        rule = _RULES.get(name)
         if isinstance(value, float) and not math.isfinite(value):
             _refuse(name, value, rule.wanted if rule else "finite")
         if rule and not rule.passes(value):
             _refuse(name, value, rule.wanted)
     if not fields["steps"] and not fields["epochs"]:
         _refuse("epochs", 0.0, "above 0 where config.steps is 0")
+    _check_sizes(fields)
+    _check_transfer(fields)
     if fields["distribute.logical_devices"]:
         check_replicas(fields, fields["distribute.logical_devices"])
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
@@ -201,6 +258,58 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def _check_sizes(fields: _Fields) -> None:
+    sizes = fields["model.progressive_sizes"]
+    epochs = fields["model.progressive_epochs"]
+    if len(sizes) != len(epochs):
+        _refuse(
+            "model.progressive_epochs",
+            tuple(epochs),
+            f"as long as model.progressive_sizes, {tuple(sizes)}",
+        )
+    if epochs != sorted(set(epochs)):
+        _refuse("model.progressive_epochs", tuple(epochs), "ascending")
+    if sizes and fields["model.head_pooling"] == "flatten":
+        _refuse(
+            "model.head_pooling",
+            "flatten",
+            "avg with model.progressive_sizes: the head must fit every size",
+        )
+
+
+def _check_transfer(fields: _Fields) -> None:
+    names = [f"transfer.unfreeze_epochs.{block}" for block in BLOCKS]
+    opens = [
+        math.inf if fields[name] == INFINITE else fields[name] for name in names
+    ]
+    for name, epoch, behind in zip(names, opens, opens[1:], strict=False):
+        if epoch < behind:
+            _refuse(
+                name,
+                fields[name],
+                f"at least {behind:g}, when the block behind it opens",
+            )
+    if not fields["model.weights"]:
+        if any(opens):
+            _refuse(
+                "model.weights",
+                "",
+                "imagenet or a file where transfer.unfreeze_epochs freezes a"
+                " block: random filters would stay random",
+            )
+        return
+    layout = {
+        "model.width": 1.0,
+        "model.stem_filters": 0,
+        "model.batch_norm": False,
+    }
+    for name, needed in layout.items():
+        if fields[name] != needed:
+            _refuse(
+                name, fields[name], f"{needed} for the layers of model.weights"
+            )
+
+
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """Returns the checked config of the run in `workdir`.
 
@@ -212,9 +321,32 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
         raise errors.ConfigError(
             f"--workdir={workdir}: there is no {FILE} of a run in it"
         )
-    config = ml_collections.ConfigDict(saved)
+    config = ml_collections.ConfigDict(_with_infinities(saved))
     check(config)
     return config
+
+
+def _with_infinities(saved: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _with_infinities(value)
+        if isinstance(value, dict)
+        else math.inf
+        if value == INFINITE
+        else value
+        for name, value in saved.items()
+    }
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns the config as nested dicts of JSON's values; see `load`."""
+    nested: dict[str, Any] = {}
+    for name, value in flatten(config).items():
+        *groups, field = name.split(".")
+        inner = nested
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[field] = value
+    return nested
 
 
 def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from job.data import pipeline
 from job.data.dataset import Split
+from job.resize import Upsample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         split: Split,
         model: keras.Model,
+        upsample: Upsample,
         *,
         global_batch_size: int,
     ) -> None:
@@ -53,10 +55,12 @@ class Evaluator:
           split: the images to score.
           model: as `model.vgg16` builds it, in float32, under `strategy`'s
             scope; its weights are overwritten.
+          upsample: what is done to images before; see `resize`.
           global_batch_size: images a step, a multiple of the replicas.
         """
         self._strategy = strategy
         self._model = model
+        self._upsample = upsample
         self._variables = [
             v.value
             for v in model.trainable_variables + model.non_trainable_variables
@@ -94,6 +98,9 @@ class Evaluator:
             images=round(count),
         )
 
+    def _logits(self, images: tf.Tensor) -> tf.Tensor:
+        return self._model(self._upsample(images), training=False)[0]
+
     def _sum_batches(
         self,
         batches: Iterator[pipeline.EvalBatch],
@@ -101,14 +108,14 @@ class Evaluator:
         tta: bool,
     ) -> list[tf.Tensor]:
         def replica_sums(batch: pipeline.EvalBatch) -> tf.Tensor:
-            logits, _ = self._model(batch.image, training=False)
+            logits = self._logits(batch.image)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 batch.label, logits
             )
             both = logits
             if tta:
                 mirrored = tf.reverse(batch.image, axis=[2])
-                both = logits + self._model(mirrored, training=False)[0]
+                both = logits + self._logits(mirrored)
             sums = [
                 loss * batch.mask,
                 _correct(logits, batch.label) * batch.mask,

@@ -14,7 +14,7 @@ import dataclasses
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NoReturn
 
 import keras
@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from job import config as config_lib
 from job import errors, metrics, optimizer, step
+from job import phases as phases_lib
 from job.checkpoint import store
 from job.evaluate import Evaluator
 from job.preemption import StopRequest
@@ -48,6 +49,8 @@ class Plan:
       checkpoint_every_steps: between two checkpoints.
       steps_per_call: of the compiled loop; 0: as many as fit its time.
       learning_rate: as a function of the step.
+      groups: how each block's rate differs from it.
+      phases: of the run, each with a compiled step of its own.
     """
 
     train_steps: int
@@ -58,6 +61,8 @@ class Plan:
     checkpoint_every_steps: int
     steps_per_call: int
     learning_rate: optimizer.LearningRateFn
+    groups: dict[str, phases_lib.Group]
+    phases: tuple[phases_lib.Phase, ...]
 
     @classmethod
     def create(
@@ -71,6 +76,12 @@ class Plan:
         train_steps = config.steps or steps(config.epochs)
         warmup = config.optimizer.warmup_epochs
         every_epochs = config.evaluate.every_epochs
+        groups = phases_lib.create_groups(
+            config.transfer.unfreeze_epochs,
+            layer_decay=config.transfer.layer_decay,
+            warmup_epochs=config.transfer.warmup_epochs,
+            steps=steps,
+        )
         return cls(
             train_steps=train_steps,
             num_images=num_images,
@@ -84,6 +95,13 @@ class Plan:
                 schedule=config.optimizer.schedule,
                 train_steps=train_steps,
                 warmup_steps=steps(warmup) if warmup else 0,
+            ),
+            groups=groups,
+            phases=phases_lib.create_phases(
+                groups,
+                sizes=config.model.progressive_sizes,
+                until=[steps(e) for e in config.model.progressive_epochs],
+                final_size=config.model.input_size,
             ),
         )
 
@@ -103,7 +121,13 @@ class Plan:
             self.checkpoint_every_steps,
         )
         ahead = [every - done % every for every in cadences if every]
+        starts = [phase.first_step - done for phase in self.phases]
+        ahead += [start for start in starts if start > 0]
         return min([*ahead, self.train_steps - done])
+
+    def phase(self, done: int) -> phases_lib.Phase:
+        """Returns the phase in which the step behind `done` steps lies."""
+        return [p for p in self.phases if p.first_step <= done][-1]
 
 
 @dataclasses.dataclass
@@ -158,11 +182,18 @@ class _Clock:
         self._calls: list[tuple[int, float]] = []
         self._line: tuple[int, float] = (0, 0.0)
         self._first: tuple[int, float] | None = None
+        self._compiled = 0.0
         self._since = time.perf_counter()
 
     def start(self) -> None:
         """Begins to count the seconds that `take_seconds` returns."""
         self._since = time.perf_counter()
+
+    def expect_compilation(self) -> None:
+        """Says that the next call is the first one of another function."""
+        self._compiled = self.compile_seconds
+        self._first = None
+        self._calls = []
 
     @contextlib.contextmanager
     def measure(self, steps: int) -> Iterator[None]:
@@ -194,9 +225,10 @@ class _Clock:
 
     @property
     def compile_seconds(self) -> float:
-        """Of the first call, what it took longer than its steps take."""
+        """Of first calls, what they took longer than their steps take."""
         steps, seconds = self._first or (0, 0.0)
-        return round(max(0.0, seconds - steps * (self.step_seconds or 0.0)), 3)
+        extra = max(0.0, seconds - steps * (self.step_seconds or 0.0))
+        return round(self._compiled + extra, 3)
 
     def steps_in(self, seconds: float) -> int:
         """Returns how many steps fit into `seconds`; 1 at the start."""
@@ -218,13 +250,17 @@ class _Clock:
         return round(seconds, 3)
 
 
+def _no_steps(batches: Iterator[Any], count: tf.Tensor) -> None:
+    raise RuntimeError("no phase has been entered")
+
+
 @dataclasses.dataclass
 class Loop:
     """The outer loop, and what it holds."""
 
     plan: Plan
     state: TrainState
-    train_steps: step.TrainSteps
+    train_steps: Callable[[phases_lib.Phase], step.TrainSteps]
     batches: Any
     evaluator: Evaluator
     split: str
@@ -237,6 +273,8 @@ class Loop:
     def __post_init__(self) -> None:
         self._clock = _Clock(self.plan.global_batch_size)
         self._saved = self.history.step
+        self._phase: phases_lib.Phase | None = None
+        self._train_steps: step.TrainSteps = _no_steps
 
     def run(self, *, until: int) -> None:
         """Trains up to a step: calls of the inner loop, and what is due.
@@ -251,13 +289,14 @@ class Loop:
         clock.start()
         while done < until:
             self.obey_stop(done)
+            self.enter_phase(plan.phase(done))
             count = min(
                 plan.steps_per_call or clock.steps_in(_CALL_SECONDS),
                 plan.steps_to_boundary(done),
                 until - done,
             )
             with clock.measure(count):
-                self.train_steps(self.batches, tf.constant(count))
+                self._train_steps(self.batches, tf.constant(count))
                 self.state.step.numpy()  # Waits for the device.
             done += count
             self.check_health(done)
@@ -270,6 +309,18 @@ class Loop:
             if plan.due(plan.checkpoint_every_steps, done):
                 self.save(done)
         self.history.train_seconds += clock.take_seconds()
+
+    def enter_phase(self, phase: phases_lib.Phase) -> None:
+        """Has the phase's step at hand, compiled by its first call."""
+        if phase == self._phase:
+            return
+        self._phase, self._train_steps = phase, self.train_steps(phase)
+        self._clock.expect_compilation()
+        if len(self.plan.phases) > 1:
+            self.progress.line(
+                f"from step {phase.first_step}: {phase.input_size} px, training"
+                f" {', '.join(sorted(phase.open_blocks))}"
+            )
 
     def obey_stop(self, done: int) -> None:
         """Saves and raises PreemptedError if the process was told to stop."""

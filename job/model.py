@@ -1,16 +1,18 @@
-"""VGG16 for 32 px: what Simonyan & Zisserman (arXiv:1409.1556) drew, smaller.
+"""VGG16: what Simonyan & Zisserman (arXiv:1409.1556) drew, and its 32 px form.
 
-Blocks of 2, 2, 3, 3 and 3 convolutions, each with batch normalization and
-ReLU, a pooling at each block's end, 512 features, ten logits. Pixels go in as
-they are, 0 to 255: normalizing them is the model's first layer, so it cannot be
-forgotten.
+Blocks of 2, 2, 3, 3 and 3 convolutions, each with ReLU, and with batch
+normalization where wanted, a pooling at each block's end, 512 features, ten
+logits. Pixels go in as they are, 0 to 255: normalizing them is the model's
+first layer, so it cannot be forgotten.
 
     model = vgg16(width=1.0, precision="bfloat16", seed=0, ...)
     logits, moments = model(images, training=True)
+    base, head = split(model)       # images -> features, features -> logits
 
 In training a batch-normalization layer returns its batch moments rather than
 assign them: the forward pass stays pure, and the step sums moments and
-gradients over the replicas in one go.
+gradients over the replicas in one go. For the same reason dropout is told its
+random numbers rather than draw them.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from job.data.dataset import IMAGE_SIZE, NUM_CLASSES
+from job.data.dataset import NUM_CLASSES
 
 # Convolutions and filters of each block.
 BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -28,6 +30,19 @@ BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 # Of CIFAR-10's training images, channels red, green, blue, 0 to 255.
 PIXEL_MEAN = (125.307, 122.950, 113.865)
 PIXEL_STD = (62.993, 62.089, 66.705)
+
+# Name -> mean, divisor and whether the channels are turned round: blue, green,
+# red. caffe is what ImageNet's VGG16 was trained with, its means of ImageNet
+# (keras.applications.imagenet_utils, mode "caffe").
+PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
+    "standardize": (PIXEL_MEAN, PIXEL_STD, False),
+    "caffe": ((103.939, 116.779, 123.68), (1.0, 1.0, 1.0), True),
+    "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), False),
+}
+
+HEAD = "head"
+# The layer between the convolutions and the head.
+_FEATURES = "features"
 
 _POLICIES = {
     "float32": "float32",
@@ -46,6 +61,11 @@ def vgg16(
     batch_norm_epsilon: float = 1e-5,
     sync_batch_norm: bool = False,
     init: str = "he_fan_out",
+    preprocessing: str = "standardize",
+    input_size: int = 32,
+    head_pooling: str = "avg",
+    head_units: Sequence[int] = (),
+    dropout: float = 0.0,
     precision: str = "float32",
     seed: int = 0,
 ) -> keras.Model:
@@ -60,15 +80,24 @@ def vgg16(
       batch_norm_epsilon: added to the variance.
       sync_batch_norm: take the batch moments over all replicas.
       init: he_fan_out, glorot or torch; see `_initializers`.
+      preprocessing: of pixels; see `PREPROCESSING`.
+      input_size: side s of the images, a multiple of 32; only with flatten
+        does it change the weights, else the network takes every such size.
+      head_pooling: avg or flatten, of the last block's map.
+      head_units: units of the dense layers with ReLU before the logits.
+      dropout: share of the units set to 0 behind each of these layers, or of
+        the features where there are none; 0 to 1, exclusive.
       precision: of the layers' arithmetic: float32, bfloat16 or float16.
         Variables, moments and logits are float32.
       seed: of the initial weights.
 
     Returns:
-      A model from uint8 or float [b, 32, 32, 3], 0 to 255, to a pair: float32
+      A model from uint8 or float [b, s, s, 3], 0 to 255, to a pair: float32
       [b, 10] logits, and a list with float32 [c] batch mean and [c] batch
       variance of each batch-normalization layer in turn, in the order of
-      `model.non_trainable_variables`.
+      `model.non_trainable_variables`. With dropout it takes a list of two:
+      images, and float32 [b, d] uniform random numbers, 0 to 1; d is
+      `noise_width(model)`.
     """
     policy = keras.DTypePolicy(_POLICIES[precision])
     seeds = iter(np.random.SeedSequence([seed, 0x5647]).generate_state(64))
@@ -104,12 +133,13 @@ def vgg16(
         "max": keras.layers.MaxPooling2D,
         "avg": keras.layers.AveragePooling2D,
     }
-    images = keras.Input(
-        (IMAGE_SIZE, IMAGE_SIZE, 3), dtype="float32", name="image"
-    )
-    x = Standardize(PIXEL_MEAN, PIXEL_STD, dtype=policy, name="standardize")(
-        images
-    )
+    # The head has to know the size of what it flattens; an average has not.
+    side = input_size if head_pooling == "flatten" else None
+    images = keras.Input((side, side, 3), dtype="float32", name="image")
+    mean, divisor, turned = PREPROCESSING[preprocessing]
+    x = Standardize(
+        mean, divisor, turned=turned, dtype=policy, name="standardize"
+    )(images)
     for block, (depth, base) in enumerate(BLOCKS, start=1):
         filters = max(1, round(base * width))
         if block == 1 and stem_filters:
@@ -117,18 +147,103 @@ def vgg16(
         for conv in range(1, depth + 1):
             x = convolution(x, filters, f"block{block}_conv{conv}")
         x = pool[pooling](2, dtype=policy, name=f"block{block}_pool")(x)
-    x = keras.layers.Flatten(dtype=policy, name="flatten")(x)
-    logits = keras.layers.Dense(
-        NUM_CLASSES,
-        kernel_initializer=head_init(int(next(seeds))),
-        bias_initializer=bias_init(int(next(seeds)), x.shape[-1]),
-        dtype=policy,
-        name="logits",
-    )(x)
+    if head_pooling == "flatten":
+        x = keras.layers.Flatten(dtype=policy, name=_FEATURES)(x)
+    else:
+        # In float32: a mean over many pixels.
+        x = keras.layers.GlobalAveragePooling2D(
+            dtype="float32", name=_FEATURES
+        )(x)
+
+    def dense(
+        x: keras.KerasTensor, units: int, name: str, activation: str | None
+    ) -> keras.KerasTensor:
+        return keras.layers.Dense(
+            units,
+            activation,
+            kernel_initializer=head_init(int(next(seeds))),
+            bias_initializer=bias_init(int(next(seeds)), x.shape[-1]),
+            dtype=policy,
+            name=name,
+        )(x)
+
+    widths = list(head_units) or [x.shape[-1]]
+    noise = keras.Input((sum(widths),), dtype="float32", name="noise")
+    first = 0
+    for number, width in enumerate(widths, start=1):
+        if head_units:
+            x = dense(x, width, f"fc{number}", "relu")
+        if dropout:
+            x = Dropout(dropout, dtype=policy, name=f"dropout{number}")(
+                x, noise[:, first : first + width]
+            )
+        first += width
+    logits = dense(x, NUM_CLASSES, "logits", None)
     logits = keras.layers.Activation("linear", dtype="float32", name="float32")(
         logits
     )
-    return keras.Model(images, (logits, moments), name="vgg16")
+    inputs = [images, noise] if dropout else images
+    return keras.Model(inputs, (logits, moments), name="vgg16")
+
+
+def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Cuts a network in two that share its weights.
+
+    Args:
+      model: as `vgg16` builds it, without batch normalization.
+
+    Returns:
+      Base, from images to [b, f] features, and head, from those (and noise,
+      where there is dropout) to what `model` returns.
+    """
+    features = model.get_layer(_FEATURES).output
+    images, *noise = model.inputs
+    base = keras.Model(images, features, name="base")
+    inputs = [features, *noise] if noise else features
+    return base, keras.Model(inputs, (model.outputs[0], []), name="head")
+
+
+def noise_width(model: keras.Model) -> int:
+    """Returns how many random numbers an image's dropout takes; 0: none."""
+    return model.inputs[1].shape[-1] if len(model.inputs) > 1 else 0
+
+
+def blocks(model: keras.Model) -> list[str]:
+    """Returns of each trainable variable its block: block1 to block5, HEAD."""
+    layers = [v.path.split("/")[-2] for v in model.trainable_variables]
+    return [
+        layer.split("_")[0] if layer.startswith("block") else HEAD
+        for layer in layers
+    ]
+
+
+def gflop(model: keras.Model, size: int) -> dict[str, float]:
+    """Returns what one image costs, forward, in 10^9 operations.
+
+    A multiplication and an addition are two; what is not a matrix product is
+    left out, being little. Backward is twice that: once towards the input,
+    once towards the weights.
+
+    Args:
+      model: as `vgg16` builds it.
+      size: side of the images in pixels, a multiple of 32.
+
+    Returns:
+      By block: block1 to block5, and HEAD.
+    """
+    costs: dict[str, float] = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            block = layer.name.split("_")[0]
+            side = size >> (int(block[-1]) - 1)
+            outputs = side * side
+        elif isinstance(layer, keras.layers.Dense):
+            block, outputs = HEAD, 1
+        else:
+            continue
+        products = outputs * int(np.prod(layer.kernel.shape))
+        costs[block] = costs.get(block, 0.0) + 2e-9 * products
+    return costs
 
 
 def decayed(model: keras.Model) -> list[bool]:
@@ -145,22 +260,83 @@ def running_momentum(model: keras.Model) -> float:
 
 
 class Standardize(keras.layers.Layer):
-    """(pixel - mean) / std, each channel by its own, in float32."""
+    """(pixel - mean) / divisor, each channel by its own, in float32."""
 
     def __init__(
-        self, mean: Sequence[float], std: Sequence[float], **kwargs: Any
+        self,
+        mean: Sequence[float],
+        divisor: Sequence[float],
+        *,
+        turned: bool = False,
+        **kwargs: Any,
     ) -> None:
+        """Creates the layer.
+
+        Args:
+          mean: a number a channel, 0 to 255, in the order that goes out.
+          divisor: likewise.
+          turned: red, green, blue come in and blue, green, red go out.
+          **kwargs: as of every Keras layer.
+        """
         super().__init__(**kwargs)
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean, self.divisor = tuple(mean), tuple(divisor)
+        self.turned = turned
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Takes [b, h, w, c], 0 to 255; gives about -2 to 2, compute dtype."""
+        """Takes [b, h, w, 3], 0 to 255; gives its shape, compute dtype."""
         images = tf.cast(images, tf.float32)
-        scaled = (images - tf.constant(self.mean)) / tf.constant(self.std)
+        if self.turned:
+            # A reversal is a copy on its own; this joins what follows.
+            images = tf.stack(tf.unstack(images, axis=-1)[::-1], axis=-1)
+        scaled = (images - tf.constant(self.mean)) / tf.constant(self.divisor)
         return tf.cast(scaled, self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "mean": self.mean, "std": self.std}
+        return {
+            **super().get_config(),
+            "mean": self.mean,
+            "divisor": self.divisor,
+            "turned": self.turned,
+        }
+
+
+class Dropout(keras.layers.Layer):
+    """Dropout (Srivastava et al. 2014) with random numbers from outside.
+
+    Keras' own layer keeps its generator in a variable, with the same start on
+    each replica: all replicas would drop the same units, and a resume others
+    than the uninterrupted run.
+    """
+
+    def __init__(self, rate: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(
+        self, x: tf.Tensor, noise: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """Sets units to 0 where the noise is below the rate, in training.
+
+        Args:
+          x: [b, d], any float type.
+          noise: float32 [b, d], uniform over 0 to 1.
+          training: else x is returned as it is.
+        """
+        if not training:
+            return x
+        kept = x / tf.cast(1 - self.rate, x.dtype)
+        return tf.where(noise >= self.rate, kept, tf.zeros([], x.dtype))
+
+    def compute_output_spec(
+        self,
+        x: keras.KerasTensor,
+        noise: keras.KerasTensor,
+        training: bool = False,
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "rate": self.rate}
 
 
 class BatchNormalization(keras.layers.Layer):

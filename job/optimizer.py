@@ -82,6 +82,55 @@ def sgd_update(
     )
 
 
+# What Keras and the paper have.
+ADAM_BETA_2 = 0.999
+ADAM_EPSILON = 1e-7
+
+
+def adam_update(
+    weight: tf.Variable,
+    first_moment: tf.Variable,
+    second_moment: tf.Variable,
+    gradient: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    momentum: float,
+    weight_decay: float,
+    step: tf.Tensor,
+) -> None:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980), in place.
+
+    Weight decay is decoupled (AdamW; Loshchilov & Hutter 2019,
+    arXiv:1711.05101): w -= rate * decay * w, beside Adam's own step.
+
+    Args:
+      weight: float32, any shape.
+      first_moment: float32, of the same shape, zeros at first.
+      second_moment: likewise.
+      gradient: float32, of the same shape.
+      learning_rate: float32 [].
+      momentum: beta 1, 0 to 1, exclusive; beta 2 is `ADAM_BETA_2`.
+      weight_decay: times the rate and the weight, taken off.
+      step: int64 [], updates of this weight before this one; the moments'
+        start at 0 is corrected by it.
+    """
+    if weight_decay:
+        weight.assign_sub(learning_rate * weight_decay * weight)
+    t = tf.cast(step + 1, tf.float32)
+    tf.raw_ops.ResourceApplyAdam(
+        var=weight.handle,
+        m=first_moment.handle,
+        v=second_moment.handle,
+        beta1_power=tf.pow(momentum, t),
+        beta2_power=tf.pow(ADAM_BETA_2, t),
+        lr=learning_rate,
+        beta1=momentum,
+        beta2=ADAM_BETA_2,
+        epsilon=ADAM_EPSILON,
+        grad=gradient,
+    )
+
+
 def ema_update(
     average: tf.Variable, value: tf.Tensor, *, decay: float, step: tf.Tensor
 ) -> None:

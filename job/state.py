@@ -27,7 +27,9 @@ class TrainState:
     Attributes:
       model: the network that is trained.
       step: int64 [], steps done.
-      momentum: a buffer for each trainable variable.
+      momentum: a buffer for each trainable variable; of Adam, its first
+        moment.
+      second_moment: likewise, for Adam only; else empty.
       ema: an average of each trainable and each running variable; empty
         where `ema_decay` is 0.
       window: sums since the last logged step: "loss" (of the steps' means),
@@ -38,7 +40,12 @@ class TrainState:
     """
 
     def __init__(
-        self, model: keras.Model, *, ema_decay: float, loss_scaling: bool
+        self,
+        model: keras.Model,
+        *,
+        ema_decay: float,
+        loss_scaling: bool,
+        adam: bool = False,
     ) -> None:
         self.model = model
         self.trainable = [v.value for v in model.trainable_variables]
@@ -61,6 +68,10 @@ class TrainState:
             tf.Variable(tf.zeros(v.shape), trainable=False)
             for v in self.trainable
         ]
+        self.second_moment = [
+            tf.Variable(tf.zeros(v.shape), trainable=False)
+            for v in (self.trainable if adam else [])
+        ]
         averaged = self.trainable + self.running if ema_decay else []
         self.ema = [
             tf.Variable(v.read_value(), trainable=False) for v in averaged
@@ -76,6 +87,10 @@ class TrainState:
         groups = {
             "model": (trainable + running, self.trainable + self.running),
             "momentum": (trainable, self.momentum),
+            "second_moment": (
+                trainable if self.second_moment else [],
+                self.second_moment,
+            ),
             "ema": (trainable + running if self.ema else [], self.ema),
         }
         for group, (paths, variables) in groups.items():
@@ -115,6 +130,29 @@ class TrainState:
         for name, variable in named.items():
             variable.assign(tensors[name])
 
+    def load_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Sets some weights, and their averages, before the first step.
+
+        Args:
+          weights: float32 arrays by path, such as block1_conv1/kernel.
+
+        Raises:
+          ValueError: the model has no such weight, or of another shape.
+        """
+        paths = [v.path for v in self.model.trainable_variables]
+        for path, value in weights.items():
+            if path not in paths:
+                raise ValueError(f"the model has no {path}")
+            place = paths.index(path)
+            if self.trainable[place].shape != value.shape:
+                raise ValueError(
+                    f"{path} is {list(value.shape)}, not"
+                    f" {self.trainable[place].shape.as_list()}"
+                )
+            self.trainable[place].assign(value)
+            if self.ema:
+                self.ema[place].assign(value)
+
     def evaluated(self) -> list[tf.Variable]:
         """Returns the weights and moments to score: averages, if any."""
         return self.ema or self.trainable + self.running
@@ -125,6 +163,7 @@ class TrainState:
             self.trainable,
             self.running,
             self.momentum,
+            self.second_moment,
             self.ema,
             self.window,
             self.loss_scale,
@@ -142,6 +181,7 @@ class Replicated:
     trainable: list[tf.Variable]
     running: list[tf.Variable]
     momentum: list[tf.Variable]
+    second_moment: list[tf.Variable]
     ema: list[tf.Variable]
     window: dict[str, tf.Variable]
     loss_scale: dict[str, tf.Variable]

@@ -12,9 +12,11 @@ different number of replicas sees the same values.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from job import model as model_lib
@@ -22,13 +24,21 @@ from job import optimizer
 from job.augment import Augment
 from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
+from job.phases import Group
+from job.resize import Upsample
 from job.state import Replicated, TrainState
 
 TrainSteps = Callable[[Iterator[TrainBatch], tf.Tensor], None]
 
-# (uint8 [b, 32, 32, 3] images, int32 [b] labels, float32 [] loss scale) -> the
-# tensors to sum over the replicas, in the order of `_Sums`.
-_ForwardBackward = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], list[tf.Tensor]]
+# (uint8 [b, 32, 32, 3] images, int32 [b] labels, float32 [b, d] noise of the
+# dropout if any, float32 [] loss scale) -> the tensors to sum over replicas:
+# gradients, batch moments, loss, count of right answers.
+_ForwardBackward = Callable[
+    [tf.Tensor, tf.Tensor, tf.Tensor | None, tf.Tensor], list[tf.Tensor]
+]
+
+# Tells dropout's draws from others with the same seed.
+_DROPOUT = 0x44524F50
 
 # After so many good steps the loss scale doubles (Micikevicius et al. 2018,
 # arXiv:1710.03740).
@@ -37,9 +47,14 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """What the update does; the fields are those of `config.optimizer`."""
+    """What the update does; the fields are those of `config.optimizer`.
 
+    `groups` says of each block, and of the head, how its rate differs.
+    """
+
+    name: str
     learning_rate: optimizer.LearningRateFn
+    groups: Mapping[str, Group]
     momentum: float
     weight_decay: float
     label_smoothing: float
@@ -53,6 +68,10 @@ def make_train_steps(
     augment: Augment,
     settings: OptimizerSettings,
     *,
+    network: keras.Model,
+    upsample: Upsample,
+    open_blocks: Collection[str],
+    seed: int,
     global_batch_size: int,
     jit_compile: bool,
 ) -> TrainSteps:
@@ -63,6 +82,12 @@ def make_train_steps(
       state: what a step changes.
       augment: see `augment.make_augment`.
       settings: see `OptimizerSettings`.
+      network: what the batch goes through: `state.model`, or its head where
+        the batches hold its features (see `model.split`).
+      upsample: what is done to the batch before; see `resize`.
+      open_blocks: which blocks train (see `model.blocks`); the others are
+        left as they are, and no gradient is computed for them.
+      seed: of the dropout.
       global_batch_size: images a step, B.
       jit_compile: XLA for the forward and backward pass, which is pure.
 
@@ -72,8 +97,12 @@ def make_train_steps(
       `TrainState.first_bad_step`.
     """
     replicas = strategy.num_replicas_in_sync
+    opened = [block in open_blocks for block in model_lib.blocks(state.model)]
+    trained = [state.trainable[place] for place in np.flatnonzero(opened)]
     forward_backward = _make_forward_backward(
-        state,
+        network,
+        upsample,
+        trained,
         label_smoothing=settings.label_smoothing,
         global_batch_size=global_batch_size,
         num_replicas=replicas,
@@ -82,15 +111,27 @@ def make_train_steps(
         forward_backward = tf.function(
             forward_backward, jit_compile=True, autograph=False
         )
-    bucket = _Bucket([v.shape for v in state.trainable + state.running])
-    update = _make_update(state, settings)
+    bucket = _Bucket([v.shape for v in trained + state.running])
+    update = _make_update(state, settings, opened)
+    noise_width = model_lib.noise_width(network)
 
     def replica_sums(batch: TrainBatch) -> list[tf.Tensor] | tf.Tensor:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         images = augment(batch, state.step, replica)
+        noise = (
+            dropout_noise(
+                [global_batch_size, noise_width],
+                seed=seed,
+                step=state.step,
+                replica=replica,
+                num_replicas=replicas,
+            )
+            if noise_width
+            else None
+        )
         scale = state.loss_scale.get("scale", tf.constant(1.0))
         sums = forward_backward(
-            images, batch.label, tf.convert_to_tensor(scale)
+            images, batch.label, noise, tf.convert_to_tensor(scale)
         )
         # One replica has nothing to sum, and need not copy its gradients.
         return sums if replicas == 1 else bucket.pack(sums)
@@ -144,8 +185,41 @@ def smoothed_targets(labels: tf.Tensor, label_smoothing: float) -> tf.Tensor:
     return tf.one_hot(labels, NUM_CLASSES, on, label_smoothing / NUM_CLASSES)
 
 
+def dropout_noise(
+    shape: list[int],
+    *,
+    seed: int,
+    step: tf.Tensor,
+    replica: tf.Tensor,
+    num_replicas: int,
+) -> tf.Tensor:
+    """Returns one replica's rows of a step's random numbers.
+
+    Drawn for the global batch, so that they do not hang on the replicas.
+
+    Args:
+      shape: of the global batch, [B, d].
+      seed: of the run.
+      step: int64 [].
+      replica: int32 [], 0 to num_replicas - 1.
+      num_replicas: R.
+
+    Returns:
+      float32 [B / R, d], uniform, 0 to 1, exclusive.
+    """
+    key = tf.random.experimental.stateless_fold_in(
+        tf.constant([seed, _DROPOUT], tf.int64), step, alg="philox"
+    )
+    drawn = tf.random.stateless_uniform(shape, key, alg="philox")
+    size = shape[0] // num_replicas
+    first = tf.cast(replica, tf.int32) * size
+    return tf.ensure_shape(drawn[first : first + size], [size, shape[1]])
+
+
 def _make_forward_backward(
-    state: TrainState,
+    network: keras.Model,
+    upsample: Upsample,
+    trained: list[tf.Variable],
     *,
     label_smoothing: float,
     global_batch_size: int,
@@ -154,15 +228,22 @@ def _make_forward_backward(
     """Returns the pure part of a step: writes no variable, sums nothing."""
 
     def forward_backward(
-        images: tf.Tensor, labels: tf.Tensor, loss_scale: tf.Tensor
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        noise: tf.Tensor | None,
+        loss_scale: tf.Tensor,
     ) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            logits, moments = state.model(images, training=True)
+        images = upsample(images)
+        inputs = images if noise is None else [images, noise]
+        # Only what trains is watched: below it nothing is recorded.
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(trained)
+            logits, moments = network(inputs, training=True)
             targets = smoothed_targets(labels, label_smoothing)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_sum(losses) / global_batch_size
             scaled = loss * loss_scale
-        gradients = tape.gradient(scaled, state.trainable)
+        gradients = tape.gradient(scaled, trained)
         hits = tf.equal(
             tf.argmax(logits, axis=-1, output_type=tf.int32), labels
         )
@@ -192,41 +273,56 @@ class _Bucket:
 
 
 def _make_update(
-    state: TrainState, settings: OptimizerSettings
+    state: TrainState, settings: OptimizerSettings, opened: list[bool]
 ) -> Callable[[tf.Variable, list[tf.Tensor], Replicated], None]:
     """Returns what one replica does to its copies once the sums are there."""
-    decayed = model_lib.decayed(state.model)
+    groups = [settings.groups[block] for block in model_lib.blocks(state.model)]
+    decay = [
+        settings.weight_decay if decays else 0.0
+        for decays in model_lib.decayed(state.model)
+    ]
     running_momentum = model_lib.running_momentum(state.model)
+    places = np.flatnonzero(opened)
 
     def apply(
         step: tf.Variable, sums: list[tf.Tensor], variables: Replicated
     ) -> None:
-        count = len(variables.trainable)
-        gradients, moments = sums[:count], sums[count:-2]
+        gradients, moments = sums[: len(places)], sums[len(places) : -2]
         gradients = _rescaled(gradients, variables.loss_scale, settings)
         rate = settings.learning_rate(step)
-        for variable, buffer, gradient, decays in zip(
-            variables.trainable,
-            variables.momentum,
-            gradients,
-            decayed,
-            strict=True,
-        ):
-            optimizer.sgd_update(
-                variable,
-                buffer,
-                gradient,
-                learning_rate=rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay if decays else 0.0,
-            )
+        for i, gradient in zip(places, gradients, strict=True):
+            if settings.name == "adam":
+                optimizer.adam_update(
+                    variables.trainable[i],
+                    variables.momentum[i],
+                    variables.second_moment[i],
+                    gradient,
+                    learning_rate=groups[i].rate(rate, step),
+                    momentum=settings.momentum,
+                    weight_decay=decay[i],
+                    step=step - (groups[i].opens or 0),
+                )
+            else:
+                optimizer.sgd_update(
+                    variables.trainable[i],
+                    variables.momentum[i],
+                    gradient,
+                    learning_rate=groups[i].rate(rate, step),
+                    momentum=settings.momentum,
+                    weight_decay=decay[i],
+                )
         for variable, moment in zip(variables.running, moments, strict=True):
             variable.assign_sub((1 - running_momentum) * (variable - moment))
         if variables.ema:
+            count = len(variables.trainable)
+            changed = [*places, *range(count, len(variables.ema))]
             now = variables.trainable + variables.running
-            for average, variable in zip(variables.ema, now, strict=True):
+            for i in changed:
                 optimizer.ema_update(
-                    average, variable, decay=settings.ema_decay, step=step
+                    variables.ema[i],
+                    now[i],
+                    decay=settings.ema_decay,
+                    step=step,
                 )
         *_, loss, correct = sums
         variables.window["loss"].assign_add(loss)
@@ -249,7 +345,7 @@ def _make_update(
     def update(
         step: tf.Variable, sums: list[tf.Tensor], variables: Replicated
     ) -> None:
-        gradients = sums[: len(variables.trainable)]
+        gradients = sums[: len(places)]
         *_, loss, _ = sums
         finite = tf.math.is_finite(_square_norm(gradients) + loss)
         # After a bad step nothing changes any more, so that what is in

@@ -8,6 +8,7 @@ save. Restarting is the normal path: it goes on from the newest checkpoint.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,18 @@ from absl import logging
 
 from job import augment as augment_lib
 from job import config as config_lib
-from job import errors, files, metrics, model, results, step
+from job import (
+    errors,
+    features,
+    files,
+    metrics,
+    model,
+    phases,
+    resize,
+    results,
+    step,
+    weights,
+)
 from job import strategy as strategy_lib
 from job.checkpoint import store
 from job.data import dataset, pipeline, sources
@@ -52,7 +64,7 @@ def train_and_evaluate(
     stop.check()
     plan = Plan.create(config, num_images=len(data.train))
     state = create_state(config, strategy)
-    train_steps = create_train_steps(config, strategy, state, plan)
+    log_cost(state.model, plan)
     evaluator = create_evaluator(config, strategy, data.test)
     checkpoints = store.CheckpointStore(
         workdir / "checkpoints", keep=config.checkpoint.keep
@@ -65,15 +77,20 @@ def train_and_evaluate(
             f" {plan.train_steps} steps that config.epochs and config.steps ask"
             " for; choose another workdir for a shorter run"
         )
-    files.write_json(workdir / config_lib.FILE, config.to_dict())
+    files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
+    if config.model.weights and not history.step:
+        state.load_weights(weights.load(config.model.weights))
+    train_split, network = prepare_inputs(config, data.train, state, plan, stop)
     log = metrics.MetricsLog(workdir, first_step=history.step)
     progress = Progress(plan.train_steps, first_step=history.step)
     loop = Loop(
         plan=plan,
         state=state,
-        train_steps=train_steps,
+        train_steps=functools.partial(
+            create_train_steps, config, strategy, state, plan, network
+        ),
         batches=create_batches(
-            config, strategy, data.train, first_step=history.step
+            config, strategy, train_split, first_step=history.step
         ),
         evaluator=evaluator,
         split="validation" if config.data.validation_fraction else "test",
@@ -85,7 +102,7 @@ def train_and_evaluate(
     )
     try:
         loop.run(until=plan.train_steps)
-        scores = evaluator(state.evaluated(), tta=True)
+        scores = evaluator(state.evaluated(), tta=config.evaluate.tta)
     finally:
         progress.close()
         log.close()
@@ -164,6 +181,11 @@ def load_data(config: ml_collections.ConfigDict) -> dataset.Dataset:
         synthetic_test_images=config.data.synthetic_test_images,
     )
     data = dataset.hold_out(data, config.data.validation_fraction)
+    data = dataclasses.replace(
+        data,
+        train=dataset.limit(data.train, config.data.train_images),
+        test=dataset.limit(data.test, config.data.test_images),
+    )
     logging.info(
         "%s: %d images to train on, %d to score",
         data.source,
@@ -174,9 +196,12 @@ def load_data(config: ml_collections.ConfigDict) -> dataset.Dataset:
 
 
 def create_model(
-    config: ml_collections.ConfigDict, precision: str
+    config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
 ) -> keras.Model:
     """Returns the network of a config; call it under the strategy's scope."""
+    preprocessing = config.model.preprocessing
+    if preprocessing == "auto":
+        preprocessing = "caffe" if config.model.weights else "standardize"
     return model.vgg16(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
@@ -186,6 +211,11 @@ def create_model(
         batch_norm_epsilon=config.model.batch_norm_epsilon,
         sync_batch_norm=config.distribute.sync_batch_norm,
         init=config.model.init,
+        preprocessing=preprocessing,
+        input_size=config.model.input_size,
+        head_pooling=config.model.head_pooling,
+        head_units=config.model.head_units,
+        dropout=dropout,
         precision=precision,
         seed=config.seed,
     )
@@ -197,10 +227,74 @@ def create_state(
     """Returns the variables of a run that has not begun."""
     with strategy.scope():
         return TrainState(
-            create_model(config, config.precision),
+            create_model(
+                config, config.precision, dropout=config.model.dropout
+            ),
             ema_decay=config.optimizer.ema_decay,
             loss_scaling=config.precision == "float16",
+            adam=config.optimizer.name == "adam",
         )
+
+
+def log_cost(network: keras.Model, plan: Plan) -> None:
+    """Logs what an image costs in each phase: forward, and with backward."""
+    for phase in plan.phases:
+        forward, trained = phases.gflop(network, phase)
+        logging.info(
+            "from step %d: %d px, %.3f GFLOP an image forward, %.3f trained",
+            phase.first_step,
+            phase.input_size,
+            forward,
+            trained,
+        )
+
+
+def prepare_inputs(
+    config: ml_collections.ConfigDict,
+    split: dataset.Split,
+    state: TrainState,
+    plan: Plan,
+    stop: StopRequest,
+) -> tuple[dataset.Split, keras.Model]:
+    """Returns what is trained on, and the network that it goes through.
+
+    Those are the images and the whole network; but where the convolutions
+    never train and no image is changed before them, the convolutions' output,
+    computed here once, and the head.
+    """
+    if not uses_features(config, plan):
+        return split, state.model
+    base, head = model.split(state.model)
+    logging.info("the base is frozen: its features are computed once")
+    upsample = create_upsample(config)
+    # As much work at once as in a batch of 500 images at 32 px.
+    batch = max(1, 500 * 32**2 // config.model.input_size**2)
+    return features.extract(
+        base, upsample, split, batch_size=batch, stop=stop
+    ), head
+
+
+def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
+    """Says whether the base gives the same features every time."""
+    frozen = all(p.open_blocks == {model.HEAD} for p in plan.phases)
+    one_size = len({p.input_size for p in plan.phases}) == 1
+    return frozen and one_size and not augments(config)
+
+
+def augments(config: ml_collections.ConfigDict) -> bool:
+    """Says whether an image is shown in more than one way."""
+    strengths = config.augment.to_dict()
+    del strengths["flip"], strengths["fill"]
+    return config.augment.flip != "none" or any(strengths.values())
+
+
+def create_upsample(
+    config: ml_collections.ConfigDict, size: int = 0
+) -> resize.Upsample:
+    """Returns what scales images up, to `size` or else the config's."""
+    return resize.make_upsample(
+        size or config.model.input_size, method=config.model.upsampling
+    )
 
 
 def create_train_steps(
@@ -208,9 +302,42 @@ def create_train_steps(
     strategy: tf.distribute.Strategy,
     state: TrainState,
     plan: Plan,
+    network: keras.Model,
+    phase: phases.Phase,
 ) -> step.TrainSteps:
-    """Returns the compiled inner loop, augmentation included."""
-    augment = augment_lib.make_augment(
+    """Returns the compiled inner loop of a phase, augmentation included."""
+    on_features = network is not state.model
+    return step.make_train_steps(
+        strategy,
+        state,
+        take_images
+        if on_features
+        else create_augment(config, plan, strategy.num_replicas_in_sync),
+        optimizer_settings(config, plan),
+        network=network,
+        upsample=tf.identity
+        if on_features
+        else create_upsample(config, phase.input_size),
+        open_blocks=phase.open_blocks,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        jit_compile=use_jit(config, strategy),
+    )
+
+
+def take_images(
+    batch: pipeline.TrainBatch, step: tf.Tensor, replica: tf.Tensor
+) -> tf.Tensor:
+    """Augments nothing."""
+    del step, replica
+    return batch.image
+
+
+def create_augment(
+    config: ml_collections.ConfigDict, plan: Plan, num_replicas: int
+) -> augment_lib.Augment:
+    """Returns what is done to a batch of images."""
+    return augment_lib.make_augment(
         flip=config.augment.flip,
         translate=int(config.augment.translate),
         fill=config.augment.fill,
@@ -218,15 +345,7 @@ def create_train_steps(
         seed=config.seed,
         num_images=plan.num_images,
         global_batch_size=config.global_batch_size,
-        num_replicas=strategy.num_replicas_in_sync,
-    )
-    return step.make_train_steps(
-        strategy,
-        state,
-        augment,
-        optimizer_settings(config, plan),
-        global_batch_size=config.global_batch_size,
-        jit_compile=use_jit(config, strategy),
+        num_replicas=num_replicas,
     )
 
 
@@ -235,6 +354,8 @@ def optimizer_settings(
 ) -> step.OptimizerSettings:
     """Returns what an update does."""
     return step.OptimizerSettings(
+        name=config.optimizer.name,
+        groups=plan.groups,
         learning_rate=plan.learning_rate,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
@@ -287,6 +408,7 @@ def create_evaluator(
         strategy,
         split,
         network,
+        create_upsample(config),
         global_batch_size=config.evaluate.global_batch_size,
     )
 

@@ -16,9 +16,9 @@ def test_scores_equal_numpy_over_every_image_once(split):
         noise = rng.normal(size=variable.shape, scale=0.2)
         variable.assign(np.abs(variable.numpy() + noise))
     weights = network.trainable_variables + network.non_trainable_variables
-    scores = evaluate.Evaluator(strategy, split, scored, global_batch_size=64)(
-        [v.value for v in weights], tta=True
-    )
+    scores = evaluate.Evaluator(
+        strategy, split, scored, tf.identity, global_batch_size=64
+    )([v.value for v in weights], tta=True)
 
     def logits(images):
         return network(images, training=False)[0].numpy().astype(np.float64)

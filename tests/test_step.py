@@ -26,7 +26,12 @@ class Trainer:
         plan = loop.Plan.create(config, num_images=len(data.train))
         self.state = train.create_state(config, self.strategy)
         self.steps = train.create_train_steps(
-            config, self.strategy, self.state, plan
+            config,
+            self.strategy,
+            self.state,
+            plan,
+            self.state.model,
+            plan.phases[0],
         )
         self.batches = train.create_batches(
             config, self.strategy, data.train, first_step=0

@@ -1,0 +1,58 @@
+"""Features of a base that never trains: computed once, not once an epoch.
+
+base, head = model.split(network)
+split = extract(base, upsample, split, batch_size=500)
+split.images                     # float32 [n, f] where images had been
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job.data.dataset import Split
+from job.preemption import StopRequest
+from job.resize import Upsample
+
+
+def extract(
+    base: keras.Model,
+    upsample: Upsample,
+    split: Split,
+    *,
+    batch_size: int,
+    stop: StopRequest,
+) -> Split:
+    """Returns `split` with the features of its images in their place.
+
+    Args:
+      base: from images, 0 to 255, to features [b, f].
+      upsample: what is done to images before; see `resize`.
+      split: uint8 [n, 32, 32, 3] images.
+      batch_size: images at once, on one device.
+      stop: polled between two batches.
+
+    Returns:
+      float32 [n, f] features, with the labels.
+
+    Raises:
+      PreemptedError: the process was told to stop.
+    """
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([batch_size, *split.images.shape[1:]])],
+        autograph=False,
+    )
+    def compute(images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(base(upsample(images), training=False), tf.float32)
+
+    parts = []
+    for first in range(0, len(split), batch_size):
+        stop.check()
+        images = split.images[first : first + batch_size]
+        missing = batch_size - len(images)
+        filled = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
+        part = compute(tf.constant(filled, tf.float32)).numpy()
+        parts.append(part[: len(images)])
+    return dataclasses.replace(split, images=np.concatenate(parts))
