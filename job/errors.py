@@ -54,3 +54,13 @@ class PreemptedError(JobError):
     """Told to stop, and stopped with all saved; the same command goes on."""
 
     exit_code = 75
+
+
+def of_exit_code(code: int, message: str) -> JobError:
+    """Returns the error that ends this process as another one ended."""
+    known = {
+        kind.exit_code: kind for kind in reversed(JobError.__subclasses__())
+    }
+    error = known.get(code, JobError)(message)
+    error.exit_code = code if code > 0 else 1
+    return error

@@ -18,12 +18,12 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+from job import ablate, errors, preemption, results
 from job import config as config_lib
-from job import errors, preemption, results
 
 _FIELDS = "configs/default.py has them all"
 
-MODES = ("train", "config", "evaluate", "benchmark")
+MODES = ("train", "config", "evaluate", "ablate", "report", "benchmark")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -34,6 +34,22 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for all that a run writes."
+)
+_SEEDS = flags.DEFINE_integer(
+    "seeds",
+    1,
+    "Of --mode=ablate: how many runs of each variant, from --config.seed on.",
+    lower_bound=1,
+)
+_INDEX = flags.DEFINE_integer(
+    "index",
+    None,
+    "Of --mode=ablate: only this one of its runs, from 0; where it is not"
+    " given, JOB_COMPLETION_INDEX of the environment, else all.",
+    lower_bound=0,
+)
+_RUNS = flags.DEFINE_list(
+    "runs", [], "Of --mode=report: further workdirs, beside --workdir."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
@@ -74,9 +90,17 @@ def _run(stop: preemption.StopRequest) -> None:
 
         print(json.dumps(train.evaluate_checkpoint(workdir), indent=2))
         return
+    if mode == "report":
+        from job import report
+
+        folders = [_require_workdir(), *map(pathlib.Path, _RUNS.value)]
+        print(report.write_report(folders))
+        return
     config = _require_config()
     if mode == "config":
         print(config)
+    elif mode == "ablate":
+        _ablate(config.seed, _require_workdir(), stop)
     elif mode == "benchmark":
         _import_quietly()
         from job import benchmark
@@ -113,11 +137,27 @@ def _train(
         )
 
 
+def _ablate(
+    seed: int, workdir: pathlib.Path, stop: preemption.StopRequest
+) -> None:
+    index = _INDEX.value
+    if index is None and (given := os.environ.get("JOB_COMPLETION_INDEX")):
+        index = int(given)
+    plan = ablate.Plan.load(
+        flags.FLAGS["config"].config_filename,
+        range(seed, seed + _SEEDS.value),
+    )
+    arguments = [a for a in sys.argv[1:] if a.startswith("--config.")]
+    ablate.run_plan(plan, workdir, arguments, stop, index=index)
+    print(f"all runs are over; --mode=report --workdir={workdir} compares them")
+
+
 def _print_result(result: dict, workdir: pathlib.Path) -> None:
     split = "test" if "test_accuracy" in result else "validation"
+    tta = result[f"{split}_accuracy_tta"]
+    mirrored = "" if tta is None else f" ({tta:.2%} with mirror images)"
     print(
-        f"\n{split} accuracy {result[f'{split}_accuracy']:.2%}"
-        f" ({result[f'{split}_accuracy_tta']:.2%} with mirror images),"
+        f"\n{split} accuracy {result[f'{split}_accuracy']:.2%}{mirrored},"
         f" {result['train_steps']} steps in {result['train_seconds']:.0f} s,"
         f" {result['images_per_second']:,.0f} images/s\n"
         f"results: {workdir / results.FILE}\n"

@@ -1,0 +1,181 @@
+"""What each remedy is worth: plans of runs that differ in one thing.
+
+    make ablate PLAN=ladder DATA=DIR              # all variants, and a report
+    python -m job.main --config=configs/ablations.py:ladder/batch_norm \
+        --workdir=runs/a --config.data.dir=DIR    # one of them, as any config
+
+    plan        base
+    ladder      from naive to the full recipe, each line on top of the last
+    augment     the recipe, with each augmentation on its own
+    over        the recipe at too little and too much augmentation
+    resolution  frozen ImageNet features, by size and upsampling kernel
+    unfreeze    ImageNet's weights: frozen, all at once, gradually
+    scratch     from scratch at 32 and 64 px
+
+Small budgets, for 2 CPU cores: width .25, 5 epochs; on a GPU give
+`--config.model.width=1 --config.epochs=30 --seeds=3`. resolution and unfreeze
+need `--config.model.weights=PATH` where imagenet cannot be downloaded.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from configs import naive, stem32, transfer
+
+_Overrides = Mapping[str, Any]
+
+_BUDGET: _Overrides = {
+    "epochs": 5.0,
+    "global_batch_size": 128,
+    "precision": "bfloat16",
+    "evaluate.every_epochs": 1.0,
+    "model.width": 0.25,
+}
+
+_SGD: _Overrides = {
+    "optimizer.name": "sgd",
+    "optimizer.peak_learning_rate": 0.1,
+    "optimizer.schedule": "linear",
+    "optimizer.warmup_epochs": 1.0,
+    "optimizer.weight_decay": 5e-4,
+}
+
+# Each line is on top of all lines before it.
+_LADDER: dict[str, _Overrides] = {
+    "naive": {},
+    "batch_norm": {"model.batch_norm": True},
+    "small_head": {"model.head_units": (), "model.dropout": 0.0},
+    "sgd": _SGD,
+    "init_and_scale": {
+        "model.init": "he_fan_out",
+        "model.preprocessing": "standardize",
+    },
+    "average_pooling": {"model.pooling": "avg"},
+    "ema": {"optimizer.ema_decay": 0.995},
+    "augmentation": {"augment.flip": "alternating", "augment.translate": 2.0},
+    "label_smoothing": {"optimizer.label_smoothing": 0.1},
+}
+
+# Beside the ladder: each on the named line, alone.
+_BESIDE: dict[str, tuple[str, _Overrides]] = {
+    "naive_augmentation": (
+        "naive",
+        {"augment.flip": "random", "augment.translate": 4.0},
+    ),
+}
+
+
+def _ladder() -> dict[str, _Overrides]:
+    steps: dict[str, _Overrides] = {}
+    reached: dict[str, Any] = {}
+    for name, overrides in _LADDER.items():
+        reached |= overrides
+        steps[name] = dict(reached)
+    for name, (line, overrides) in _BESIDE.items():
+        steps[name] = {**steps[line], **overrides}
+    return steps
+
+
+_FROZEN = {f"transfer.unfreeze_epochs.block{i}": math.inf for i in range(1, 6)}
+_AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
+
+
+def _size(size: int, upsampling: str = "bilinear") -> _Overrides:
+    # As much work a step of evaluation as 1,000 images at 32 px.
+    batch = max(1, 1000 * 32**2 // size**2)
+    return {
+        "model.input_size": size,
+        "model.upsampling": upsampling,
+        "evaluate.global_batch_size": batch,
+    }
+
+
+# Plan -> base and its budget, and variants as changes to those. The first
+# variant is what the others are compared with.
+_PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
+    "ladder": (
+        (naive.get_config(), _BUDGET),
+        _ladder(),
+    ),
+    "resolution": (
+        (
+            transfer.get_config("frozen"),
+            {"data.train_images": 5000, "evaluate.tta": False, "epochs": 100.0},
+        ),
+        {
+            "32": {},
+            "64_nearest": _size(64, "nearest"),
+            "64_bilinear": _size(64),
+            "64_bicubic": _size(64, "bicubic"),
+            "96": _size(96),
+            "128": _size(128),
+        },
+    ),
+    "unfreeze": (
+        (
+            transfer.get_config("gradual"),
+            {"data.train_images": 10000, "evaluate.tta": False},
+        ),
+        {
+            "gradual": {},
+            "uniform_rate": {"transfer.layer_decay": 1.0},
+            "at_once": _AT_ONCE,
+            "at_once_uniform_rate": {**_AT_ONCE, "transfer.layer_decay": 1.0},
+            "frozen": _FROZEN,
+        },
+    ),
+    "scratch": (
+        (stem32.get_config("8ep"), {**_BUDGET, "evaluate.every_epochs": 0.0}),
+        {
+            "32": {},
+            "64_nearest": _size(64, "nearest"),
+            "64_bilinear": _size(64),
+            "64_bicubic": _size(64, "bicubic"),
+            "32_to_64": {
+                **_size(64),
+                "model.progressive_sizes": (32,),
+                "model.progressive_epochs": (4.0,),
+            },
+        },
+    ),
+}
+
+
+def get_variants(plan: str) -> tuple[str, ...]:
+    """Returns the names of a plan's runs; the first is their base.
+
+    Raises:
+      ValueError: there is no such plan.
+    """
+    return tuple(_plan(plan)[1])
+
+
+def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
+    """Returns the config of PLAN/VARIANT, or what all of PLAN have in common.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    plan, _, name = variant.partition("/")
+    (base, budget), variants = _plan(plan)
+    if name and name not in variants:
+        raise ValueError(
+            f"the plan {plan} has no variant {name!r}; there are"
+            f" {', '.join(variants)}"
+        )
+    config = base.copy_and_resolve_references()
+    config.update_from_flattened_dict(budget)
+    config.update_from_flattened_dict(variants[name] if name else {})
+    return config
+
+
+def _plan(plan: str) -> tuple[Any, dict[str, _Overrides]]:
+    if plan not in _PLANS:
+        raise ValueError(
+            f"configs/ablations.py has no plan {plan!r}; there are"
+            f" {', '.join(_PLANS)}"
+        )
+    return _PLANS[plan]

@@ -1,0 +1,153 @@
+"""Runs a plan of runs that differ in one thing each, one after another.
+
+A plan is a config file with two functions: `get_variants(plan)`, the names of
+its runs, and `get_config("PLAN/VARIANT")`, one of them. Each run is a process
+of its own with the command that a person would give, so that one that runs
+out of memory or diverges leaves the others alone, and a killed plan goes on
+where it stopped: what is finished says so at once.
+
+    run_plan(Plan.load("configs/ablations.py", "ladder"), workdir, ...)
+
+Imports no TensorFlow.
+"""
+
+import dataclasses
+import pathlib
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from job import errors, files
+from job.preemption import StopRequest
+
+# In the plan's workdir: which runs there are, in which order.
+FILE = "ablation.json"
+# In a run's workdir, where it ended for good without a result.
+FAILURE = "failure.json"
+
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which runs there are.
+
+    Attributes:
+      file: the config file.
+      name: of the plan, as the file calls it.
+      variants: names of the runs; the first is what others are compared with.
+      seeds: of each of them.
+    """
+
+    file: str
+    name: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def load(cls, config: str, seeds: Sequence[int]) -> "Plan":
+        """Returns the plan that `--config=FILE:NAME` names.
+
+        Raises:
+          ConfigError: it names none.
+        """
+        file, _, name = config.partition(":")
+        try:
+            variants = runpy.run_path(file)["get_variants"](name)
+        except (OSError, KeyError, ValueError) as error:
+            raise errors.ConfigError(
+                f"--config={config} names no plan of runs ({error}); try"
+                " --config=configs/ablations.py:ladder"
+            ) from None
+        return cls(file, name, tuple(variants), tuple(seeds))
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Returns (variant, seed) of each run, all variants of a seed first."""
+        return [(name, seed) for seed in self.seeds for name in self.variants]
+
+
+def folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
+    """Returns the workdir of one run."""
+    return workdir / variant / f"seed-{seed}"
+
+
+def run_plan(
+    plan: Plan,
+    workdir: pathlib.Path,
+    arguments: Sequence[str],
+    stop: StopRequest,
+    *,
+    index: int | None = None,
+) -> None:
+    """Runs what is not finished.
+
+    Args:
+      plan: which runs there are.
+      workdir: above those of the runs.
+      arguments: flags for each of them, such as --config.data.dir=DIR.
+      stop: handed on to the run at hand.
+      index: only this one of `plan.runs()`; so a cluster can share them out.
+
+    Raises:
+      JobError: with the exit code of a run that others would share: anything
+        but divergence, which is a result.
+    """
+    runs = plan.runs()
+    if index is not None and not 0 <= index < len(runs):
+        raise errors.ConfigError(
+            f"--index={index}: the plan has {len(runs)} runs, 0 to"
+            f" {len(runs) - 1}"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.write_json(
+        workdir / FILE,
+        {
+            "plan": f"{plan.file}:{plan.name}",
+            "variants": plan.variants,
+            "seeds": plan.seeds,
+            "arguments": list(arguments),
+        },
+    )
+    for number, (variant, seed) in enumerate(runs):
+        if index is not None and number != index:
+            continue
+        stop.check("finished runs are kept")
+        where = folder(workdir, variant, seed)
+        if (where / FAILURE).exists():
+            continue
+        command = [
+            *(sys.executable, "-m", "job.main"),
+            f"--config={plan.file}:{plan.name}/{variant}",
+            f"--workdir={where}",
+            *arguments,
+            f"--config.seed={seed}",
+        ]
+        logging.info("run %d of %d: %s", number + 1, len(runs), variant)
+        logging.info("%s", shlex.join(command))
+        code = _run(command, stop)
+        if code == errors.DivergedError.exit_code:
+            files.write_json(
+                where / FAILURE,
+                {"exit_code": code, "command": shlex.join(command)},
+            )
+        elif code:
+            raise errors.of_exit_code(
+                code, f"{variant}, seed {seed} ended with {code}"
+            )
+
+
+def _run(command: Sequence[str], stop: StopRequest) -> int:
+    """Runs a command to its end; a wish to stop is handed on, once."""
+    told = False
+    with subprocess.Popen(command) as process:
+        while True:
+            try:
+                return process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                if stop.requested and not told:
+                    process.terminate()
+                    told = True
