@@ -1,4 +1,4 @@
-"""Runs a plan of runs that differ in one thing each, one after another.
+"""Makes a plan of runs that differ in one thing each, one after another.
 
 A plan is a config file with two functions: `get_variants(plan)`, the names of
 its runs, and `get_config("PLAN/VARIANT")`, one of them. Each run is a process

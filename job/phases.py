@@ -85,6 +85,31 @@ def gflop(network: keras.Model, phase: Phase) -> tuple[float, float]:
     return forward, forward + backward
 
 
+def train_tflop(
+    network: keras.Model,
+    phases: Sequence[Phase],
+    *,
+    train_steps: int,
+    global_batch_size: int,
+) -> float:
+    """Returns what a whole training costs, in 10^12 operations.
+
+    Args:
+      network: as `model.vgg16` builds it.
+      phases: of the run.
+      train_steps: of the run.
+      global_batch_size: images a step.
+    """
+    ends = [phase.first_step for phase in phases[1:]] + [train_steps]
+    return sum(
+        max(0, min(end, train_steps) - phase.first_step)
+        * global_batch_size
+        * gflop(network, phase)[1]
+        / 1e3
+        for phase, end in zip(phases, ends, strict=True)
+    )
+
+
 def create_groups(
     unfreeze_epochs: Mapping[str, float],
     *,

@@ -36,6 +36,7 @@ def summarize(
     train_seconds: float,
     compile_seconds: float,
     params: int,
+    train_tflop: float,
     replicas: int,
     data_source: str,
     resumes: int,
@@ -52,6 +53,7 @@ def summarize(
         included.
       compile_seconds: of the newest start.
       params: of the model, running moments included.
+      train_tflop: operations of the whole training, in 10^12.
       replicas: devices of the newest start.
       data_source: tfds, binary or synthetic.
       resumes: how often it went on from a checkpoint.
@@ -69,6 +71,7 @@ def summarize(
         "train_seconds": round(train_seconds, 3),
         "compile_seconds": compile_seconds,
         "params": params,
+        "train_tflop": round(train_tflop, 3),
         "replicas": replicas,
         "global_batch_size": fields["global_batch_size"],
         "precision": fields["precision"],

@@ -115,6 +115,12 @@ def train_and_evaluate(
         train_seconds=history.train_seconds,
         compile_seconds=history.compile_seconds,
         params=state.model.count_params(),
+        train_tflop=phases.train_tflop(
+            state.model,
+            plan.phases,
+            train_steps=plan.train_steps,
+            global_batch_size=plan.global_batch_size,
+        ),
         replicas=strategy.num_replicas_in_sync,
         data_source=data.source,
         resumes=history.resumes,

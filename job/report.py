@@ -1,0 +1,283 @@
+"""Compares finished runs: one table, and pictures.
+
+    WORKDIR/report.md               a line a variant, mean and spread over seeds
+    WORKDIR/waterfall.png           what each variant adds to the first one
+    WORKDIR/curves.png              accuracy in the course of training
+    WORKDIR/accuracy_gflop.png      accuracy against the cost of training
+
+Reads what `ablate` and single runs left.
+
+    print(write_report([pathlib.Path("runs/ladder")]))
+"""
+
+import dataclasses
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt
+
+from job import ablate, errors, files, metrics, results
+from job import config as config_lib
+
+FILE = "report.md"
+
+# Okabe & Ito's colours, which colour-blind people tell apart.
+_COLORS = (
+    *("#0072B2", "#E69F00", "#009E73", "#D55E00"),
+    *("#CC79A7", "#56B4E9", "#000000", "#999999"),
+)
+_STYLES = ("-", "--", ":", "-.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One finished run, or one that failed for good.
+
+    Attributes:
+      variant: what it is a run of.
+      result: its result.json; None where it failed.
+      fields: its flattened config.
+      lines: its metrics.jsonl.
+    """
+
+    variant: str
+    result: dict[str, Any] | None
+    fields: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A variant: its runs' figures, shares from 0 to 1.
+
+    Attributes:
+      variant: its name.
+      accuracies: of the last epoch, a number a seed that came to its end.
+      mirrored: the same with test-time augmentation, where it was made.
+      failed: how many seeds diverged.
+      seconds: of training, median over seeds.
+      images_per_second: likewise.
+      train_tflop: operations of the whole training, in 10^12.
+    """
+
+    variant: str
+    accuracies: tuple[float, ...]
+    mirrored: tuple[float, ...]
+    failed: int
+    seconds: float
+    images_per_second: float
+    train_tflop: float
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy; that of guessing where every seed failed."""
+        return statistics.fmean(self.accuracies) if self.accuracies else 0.1
+
+
+def write_report(folders: Sequence[pathlib.Path]) -> str:
+    """Writes the files above into the first folder.
+
+    Args:
+      folders: workdirs of plans (`ablate`) or of single runs.
+
+    Returns:
+      The table.
+
+    Raises:
+      ConfigError: there is no run in any of them.
+    """
+    runs = [run for folder in folders for run in read(folder)]
+    if not runs:
+        raise errors.ConfigError(
+            f"--workdir={folders[0]}: no run has come to an end in it"
+        )
+    rows = summarize(runs)
+    table = to_markdown(rows)
+    out = folders[0]
+    files.write_atomically(out / FILE, table.encode())
+    draw_waterfall(rows, out / "waterfall.png")
+    draw_curves(runs, out / "curves.png")
+    draw_cost(rows, out / "accuracy_gflop.png")
+    return table
+
+
+def read(folder: pathlib.Path) -> list[Run]:
+    """Returns the ended runs of a plan in the plan's order, or a single run."""
+    plan = files.read_json(folder / ablate.FILE)
+    if not isinstance(plan, dict):
+        run = _read_run(folder, folder.name)
+        return [run] if run else []
+    runs = [
+        _read_run(ablate.folder(folder, variant, seed), variant)
+        for variant in plan["variants"]
+        for seed in plan["seeds"]
+    ]
+    return [run for run in runs if run]
+
+
+def _read_run(folder: pathlib.Path, variant: str) -> Run | None:
+    result = files.read_json(folder / results.FILE)
+    failed = (folder / ablate.FAILURE).exists()
+    config = files.read_json(folder / config_lib.FILE)
+    if not isinstance(config, dict) or not (result or failed):
+        return None
+    return Run(
+        variant, result, config_lib.flatten(config), metrics.read(folder)
+    )
+
+
+def summarize(runs: Sequence[Run]) -> list[Row]:
+    """Returns a row for each variant, in the order of their first runs."""
+    rows = []
+    for variant in dict.fromkeys(run.variant for run in runs):
+        ended = [r.result for r in runs if r.variant == variant and r.result]
+        failed = sum(r.variant == variant and not r.result for r in runs)
+
+        def scores(name: str, ended: list = ended) -> tuple[float, ...]:
+            found = [
+                result.get(f"test_{name}", result.get(f"validation_{name}"))
+                for result in ended
+            ]
+            return tuple(score for score in found if score is not None)
+
+        def median(name: str, ended: list = ended) -> float:
+            values = [result.get(name, 0.0) for result in ended]
+            return statistics.median(values) if values else 0.0
+
+        rows.append(
+            Row(
+                variant,
+                scores("accuracy"),
+                scores("accuracy_tta"),
+                failed,
+                median("train_seconds"),
+                median("images_per_second"),
+                median("train_tflop"),
+            )
+        )
+    return rows
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """Returns the table; changes are against the first row."""
+    lines = [
+        "| variant | accuracy | change | mirror | seeds | seconds | images/s"
+        " | TFLOP |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        change = "" if row is rows[0] else f"{row.mean - rows[0].mean:+.2%}"
+        seeds = f"{len(row.accuracies)}"
+        if row.failed:
+            seeds += f" ({row.failed} diverged)"
+        lines.append(
+            f"| {row.variant} | {_spread(row.accuracies)} | {change} |"
+            f" {_spread(row.mirrored)} | {seeds} | {row.seconds:.0f} |"
+            f" {row.images_per_second:,.0f} | {row.train_tflop:,.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _spread(scores: Sequence[float]) -> str:
+    if not scores:
+        return ""
+    text = f"{100 * statistics.fmean(scores):.2f}"
+    if len(scores) > 1:
+        text += f" ± {100 * statistics.stdev(scores):.2f}"
+    return text
+
+
+def draw_waterfall(rows: Sequence[Row], path: pathlib.Path) -> None:
+    """Draws each variant's accuracy, and how it differs from the one before."""
+    height = 1.2 + 0.4 * len(rows)
+    figure, axes = plt.subplots(figsize=(7, height), layout="constrained")
+    before = 0.0
+    for place, row in enumerate(rows):
+        value = 100 * row.mean
+        start = before if place else 0.0
+        grew = value >= start
+        axes.barh(
+            place,
+            value - start,
+            left=start,
+            color=_COLORS[0] if grew else _COLORS[3],
+        )
+        change = f" ({value - start:+.1f})" if place else ""
+        axes.text(
+            max(value, start) + 0.5,
+            place,
+            f"{value:.1f}{change}",
+            va="center",
+            fontsize=9,
+        )
+        before = value
+    axes.set_yticks(range(len(rows)), [row.variant for row in rows])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 112)
+    axes.set_xlabel("accuracy, %; in brackets: against the line above")
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_curves(runs: Sequence[Run], path: pathlib.Path) -> None:
+    """Draws the accuracies on held-out images over the epochs."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    names = list(dict.fromkeys(run.variant for run in runs))
+    for run in runs:
+        scored = [line for line in run.lines if line["split"] != "train"]
+        place = names.index(run.variant)
+        first = run is next(r for r in runs if r.variant == run.variant)
+        axes.plot(
+            [line["epoch"] for line in scored],
+            [100 * line["accuracy"] for line in scored],
+            _STYLES[place // len(_COLORS) % len(_STYLES)],
+            marker=".",
+            color=_COLORS[place % len(_COLORS)],
+            label=run.variant if first else None,
+        )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def draw_cost(rows: Sequence[Row], path: pathlib.Path) -> None:
+    """Draws accuracy against the operations that training took."""
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for place, row in enumerate(rows):
+        cost = [row.train_tflop] * len(row.accuracies)
+        axes.plot(
+            cost,
+            [100 * a for a in row.accuracies],
+            "o",
+            color=_COLORS[place % len(_COLORS)],
+        )
+        if row.accuracies:
+            axes.annotate(
+                row.variant,
+                (row.train_tflop, 100 * row.mean),
+                xytext=(6, 4),
+                textcoords="offset points",
+                fontsize=8,
+            )
+    if any(row.train_tflop > 0 for row in rows):
+        axes.set_xscale("log")
+    axes.margins(x=0.2)
+    axes.set_xlabel("cost of the training, 10$^{12}$ operations")
+    axes.set_ylabel("accuracy, %")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: pathlib.Path) -> None:
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
