@@ -91,9 +91,10 @@ def _run(stop: preemption.StopRequest) -> None:
         print(json.dumps(train.evaluate_checkpoint(workdir), indent=2))
         return
     if mode == "report":
+        folders = [_require_workdir(), *map(pathlib.Path, _RUNS.value)]
+        _import_quietly()
         from job import report
 
-        folders = [_require_workdir(), *map(pathlib.Path, _RUNS.value)]
         print(report.write_report(folders))
         return
     config = _require_config()

@@ -172,7 +172,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        change = "" if row is rows[0] else f"{row.mean - rows[0].mean:+.2%}"
+        change = ""
+        if row.accuracies and row is not rows[0]:
+            change = f"{100 * (row.mean - rows[0].mean):+.2f}"
         seeds = f"{len(row.accuracies)}"
         if row.failed:
             seeds += f" ({row.failed} diverged)"

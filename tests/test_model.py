@@ -141,3 +141,63 @@ def test_pixel_moments_are_those_of_real_cifar10(cifar10_dir):
         images.mean((0, 1, 2)), model.PIXEL_MEAN, atol=1.5
     )
     np.testing.assert_allclose(images.std((0, 1, 2)), model.PIXEL_STD, atol=1.5)
+
+
+def test_the_network_as_published_has_its_parameters():
+    # torchvision's VGG16 with ten classes has 134,301,514; its first dense
+    # layer takes a map of 7 x 7, at 32 px of 1 x 1.
+    network = model.vgg16(
+        batch_norm=False, head_pooling="flatten", head_units=(4096, 4096)
+    )
+    assert network.count_params() == 134_301_514 - 48 * 512 * 4096
+
+
+def test_kerass_vgg16_gives_the_same_features(split):
+    keras_network = keras.applications.VGG16(
+        weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg"
+    )
+    network = model.vgg16(batch_norm=False, preprocessing="caffe")
+    for layer in keras_network.layers:
+        if layer.weights:
+            network.get_layer(layer.name).set_weights(layer.get_weights())
+    images = split.images[:4].astype(np.float32)
+    theirs = keras_network(
+        keras.applications.vgg16.preprocess_input(images.copy())
+    )
+    ours = model.split(network)[0](images)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_two_halves_are_the_whole(split):
+    network = model.vgg16(width=0.125, batch_norm=False, head_units=(7,))
+    base, head = model.split(network)
+    np.testing.assert_allclose(
+        head(base(split.images[:4]))[0], network(split.images[:4])[0], atol=1e-6
+    )
+    kernels = {id(v) for v in network.variables}
+    assert {id(v) for m in (base, head) for v in m.variables} == kernels
+
+
+@pytest.mark.parametrize("units", [(), (32, 16)])
+def test_dropout_drops_its_share_and_keeps_the_mean(units):
+    network = model.vgg16(width=0.125, head_units=units, dropout=0.25)
+    width = model.noise_width(network)
+    assert width == (sum(units) or 64)
+    layer = network.get_layer("dropout1")
+    x = tf.ones([1000, 8])
+    noise = tf.random.stateless_uniform([1000, 8], [1, 2])
+    dropped = layer(x, noise, training=True).numpy()
+    assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
+    assert dropped.mean() == pytest.approx(1.0, abs=0.02)
+    np.testing.assert_array_equal(layer(x, noise, training=False), x)
+
+
+def test_no_dropout_takes_no_noise():
+    assert model.noise_width(model.vgg16(width=0.125)) == 0
+
+
+def test_one_network_takes_every_size(split):
+    network = model.vgg16(width=0.125)
+    for size in (32, 64, 96):
+        images = tf.image.resize(split.images[:2], (size, size))
+        assert network(images, training=True)[0].shape == (2, 10)

@@ -1,0 +1,189 @@
+"""Plans of runs: each is started once, a stop is handed on, failures stay."""
+
+import json
+import pathlib
+import signal
+import sys
+import threading
+
+import pytest
+
+from configs import ablations
+from job import ablate, config, errors, preemption, report
+
+PLAN = """
+import ml_collections
+
+def get_variants(plan):
+    return {"pair": ("first", "second")}[plan]
+"""
+
+# Stands for the job: notes its flags, ends as the variant's name says.
+CHILD = """
+import json, pathlib, sys, time
+flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[3:])
+workdir = pathlib.Path(flags["workdir"])
+if (workdir / "result.json").exists():
+    sys.exit(0)
+workdir.mkdir(parents=True, exist_ok=True)
+with open(workdir / "starts", "a") as file:
+    file.write(json.dumps(flags) + "\\n")
+action = pathlib.Path("action").read_text().split()
+variant = flags["config"].rpartition("/")[2]
+if action[0] == variant:
+    if action[1] == "sleep":
+        pathlib.Path("sleeping").touch()
+        time.sleep(60)
+    sys.exit(int(action[1]))
+(workdir / "result.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    """A plan of two variants whose runs are a small program."""
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("plan.py").write_text(PLAN)
+    pathlib.Path("child.py").write_text(CHILD)
+    pathlib.Path("action").write_text("none 0")
+    program = pathlib.Path("python")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} child.py "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program.absolute()))
+    return ablate.Plan.load("plan.py:pair", (4, 5))
+
+
+def starts(variant, seed):
+    path = pathlib.Path("out") / variant / f"seed-{seed}" / "starts"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run(plan, stop=None, **kwargs):
+    ablate.run_plan(
+        plan,
+        pathlib.Path("out"),
+        ["--config.epochs=2"],
+        stop or preemption.StopRequest(),
+        **kwargs,
+    )
+
+
+def test_every_variant_runs_with_every_seed_and_only_once(plan):
+    run(plan)
+    run(plan)
+    for variant in ("first", "second"):
+        for seed in (4, 5):
+            (flags,) = starts(variant, seed)
+            assert flags == {
+                "config": f"plan.py:pair/{variant}",
+                "workdir": f"out/{variant}/seed-{seed}",
+                "config.epochs": "2",
+                "config.seed": str(seed),
+            }
+
+
+def test_an_index_is_one_run(plan):
+    run(plan, index=2)
+    assert len(starts("first", 5)) == 1
+    assert not pathlib.Path("out/second").exists()
+    with pytest.raises(errors.ConfigError, match="4 runs, 0 to 3"):
+        run(plan, index=4)
+
+
+def test_divergence_is_a_result_and_is_not_tried_again(plan):
+    pathlib.Path("action").write_text("first 5")
+    run(plan)
+    run(plan)
+    assert len(starts("first", 4)) == len(starts("second", 5)) == 1
+    failure = json.loads(
+        pathlib.Path("out/first/seed-4/failure.json").read_text()
+    )
+    assert failure["exit_code"] == 5
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(3, errors.DataError), (69, errors.DeviceError), (1, errors.JobError)],
+)
+def test_what_all_runs_share_ends_the_plan(plan, code, kind):
+    pathlib.Path("action").write_text(f"second {code}")
+    with pytest.raises(kind, match="second, seed 4") as caught:
+        run(plan)
+    assert caught.value.exit_code == code
+    assert not pathlib.Path("out/first/seed-5").exists()
+
+
+def test_a_stop_is_handed_on(plan):
+    pathlib.Path("action").write_text("first sleep")
+    stop = preemption.StopRequest()
+
+    def ask():
+        while not pathlib.Path("sleeping").exists():
+            pass
+        stop.requested = True
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    with pytest.raises(errors.JobError, match=str(-signal.SIGTERM)):
+        run(plan, stop)
+    thread.join()
+    assert not pathlib.Path("out/second").exists()
+
+
+@pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])
+def test_a_plan_that_is_none_is_named(plan, name):
+    with pytest.raises(errors.ConfigError, match=name):
+        ablate.Plan.load(name, (0,))
+
+
+@pytest.mark.parametrize("plan_name", list(ablations._PLANS))
+def test_every_variant_of_every_plan_is_a_config(plan_name):
+    names = ablations.get_variants(plan_name)
+    fields = []
+    for name in ("", *names):
+        made = ablations.get_config(f"{plan_name}/{name}")
+        config.check(made)
+        fields.append(config.fingerprint(config.flatten(made)))
+    assert len(set(fields[1:])) == len(names)
+
+
+def test_the_report_compares_variants(tmp_path):
+    made = {"naive": [0.1, None], "recipe": [0.8, 0.9], "lost": [None]}
+    files = {
+        "plan": "x:y",
+        "variants": ["naive", "recipe", "lost", "not_run"],
+        "seeds": [0, 1],
+    }
+    (tmp_path / ablate.FILE).write_text(json.dumps(files))
+    for variant, accuracies in made.items():
+        for seed, accuracy in enumerate(accuracies):
+            folder = ablate.folder(tmp_path, variant, seed)
+            folder.mkdir(parents=True)
+            (folder / "config.json").write_text('{"seed": 0}')
+            if accuracy is None:
+                (folder / ablate.FAILURE).write_text('{"exit_code": 5}')
+                continue
+            result = {
+                "test_accuracy": accuracy,
+                "test_accuracy_tta": accuracy + 0.01,
+                "train_seconds": 9.6,
+                "images_per_second": 1234.0,
+                "train_tflop": 5.0,
+            }
+            (folder / "result.json").write_text(json.dumps(result))
+            line = {"step": 1, "epoch": 1.0, "split": "test", "accuracy": 0.5}
+            (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    table = report.write_report([tmp_path]).splitlines()
+    rows = [
+        [cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:]
+    ]
+    spent = ["10", "1,234", "5"]
+    assert rows == [
+        ["naive", "10.00", "", "11.00", "1 (1 diverged)", *spent],
+        ["recipe", "85.00 ± 7.07", "+75.00", "86.00 ± 7.07", "2", *spent],
+        ["lost", "", "", "", "0 (1 diverged)", "0", "0", "0"],
+    ]
+    for name in ("waterfall.png", "curves.png", "accuracy_gflop.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(errors.ConfigError, match="no run has come to an end"):
+        report.write_report([tmp_path / "naive"])
