@@ -91,6 +91,7 @@ def train_tflop(
     *,
     train_steps: int,
     global_batch_size: int,
+    extracted: int = 0,
 ) -> float:
     """Returns what a whole training costs, in 10^12 operations.
 
@@ -99,7 +100,14 @@ def train_tflop(
       phases: of the run.
       train_steps: of the run.
       global_batch_size: images a step.
+      extracted: where only the head trains, on features: of how many images
+        they were computed, once; else 0.
     """
+    if extracted:
+        size = phases[-1].input_size
+        head = 3 * model.gflop(network, size)[HEAD]
+        once = gflop(network, phases[-1])[0]
+        return (extracted * once + train_steps * global_batch_size * head) / 1e3
     ends = [phase.first_step for phase in phases[1:]] + [train_steps]
     return sum(
         max(0, min(end, train_steps) - phase.first_step)

@@ -120,6 +120,7 @@ def train_and_evaluate(
             plan.phases,
             train_steps=plan.train_steps,
             global_batch_size=plan.global_batch_size,
+            extracted=0 if network is state.model else len(train_split),
         ),
         replicas=strategy.num_replicas_in_sync,
         data_source=data.source,

@@ -100,3 +100,22 @@ def test_the_cost_of_a_training_adds_its_phases_up():
     assert cost((small,), 40) == pytest.approx(40 * unit)
     assert cost((small, large), 40) == pytest.approx(70 * unit, rel=1e-2)
     assert cost((small, large), 20) == pytest.approx(20 * unit)
+
+
+def test_features_cost_the_base_once():
+    network = model.vgg16(width=0.125)
+    frozen = phases.Phase(0, 64, frozenset([model.HEAD]))
+
+    def cost(steps):
+        return phases.train_tflop(
+            network,
+            (frozen,),
+            train_steps=steps,
+            global_batch_size=10,
+            extracted=500,
+        )
+
+    once = 500 * sum(model.gflop(network, 64).values()) / 1e3
+    head = model.gflop(network, 64)[model.HEAD]
+    assert cost(0) == pytest.approx(once)
+    assert cost(100) == pytest.approx(once + 3 * 100 * 10 * head / 1e3)
