@@ -110,7 +110,11 @@ def get_config() -> ml_collections.ConfigDict:
     # Epochs in which a block's rate climbs from 0 after it has opened.
     config.transfer.warmup_epochs = 0.0
 
+    # docs/augmentation.md says exactly what each field does, and what it costs.
     config.augment = ml_collections.ConfigDict()
+    # keras_classic, crop_flip or strong (configs/augment_presets.py): replaces
+    # all fields below but those on the command line. "": nothing is replaced.
+    config.augment.preset = ""
     # none, random (each image, each time) or alternating (each image every
     # other epoch; Jordan 2024, arXiv:2404.00498).
     config.augment.flip = "alternating"
@@ -118,8 +122,35 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.translate = 4.0
     # What comes in from outside: reflect, nearest or zero (black).
     config.augment.fill = "reflect"
+    # One affine map, as Keras' ImageDataGenerator composes it: largest angle
+    # each way; largest shift each way, as a share of height and width; largest
+    # shear angle each way, in DEGREES; height and width times 1 - zoom to 1 +
+    # zoom.
+    config.augment.rotation_degrees = 0.0
+    config.augment.shift = 0.0
+    config.augment.shear = 0.0
+    config.augment.zoom = 0.0
+    # Factors from 1 - strength to 1 + strength, at least 0; hue: largest turn
+    # each way, 0.5 is half the circle.
+    config.augment.brightness = 0.0
+    config.augment.contrast = 0.0
+    config.augment.saturation = 0.0
+    config.augment.hue = 0.0
+    # Share of the images that AutoAugment's CIFAR-10 policy changes; 1.0 is the
+    # paper's (Cubuk et al. 2019, arXiv:1805.09501).
+    config.augment.autoaugment = 0.0
+    # RandAugment, two operations an image: 0 to 10, 10 the largest (Cubuk et
+    # al. 2020, arXiv:1909.13719). Torchvision's 9 of 30 is 3.0 here.
+    config.augment.randaugment_magnitude = 0.0
     # Side of the square that is painted over, in pixels; a whole number.
     config.augment.cutout_pixels = 8.0
+    # Images are mixed in pairs, with their labels; an even number of images a
+    # replica. mixup: the share is from Beta(alpha, alpha) (Zhang et al. 2018,
+    # arXiv:1710.09412). CutMix: share of the pairs (Yun et al. 2019,
+    # arXiv:1905.04899, alpha 1). With both, a pair that CutMix leaves alone is
+    # mixed by mixup.
+    config.augment.mixup_alpha = 0.0
+    config.augment.cutmix_probability = 0.0
 
     config.optimizer = ml_collections.ConfigDict()
     # sgd (Nesterov) or adam (Kingma & Ba 2015, arXiv:1412.6980).

@@ -1,11 +1,12 @@
-"""How fast the job is, here: the bare step, the whole job, the input alone.
+"""How fast the job is, here: step, whole job, augmentation, input.
 
     print(run_benchmark(config, None, StopRequest()))
 
 The bare step is the compiled step on one batch that is already there: no data,
 no augmentation, no logging. The job is the real loop, with all of them. Both
 train the same variables, in turn, a few seconds each, so that what else the
-machine does hits both; what is reported is the median of the pairs. A save is
+machine does hits both; what is reported is the median of the pairs. In between
+runs the augmentation alone, as many steps of one replica's images. A save is
 timed by itself and spread over the steps between two checkpoints.
 """
 
@@ -68,18 +69,21 @@ def run_benchmark(
         scratch = pathlib.Path(folder)
         loop = _create_loop(config, strategy, data, state, plan, scratch, stop)
         bare = _create_bare(config, strategy, data, state, plan)
+        augment = _create_augment(config, strategy, data, plan)
         loop.run(until=1)
         first_step_seconds = time.perf_counter() - start
         bare(1)
         seconds = statistics.median(_seconds(lambda: bare(2)) for _ in range(3))
         count = max(2, round(_SEGMENT_SECONDS / (seconds / 2)))
-        pairs = []
+        augment(1)
+        pairs, augmenting = [], []
         for _ in range(_ROUNDS):
             stop.check("no result yet")
             bare_seconds = _seconds(functools.partial(bare, count))
             until = int(state.step.numpy()) + count
             job = functools.partial(loop.run, until=until)
             pairs.append((bare_seconds, _seconds(job)))
+            augmenting.append(_seconds(functools.partial(augment, count)))
         saves = [_seconds(lambda: _save(loop, state)) for _ in range(_SAVES)]
         loop.log.close()
     input_rates = [_input_rate(config, data) for _ in range(_ROUNDS)]
@@ -100,7 +104,11 @@ def run_benchmark(
         "steps_a_round": count,
         "step_images_per_second": _spread([images / b for b, _ in pairs]),
         "job_images_per_second": _spread([images / j for _, j in pairs]),
+        "augment_images_per_second": _spread([images / a for a in augmenting]),
         "input_images_per_second": _spread(input_rates),
+        "augment_share_of_step": _spread(
+            [a / b for (b, _), a in zip(pairs, augmenting, strict=True)]
+        ),
         "loop_overhead": _spread([j / b - 1 for b, j in pairs]),
         "save_seconds": _spread(saves),
         "save_every_steps": plan.checkpoint_every_steps,
@@ -199,6 +207,45 @@ def _create_bare(
     return run
 
 
+def _create_augment(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    data: Dataset,
+    plan: Plan,
+) -> Callable[[int], None]:
+    """Returns a function that augments one batch, time and again."""
+    replicas = strategy.num_replicas_in_sync
+    augment = train.create_augment(config, strategy, plan)
+    with tf.device(strategy.extended.worker_devices[0]):
+        (batch,) = pipeline.train_batches(
+            data.train,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            first_step=0,
+            num_replicas=replicas,
+        ).take(1)
+
+        @tf.function(autograph=False)
+        def steps(count: tf.Tensor) -> tf.Tensor:
+            def body(done: tf.Tensor, total: tf.Tensor) -> tuple:
+                images = augment(batch, done, tf.constant(0)).image
+                pixel = tf.cast(images[-1, -1, -1, -1], tf.int64)
+                return done + 1, total + pixel
+
+            zero = tf.constant(0, tf.int64)
+            return tf.while_loop(
+                lambda done, _: done < count,
+                body,
+                (zero, zero),
+                parallel_iterations=1,
+            )[1]
+
+    def run(count: int) -> None:
+        steps(tf.constant(count, tf.int64)).numpy()
+
+    return run
+
+
 def _save(loop: Loop, state: TrainState) -> None:
     state.step.assign_add(1)  # A step is committed once only.
     loop.save(int(state.step.numpy()))
@@ -271,7 +318,7 @@ def _table(report: dict[str, Any]) -> str:
         batch = report["global_batch_size"]
         numbers = (spread["median"], spread["low"], spread["high"])
         columns = "".join(f"{number:>12,.0f}" for number in numbers)
-        return f"{name:<6}{columns}{batch / spread['median'] * 1e3:>12.2f}"
+        return f"{name:<8}{columns}{batch / spread['median'] * 1e3:>12.2f}"
 
     loop, saving = report["loop_overhead"], report["save_overhead"]
     save = report["save_seconds"]["median"]
@@ -283,15 +330,18 @@ def _table(report: dict[str, Any]) -> str:
             f"median of {report['rounds']} rounds of {report['steps_a_round']}"
             " steps, 95 % interval of the mean; compile time not included",
             "",
-            f"{'':<6}{'images/s':>12}{'from':>12}{'to':>12}{'ms a step':>12}",
+            f"{'':<8}{'images/s':>12}{'from':>12}{'to':>12}{'ms a step':>12}",
             rate("step"),
             rate("job"),
+            rate("augment"),
             rate("input"),
             "",
             f"the loop costs {loop['median']:+.1%} over the step"
             f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save of"
             f" {save:.2f} s each {report['save_every_steps']} steps adds"
             f" {saving:.1%}: {loop['median'] + saving:+.1%} in all",
+            f"of which the augmentation is"
+            f" {report['augment_share_of_step']['median']:.1%} of the step",
             f"data to first step: {report['load_to_first_step_seconds']:.1f} s",
         ]
     )

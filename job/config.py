@@ -17,12 +17,12 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ml_collections
 
-from configs import default
+from configs import augment_presets, default
 from job import errors, files
 
 # A resume may change these: they change when something is written, where
@@ -37,6 +37,7 @@ FREE_TO_CHANGE = (
     "data.source",
     "data.dir",
     "data.archive_sha256",
+    "augment.preset",  # The fields that it has set are compared.
     "evaluate.",
     "checkpoint.",
     "distribute.strategy",
@@ -159,11 +160,29 @@ _RULES: dict[str, _Rule] = {
     },
     "transfer.layer_decay": _Rule(lambda v: 0 < v <= 1, "above 0, at most 1"),
     "transfer.warmup_epochs": _between(0, 1e6),
+    "augment.preset": _Rule(
+        lambda v: v in ("", *augment_presets.NAMES),
+        "empty or one of " + ", ".join(augment_presets.NAMES),
+    ),
     "augment.flip": _one_of("none", "random", "alternating"),
     # A reflection reaches no further than the image itself.
     "augment.translate": _whole(31),
     "augment.fill": _one_of("reflect", "nearest", "zero"),
+    "augment.rotation_degrees": _between(0, 180),
+    "augment.shift": _share(),
+    "augment.shear": _Rule(lambda v: 0 <= v < 90, "0 to below 90 degrees"),
+    "augment.zoom": _share(),
+    "augment.brightness": _between(0, 10),
+    "augment.contrast": _between(0, 10),
+    "augment.saturation": _between(0, 10),
+    "augment.hue": _between(0, 0.5),
+    "augment.autoaugment": _between(0, 1),
+    "augment.randaugment_magnitude": _between(0, 10),
     "augment.cutout_pixels": _whole(32),
+    "augment.mixup_alpha": _Rule(
+        lambda v: v == 0 or 0.01 <= v <= 100, "0 (off), or 0.01 to 100"
+    ),
+    "augment.cutmix_probability": _between(0, 1),
     "optimizer.name": _one_of("sgd", "adam"),
     "optimizer.peak_learning_rate": _above(0),
     "optimizer.momentum": _share(),
@@ -237,8 +256,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         _refuse("epochs", 0.0, "above 0 where config.steps is 0")
     _check_sizes(fields)
     _check_transfer(fields)
-    if fields["distribute.logical_devices"]:
-        check_replicas(fields, fields["distribute.logical_devices"])
+    check_replicas(fields, fields["distribute.logical_devices"] or 1)
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # Only one replica could do both; it has nothing to agree on.
         _refuse(
@@ -310,6 +328,30 @@ def _check_transfer(fields: _Fields) -> None:
             )
 
 
+def use_preset(
+    config: ml_collections.ConfigDict, explicit: Collection[str]
+) -> None:
+    """Sets `config.augment` to its preset, where it names one.
+
+    Args:
+      config: of a command line or a variant of it; not one that was saved,
+        which holds its preset's fields already.
+      explicit: dotted names of the fields that were set on top of the config
+        file, on the command line say: these stay.
+
+    Raises:
+      ConfigError: there is no preset of that name.
+    """
+    name = config.get("augment", {}).get("preset", "")
+    if not name:
+        return
+    if name not in augment_presets.NAMES:
+        _refuse("augment.preset", name, _RULES["augment.preset"].wanted)
+    for field, value in augment_presets.fields(name).items():
+        if f"augment.{field}" not in explicit and field in config.augment:
+            config.augment[field] = value
+
+
 def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     """Returns the checked config of the run in `workdir`.
 
@@ -358,6 +400,17 @@ def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
                 name,
                 fields[name],
                 f"a multiple of the {num_replicas} replicas, such as {nearest}",
+            )
+    batch = fields["global_batch_size"]
+    for name in ("augment.mixup_alpha", "augment.cutmix_probability"):
+        if fields[name] and batch // num_replicas % 2:
+            pairs = 2 * num_replicas
+            _refuse(
+                "global_batch_size",
+                batch,
+                f"a multiple of {pairs}, such as {batch + num_replicas}, with"
+                f" config.{name} = {fields[name]}: each replica mixes pairs of"
+                " images",
             )
 
 

@@ -213,6 +213,8 @@ def _require_config() -> ml_collections.ConfigDict:
             "--config is missing; a first one is --config=configs/quickstart.py"
         )
     try:
+        explicit = config_flags.get_override_values(flags.FLAGS["config"])
+        config_lib.use_preset(_CONFIG.value, explicit)
         config_lib.check(_CONFIG.value)
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()

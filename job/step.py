@@ -21,7 +21,8 @@ import tensorflow as tf
 
 from job import model as model_lib
 from job import optimizer
-from job.augment import Augment
+from job.augment import Augment, Augmented
+from job.augment.mixing import partner
 from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
 from job.phases import Group
@@ -30,11 +31,11 @@ from job.state import Replicated, TrainState
 
 TrainSteps = Callable[[Iterator[TrainBatch], tf.Tensor], None]
 
-# (uint8 [b, 32, 32, 3] images, int32 [b] labels, float32 [b, d] noise of the
-# dropout if any, float32 [] loss scale) -> the tensors to sum over replicas:
-# gradients, batch moments, loss, count of right answers.
+# (augmented images, int32 [b] labels, float32 [b, d] noise of the dropout if any,
+# float32 [] loss scale) -> the tensors to sum over replicas: gradients, batch
+# moments, loss, count of right answers.
 _ForwardBackward = Callable[
-    [tf.Tensor, tf.Tensor, tf.Tensor | None, tf.Tensor], list[tf.Tensor]
+    [Augmented, tf.Tensor, tf.Tensor | None, tf.Tensor], list[tf.Tensor]
 ]
 
 # Tells dropout's draws from others with the same seed.
@@ -117,7 +118,7 @@ def make_train_steps(
 
     def replica_sums(batch: TrainBatch) -> list[tf.Tensor] | tf.Tensor:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-        images = augment(batch, state.step, replica)
+        augmented = augment(batch, state.step, replica)
         noise = (
             dropout_noise(
                 [global_batch_size, noise_width],
@@ -131,7 +132,7 @@ def make_train_steps(
         )
         scale = state.loss_scale.get("scale", tf.constant(1.0))
         sums = forward_backward(
-            images, batch.label, noise, tf.convert_to_tensor(scale)
+            augmented, batch.label, noise, tf.convert_to_tensor(scale)
         )
         # One replica has nothing to sum, and need not copy its gradients.
         return sums if replicas == 1 else bucket.pack(sums)
@@ -216,6 +217,30 @@ def dropout_noise(
     return tf.ensure_shape(drawn[first : first + size], [size, shape[1]])
 
 
+def mixed_targets(targets: tf.Tensor, share: tf.Tensor | None) -> tf.Tensor:
+    """Mixes the targets as the images are mixed (see `augment.Augmented`).
+
+    Args:
+      targets: float32 [b, 10].
+      share: float32 [b], of the image's own target; None: all of it.
+    """
+    if share is None:
+        return targets
+    other = partner(targets)
+    return other + share[:, None] * (targets - other)
+
+
+def _hits(
+    logits: tf.Tensor, labels: tf.Tensor, share: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns float32 [b]: how much of the image was recognized, 0 to 1."""
+    best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+    if share is None:
+        return tf.cast(tf.equal(best, labels), tf.float32)
+    classes = mixed_targets(tf.one_hot(labels, NUM_CLASSES), share)
+    return tf.reduce_sum(tf.one_hot(best, NUM_CLASSES) * classes, axis=1)
+
+
 def _make_forward_backward(
     network: keras.Model,
     upsample: Upsample,
@@ -228,11 +253,12 @@ def _make_forward_backward(
     """Returns the pure part of a step: writes no variable, sums nothing."""
 
     def forward_backward(
-        images: tf.Tensor,
+        augmented: Augmented,
         labels: tf.Tensor,
         noise: tf.Tensor | None,
         loss_scale: tf.Tensor,
     ) -> list[tf.Tensor]:
+        images, share = augmented
         images = upsample(images)
         inputs = images if noise is None else [images, noise]
         # Only what trains is watched: below it nothing is recorded.
@@ -240,14 +266,12 @@ def _make_forward_backward(
             tape.watch(trained)
             logits, moments = network(inputs, training=True)
             targets = smoothed_targets(labels, label_smoothing)
+            targets = mixed_targets(targets, share)
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_sum(losses) / global_batch_size
             scaled = loss * loss_scale
         gradients = tape.gradient(scaled, trained)
-        hits = tf.equal(
-            tf.argmax(logits, axis=-1, output_type=tf.int32), labels
-        )
-        correct = tf.reduce_sum(tf.cast(hits, tf.float32))
+        correct = tf.reduce_sum(_hits(logits, labels, share))
         moments = [moment / num_replicas for moment in moments]
         return [*gradients, *moments, loss, correct]
 

@@ -33,6 +33,7 @@ from job import (
     weights,
 )
 from job import strategy as strategy_lib
+from job.augment import picture
 from job.checkpoint import store
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
@@ -80,6 +81,12 @@ def train_and_evaluate(
     files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
     if config.model.weights and not history.step:
         state.load_weights(weights.load(config.model.weights))
+    picture.write(
+        workdir / picture.FILE,
+        data.train.images,
+        augment_settings(config),
+        seed=config.seed,
+    )
     train_split, network = prepare_inputs(config, data.train, state, plan, stop)
     log = metrics.MetricsLog(workdir, first_step=history.step)
     progress = Progress(plan.train_steps, first_step=history.step)
@@ -291,7 +298,7 @@ def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
 def augments(config: ml_collections.ConfigDict) -> bool:
     """Says whether an image is shown in more than one way."""
     strengths = config.augment.to_dict()
-    del strengths["flip"], strengths["fill"]
+    del strengths["preset"], strengths["flip"], strengths["fill"]
     return config.augment.flip != "none" or any(strengths.values())
 
 
@@ -317,9 +324,7 @@ def create_train_steps(
     return step.make_train_steps(
         strategy,
         state,
-        take_images
-        if on_features
-        else create_augment(config, plan, strategy.num_replicas_in_sync),
+        take_images if on_features else create_augment(config, strategy, plan),
         optimizer_settings(config, plan),
         network=network,
         upsample=tf.identity
@@ -334,26 +339,35 @@ def create_train_steps(
 
 def take_images(
     batch: pipeline.TrainBatch, step: tf.Tensor, replica: tf.Tensor
-) -> tf.Tensor:
+) -> augment_lib.Augmented:
     """Augments nothing."""
     del step, replica
-    return batch.image
+    return augment_lib.Augmented(batch.image, None)
 
 
 def create_augment(
-    config: ml_collections.ConfigDict, plan: Plan, num_replicas: int
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    plan: Plan,
 ) -> augment_lib.Augment:
-    """Returns what is done to a batch of images."""
+    """Returns what changes a replica's batch before the network sees it."""
     return augment_lib.make_augment(
-        flip=config.augment.flip,
-        translate=int(config.augment.translate),
-        fill=config.augment.fill,
-        cutout_pixels=int(config.augment.cutout_pixels),
+        augment_settings(config),
         seed=config.seed,
         num_images=plan.num_images,
         global_batch_size=config.global_batch_size,
-        num_replicas=num_replicas,
+        num_replicas=strategy.num_replicas_in_sync,
+        jit_compile=use_jit(config, strategy),
     )
+
+
+def augment_settings(
+    config: ml_collections.ConfigDict,
+) -> augment_lib.AugmentSettings:
+    """Returns what is done to an image."""
+    fields = config.augment.to_dict()
+    del fields["preset"]  # Its fields are set: see `config.use_preset`.
+    return augment_lib.AugmentSettings(**fields)
 
 
 def optimizer_settings(

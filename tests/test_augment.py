@@ -1,147 +1,227 @@
-"""Augmentation against plain NumPy, and the same on any number of replicas."""
+"""The whole of it: the same on any number of replicas, and free where off."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from configs import augment_presets
 from job import augment
+from job.augment import draws, picture
 from job.data import pipeline
 
-RNG = np.random.default_rng(1)
-MODES = {"reflect": "reflect", "nearest": "edge", "zero": "constant"}
+DEFAULT = augment.AugmentSettings(
+    flip="random", translate=4.0, cutout_pixels=8.0
+)
+# Each alone; and a mixture of all.
+ONE_BY_ONE = {
+    "flip": "random",
+    "translate": 2.0,
+    "rotation_degrees": 15.0,
+    "shift": 0.1,
+    "shear": 10.0,
+    "zoom": 0.1,
+    "brightness": 0.4,
+    "contrast": 0.4,
+    "saturation": 0.4,
+    "hue": 0.1,
+    "autoaugment": 0.8,
+    "randaugment_magnitude": 5.0,
+    "cutout_pixels": 8.0,
+    "mixup_alpha": 0.2,
+    "cutmix_probability": 0.5,
+}
 
 
-def random_images(n):
-    return RNG.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+def preset(name):
+    return augment.AugmentSettings(**augment_presets.fields(name))
 
 
-@pytest.mark.parametrize("fill", MODES)
-def test_flip_and_translate_equal_padding_and_cropping(fill):
-    images, most = random_images(40), 5
-    mirrored = RNG.integers(0, 2, 40).astype(bool)
-    shift = RNG.integers(-most, most + 1, (40, 2)).astype(np.int32)
-    moved = augment.flip_and_translate(
-        tf.constant(images),
-        tf.constant(mirrored),
-        tf.constant(shift),
-        fill=fill,
-    ).numpy()
-    for image, flip, (down, right), got in zip(
-        images, mirrored, shift, moved, strict=True
-    ):
-        plain = image[:, ::-1] if flip else image
-        padded = np.pad(
-            plain, ((most, most), (most, most), (0, 0)), MODES[fill]
-        )
-        top, left = most - down, most - right
-        np.testing.assert_array_equal(
-            got, padded[top : top + 32, left : left + 32]
-        )
+def make(settings=DEFAULT, replicas=1, batch=36, seed=0, **kwargs):
+    return augment.make_augment(
+        settings,
+        seed=seed,
+        num_images=100,
+        global_batch_size=batch,
+        num_replicas=replicas,
+        **kwargs,
+    )
 
 
-def test_cutout_paints_one_square_clipped_at_the_border():
-    images = random_images(30)
-    centre = RNG.integers(0, 32, (30, 2)).astype(np.int32)
-    centre[0] = (0, 31)
-    painted = augment.cutout(
-        tf.constant(images), tf.constant(centre), pixels=8
-    ).numpy()
-    for image, (row, column), got in zip(images, centre, painted, strict=True):
-        wanted = image.copy()
-        top, left = row - 4, column - 4
-        wanted[max(0, top) : top + 8, max(0, left) : left + 8] = (125, 123, 114)
-        np.testing.assert_array_equal(got, wanted)
-
-
-def test_the_alternating_flip_mirrors_each_image_every_other_epoch():
-    index = np.arange(1000, dtype=np.int32)
-
-    def flips(epoch):
-        return augment.alternating_flip(
-            tf.constant(index),
-            tf.fill([1000], epoch),
-            seed=0,
-            num_images=1000,
-        ).numpy()
-
-    np.testing.assert_array_equal(flips(0), ~flips(1))
-    np.testing.assert_array_equal(flips(0), flips(2))
-    assert 450 < flips(0).sum() < 550
-
-
-def make(replicas=1, batch=30, **changes):
-    settings = {
-        "flip": "random",
-        "translate": 4,
-        "fill": "reflect",
-        "cutout_pixels": 8,
-        "seed": 0,
-        "num_images": 100,
-        "global_batch_size": batch,
-        "num_replicas": replicas,
-    }
-    return tf.function(augment.make_augment(**{**settings, **changes}))
-
-
-def augmented(split, step, replicas=1, batch=30, **changes):
-    """Returns the augmented global batch of a step."""
-    parts = pipeline.train_batches(
+def batches(split, step, replicas=1, batch=36):
+    return pipeline.train_batches(
         split,
         seed=0,
         global_batch_size=batch,
         first_step=step,
         num_replicas=replicas,
     ).take(replicas)
-    call = make(replicas, batch, **changes)
-    step = tf.constant(step, tf.int64)
-    return np.concatenate(
-        [call(p, step, tf.constant(r)).numpy() for r, p in enumerate(parts)]
-    )
 
 
-@pytest.mark.parametrize("flip", ["random", "alternating"])
-def test_global_batches_are_the_same_on_1_2_and_3_replicas(split, flip):
-    whole = augmented(split, 5, flip=flip)
-    for replicas in (2, 3):
-        np.testing.assert_array_equal(
-            whole, augmented(split, 5, replicas, flip=flip)
-        )
-
-
-def test_steps_and_seeds_differ_and_repeat(split):
-    np.testing.assert_array_equal(augmented(split, 3), augmented(split, 3))
-    batch = next(
-        iter(
-            pipeline.train_batches(
-                split, seed=0, global_batch_size=30, first_step=0
-            )
-        )
-    )
-    outcomes = [
-        make(seed=seed)(batch, tf.constant(step, tf.int64), tf.constant(0))
-        for seed, step in ((0, 0), (0, 1), (1, 0))
+def augmented(split, step, settings=DEFAULT, replicas=1, batch=36):
+    """Returns images and shares of the global batch of a step."""
+    call = tf.function(make(settings, replicas, batch), autograph=False)
+    step_number = tf.constant(step, tf.int64)
+    parts = [
+        call(part, step_number, tf.constant(r))
+        for r, part in enumerate(batches(split, step, replicas, batch))
     ]
-    assert len({o.numpy().tobytes() for o in outcomes}) == 3
+    images = np.concatenate([p.image.numpy() for p in parts])
+    if parts[0].share is None:
+        return images, None
+    return images, np.concatenate([p.share.numpy() for p in parts])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(DEFAULT, id="default"),
+        *(pytest.param(preset(n), id=n) for n in augment_presets.NAMES),
+        pytest.param(augment.AugmentSettings(**ONE_BY_ONE), id="all"),
+    ],
+)
+def test_global_batches_are_the_same_on_1_2_and_3_replicas(split, settings):
+    whole, share = augmented(split, 5, settings)
+    for replicas in (2, 3):
+        images, shares = augmented(split, 5, settings, replicas)
+        np.testing.assert_array_equal(whole, images)
+        np.testing.assert_array_equal(share, shares)
+    assert (share is None) == (
+        settings.mixup_alpha == settings.cutmix_probability == 0
+    )
+
+
+@pytest.mark.parametrize("name", ["strong", "keras_classic"])
+def test_steps_and_seeds_differ_and_repeat(split, name):
+    settings = preset(name)
+    (batch,) = batches(split, 0)
+    outcomes = []
+    for seed, step in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        call = make(settings, seed=seed)
+        images, _ = call(batch, tf.constant(step, tf.int64), tf.constant(0))
+        outcomes.append(images.numpy().tobytes())
+    assert len(set(outcomes)) == 3
+    assert outcomes[0] == outcomes[3]
 
 
 def test_replicas_do_not_draw_the_same(split):
     """The defect of Keras' SeedGenerator under MirroredStrategy."""
-    batch = next(
-        iter(
-            pipeline.train_batches(
-                split, seed=0, global_batch_size=15, first_step=0
-            )
-        )
-    )
-    call = make(replicas=2)
+    (batch,) = batches(split, 0, batch=16)
+    call = make(replicas=2, batch=32)
     step = tf.constant(0, tf.int64)
-    one, two = (call(batch, step, tf.constant(r)).numpy() for r in (0, 1))
-    assert (one != two).any(axis=(1, 2, 3)).mean() > 0.5
+    one, two = (call(batch, step, tf.constant(r)).image for r in (0, 1))
+    assert (one != two).numpy().any(axis=(1, 2, 3)).mean() > 0.5
+
+
+def graph_size(settings):
+    """Returns how many operations are traced."""
+    batch = pipeline.TrainBatch(
+        tf.zeros([4, 32, 32, 3], tf.uint8), *[tf.zeros([4], tf.int32)] * 3
+    )
+    call = tf.function(make(settings, batch=4), autograph=False)
+    graph = call.get_concrete_function(
+        batch, tf.constant(0, tf.int64), tf.constant(0)
+    ).graph
+    return len(graph.get_operations())
+
+
+def test_what_is_off_is_not_traced():
+    off = augment.AugmentSettings()
+    nothing = graph_size(off)
+    # Four inputs of the batch, step, replica and two outputs, and a product.
+    assert nothing < 12
+    for name, strength in ONE_BY_ONE.items():
+        alone = dataclasses.replace(off, **{name: strength})
+        assert graph_size(alone) > nothing, name
+    # Among those that share their draws, too.
+    jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    whole = graph_size(dataclasses.replace(off, **jitter))
+    for name in jitter:
+        without = dataclasses.replace(off, **{**jitter, name: 0.0})
+        assert graph_size(without) < whole, name
 
 
 def test_all_off_changes_nothing(split):
-    plain = augmented(split, 0, flip="none", translate=0, cutout_pixels=0)
-    (batch,) = pipeline.train_batches(
-        split, seed=0, global_batch_size=30, first_step=0
-    ).take(1)
+    plain, share = augmented(split, 0, augment.AugmentSettings())
+    (batch,) = batches(split, 0)
     np.testing.assert_array_equal(plain, batch.image.numpy())
+    assert share is None
+
+
+def test_an_odd_batch_makes_no_pairs():
+    with pytest.raises(ValueError, match="15 images a replica"):
+        make(augment.AugmentSettings(mixup_alpha=1.0), replicas=2, batch=30)
+
+
+def test_presets_name_every_field_and_no_other():
+    fields = {f.name for f in dataclasses.fields(augment.AugmentSettings)}
+    for name in augment_presets.NAMES:
+        assert augment_presets.fields(name).keys() == fields
+    assert preset("keras_classic") == augment.AugmentSettings(
+        flip="random",
+        fill="nearest",
+        rotation_degrees=15.0,
+        shift=0.1,
+        shear=0.1,
+        zoom=0.1,
+    )
+    assert preset("crop_flip") == augment.AugmentSettings(
+        flip="random", translate=4.0, fill="zero"
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 8.0])
+def test_shares_are_beta_distributed(alpha):
+    drawn = draws.Draws(
+        0, tf.constant(0, tf.int64), 20000, tf.constant(0), 20000
+    ).beta(draws.Purpose.MIXUP, alpha)
+    drawn = drawn.numpy()
+    assert np.isfinite(drawn).all()
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    assert drawn.mean() == pytest.approx(0.5, abs=0.015)
+    assert drawn.var() == pytest.approx(0.25 / (2 * alpha + 1), rel=0.05)
+
+
+def test_a_number_once_given_to_a_purpose_stays():
+    names = "FLIP TRANSLATE CUTOUT WARP JITTER AUTOAUGMENT RANDAUGMENT"
+    wanted = {
+        name: i for i, name in enumerate([*names.split(), "MIXUP", "CUTMIX"])
+    }
+    assert {p.name: int(p) for p in draws.Purpose} == wanted
+
+
+def test_xla_changes_next_to_nothing(split):
+    settings = augment.AugmentSettings(
+        flip="random",
+        translate=4.0,
+        autoaugment=1.0,
+        cutout_pixels=8.0,
+        mixup_alpha=1.0,
+    )
+    (batch,) = batches(split, 0)
+    step, replica = tf.constant(0, tf.int64), tf.constant(0)
+    plain = make(settings)(batch, step, replica)
+    compiled = make(settings, jit_compile=True)(batch, step, replica)
+    apart = np.abs(plain.image.numpy().astype(int) - compiled.image.numpy())
+    assert (apart > 0).mean() < 0.01
+    np.testing.assert_array_equal(plain.share, compiled.share)
+
+
+def test_the_picture_shows_images_as_they_are_and_as_they_become(
+    split, tmp_path
+):
+    path = tmp_path / picture.FILE
+    picture.write(path, split.images, preset("strong"), seed=0)
+    content = path.read_bytes()
+    shown = tf.io.decode_png(content).numpy()
+    assert shown.shape == (8 * 98, 8 * 98, 3)
+    tiles = shown.reshape(8, 98, 8, 98, 3).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
+    small = tiles[:, :, ::3, ::3]
+    np.testing.assert_array_equal(small[0], split.images[:8])
+    for row in range(1, 8):
+        changed = (small[row] != small[row - 1]).any(axis=(1, 2, 3))
+        assert changed.mean() > 0.7
+    picture.write(path, split.images[8:], preset("strong"), seed=1)
+    assert path.read_bytes() == content  # A run's first start has written it.

@@ -5,17 +5,20 @@ import json
 from job import benchmark, preemption
 
 
-def test_it_reports_step_job_and_input(config, tmp_path, monkeypatch):
+def test_it_reports_step_job_augmentation_and_input(
+    config, tmp_path, monkeypatch
+):
     monkeypatch.setattr(benchmark, "_ROUNDS", 2)
     monkeypatch.setattr(benchmark, "_SEGMENT_SECONDS", 0.1)
     table = benchmark.run_benchmark(
         config, tmp_path / "bench", preemption.StopRequest()
     )
     report = json.loads((tmp_path / "bench" / "benchmark.json").read_text())
-    for name in ("step", "job", "input"):
+    for name in ("step", "job", "augment", "input"):
         spread = report[f"{name}_images_per_second"]
         assert 0 < spread["median"] < 1e9
         assert f"\n{name} " in table
     assert report["save_every_steps"] == 5
     assert report["rounds"] == 2
+    assert report["augment_share_of_step"]["median"] > 0
     assert [p.name for p in tmp_path.rglob("*")] == ["bench", "benchmark.json"]

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs import default
+from configs import augment_presets, default
 from job import config as config_lib
 from job import errors
 
@@ -34,7 +34,9 @@ def test_every_shipped_config_is_whole_and_passes(name, variant):
 
 def test_no_config_file_is_left_out_above():
     found = {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert found - {"__init__"} == {name for name, _ in SHIPPED}
+    assert found - {"__init__", "augment_presets"} == {
+        name for name, _ in SHIPPED
+    }
 
 
 def test_every_field_has_a_rule_or_is_a_bool():
@@ -63,7 +65,22 @@ def test_every_field_has_a_rule_or_is_a_bool():
         ("model.width", math.nan),
         ("model.pooling", "min"),
         ("model.init", "zeros"),
+        ("augment.preset", "weak"),
         ("augment.flip", "up"),
+        ("augment.fill", "constant"),
+        ("augment.rotation_degrees", -15.0),
+        ("augment.rotation_degrees", 181.0),
+        ("augment.shift", 1.0),
+        ("augment.shear", 90.0),
+        ("augment.zoom", 1.0),
+        ("augment.brightness", -0.1),
+        ("augment.contrast", math.nan),
+        ("augment.saturation", math.inf),
+        ("augment.hue", 0.6),
+        ("augment.autoaugment", 1.1),
+        ("augment.randaugment_magnitude", 11.0),
+        ("augment.mixup_alpha", 0.001),
+        ("augment.cutmix_probability", 2.0),
         ("augment.translate", 2.5),
         ("augment.translate", 32.0),
         ("augment.cutout_pixels", -1.0),
@@ -117,6 +134,59 @@ def test_a_batch_that_does_not_split_is_refused_with_one_that_does(config):
     config.global_batch_size = 65
     with pytest.raises(errors.ConfigError, match=r"65.*2 replicas, such as 64"):
         config_lib.check_replicas(config_lib.flatten(config), 2)
+
+
+@pytest.mark.parametrize("field", ["mixup_alpha", "cutmix_probability"])
+def test_images_are_mixed_in_pairs_within_a_replica(config, field):
+    config.global_batch_size = 66
+    config_lib.check(config)
+    config.augment[field] = 0.5
+    config_lib.check(config)
+    said = rf"66; .*multiple of 4, such as 68, with config.augment.{field}"
+    with pytest.raises(errors.ConfigError, match=said):
+        config_lib.check_replicas(config_lib.flatten(config), 2)
+    config.distribute.logical_devices = 2
+    with pytest.raises(errors.ConfigError, match=said):
+        config_lib.check(config)
+    config.distribute.logical_devices = 0
+    config.global_batch_size = 63
+    with pytest.raises(errors.ConfigError, match="multiple of 2, such as 64"):
+        config_lib.check(config)
+
+
+def test_a_preset_replaces_the_file_and_yields_to_the_command_line(config):
+    config.augment.preset = "strong"
+    config.augment.translate = 2.0
+    config.augment.cutout_pixels = 4.0
+    config_lib.use_preset(config, {"augment.cutout_pixels", "seed"})
+    assert config.augment.translate == 4.0
+    assert config.augment.autoaugment == 1.0
+    assert config.augment.cutout_pixels == 4.0
+    config_lib.check(config)
+
+
+def test_no_preset_leaves_all_as_it_is(config):
+    before = config_lib.flatten(config)
+    config_lib.use_preset(config, ())
+    assert config_lib.flatten(config) == before
+
+
+def test_an_unknown_preset_is_refused_by_name(config):
+    config.augment.preset = "weak"
+    with pytest.raises(errors.ConfigError, match=r"preset is 'weak'.*strong"):
+        config_lib.use_preset(config, ())
+
+
+def test_a_preset_and_its_fields_by_hand_are_the_same_run(config):
+    by_hand = config_lib.flatten(config) | {
+        f"augment.{field}": value
+        for field, value in augment_presets.fields("strong").items()
+    }
+    config.augment.preset = "strong"
+    config_lib.use_preset(config, ())
+    fields = config_lib.flatten(config)
+    assert config_lib.differences(by_hand, fields) == []
+    assert config_lib.fingerprint(by_hand) == config_lib.fingerprint(fields)
 
 
 def test_a_resume_may_change_cadences_but_not_results(config):

@@ -31,6 +31,10 @@ SMOKE = "--config=configs/smoke.py"
             "config.optimizer.peak_learning_rate is -1.0; it must be above 0",
         ),
         ([SMOKE, "--workdir=x", "--config.model.width=nan"], "model.width"),
+        (
+            [SMOKE, "--workdir=x", "--config.augment.preset=weak"],
+            "config.augment.preset is 'weak'; it must be empty or one of",
+        ),
         ([SMOKE, "--workdir=x", "stray"], "'stray'"),
         (["--config=LICENSE", "--workdir=x"], "LICENSE"),
         ([SMOKE, "--workdir=x", "--config.nosuch=3"], "no field 'nosuch'"),
@@ -112,6 +116,18 @@ def test_mode_config_prints_the_resolved_config():
     done = run_job(SMOKE, "--mode=config", "--config.optimizer.momentum=0.5")
     assert done.returncode == 0
     assert "momentum: 0.5" in done.stdout
+
+
+def test_a_preset_fills_in_what_the_command_line_leaves_open():
+    done = run_job(
+        SMOKE,
+        "--mode=config",
+        "--config.augment.cutout_pixels=4",
+        "--config.augment.preset=strong",
+    )
+    assert done.returncode == 0
+    assert "autoaugment: 1.0" in done.stdout
+    assert "cutout_pixels: 4.0" in done.stdout
 
 
 def test_help_lists_the_modes():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import smoke
+from configs import augment_presets, smoke
 from job import loop, state, step, train
 from job.data import sources
 
@@ -70,6 +70,49 @@ def test_1_and_2_replicas_agree_after_1_and_20_steps(data):
     assert first["window/correct"] == second["window/correct"]
     # The loss is the global mean, not a replica's.
     assert 2.0 < first["window/loss"] / 20 < 3.0
+
+
+STRONG = {
+    f"augment.{field}": value
+    for field, value in augment_presets.fields("strong").items()
+}
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_mixed_images_train_alike_on_1_and_2_replicas(data, mixing):
+    changes = {**SYNCED, **STRONG}
+    if mixing == "mixup":
+        changes |= {
+            "augment.cutmix_probability": 0.0,
+            "augment.mixup_alpha": 1.0,
+        }
+    one, two = Trainer(data, 1, **changes), Trainer(data, 2, **changes)
+    first, second = one.train(3), two.train(3)
+    for name in first:
+        assert distance(first[name], second[name]) < 1e-4, name
+    # Shares of hits, not hits.
+    assert 0 < first["window/correct"] < 48
+    assert first["window/correct"] % 1 > 0
+    assert first["first_bad_step"] == -1
+
+
+def test_mixed_targets_are_those_of_both_partners():
+    labels = tf.constant([3, 7, 1, 1])
+    share = tf.constant([0.75, 0.75, 0.5, 0.5])
+    targets = step.smoothed_targets(labels, 0.1)
+    mixed = step.mixed_targets(targets, share).numpy()
+    wanted = np.full([4, 10], 0.01)
+    wanted[0, [3, 7]] += (0.9 * 0.75, 0.9 * 0.25)
+    wanted[1, [7, 3]] += (0.9 * 0.75, 0.9 * 0.25)
+    wanted[2:, 1] += 0.9
+    np.testing.assert_allclose(mixed, wanted, rtol=1e-5)
+    assert step.mixed_targets(targets, None) is targets
+    logits = tf.one_hot([3, 3, 1, 0], 10)
+    hits = step._hits(logits, labels, share)
+    np.testing.assert_allclose(hits, [0.75, 0.25, 1, 0])
+    np.testing.assert_array_equal(
+        step._hits(logits, labels, None), [1, 0, 1, 0]
+    )
 
 
 def test_replicas_stay_equal(data):

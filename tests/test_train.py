@@ -84,6 +84,7 @@ def test_the_workdir_holds_what_was_promised(finished):
     ]
     found, _ = final_tensors(workdir)
     assert found.run["config_hash"] == config_lib.fingerprint(fields)
+    assert (workdir / "augmentation.png").read_bytes()[:4] == b"\x89PNG"
     assert found.run["versions"]["tensorflow"] == tf.__version__
 
 

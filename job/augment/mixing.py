@@ -1,0 +1,126 @@
+"""Covers a part of an image, or mixes it with its partner's.
+
+Images are mixed in pairs: position i of the global batch with i XOR 1, so that
+a pair never spans two replicas; a replica's batch is even where images are
+mixed. Both of a pair get the same share or the same box.
+"""
+
+import tensorflow as tf
+
+# Means of CIFAR-10's training images, as `model.PIXEL_MEAN`, in whole numbers.
+GREY = (125, 123, 114)
+
+
+def cutout(images: tf.Tensor, centre: tf.Tensor, *, pixels: int) -> tf.Tensor:
+    """Paints a grey square over each image.
+
+    DeVries & Taylor 2017, arXiv:1708.04552.
+
+    Args:
+      images: float [b, h, w, 3], 0 to 255.
+      centre: float32 [b, 2], row and column; the square may reach outside.
+      pixels: side of the square.
+
+    Returns:
+      [b, h, w, 3], the square set to the channels' means in CIFAR-10,
+      which is what zero is to the network.
+    """
+    start = centre - pixels // 2
+    square = _box(start, start + pixels, images.shape[1], images.shape[2])
+    square = tf.cast(square, images.dtype)
+    return images + square * (tf.constant(GREY, images.dtype) - images)
+
+
+def random_mix(
+    images: tf.Tensor,
+    *,
+    mixup_share: tf.Tensor | None,
+    cutmix_drawn: tf.Tensor | None,
+    cutmix_probability: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mixes each pair by CutMix, else by mixup where that is on.
+
+    A pair goes by the numbers of its first image.
+
+    Args:
+      images: float32 [b, h, w, c], b even.
+      mixup_share: float32 [b, 1], how much of itself an image keeps; None: no
+        mixup.
+      cutmix_drawn: float32 [b, 4], uniform over [0, 1); None: no CutMix.
+      cutmix_probability: share of the pairs that CutMix mixes.
+
+    Returns:
+      float32 [b, h, w, c] whole numbers, and float32 [b], the share of the
+      image's own label.
+    """
+    size, height, width = images.shape[:3]
+    if mixup_share is None:
+        share = tf.ones([size, 1])
+    else:
+        share = _of_pairs(mixup_share)
+    own = share[:, :, None, None]
+    if cutmix_drawn is not None:
+        drawn = _of_pairs(cutmix_drawn)
+        box = cutmix_box(drawn[:, 1:], height, width)
+        area = tf.reduce_sum(box, axis=[1, 2, 3])[:, None]
+        cut = tf.cast(drawn[:, :1] < cutmix_probability, tf.float32)
+        own += cut[:, :, None, None] * (1 - box - own)
+        share += cut * (1 - area / (height * width) - share)
+    return mix(images, own), share[:, 0]
+
+
+def cutmix_box(drawn: tf.Tensor, height: int, width: int) -> tf.Tensor:
+    """Draws the boxes of CutMix (Yun et al. 2019, arXiv:1905.04899; alpha 1).
+
+    Args:
+      drawn: float32 [b, 3], uniform over [0, 1): the share that stays (before
+        the box is clipped), and the box's centre.
+      height: of the images.
+      width: of the images.
+
+    Returns:
+      float32 [b, h, w, 1]: 1 inside the box, clipped at the border, else 0.
+    """
+    size = tf.constant([[height, width]], tf.float32)
+    sides = tf.floor(size * tf.sqrt(1 - drawn[:, :1]))
+    centre = tf.floor(size * drawn[:, 1:])
+    start = centre - tf.floor(sides / 2)
+    return tf.cast(_box(start, start + sides, height, width), tf.float32)
+
+
+def mix(images: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+    """Mixes each image with its partner.
+
+    mixup is Zhang et al. 2018, arXiv:1710.09412.
+
+    Args:
+      images: float32 [b, h, w, c], b even.
+      own: float32 [b, 1 or h, 1 or w, 1], the image's own share of a pixel.
+
+    Returns:
+      float32 [b, h, w, c], rounded to whole numbers.
+    """
+    other = partner(images)
+    return tf.floor(other + own * (images - other) + 0.5)
+
+
+def partner(values: tf.Tensor) -> tf.Tensor:
+    """Returns [b, ...]: at position i what is at i XOR 1; b is even."""
+    pairs = tf.reshape(values, [-1, 2, *values.shape[1:]])
+    return tf.reshape(tf.reverse(pairs, axis=[1]), tf.shape(values))
+
+
+def _of_pairs(drawn: tf.Tensor) -> tf.Tensor:
+    """Gives both images of a pair the numbers of the first."""
+    return tf.repeat(drawn[::2], 2, axis=0)
+
+
+def _box(
+    start: tf.Tensor, stop: tf.Tensor, height: int, width: int
+) -> tf.Tensor:
+    """Returns bool [b, h, w, 1], from start up to and without stop [b, 2]."""
+    y = tf.range(height, dtype=tf.float32)[None, :]
+    x = tf.range(width, dtype=tf.float32)[None, :]
+    down = (y >= start[:, :1]) & (y < stop[:, :1])
+    right = (x >= start[:, 1:]) & (x < stop[:, 1:])
+    return (down[:, :, None] & right[:, None, :])[..., None]

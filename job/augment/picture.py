@@ -1,0 +1,85 @@
+"""What a config does to images, as a picture, so that too much of it is seen.
+
+    picture.write(workdir / picture.FILE, images, settings, seed=0)
+
+Eight images side by side: as they are in the first row, and below as the
+network gets to see them, with other draws in each row. Where images are mixed,
+columns 1 and 2 are partners, 3 and 4, and so on.
+"""
+
+import pathlib
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from job import files
+from job.augment.make import AugmentSettings, make_augment
+from job.data.pipeline import TrainBatch
+
+FILE = "augmentation.png"
+
+_COLUMNS = 8
+_ROWS = 7
+_SCALE = 3
+# Pixels of white around an image.
+_GAP = 1
+
+_Images = npt.NDArray[np.uint8]
+
+
+def write(
+    path: pathlib.Path, images: _Images, settings: AugmentSettings, *, seed: int
+) -> None:
+    """Writes the picture, atomically, where there is none yet.
+
+    Args:
+      path: of the PNG.
+      images: uint8 [n, h, w, 3]; the first 8 are shown.
+      settings: what is done to an image.
+      seed: of the run.
+    """
+    if path.exists():
+        return
+    images = images[np.arange(_COLUMNS) % len(images)]
+    rows = np.stack([images, *_augmented(images, settings, seed)])
+    files.write_atomically(path, tf.io.encode_png(_montage(rows)).numpy())
+
+
+def _augmented(
+    images: _Images, settings: AugmentSettings, seed: int
+) -> _Images:
+    """Returns uint8 [rows, 8, h, w, 3]."""
+    count = _COLUMNS * _ROWS
+    augment = make_augment(
+        settings,
+        seed=seed,
+        num_images=_COLUMNS,
+        global_batch_size=count,
+        num_replicas=1,
+    )
+    # All rows as one batch, as each of its positions has its own draws. Not
+    # compiled: that takes longer than a few hundred small operations.
+    with tf.device("CPU:0"):
+        row, column = np.divmod(np.arange(count, dtype=np.int32), _COLUMNS)
+        batch = TrainBatch(
+            image=tf.constant(images[column]),
+            label=tf.constant(column),
+            index=tf.constant(column),
+            epoch=tf.constant(row),
+        )
+        shown = augment(batch, tf.constant(0, tf.int64), tf.constant(0))
+        return shown.image.numpy().reshape(_ROWS, *images.shape)
+
+
+def _montage(rows: _Images) -> _Images:
+    """Lays out uint8 [rows, columns, h, w, 3] as one image, enlarged."""
+    large = rows.repeat(_SCALE, axis=2).repeat(_SCALE, axis=3)
+    gap = (_GAP, _GAP)
+    tiles = np.pad(
+        large, ((0, 0), (0, 0), gap, gap, (0, 0)), constant_values=255
+    )
+    count, columns, height, width, channels = tiles.shape
+    return tiles.swapaxes(1, 2).reshape(
+        count * height, columns * width, channels
+    )
