@@ -31,9 +31,9 @@ from job.state import Replicated, TrainState
 
 TrainSteps = Callable[[Iterator[TrainBatch], tf.Tensor], None]
 
-# (augmented images, int32 [b] labels, float32 [b, d] noise of the dropout if any,
-# float32 [] loss scale) -> the tensors to sum over replicas: gradients, batch
-# moments, loss, count of right answers.
+# (augmented images, int32 [b] labels, float32 [b, d] noise of the dropout, if
+# any, float32 [] loss scale) -> the tensors to sum over replicas: gradients,
+# batch moments, loss, count of right answers.
 _ForwardBackward = Callable[
     [Augmented, tf.Tensor, tf.Tensor | None, tf.Tensor], list[tf.Tensor]
 ]
