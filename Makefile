@@ -9,6 +9,8 @@ CONFIG ?= configs/quickstart.py
 # runs/stem32-8ep.
 WORKDIR ?= runs/$(subst :,-,$(subst .py,,$(notdir $(CONFIG))))
 DATA ?=
+# Of configs/ablations.py.
+PLAN ?= ladder
 ARGS ?=
 
 # The GPU set where an NVIDIA driver is, else the CPU set.
@@ -27,6 +29,12 @@ help: ## this list
 train: $(READY) ## train; CONFIG=configs/quickstart.py where none is given
 	$(RUN) -m job.main --config=$(CONFIG) --workdir=$(WORKDIR) \
 	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+
+.PHONY: ablate
+ablate: $(READY) ## all runs of a plan, and their comparison; PLAN=ladder
+	$(RUN) -m job.main --mode=ablate --config=configs/ablations.py:$(PLAN) \
+	  --workdir=runs/$(PLAN) $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+	$(RUN) -m job.main --mode=report --workdir=runs/$(PLAN)
 
 .PHONY: benchmark
 benchmark: $(READY) ## images/s of the step, the job and the input, here

@@ -6,8 +6,8 @@
 
     plan        base
     ladder      from naive to the full recipe, each line on top of the last
-    augment     the recipe, with each augmentation on its own
-    over        the recipe at too little and too much augmentation
+    augment     the ladder's end, with each augmentation alone
+    over        the ladder's end, with ever more augmentation
     resolution  frozen ImageNet features, by size and upsampling kernel
     unfreeze    ImageNet's weights: frozen, all at once, gradually
     scratch     from scratch at 32 and 64 px
@@ -23,7 +23,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import naive, stem32, transfer
+from configs import augment_presets, naive, stem32, transfer
 
 _Overrides = Mapping[str, Any]
 
@@ -79,6 +79,27 @@ def _ladder() -> dict[str, _Overrides]:
     return steps
 
 
+_UNAUGMENTED: _Overrides = {
+    "augment.flip": "none",
+    "augment.translate": 0.0,
+    "augment.cutout_pixels": 0.0,
+}
+
+
+def _alone(**fields: Any) -> _Overrides:
+    """Returns one augmentation and no other."""
+    return {
+        **_UNAUGMENTED,
+        **{f"augment.{name}": value for name, value in fields.items()},
+    }
+
+
+def _preset(name: str, **fields: Any) -> _Overrides:
+    """Returns a preset, changed."""
+    values = {**augment_presets.fields(name), **fields}
+    return {f"augment.{field}": value for field, value in values.items()}
+
+
 _FROZEN = {f"transfer.unfreeze_epochs.block{i}": math.inf for i in range(1, 6)}
 _AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
 
@@ -99,6 +120,41 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "ladder": (
         (naive.get_config(), _BUDGET),
         _ladder(),
+    ),
+    "augment": (
+        (naive.get_config(), {**_BUDGET, **_ladder()["label_smoothing"]}),
+        {
+            "none": _UNAUGMENTED,
+            "flip": _alone(flip="alternating"),
+            "random_flip": _alone(flip="random"),
+            "translate": _alone(translate=2.0),
+            "rotation": _alone(rotation_degrees=15.0),
+            "shift": _alone(shift=0.1),
+            "shear": _alone(shear=15.0),
+            "zoom": _alone(zoom=0.1),
+            "brightness": _alone(brightness=0.3),
+            "contrast": _alone(contrast=0.3),
+            "saturation": _alone(saturation=0.3),
+            "hue": _alone(hue=0.05),
+            "cutout": _alone(cutout_pixels=8.0),
+            "mixup": _alone(mixup_alpha=0.2),
+            "cutmix": _alone(cutmix_probability=0.5),
+            "randaugment": _alone(randaugment_magnitude=3.0),
+            "autoaugment": _alone(autoaugment=1.0),
+        },
+    ),
+    "over": (
+        (naive.get_config(), {**_BUDGET, **_ladder()["label_smoothing"]}),
+        {
+            "flip_translate_2": {},
+            "none": _UNAUGMENTED,
+            "crop_flip": _preset("crop_flip"),
+            "keras_classic": _preset("keras_classic"),
+            "strong": _preset("strong"),
+            "too_much": _preset(
+                "strong", rotation_degrees=45.0, hue=0.5, mixup_alpha=1.0
+            ),
+        },
     ),
     "resolution": (
         (

@@ -4,6 +4,8 @@
     make train CONFIG=configs/stem32.py:8ep DATA=DIR
 
     variant  model     accuracy  mirror  seeds  time     hardware
+    200ep    width 1   not run                           a GPU
+    100ep    width 1   not run                           a GPU
     30ep     width 1   not run                           a GPU
     8ep      width .5  85.79     86.36   2      14 min   2 CPU cores
 
@@ -13,15 +15,20 @@ quality-75 JPEGs: not to be compared with published figures.
 
 import ml_collections
 
-from configs import default
+from configs import augment_presets, default
+
+_VARIANTS = ("8ep", "30ep", "100ep", "200ep")
 
 
 def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
-    """Returns the recipe of a budget: `30ep` (a GPU), `8ep` (2 CPU cores)."""
+    """Returns the recipe of a budget, for a GPU; `8ep` is for 2 CPU cores."""
+    if variant not in _VARIANTS:
+        raise ValueError(
+            f"configs/stem32.py has no variant {variant!r}; there are"
+            f" {', '.join(_VARIANTS)}"
+        )
     config = default.get_config()
-    if variant == "30ep":
-        pass
-    elif variant == "8ep":
+    if variant == "8ep":
         config.epochs = 8.0
         config.global_batch_size = 256
         config.model.width = 0.5
@@ -33,8 +40,21 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
         config.optimizer.weight_decay = 1e-3
         config.optimizer.ema_decay = 0.99
         config.evaluate.every_epochs = 4.0
-    else:
-        raise ValueError(
-            f"configs/stem32.py has no variant {variant!r}; there are 30ep, 8ep"
-        )
+    if variant in ("100ep", "200ep"):
+        config.model.pooling = "avg"
+        config.augment.update(augment_presets.fields("strong"))
+        config.optimizer.warmup_epochs = 5.0
+        config.optimizer.schedule = "cosine"
+        config.evaluate.every_epochs = 10.0
+    if variant == "100ep":
+        config.epochs = 100.0
+        # Two operations of RandAugment are milder than AutoAugment's policy.
+        config.augment.autoaugment = 0.0
+        config.augment.randaugment_magnitude = 3.0
+        config.augment.cutout_pixels = 8.0
+    elif variant == "200ep":
+        config.epochs = 200.0
+        config.global_batch_size = 256
+        config.optimizer.peak_learning_rate = 0.2
+        config.optimizer.ema_decay = 0.999
     return config
