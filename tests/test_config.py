@@ -1,6 +1,7 @@
 """The config room: what is refused, and what a resume may change."""
 
 import importlib
+import json
 import math
 import pathlib
 import subprocess
@@ -8,18 +9,24 @@ import sys
 
 import pytest
 
-from configs import augment_presets, default
+from configs import augment_presets, default, transfer
 from job import config as config_lib
 from job import errors
 
 from .conftest import ROOT
 
 SHIPPED = [
-    ("default", None),
-    ("quickstart", None),
-    ("smoke", None),
-    ("stem32", "8ep"),
-    ("stem32", "30ep"),
+    ("default", ""),
+    ("quickstart", ""),
+    ("smoke", ""),
+    ("naive", ""),
+    ("seed_augment", ""),
+    ("seed_frozen", ""),
+    ("seed_upsample", ""),
+    *(("stem32", v) for v in ("", "8ep", "30ep", "100ep", "200ep")),
+    *(("upsample", v) for v in ("", "64", "96", "128", "160", "224")),
+    *(("transfer", v) for v in ("", *transfer._VARIANTS)),
+    ("ablations", ""),
 ]
 
 
@@ -58,6 +65,18 @@ def test_every_field_has_a_rule_or_is_a_bool():
         ("log_every_steps", 0),
         ("jit_compile", "yes"),
         ("data.source", "imagenet"),
+        ("model.input_size", 48),
+        ("model.input_size", 0),
+        ("model.upsampling", "lanczos"),
+        ("model.head_units", (0,)),
+        ("model.head_units", (1.5,)),
+        ("model.dropout", 1.0),
+        ("model.preprocessing", "none"),
+        ("model.progressive_sizes", (48,)),
+        ("model.weights", "http://example.org/x.h5"),
+        ("optimizer.name", "adamw"),
+        ("transfer.layer_decay", 0.0),
+        ("transfer.warmup_epochs", math.inf),
         ("data.dir", "gs://bucket/data"),
         ("data.archive_sha256", "123"),
         ("data.validation_fraction", 1.0),
@@ -221,3 +240,62 @@ def _set(config, name, value):
     for group in groups:
         config = config[group]
     config[field] = value
+
+
+def test_blocks_open_from_the_output_on(config):
+    config.model.weights = "x.h5"
+    config.model.batch_norm = False
+    config.model.width = 1.0
+    opens = config.transfer.unfreeze_epochs
+    opens.block1, opens.block2 = math.inf, 2.0
+    config_lib.check(config)
+    opens.block3 = 3.0
+    with pytest.raises(
+        errors.ConfigError, match=r"block2 is 2.0; .*at least 3"
+    ):
+        config_lib.check(config)
+
+
+def test_what_is_random_is_not_frozen(config):
+    config.transfer.unfreeze_epochs.block1 = 1.0
+    with pytest.raises(errors.ConfigError, match=r"model.weights is ''"):
+        config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("width", 0.5), ("stem_filters", 32), ("batch_norm", True)],
+)
+def test_weights_ask_for_their_own_layers(config, field, value):
+    config.model.weights = "imagenet"
+    config.model.batch_norm = False
+    config.model.width = 1.0
+    config_lib.check(config)
+    config.model[field] = value
+    with pytest.raises(errors.ConfigError, match=f"model.{field} is {value}"):
+        config_lib.check(config)
+
+
+def test_progressive_sizes_fit_together(config):
+    config.model.progressive_sizes = (64, 96)
+    config.model.progressive_epochs = (1.0, 2.0)
+    config_lib.check(config)
+    config.model.progressive_epochs = (2, 1)
+    with pytest.raises(errors.ConfigError, match="ascending"):
+        config_lib.check(config)
+    config.model.progressive_epochs = (1, 2)
+    config.model.head_pooling = "flatten"
+    with pytest.raises(errors.ConfigError, match=r"avg with model.progressive"):
+        config_lib.check(config)
+
+
+def test_an_infinite_epoch_survives_the_workdir(config, tmp_path):
+    config.model.weights = "x.h5"
+    config.model.batch_norm = False
+    config.model.width = 1.0
+    config.transfer.unfreeze_epochs.block1 = math.inf
+    text = json.dumps(config_lib.to_json(config), allow_nan=False)
+    (tmp_path / config_lib.FILE).write_text(text)
+    loaded = config_lib.load(tmp_path)
+    assert loaded.transfer.unfreeze_epochs.block1 == math.inf
+    assert config_lib.flatten(loaded) == config_lib.flatten(config)
