@@ -73,8 +73,8 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _GRACE_SECONDS = flags.DEFINE_float(
     "grace_seconds",
     preemption.GRACE_SECONDS,
-    "From SIGTERM until the node kills: terminationGracePeriodSeconds (GKE Spot:"
-    " 15), docker stop --timeout. The job has gone 2 s earlier.",
+    "From SIGTERM until the node kills: terminationGracePeriodSeconds (GKE"
+    " Spot: 15), docker stop --timeout. The job has gone 2 s earlier.",
 )
 _WATCHDOG_SECONDS = flags.DEFINE_float(
     "watchdog_seconds",

@@ -37,8 +37,8 @@ class TrainState:
         was begun before a kill is finished as if there had been none.
       loss_scale: "scale", and "good_steps" since it changed; float16 only.
       first_bad_step: int64 [], step whose loss or gradient was not finite; -1.
-      learning_rate_factor: float32 [], times the schedule's rate: 1, less behind
-        a rollback.
+      learning_rate_factor: float32 [], times the schedule's rate: 1; less
+        behind a rollback.
     """
 
     def __init__(
