@@ -144,8 +144,8 @@ def run_plan(
 def _run(command: Sequence[str], stop: StopRequest) -> int:
     """Runs a command to its end; a wish to stop is handed on, once."""
     told = False
-    # A group of its own: a terminal sends Ctrl-C to all of a group, and with the
-    # one that is handed on that would be two, which end a run at once.
+    # A group of its own: a terminal sends Ctrl-C to all of a group, and with
+    # the one that is handed on that would be two, which end a run at once.
     with subprocess.Popen(command, process_group=0) as process:
         while True:
             try:

@@ -331,7 +331,8 @@ class Loop:
         Raises:
           PreemptedError: the process was told to stop; saved at the step it was
             at.
-          DivergedError: a loss or gradient is not finite, and no rollback helped.
+          DivergedError: a loss or gradient is not finite, and no rollback
+            helped.
         """
         plan, clock = self.plan, self._clock
         done = int(self.state.step.numpy())
@@ -486,6 +487,7 @@ class Loop:
         loss, accuracy = self.window()
         rate = self._clock.take_rate()
         learning_rate = float(self.plan.learning_rate(tf.constant(done - 1)))
+        learning_rate *= float(self.state.learning_rate_factor.numpy())
         for variable in self.state.window.values():
             variable.assign(0.0)
         self.log.write(

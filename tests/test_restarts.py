@@ -1,4 +1,4 @@
-"""The count of starts that gained nothing; on the real job: test_supervision.py."""
+"""The count of starts that gained nothing; the real job: test_supervision."""
 
 import pytest
 

@@ -71,7 +71,7 @@ def assert_same_run(workdir, whole):
 
 
 def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
-    """One run, stopped in one phase after the other; then it ends as `whole`."""
+    """One run, stopped in one phase after the other, then left to end."""
     for phase, fault, args, said, steps in (
         ("import", "SIGTERM", (), NOTHING_LOST, []),
         ("import", "SIGINT+hang", ("--grace_seconds=3",), NOTHING_LOST, []),
