@@ -116,7 +116,8 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
 def _report(error: errors.JobError, stop: preemption.StopRequest) -> int:
     _flush_logs()
     stop.claim_last_line()
-    print(f"{_title(error)}: {error}", file=sys.stderr, flush=True)
+    # In one write: other threads may have something to say too.
+    sys.stderr.write(f"{_title(error)}: {error}\n")
     return error.exit_code
 
 

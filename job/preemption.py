@@ -98,9 +98,10 @@ class StopRequest:
         while (number := os.read(reader, 1)[0]) not in _SIGNALS:
             pass
         self._remember(number)
-        self._say(
-            f"{self._signal}: stopping in good order; once more ends at once"
-        )
+        # Not behind the main thread's last line, which may be out already.
+        if self._leaving.acquire(blocking=False):
+            self._say(f"{self._signal}: stopping in order; once more: at once")
+            self._leaving.release()
         while (seconds := self.remaining()) > 0:
             if select.select([reader], [], [], seconds)[0]:
                 if os.read(reader, 1)[0] in _SIGNALS:

@@ -159,11 +159,11 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
         assert tensors["first_bad_step"] == -1
 
 
-def rollback_config():
-    """Twenty steps on 2 replicas; a checkpoint each 5."""
+def rollback_config(replicas=0):
+    """Twenty steps; a checkpoint each 5."""
     config = smoke.get_config()
     config.checkpoint.on_nonfinite = "rollback"
-    config.distribute.logical_devices = 2
+    config.distribute.logical_devices = replicas
     config.steps_per_loop = 1
     return config
 
@@ -200,14 +200,14 @@ def test_a_rollback_goes_on_at_half_the_rate(tmp_path):
     workdirs = tmp_path / "whole", tmp_path / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Loop", WatchedLoop)
-        result = run(workdirs[0], rollback_config())
+        result = run(workdirs[0], rollback_config(2))
         # The step was compiled once: a rollback costs its steps, no more.
         steps = loops[-1]._train_steps
         assert steps.experimental_get_tracing_count() == 1
         patch.setattr(train, "Loop", StoppedAt17)
         with pytest.raises(errors.PreemptedError, match="up to step 17"):
-            train.train_and_evaluate(rollback_config(), workdirs[1], stop)
-    resumed = run(workdirs[1], rollback_config())
+            train.train_and_evaluate(rollback_config(2), workdirs[1], stop)
+    resumed = run(workdirs[1], rollback_config(2))
     found, tensors = final_tensors(workdirs[0])
     assert final_tensors(workdirs[1])[1] == tensors
     assert (result["rollbacks"], resumed["rollbacks"]) == (2, 2)
