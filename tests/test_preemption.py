@@ -105,7 +105,7 @@ def test_there_is_one_last_line():
         stop.install()
         os.kill(os.getpid(), signal.SIGTERM)
         stop.claim_last_line()
-        sys.stderr.write("mine\n")
+        sys.stderr.write("mine" + chr(10))
         time.sleep(50)  # An interpreter that does not come to its end.
         """)
     assert done.returncode == 75
