@@ -26,7 +26,8 @@ from job import errors, files
 # loop's calls take 2 s.
 SECONDS = 600.0
 
-# The same where a piece is long by nature: a compilation, a download.
+# The same where a piece is long by nature: an import from a cold disk, a
+# compilation, a download.
 LONG_SECONDS = 1800.0
 
 # A hang that holds Python's own lock stops the watchdog's thread as well: so
@@ -83,7 +84,7 @@ class Watchdog:
         """Starts the threads that are asked for."""
         # Its own: file descriptor 2 may be led elsewhere for a while.
         self._stderr = os.dup(2)
-        self.beat("start")
+        self.beat("import", seconds=LONG_SECONDS)
         if self._seconds:
             self._start_thread("watchdog", self._watch)
         if self._heartbeat_file:

@@ -127,7 +127,7 @@ def test_a_hang_ends_with_76_and_the_stacks_and_goes_on(tmp_path, whole):
     done = run_faulty("train", "pause+lock", workdir, *watched)
     assert done.returncode == 1, done.stderr[-2000:]
     assert "in happen" in done.stderr
-    done = run_job(*ARGS, f"--workdir={workdir}", *watched)
+    done = run_job(*ARGS, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert_same_run(workdir, whole)
 
