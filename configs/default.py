@@ -189,6 +189,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.every_steps = 0
     # How many are kept; at least 2.
     config.checkpoint.keep = 2
+    # Where a loss, gradient or weight is not finite: stop (exit 5), or
+    # rollback: go on from the newest checkpoint at half the rate, three times
+    # at most.
+    config.checkpoint.on_nonfinite = "stop"
 
     config.distribute = ml_collections.ConfigDict()
     # auto or mirrored: all GPUs of this machine, else its CPU.

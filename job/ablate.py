@@ -102,6 +102,7 @@ def run_plan(
             f"--index={index}: the plan has {len(runs)} runs, 0 to"
             f" {len(runs) - 1}"
         )
+    stop.saved = "finished runs are kept, the one at hand goes on"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
         workdir / FILE,
@@ -115,7 +116,7 @@ def run_plan(
     for number, (variant, seed) in enumerate(runs):
         if index is not None and number != index:
             continue
-        stop.check("finished runs are kept")
+        stop.check()
         where = folder(workdir, variant, seed)
         if (where / FAILURE).exists():
             continue
@@ -143,7 +144,9 @@ def run_plan(
 def _run(command: Sequence[str], stop: StopRequest) -> int:
     """Runs a command to its end; a wish to stop is handed on, once."""
     told = False
-    with subprocess.Popen(command) as process:
+    # A group of its own: a terminal sends Ctrl-C to all of a group, and with
+    # the one that is handed on that would be two, which end a run at once.
+    with subprocess.Popen(command, process_group=0) as process:
         while True:
             try:
                 return process.wait(_POLL_SECONDS)

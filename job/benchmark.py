@@ -10,7 +10,6 @@ runs the augmentation alone, as many steps of one replica's images. A save is
 timed by itself and spread over the steps between two checkpoints.
 """
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -20,14 +19,14 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import tensorflow as tf
 
 from job import config as config_lib
-from job import errors, files, metrics, step, train
+from job import files, metrics, step, train
 from job.checkpoint import store
 from job.data import pipeline
 from job.data.dataset import Dataset
@@ -61,13 +60,14 @@ def run_benchmark(
       A table.
     """
     start = time.perf_counter()
+    stop.saved = "the benchmark has no result yet"
     strategy = train.create_strategy(config)
     data = train.load_data(config)
     plan = Plan.create(config, num_images=len(data.train))
     state = train.create_state(config, strategy)
-    with tempfile.TemporaryDirectory() as folder, _without_a_result():
+    with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
-        loop = _create_loop(config, strategy, data, state, plan, scratch, stop)
+        loop = _create_loop(config, strategy, data, state, plan, scratch)
         bare = _create_bare(config, strategy, data, state, plan)
         augment = _create_augment(config, strategy, data, plan)
         loop.run(until=1)
@@ -78,7 +78,7 @@ def run_benchmark(
         augment(1)
         pairs, augmenting = [], []
         for _ in range(_ROUNDS):
-            stop.check("no result yet")
+            stop.check()
             bare_seconds = _seconds(functools.partial(bare, count))
             until = int(state.step.numpy()) + count
             job = functools.partial(loop.run, until=until)
@@ -121,17 +121,6 @@ def run_benchmark(
     return _table(report)
 
 
-@contextlib.contextmanager
-def _without_a_result() -> Iterator[None]:
-    """Says of a stop that nothing was saved: the loop thinks it was."""
-    try:
-        yield
-    except errors.PreemptedError:
-        raise errors.PreemptedError(
-            "the benchmark was stopped before it had a result"
-        ) from None
-
-
 def _create_loop(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
@@ -139,9 +128,8 @@ def _create_loop(
     state: TrainState,
     plan: Plan,
     scratch: pathlib.Path,
-    stop: StopRequest,
 ) -> Loop:
-    """Returns the real loop; only what it saves and scores is left to us."""
+    """Returns the real loop; when it saves, scores and stops is left to us."""
     return Loop(
         plan=dataclasses.replace(
             plan,
@@ -153,8 +141,8 @@ def _create_loop(
         train_steps=functools.partial(
             train.create_train_steps, config, strategy, state, plan, state.model
         ),
-        batches=train.create_batches(
-            config, strategy, data.train, first_step=0
+        make_batches=lambda first_step: train.create_batches(
+            config, strategy, data.train, first_step=first_step
         ),
         evaluator=train.create_evaluator(config, strategy, data.test),
         split="test",
@@ -162,7 +150,7 @@ def _create_loop(
         history=History(config_lib.flatten(config), data.checksum()),
         log=metrics.MetricsLog(scratch, first_step=0),
         progress=Progress(_NEVER, first_step=0, quiet=True),
-        stop=stop,
+        stop=StopRequest(),
     )
 
 

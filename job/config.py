@@ -28,6 +28,9 @@ from job import errors, files
 # A resume may change these: they change when something is written, where
 # the images come from (their contents are compared by checksum) or on what the
 # run computes, not what it computes. Prefixes end with a dot.
+# checkpoint.on_nonfinite is among them though a rollback changes the result:
+# whoever's run stopped (exit 5) may go on with it, a run that met no bad number
+# is the same under both, and the result counts the rollbacks of the others.
 FREE_TO_CHANGE = (
     "epochs",
     "steps",
@@ -196,6 +199,7 @@ _RULES: dict[str, _Rule] = {
     "evaluate.global_batch_size": _between(1, 2**20),
     "checkpoint.every_steps": _between(0, 10**9),
     "checkpoint.keep": _at_least(2),
+    "checkpoint.on_nonfinite": _one_of("stop", "rollback"),
     "distribute.strategy": _one_of("auto", "mirrored"),
     "distribute.logical_devices": _Rule(lambda v: 0 <= v <= 64, "0 to 64"),
     "distribute.require_gpus": _at_least(0),

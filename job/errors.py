@@ -20,6 +20,15 @@ class ConfigError(JobError):
     exit_code = 2
 
 
+class OutOfMemoryError(JobError):
+    """What the config asks for does not fit into memory; shapes never change.
+
+    So the next start would end the same way, as with a wrong field.
+    """
+
+    exit_code = 2
+
+
 class DataError(JobError):
     """Images are absent, damaged or not what they should be."""
 
@@ -33,7 +42,7 @@ class StorageError(JobError):
 
 
 class ResumeError(JobError):
-    """There are checkpoints, and none that this run can go on from."""
+    """The run cannot go on: no usable checkpoint, or restarts to no avail."""
 
     exit_code = 4
 
@@ -54,6 +63,12 @@ class PreemptedError(JobError):
     """Told to stop, and stopped with all saved; the same command goes on."""
 
     exit_code = 75
+
+
+class HungError(JobError):
+    """No progress for too long; raised by nobody: see `watchdog`."""
+
+    exit_code = 76
 
 
 def of_exit_code(code: int, message: str) -> JobError:

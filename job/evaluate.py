@@ -8,7 +8,8 @@ The last batch is filled up, and what fills it counts for nothing.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tensorflow as tf
@@ -16,6 +17,10 @@ import tensorflow as tf
 from job.data import pipeline
 from job.data.dataset import Split
 from job.resize import Upsample
+
+# A call scores so many batches as fit into these seconds, so that a wish to
+# stop is heard soon.
+_CALL_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +77,18 @@ class Evaluator:
             num_replicas=strategy.num_replicas_in_sync,
         )
         # Endless, and a whole number of evaluations long when it repeats.
-        self._batches = iter(
-            strategy.distribute_datasets_from_function(lambda context: dataset)
+        self._dataset = strategy.distribute_datasets_from_function(
+            lambda context: dataset
         )
+        self._batches: Iterator[pipeline.EvalBatch] | None = None
         self._sums = tf.function(self._sum_batches, autograph=False)
 
     def __call__(
-        self, weights: Sequence[tf.Variable], *, tta: bool = False
+        self,
+        weights: Sequence[tf.Variable],
+        *,
+        tta: bool = False,
+        poll: Callable[[], None] = lambda: None,
     ) -> Scores:
         """Scores all images.
 
@@ -86,11 +96,27 @@ class Evaluator:
           weights: trainable variables, then running moments, as
             `TrainState.evaluated` returns them.
           tta: look at each mirror image too, at twice the cost.
+          poll: called between two groups of batches, about each second; what
+            it raises ends the evaluation.
         """
         for variable, weight in zip(self._variables, weights, strict=True):
             variable.assign(weight.read_value())
-        sums = self._sums(self._batches, tf.constant(self._steps), tta)
-        loss, correct, correct_tta, count = (float(s) for s in sums)
+        # Only a whole evaluation leaves the iterator where the next may begin.
+        batches = self._batches or iter(self._dataset)
+        self._batches = None
+        sums = tf.zeros([4])
+        done, group = 0, 1
+        while done < self._steps:
+            poll()
+            group = min(group, self._steps - done)
+            start = time.perf_counter()
+            sums = self._sums(batches, sums, tf.constant(group), tta)
+            sums.numpy()  # Waits for the device.
+            seconds = (time.perf_counter() - start) / group
+            done += group
+            group = max(1, int(_CALL_SECONDS / max(seconds, 1e-6)))
+        self._batches = batches
+        loss, correct, correct_tta, count = (float(s) for s in sums.numpy())
         return Scores(
             loss=loss / count,
             accuracy=correct / count,
@@ -104,9 +130,12 @@ class Evaluator:
     def _sum_batches(
         self,
         batches: Iterator[pipeline.EvalBatch],
+        sums: tf.Tensor,
         steps: tf.Tensor,
         tta: bool,
-    ) -> list[tf.Tensor]:
+    ) -> tf.Tensor:
+        """Adds `steps` batches to the float32 [4] sums, in order."""
+
         def replica_sums(batch: pipeline.EvalBatch) -> tf.Tensor:
             logits = self._logits(batch.image)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -116,13 +145,13 @@ class Evaluator:
             if tta:
                 mirrored = tf.reverse(batch.image, axis=[2])
                 both = logits + self._logits(mirrored)
-            sums = [
+            parts = [
                 loss * batch.mask,
                 _correct(logits, batch.label) * batch.mask,
                 _correct(both, batch.label) * batch.mask,
                 batch.mask,
             ]
-            return tf.reduce_sum(tf.stack(sums), axis=1)
+            return tf.reduce_sum(tf.stack(parts), axis=1)
 
         def body(
             done: tf.Tensor, sums: tf.Tensor
@@ -138,10 +167,10 @@ class Evaluator:
         _, sums = tf.while_loop(
             lambda done, _: done < steps,
             body,
-            (tf.constant(0), tf.zeros([4])),
+            (tf.constant(0), sums),
             parallel_iterations=1,
         )
-        return tf.unstack(sums)
+        return sums
 
 
 def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

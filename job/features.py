@@ -6,13 +6,13 @@ split.images                     # float32 [n, f] where images had been
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from job.data.dataset import Split
-from job.preemption import StopRequest
 from job.resize import Upsample
 
 
@@ -22,7 +22,7 @@ def extract(
     split: Split,
     *,
     batch_size: int,
-    stop: StopRequest,
+    poll: Callable[[], None] = lambda: None,
 ) -> Split:
     """Returns `split` with the features of its images in their place.
 
@@ -31,13 +31,10 @@ def extract(
       upsample: what is done to images before; see `resize`.
       split: uint8 [n, 32, 32, 3] images.
       batch_size: images at once, on one device.
-      stop: polled between two batches.
+      poll: called between two batches; what it raises ends it.
 
     Returns:
       float32 [n, f] features, with the labels.
-
-    Raises:
-      PreemptedError: the process was told to stop.
     """
 
     @tf.function(
@@ -49,7 +46,7 @@ def extract(
 
     parts = []
     for first in range(0, len(split), batch_size):
-        stop.check()
+        poll()
         images = split.images[first : first + batch_size]
         missing = batch_size - len(images)
         filled = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])

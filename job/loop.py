@@ -11,6 +11,7 @@ touches the device only between two calls.
 
 import contextlib
 import dataclasses
+import itertools
 import platform
 import statistics
 import time
@@ -26,14 +27,31 @@ from job import config as config_lib
 from job import errors, metrics, optimizer, step
 from job import phases as phases_lib
 from job.checkpoint import store
-from job.evaluate import Evaluator
+from job.evaluate import Evaluator, Scores
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
+from job.watchdog import LONG_SECONDS, Watchdog
 
 # A call of the compiled loop is this long at most, so that a wish to stop is
 # heard soon.
 _CALL_SECONDS = 2.0
+
+# A call that takes that many times as long as the ones before it hangs.
+_HUNG_FACTOR = 10.0
+
+# A rollback halves the rate, and so many are tried.
+_ROLLBACK_FACTOR = 0.5
+_MAX_ROLLBACKS = 3
+
+
+class NonFiniteError(Exception):
+    """A number of a step is not finite; the loop decides what follows."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(f"{what} is not finite")
+        self.what = what
+        self.step = step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +159,20 @@ class History:
       resumes: how often the run went on from a checkpoint.
       train_seconds: in the loop, over all starts, as far as it was saved.
       compile_seconds: of the newest start's first call, less a step.
+      rollbacks: for each, the step that was bad, the step it went back to, and
+        the learning rate's factor from there on.
     """
 
     # What a checkpoint must say of its run, for a later start.
     KEYS: ClassVar[frozenset[str]] = frozenset(
-        ["config", "data_crc32c", "resumes", "train_seconds", "compile_seconds"]
+        [
+            "config",
+            "data_crc32c",
+            "resumes",
+            "train_seconds",
+            "compile_seconds",
+            "rollbacks",
+        ]
     )
 
     fields: dict[str, Any]
@@ -154,6 +181,7 @@ class History:
     resumes: int = 0
     train_seconds: float = 0.0
     compile_seconds: float = 0.0
+    rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def to_manifest(self, replicas: int) -> dict[str, Any]:
         """Returns the manifest's `run`."""
@@ -166,6 +194,7 @@ class History:
             "resumes": self.resumes,
             "train_seconds": self.train_seconds,
             "compile_seconds": self.compile_seconds,
+            "rollbacks": self.rollbacks,
             "versions": {
                 "python": platform.python_version(),
                 "tensorflow": tf.__version__,
@@ -224,6 +253,17 @@ class _Clock:
         return self._global_batch_size / (self.step_seconds or seconds / steps)
 
     @property
+    def called(self) -> bool:
+        """Whether the first call is over."""
+        return self._first is not None
+
+    def expect(self, steps: int) -> float:
+        """Returns the most seconds that a call may take; it hangs if longer."""
+        if not self.called:
+            return LONG_SECONDS
+        return _HUNG_FACTOR * steps * self._global_batch_size / self.rate
+
+    @property
     def compile_seconds(self) -> float:
         """Of first calls, what they took longer than their steps take."""
         steps, seconds = self._first or (0, 0.0)
@@ -256,12 +296,18 @@ def _no_steps(batches: Iterator[Any], count: tf.Tensor) -> None:
 
 @dataclasses.dataclass
 class Loop:
-    """The outer loop, and what it holds."""
+    """The outer loop, and what it holds.
+
+    Attributes:
+      make_batches: the step to begin with -> endless iterator over
+        `TrainBatch`.
+      on_nonfinite: stop or rollback; see `configs/default.py`.
+    """
 
     plan: Plan
     state: TrainState
     train_steps: Callable[[phases_lib.Phase], step.TrainSteps]
-    batches: Any
+    make_batches: Callable[[int], Any]
     evaluator: Evaluator
     split: str
     checkpoints: store.CheckpointStore
@@ -269,12 +315,15 @@ class Loop:
     log: metrics.MetricsLog
     progress: Progress
     stop: StopRequest
+    watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
+    on_nonfinite: str = "stop"
 
     def __post_init__(self) -> None:
         self._clock = _Clock(self.plan.global_batch_size)
-        self._saved = self.history.step
         self._phase: phases_lib.Phase | None = None
         self._train_steps: step.TrainSteps = _no_steps
+        self._batches = self.make_batches(self.history.step)
+        self._note_saved(self.history.step)
 
     def run(self, *, until: int) -> None:
         """Trains up to a step: calls of the inner loop, and what is due.
@@ -282,33 +331,43 @@ class Loop:
         Raises:
           PreemptedError: the process was told to stop; saved at the step it was
             at.
-          DivergedError: a loss or gradient is not finite.
+          DivergedError: a loss or gradient is not finite, and no rollback
+            helped.
         """
         plan, clock = self.plan, self._clock
         done = int(self.state.step.numpy())
         clock.start()
+        if self.on_nonfinite == "rollback":
+            if not self.checkpoints.committed_steps():
+                self.save(done)  # There is always something to go back to.
+        if done and plan.due(plan.evaluate_every_steps, done):
+            self.write_evaluation_line(done)
         while done < until:
-            self.obey_stop(done)
-            self.enter_phase(plan.phase(done))
-            count = min(
-                plan.steps_per_call or clock.steps_in(_CALL_SECONDS),
-                plan.steps_to_boundary(done),
-                until - done,
-            )
-            with clock.measure(count):
-                self._train_steps(self.batches, tf.constant(count))
-                self.state.step.numpy()  # Waits for the device.
-            done += count
-            self.check_health(done)
-            if plan.due(plan.log_every_steps, done):
-                self.write_train_line(done)
-            else:
-                self.show(done)
-            if plan.due(plan.evaluate_every_steps, done):
-                self.write_evaluation_line(done)
-            if plan.due(plan.checkpoint_every_steps, done):
-                self.save(done)
+            try:
+                self.obey_stop(done)
+                done = self.train(done, until)
+                self.do_what_is_due(done)
+            except NonFiniteError as error:
+                done = self.roll_back(error)
         self.history.train_seconds += clock.take_seconds()
+
+    def train(self, done: int, until: int) -> int:
+        """Calls the inner loop once; returns the steps done."""
+        plan, clock = self.plan, self._clock
+        self.enter_phase(plan.phase(done))
+        count = min(
+            plan.steps_per_call or clock.steps_in(_CALL_SECONDS),
+            plan.steps_to_boundary(done),
+            until - done,
+        )
+        if not clock.called:
+            count = 1  # It compiles; its time says what a step takes at most.
+        self.watchdog.beat("train", done, seconds=clock.expect(count))
+        with clock.measure(count):
+            self._train_steps(self._batches, tf.constant(count))
+            self.state.step.numpy()  # Waits for the device.
+        self.check_health(done + count)
+        return done + count
 
     def enter_phase(self, phase: phases_lib.Phase) -> None:
         """Has the phase's step at hand, compiled by its first call."""
@@ -322,22 +381,67 @@ class Loop:
                 f" {', '.join(sorted(phase.open_blocks))}"
             )
 
+    def do_what_is_due(self, done: int) -> None:
+        """Logs, evaluates and saves, each if it is due."""
+        plan = self.plan
+        if plan.due(plan.log_every_steps, done):
+            self.write_train_line(done)
+        else:
+            self.show(done)
+        if plan.due(plan.evaluate_every_steps, done):
+            self.write_evaluation_line(done)
+        if plan.due(plan.checkpoint_every_steps, done):
+            self.save(done)
+
     def obey_stop(self, done: int) -> None:
         """Saves and raises PreemptedError if the process was told to stop."""
-        if not self.stop.requested:
-            return
-        if done > self._saved:
-            self.save(done)
-        self.stop.check(f"all is saved up to step {self._saved}")
+        if self.stop.requested:
+            if done > self._saved:
+                self.save(done)
+            self.stop.check()
 
     def check_health(self, done: int) -> None:
         """Raises if a number was not finite or steps were miscounted."""
         bad = int(self.state.first_bad_step.numpy())
         if bad >= 0:
-            self.end_diverged(f"the loss or a gradient of step {bad}")
+            raise NonFiniteError(f"the loss or a gradient of step {bad}", bad)
         counted = int(self.state.step.numpy())
         if counted != done:
             raise RuntimeError(f"{counted} steps were counted, not {done}")
+
+    def roll_back(self, error: "NonFiniteError") -> int:
+        """Goes back to the newest checkpoint, with a lower rate.
+
+        Returns:
+          The step of that checkpoint. It is what a start that resumed there
+          would find, but for the rate: a kill before the next save is met by
+          the same bad number and the same rollback.
+
+        Raises:
+          DivergedError: the policy is to stop, or it was tried often enough.
+        """
+        rollbacks = self.history.rollbacks
+        if self.on_nonfinite != "rollback" or len(rollbacks) >= _MAX_ROLLBACKS:
+            self.end_diverged(error.what)
+        found = self.checkpoints.restore_newest()
+        if found is None:  # Somebody removed what was saved at the start.
+            self.end_diverged(error.what)
+        saved, tensors = found
+        self.state.restore(tensors)
+        factor = _ROLLBACK_FACTOR ** (len(rollbacks) + 1)
+        self.state.learning_rate_factor.assign(factor)
+        rollbacks.append(
+            {"bad_step": error.step, "to_step": saved.step, "factor": factor}
+        )
+        self._batches = self.make_batches(saved.step)
+        self.log.rewind(saved.step)
+        self._note_saved(saved.step)
+        self.progress.line(
+            f"{error.what} is not finite: back to step {saved.step}, from there"
+            f" with {factor:g} times the learning rate (rollback"
+            f" {len(rollbacks)} of at most {_MAX_ROLLBACKS})"
+        )
+        return saved.step
 
     def end_diverged(self, what: str) -> NoReturn:
         """Raises DivergedError, saying what is left and what would help."""
@@ -347,10 +451,18 @@ class Loop:
             if newest is not None
             else "nothing had been saved"
         )
+        tried = len(self.history.rollbacks)
         raise errors.DivergedError(
-            f"{what} is not finite; {kept}; what usually helps, in a new"
-            " workdir, is a lower --config.optimizer.peak_learning_rate or"
+            f"{what} is not finite"
+            + (f" after {tried} rollbacks" if tried else "")
+            + f"; {kept}; what usually helps, in a new workdir, is a lower"
+            " --config.optimizer.peak_learning_rate or"
             " --config.optimizer.clip_norm=1.0"
+            + (
+                ", or in this one --config.checkpoint.on_nonfinite=rollback"
+                if self.on_nonfinite == "stop"
+                else ""
+            )
         )
 
     def window(self) -> tuple[float, float]:
@@ -375,6 +487,7 @@ class Loop:
         loss, accuracy = self.window()
         rate = self._clock.take_rate()
         learning_rate = float(self.plan.learning_rate(tf.constant(done - 1)))
+        learning_rate *= float(self.state.learning_rate_factor.numpy())
         for variable in self.state.window.values():
             variable.assign(0.0)
         self.log.write(
@@ -400,9 +513,15 @@ class Loop:
             )
 
     def write_evaluation_line(self, done: int) -> None:
-        """Scores the weights as they are now, and records it."""
+        """Scores the weights as they are now; records it, if it is not yet.
+
+        Told to stop meanwhile, it saves and leaves the line to the next start,
+        which finds it missing.
+        """
+        if self.log.has(done, self.split):
+            return
         start = time.perf_counter()
-        scores = self.evaluator(self.state.evaluated())
+        scores = self.score(done)
         rate = scores.images / (time.perf_counter() - start)
         self.log.write(
             {
@@ -421,19 +540,39 @@ class Loop:
             f" accuracy {scores.accuracy:.4f}"
         )
 
+    def score(self, done: int, *, tta: bool = False) -> Scores:
+        """Scores the weights as they are now, ready to stop at any time."""
+
+        def poll() -> None:
+            self.obey_stop(done)
+            seconds = LONG_SECONDS if next(calls) == 0 else 0.0
+            self.watchdog.beat("evaluate", done, seconds=seconds)
+
+        calls = itertools.count()  # The first one may compile.
+        return self.evaluator(self.state.evaluated(), tta=tta, poll=poll)
+
     def save(self, done: int) -> None:
         """Commits a checkpoint, behind all lines up to it.
 
         Raises:
-          DivergedError: a variable is not finite; nothing is written then.
+          NonFiniteError: a variable is not finite; nothing is written then.
         """
+        self.watchdog.beat("save", done)
         tensors = self.state.snapshot()
         for name, value in tensors.items():
             if not np.isfinite(value).all():
-                self.end_diverged(f"{name} at step {done}")
+                raise NonFiniteError(f"{name} at step {done}", done)
         self.history.train_seconds += self._clock.take_seconds()
         self.history.compile_seconds = self._clock.compile_seconds
         self.log.sync()
         replicas = self.state.step.distribute_strategy.num_replicas_in_sync
         self.checkpoints.save(done, tensors, self.history.to_manifest(replicas))
-        self._saved = done
+        self._note_saved(done)
+
+    def _note_saved(self, step: int) -> None:
+        self._saved = step
+        self.stop.saved = (
+            f"all is saved up to step {step}"
+            if step
+            else "no step is saved yet; the next start begins at step 0"
+        )

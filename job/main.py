@@ -6,24 +6,41 @@ Flags and config are checked before TensorFlow is imported: a wrong one ends the
 job in well under a second.
 """
 
+if __name__ == "__main__":
+    # Ahead of all other imports: who is process 1 of a container is deaf to
+    # signals until it asks for them.
+    from job import preemption
+
+    _STOP = preemption.StopRequest()
+    _STOP.install()
+
+import contextlib
 import errno
 import json
+import math
 import os
 import pathlib
 import re
 import sys
 import tempfile
+import threading
+import traceback
 
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from job import ablate, errors, preemption, results
+from job import ablate, errors, preemption, restarts, results, watchdog
 from job import config as config_lib
+from job.checkpoint import store
 
 _FIELDS = "configs/default.py has them all"
 
 MODES = ("train", "config", "evaluate", "ablate", "report", "benchmark")
+
+# What --config's own parser looks into; `main` fills it. Its default, sys.argv,
+# would be read as the flag is defined, where nobody catches a wrong --flagfile.
+_ARGV: list[str] = []
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -31,6 +48,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "Config file, configs/NAME.py[:variant]; --config.FIELD=VALUE changes a"
     " field.",
     lock_config=True,
+    sys_argv=_ARGV,
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder for all that a run writes."
@@ -52,43 +70,88 @@ _RUNS = flags.DEFINE_list(
     "runs", [], "Of --mode=report: further workdirs, beside --workdir."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_GRACE_SECONDS = flags.DEFINE_float(
+    "grace_seconds",
+    preemption.GRACE_SECONDS,
+    "From SIGTERM until the node kills: terminationGracePeriodSeconds (GKE"
+    " Spot: 15), docker stop --timeout. The job has gone 2 s earlier.",
+)
+_WATCHDOG_SECONDS = flags.DEFINE_float(
+    "watchdog_seconds",
+    watchdog.SECONDS,
+    "Without progress for that long the job ends with 76; compiling and"
+    f" downloading may take {watchdog.LONG_SECONDS:g}, a call of the loop 10"
+    " times what it usually takes. 0: never.",
+)
+_HEARTBEAT_FILE = flags.DEFINE_string(
+    "heartbeat_file",
+    None,
+    "JSON with phase, step and time, rewritten while there is progress; for a"
+    " liveness probe on its age.",
+)
 
 
-def main(argv: list[str]) -> int:
-    """Runs the job; returns its exit code (see `errors`)."""
-    stop = preemption.StopRequest()
-    stop.install()
+def main(argv: list[str], stop: preemption.StopRequest) -> int:
+    """Runs the job; returns its exit code (see `errors`).
+
+    Args:
+      argv: the command line.
+      stop: installed.
+    """
+    threading.excepthook = _end_loudly
     try:
         rest = _parse_flags(argv)
         if rest is None:
             return errors.EXIT_DONE
         _run(stop)
     except errors.JobError as error:
-        return _report(error)
+        return _report(error, stop)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        return _report(errors.StorageError(str(error)))
+        return _report(errors.StorageError(str(error)), stop)
     return errors.EXIT_DONE
 
 
-def _report(error: errors.JobError) -> int:
+def _report(error: errors.JobError, stop: preemption.StopRequest) -> int:
     _flush_logs()
-    print(f"{_title(error)}: {error}", file=sys.stderr, flush=True)
+    stop.claim_last_line()
+    # In one write: other threads may have something to say too.
+    sys.stderr.write(f"{_title(error)}: {error}\n")
     return error.exit_code
+
+
+def _end_loudly(failed: threading.ExceptHookArgs) -> None:
+    """Ends the process where a thread does not know what to do.
+
+    Python's own way is a traceback in the log of a process that waits for ever,
+    or goes on without what the thread was there for.
+    """
+    if failed.exc_type is SystemExit:
+        return
+    name = failed.thread.name if failed.thread else "?"
+    lines = traceback.format_exception(
+        failed.exc_type, failed.exc_value, failed.exc_traceback
+    )
+    text = f"{''.join(lines)}bug: thread {name} failed, so the job ends\n"
+    os.write(2, text.encode())
+    os._exit(errors.JobError.exit_code)
 
 
 def _run(stop: preemption.StopRequest) -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    stop.grace_seconds = _require_seconds("grace_seconds", above=0.0)
     mode = _MODE.value
     if mode == "evaluate":
         workdir = _require_workdir()
         config_lib.load(workdir)
+        stop.saved = "an evaluation leaves nothing behind"
         _import_quietly()
         from job import train
 
-        print(json.dumps(train.evaluate_checkpoint(workdir), indent=2))
+        scores = train.evaluate_checkpoint(workdir, stop.check)
+        print(json.dumps(scores, indent=2))
         return
     if mode == "report":
         folders = [_require_workdir(), *map(pathlib.Path, _RUNS.value)]
@@ -118,17 +181,26 @@ def _train(
     stop: preemption.StopRequest,
 ) -> None:
     fields = config_lib.flatten(config)
+    watch = watchdog.Watchdog(
+        _require_seconds("watchdog_seconds"),
+        heartbeat_file=_require_heartbeat_file(),
+        saved=lambda: stop.saved,
+    )
     result = results.finished(workdir, fields)
     if result:
         print(
             f"{workdir} holds this run, finished: there is nothing left to do"
         )
     else:
-        _import_quietly()
-        from job import train
+        saved = store.CheckpointStore(workdir / "checkpoints").committed_steps()
+        with restarts.counted(workdir, max(saved, default=-1)):
+            watch.start()
+            stop.check()
+            _import_quietly()
+            from job import train
 
-        stop.check()
-        result = train.train_and_evaluate(config, workdir, stop)
+            with train.memory_explained(fields):
+                result = train.train_and_evaluate(config, workdir, stop, watch)
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
         print(
@@ -149,6 +221,11 @@ def _ablate(
         range(seed, seed + _SEEDS.value),
     )
     arguments = [a for a in sys.argv[1:] if a.startswith("--config.")]
+    arguments += [
+        f"--{name}={flags.FLAGS[name].value}"
+        for name in ("grace_seconds", "watchdog_seconds", "heartbeat_file")
+        if flags.FLAGS[name].present
+    ]
     ablate.run_plan(plan, workdir, arguments, stop, index=index)
     print(f"all runs are over; --mode=report --workdir={workdir} compares them")
 
@@ -171,6 +248,7 @@ def _parse_flags(argv: list[str]) -> list[str] | None:
     if {"--help", "-h", "--helpfull"} & set(argv):
         print(f"{__doc__}\nmodes: {', '.join(MODES)}\n\n{_flag_help()}")
         return None
+    _ARGV[:] = argv
     try:
         rest = flags.FLAGS(argv)
     except (Exception, SystemExit) as error:
@@ -245,6 +323,28 @@ def _require_workdir() -> pathlib.Path:
     return path
 
 
+def _require_seconds(name: str, *, above: float = -1.0) -> float:
+    value = flags.FLAGS[name].value
+    if not math.isfinite(value) or value < 0 or value <= above:
+        wanted = "above 0" if above >= 0 else "at least 0"
+        raise errors.ConfigError(
+            f"--{name}={value:g}: it must be seconds, {wanted}"
+        )
+    return value
+
+
+def _require_heartbeat_file() -> pathlib.Path | None:
+    value = _HEARTBEAT_FILE.value
+    if not value:
+        return None
+    path = pathlib.Path(value)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise errors.ConfigError(
+            f"--heartbeat_file={value}: no file can be written there"
+        )
+    return path
+
+
 def _import_quietly() -> None:
     """Imports TensorFlow without its greetings; errors are still printed.
 
@@ -282,5 +382,14 @@ def _flush_logs() -> None:
         handler.flush()
 
 
+def _exit(code: int) -> None:
+    """Ends the process now: no thread or library may delay or spoil it."""
+    _flush_logs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # Nobody reads it.
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    _exit(main(sys.argv, _STOP))

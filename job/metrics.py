@@ -36,22 +36,38 @@ class MetricsLog:
           workdir: of the run; must exist.
           first_step: steps done when this attempt starts.
         """
-        path = workdir / FILE
-        kept = [line for line in read(workdir) if line["step"] <= first_step]
+        self._workdir = workdir
+        self._open(first_step)
+
+    def _open(self, first_step: int) -> None:
+        path = self._workdir / FILE
+        lines = read(self._workdir)
+        kept = [line for line in lines if line["step"] <= first_step]
         text = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_atomically(path, text.encode())
         self._file = path.open("a", encoding="utf-8")
-        events = workdir / EVENTS
+        self._written = {(line["step"], line["split"]) for line in kept}
+        events = self._workdir / EVENTS
         for old in events.glob("*.tfevents.*"):
             old.unlink()
         self._events = tf.summary.create_file_writer(str(events))
         for line in kept:
             self._write_event(line)
 
+    def rewind(self, step: int) -> None:
+        """Forgets what lies ahead of `step`, as a new start would."""
+        self.close()
+        self._open(step)
+
+    def has(self, step: int, split: str) -> bool:
+        """Says whether the record has the line of a step and split."""
+        return (step, split) in self._written
+
     def write(self, line: dict[str, Any]) -> None:
         """Adds a line: `step`, `split`, and scalars."""
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
+        self._written.add((line["step"], line["split"]))
         self._write_event(line)
 
     def sync(self) -> None:
@@ -64,7 +80,7 @@ class MetricsLog:
         self._events.flush()
 
     def close(self) -> None:
-        """Ends the record; call it once."""
+        """Ends the record; nothing but `rewind` may follow."""
         self.sync()
         self._file.close()
         self._events.close()

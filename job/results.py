@@ -40,6 +40,7 @@ def summarize(
     replicas: int,
     data_source: str,
     resumes: int,
+    rollbacks: int,
 ) -> dict[str, Any]:
     """Returns the result of a run: the last epoch's scores, and what it took.
 
@@ -57,6 +58,7 @@ def summarize(
       replicas: devices of the newest start.
       data_source: tfds, binary or synthetic.
       resumes: how often it went on from a checkpoint.
+      rollbacks: how often a number was not finite, and the rate was halved.
     """
     rates = [
         line["images_per_second"] for line in lines if line["split"] == "train"
@@ -78,6 +80,7 @@ def summarize(
         "data_source": data_source,
         "seed": fields["seed"],
         "resumes": resumes,
+        "rollbacks": rollbacks,
         "config_hash": config_lib.fingerprint(fields),
         "config": {name: fields[name] for name in _ASKED},
     }

@@ -37,6 +37,8 @@ class TrainState:
         was begun before a kill is finished as if there had been none.
       loss_scale: "scale", and "good_steps" since it changed; float16 only.
       first_bad_step: int64 [], step whose loss or gradient was not finite; -1.
+      learning_rate_factor: float32 [], times the schedule's rate: 1; less
+        behind a rollback.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class TrainState:
         self.running = [v.value for v in model.non_trainable_variables]
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.first_bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
+        self.learning_rate_factor = tf.Variable(1.0, trainable=False)
         self.window = {
             name: tf.Variable(0.0, trainable=False)
             for name in ("loss", "correct", "steps")
@@ -81,7 +84,11 @@ class TrainState:
         """Returns every variable by the name that checkpoints give it."""
         trainable = [v.path for v in self.model.trainable_variables]
         running = [v.path for v in self.model.non_trainable_variables]
-        named = {"step": self.step, "first_bad_step": self.first_bad_step}
+        named = {
+            "step": self.step,
+            "first_bad_step": self.first_bad_step,
+            "learning_rate_factor": self.learning_rate_factor,
+        }
         named |= {f"window/{k}": v for k, v in self.window.items()}
         named |= {f"loss_scale/{k}": v for k, v in self.loss_scale.items()}
         groups = {
@@ -168,6 +175,7 @@ class TrainState:
             self.window,
             self.loss_scale,
             self.first_bad_step,
+            self.learning_rate_factor,
         )
 
 
@@ -186,3 +194,4 @@ class Replicated:
     window: dict[str, tf.Variable]
     loss_scale: dict[str, tf.Variable]
     first_bad_step: tf.Variable
+    learning_rate_factor: tf.Variable

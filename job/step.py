@@ -313,7 +313,7 @@ def _make_update(
     ) -> None:
         gradients, moments = sums[: len(places)], sums[len(places) : -2]
         gradients = _rescaled(gradients, variables.loss_scale, settings)
-        rate = settings.learning_rate(step)
+        rate = settings.learning_rate(step) * variables.learning_rate_factor
         for i, gradient in zip(places, gradients, strict=True):
             if settings.name == "adam":
                 optimizer.adam_update(

@@ -7,10 +7,11 @@ save. Restarting is the normal path: it goes on from the newest checkpoint.
     result = train_and_evaluate(config, pathlib.Path("runs/a"), StopRequest())
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -41,17 +42,22 @@ from job.loop import History, Loop, Plan
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
+from job.watchdog import LONG_SECONDS, Watchdog
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, stop: StopRequest
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    stop: StopRequest,
+    watchdog: Watchdog | None = None,
 ) -> dict[str, Any]:
     """Trains until the last step, from wherever an earlier start got to.
 
     Args:
       config: every field of `configs/default.py`, checked by `config.check`.
       workdir: folder for all that is written; created if need be.
-      stop: polled between calls of the compiled loop.
+      stop: polled in each phase: data, training, evaluation.
+      watchdog: gets a beat wherever `stop` is polled; None: nobody watches.
 
     Returns:
       What `result.json` holds.
@@ -60,9 +66,17 @@ def train_and_evaluate(
       JobError: see `errors`; all that was committed stays.
     """
     fields = config_lib.flatten(config)
+    watchdog = watchdog or Watchdog(0.0)
+
+    def poll() -> None:
+        stop.check()
+        watchdog.beat("data", seconds=LONG_SECONDS)
+
+    poll()
     strategy = create_strategy(config)
-    data = load_data(config)
-    stop.check()
+    data = load_data(config, poll)
+    poll()
+    watchdog.beat("build", seconds=LONG_SECONDS)
     plan = Plan.create(config, num_images=len(data.train))
     state = create_state(config, strategy)
     log_cost(state.model, plan)
@@ -87,7 +101,7 @@ def train_and_evaluate(
         augment_settings(config),
         seed=config.seed,
     )
-    train_split, network = prepare_inputs(config, data.train, state, plan, stop)
+    train_split, network = prepare_inputs(config, data.train, state, plan, poll)
     log = metrics.MetricsLog(workdir, first_step=history.step)
     progress = Progress(plan.train_steps, first_step=history.step)
     loop = Loop(
@@ -96,8 +110,8 @@ def train_and_evaluate(
         train_steps=functools.partial(
             create_train_steps, config, strategy, state, plan, network
         ),
-        batches=create_batches(
-            config, strategy, train_split, first_step=history.step
+        make_batches=lambda first_step: create_batches(
+            config, strategy, train_split, first_step=first_step
         ),
         evaluator=evaluator,
         split="validation" if config.data.validation_fraction else "test",
@@ -106,10 +120,12 @@ def train_and_evaluate(
         log=log,
         progress=progress,
         stop=stop,
+        watchdog=watchdog,
+        on_nonfinite=config.checkpoint.on_nonfinite,
     )
     try:
         loop.run(until=plan.train_steps)
-        scores = evaluator(state.evaluated(), tta=config.evaluate.tta)
+        scores = loop.score(plan.train_steps, tta=config.evaluate.tta)
     finally:
         progress.close()
         log.close()
@@ -132,16 +148,20 @@ def train_and_evaluate(
         replicas=strategy.num_replicas_in_sync,
         data_source=data.source,
         resumes=history.resumes,
+        rollbacks=len(history.rollbacks),
     )
     files.write_json(workdir / results.FILE, result)
     return result
 
 
-def evaluate_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
+def evaluate_checkpoint(
+    workdir: pathlib.Path, poll: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Scores the newest checkpoint of a run, finished or not.
 
     Args:
       workdir: of the run; its config.json says which data and network.
+      poll: called between two batches; what it raises ends it.
 
     Returns:
       The step, and the fields of `evaluate.Scores`.
@@ -152,7 +172,7 @@ def evaluate_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
     """
     config = config_lib.load(workdir)
     strategy = create_strategy(config)
-    data = load_data(config)
+    data = load_data(config, poll)
     state = create_state(config, strategy)
     history = restore_or_initialize(
         store.CheckpointStore(workdir / "checkpoints"),
@@ -164,7 +184,7 @@ def evaluate_checkpoint(workdir: pathlib.Path) -> dict[str, Any]:
     if not history.step:
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")
     evaluator = create_evaluator(config, strategy, data.test)
-    scores = evaluator(state.evaluated(), tta=True)
+    scores = evaluator(state.evaluated(), tta=True, poll=poll)
     return {"step": history.step, **dataclasses.asdict(scores)}
 
 
@@ -185,14 +205,22 @@ def create_strategy(
     return strategy
 
 
-def load_data(config: ml_collections.ConfigDict) -> dataset.Dataset:
-    """Returns the images; the held-out slice takes the test images' place."""
+def load_data(
+    config: ml_collections.ConfigDict, poll: Callable[[], None] = lambda: None
+) -> dataset.Dataset:
+    """Returns the images; the held-out slice takes the test images' place.
+
+    Args:
+      config: of the run.
+      poll: called between two files or batches; what it raises ends it.
+    """
     data = sources.load(
         config.data.source,
         config.data.dir,
         archive_sha256=config.data.archive_sha256,
         synthetic_train_images=config.data.synthetic_train_images,
         synthetic_test_images=config.data.synthetic_test_images,
+        poll=poll,
     )
     data = dataset.hold_out(data, config.data.validation_fraction)
     data = dataclasses.replace(
@@ -268,7 +296,7 @@ def prepare_inputs(
     split: dataset.Split,
     state: TrainState,
     plan: Plan,
-    stop: StopRequest,
+    poll: Callable[[], None],
 ) -> tuple[dataset.Split, keras.Model]:
     """Returns what is trained on, and the network that it goes through.
 
@@ -284,7 +312,7 @@ def prepare_inputs(
     # As much work at once as in a batch of 500 images at 32 px.
     batch = max(1, 500 * 32**2 // config.model.input_size**2)
     return features.extract(
-        base, upsample, split, batch_size=batch, stop=stop
+        base, upsample, split, batch_size=batch, poll=poll
     ), head
 
 
@@ -434,6 +462,27 @@ def create_evaluator(
     )
 
 
+@contextlib.contextmanager
+def memory_explained(fields: dict[str, Any]) -> Iterator[None]:
+    """Turns a lack of memory, device's or host's, into OutOfMemoryError.
+
+    Args:
+      fields: the flattened config; those that matter are named.
+    """
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        what = str(error).strip().partition("\n")[0][:200]
+        raise errors.OutOfMemoryError(
+            f"out of memory ({what}); what helps: a smaller"
+            " --config.global_batch_size (now"
+            f" {fields['global_batch_size']}),"
+            " --config.evaluate.global_batch_size (now"
+            f" {fields['evaluate.global_batch_size']}) or --config.model.width"
+            f" (now {fields['model.width']}), or more replicas"
+        ) from None
+
+
 def restore_or_initialize(
     checkpoints: store.CheckpointStore,
     state: TrainState,
@@ -478,4 +527,5 @@ def restore_or_initialize(
         resumes=saved.run["resumes"] + 1,
         train_seconds=saved.run["train_seconds"],
         compile_seconds=saved.run["compile_seconds"],
+        rollbacks=saved.run["rollbacks"],
     )

@@ -1,6 +1,7 @@
 """Scoring against NumPy, with a last batch that is not full."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from job import evaluate, model
@@ -34,3 +35,30 @@ def test_scores_equal_numpy_over_every_image_once(split):
     np.testing.assert_allclose(scores.accuracy_tta, both, atol=1e-6)
     assert scores.images == 100
     assert np.abs(plain - mirrored).max() > 1e-3, "the mirror tells nothing"
+
+
+def test_an_evaluation_can_be_left_between_batches(split):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        scored = model.vgg16(width=0.125)
+    network = model.vgg16(width=0.125, seed=1)
+    evaluator = evaluate.Evaluator(
+        strategy, split, scored, tf.identity, global_batch_size=16
+    )
+    weights = [
+        v.value
+        for v in network.trainable_variables + network.non_trainable_variables
+    ]
+    whole = evaluator(weights)
+    polls = []
+
+    def leave():
+        polls.append(1)
+        if len(polls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(weights, poll=leave)
+    # The next one begins with the first image again.
+    assert evaluator(weights) == whole
+    assert evaluator._sums.experimental_get_tracing_count() == 1

@@ -41,6 +41,12 @@ SMOKE = "--config=configs/smoke.py"
         ([SMOKE, "--workdir=x", "--config.seed[0]=1"], "seed[0]"),
         ([SMOKE, "--workdir=x", "--config.epochs=1e308"], "config.epochs is"),
         (["--mode=evaluate", "--workdir=tests"], "no config.json"),
+        (["--flagfile=nosuch", SMOKE, "--workdir=x"], "nosuch"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=0"], "above 0"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=nan"], "--grace_seconds=nan"),
+        ([SMOKE, "--workdir=x", "--watchdog_seconds=-1"], "at least 0"),
+        ([SMOKE, "--workdir=x", "--heartbeat_file=no/x"], "no file can be"),
+        ([SMOKE, "--config.checkpoint.on_nonfinite=fly"], "stop, rollback"),
     ],
 )
 def test_a_wrong_flag_ends_with_2_in_one_line_within_2_seconds(args, said):

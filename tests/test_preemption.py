@@ -1,9 +1,9 @@
 """The wish to stop, without a job around it; with one: test_faults.py."""
 
-import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 
 import pytest
@@ -49,18 +49,64 @@ def test_a_first_signal_is_remembered_and_a_second_ends(number):
     assert process.stderr.read().startswith(signal.Signals(number).name)
 
 
+def run_script(text):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
 def test_the_message_says_what_is_saved():
-    stop = preemption.StopRequest()
-    old = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    try:
+    done = run_script("""
+        import os, signal
+        from job import errors, preemption
+        stop = preemption.StopRequest()
+        stop.install()
+        assert stop.remaining() == float("inf")
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.saved = "all is saved"
+        assert 0 < stop.remaining() <= preemption.GRACE_SECONDS - 2
+        try:
+            stop.check()
+        except errors.PreemptedError as error:
+            print(error)
+        """)
+    assert done.stdout == "stopped by SIGTERM: all is saved\n", done.stderr
+
+
+def test_who_does_not_answer_is_ended_before_the_grace_is_over():
+    done = run_script("""
+        import ctypes, os, signal
+        from job import preemption
+        stop = preemption.StopRequest(grace_seconds=1.0)
+        stop.install()
+        stop.saved = "step 5 is saved"
+        # Into native code, where no handler of Python's runs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.kill(os.getpid(), signal.SIGTERM)
+        ctypes.CDLL(None).sleep(50)
+        """)
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "preempted: stopped by SIGTERM, the grace was over before the work at"
+        " hand was: step 5 is saved"
+    )
+
+
+def test_there_is_one_last_line():
+    done = run_script("""
+        import os, signal, sys, time
+        from job import preemption
+        stop = preemption.StopRequest(grace_seconds=1.0)
         stop.install()
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(
-            errors.PreemptedError, match="SIGTERM: all is saved"
-        ):
-            stop.check("all is saved")
-    finally:
-        for number, handler in zip(
-            (signal.SIGTERM, signal.SIGINT), old, strict=True
-        ):
-            signal.signal(number, handler)
+        stop.claim_last_line()
+        sys.stderr.write("mine" + chr(10))
+        time.sleep(50)  # An interpreter that does not come to its end.
+        """)
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "mine"

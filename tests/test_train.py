@@ -4,6 +4,7 @@ import json
 import math
 
 import ml_collections
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -157,6 +158,121 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
         store.CheckpointStore(tmp_path / "checkpoints").restore_newest()
     ]:
         assert tensors["first_bad_step"] == -1
+
+
+def rollback_config(replicas=0):
+    """Twenty steps; a checkpoint each 5."""
+    config = smoke.get_config()
+    config.checkpoint.on_nonfinite = "rollback"
+    config.distribute.logical_devices = replicas
+    config.steps_per_loop = 1
+    return config
+
+
+class WithBadNumbers(train.Loop):
+    """Has a weight that is no number at step 12, until the rate is low."""
+
+    highest_good_factor = 0.3
+
+    def train(self, done, until):
+        factor = float(self.state.learning_rate_factor.numpy())
+        if done == 12 and factor > self.highest_good_factor:
+            weight = self.state.trainable[0]
+            weight.assign(weight.read_value() * math.nan)
+        return super().train(done, until)
+
+
+def test_a_rollback_goes_on_at_half_the_rate(tmp_path):
+    """Two are needed here, and a stop with a resume behind them is nothing."""
+    stop = preemption.StopRequest()
+    loops = []
+
+    class StoppedAt17(WithBadNumbers):
+        def train(self, done, until):
+            loops.append(self)
+            stop.requested = done == 16
+            return super().train(done, until)
+
+    class WatchedLoop(WithBadNumbers):
+        def train(self, done, until):
+            loops.append(self)
+            return super().train(done, until)
+
+    workdirs = tmp_path / "whole", tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Loop", WatchedLoop)
+        result = run(workdirs[0], rollback_config(2))
+        # The step was compiled once: a rollback costs its steps, no more.
+        steps = loops[-1]._train_steps
+        assert steps.experimental_get_tracing_count() == 1
+        patch.setattr(train, "Loop", StoppedAt17)
+        with pytest.raises(errors.PreemptedError, match="up to step 17"):
+            train.train_and_evaluate(rollback_config(2), workdirs[1], stop)
+    resumed = run(workdirs[1], rollback_config(2))
+    found, tensors = final_tensors(workdirs[0])
+    assert final_tensors(workdirs[1])[1] == tensors
+    assert (result["rollbacks"], resumed["rollbacks"]) == (2, 2)
+    assert (result["resumes"], resumed["resumes"]) == (0, 1)
+    assert found.run["rollbacks"] == [
+        {"bad_step": 12, "to_step": 10, "factor": 0.5},
+        {"bad_step": 12, "to_step": 10, "factor": 0.25},
+    ]
+    lines = metrics.read(workdirs[0])
+    assert without_timings(metrics.read(workdirs[1])) == without_timings(lines)
+    keys = [(line["step"], line["split"]) for line in lines]
+    assert len(keys) == len(set(keys)) == 6
+    plan = loops[0].plan
+    for line in lines:
+        if line["split"] == "train":
+            rate = float(plan.learning_rate(tf.constant(line["step"] - 1)))
+            factor = 1.0 if line["step"] <= 10 else 0.25
+            assert line["learning_rate"] == pytest.approx(rate * factor)
+
+
+def test_three_rollbacks_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(WithBadNumbers, "highest_good_factor", 0.0)
+    monkeypatch.setattr(train, "Loop", WithBadNumbers)
+    with pytest.raises(
+        errors.DivergedError, match=r"step 12 .* after 3 rollbacks"
+    ):
+        run(tmp_path, rollback_config())
+    assert final_tensors(tmp_path)[0].step == 10
+
+
+def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
+    config = rollback_config()
+    config.optimizer.peak_learning_rate = 1e30
+    config.optimizer.warmup_epochs = 0.0
+    config.steps = 5
+    with pytest.raises(
+        errors.DivergedError, match="after 3 rollbacks; the checkpoint of step"
+    ):
+        run(tmp_path, config)
+    found, tensors = store.CheckpointStore(
+        tmp_path / "checkpoints"
+    ).restore_newest()
+    assert found.step == 0
+    assert all(np.isfinite(value).all() for value in tensors.values())
+    # Whoever mends the rate goes on in the same place? No: another result.
+    config.optimizer.peak_learning_rate = 0.05
+    with pytest.raises(errors.ResumeError, match="peak_learning_rate"):
+        run(tmp_path, config)
+
+
+def test_memory_that_does_not_suffice_names_what_would_do(finished, tmp_path):
+    config = smoke.get_config()
+    fields = config_lib.flatten(config)
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM when\nallocating"),
+        MemoryError("Unable to allocate 3 TiB"),
+    ):
+        with (
+            pytest.raises(
+                errors.OutOfMemoryError, match=r"global_batch_size \(now 64\)"
+            ),
+            train.memory_explained(fields),
+        ):
+            raise error
 
 
 def test_evaluate_scores_what_training_scored(finished):

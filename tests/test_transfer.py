@@ -233,13 +233,15 @@ def test_extraction_keeps_order_and_the_last_short_batch(split):
     base, _ = model.split(network)
     upsample = resize.make_upsample(32, method="nearest")
     stop = preemption.StopRequest()
-    found = features.extract(base, upsample, split, batch_size=33, stop=stop)
+    found = features.extract(
+        base, upsample, split, batch_size=33, poll=stop.check
+    )
     assert found.images.shape == (100, 64)
     np.testing.assert_allclose(found.images, base(split.images), atol=1e-5)
     np.testing.assert_array_equal(found.labels, split.labels)
     stop.requested = True
     with pytest.raises(train.errors.PreemptedError):
-        features.extract(base, upsample, split, batch_size=33, stop=stop)
+        features.extract(base, upsample, split, batch_size=33, poll=stop.check)
 
 
 def test_dropout_is_the_same_on_one_and_two_replicas():

@@ -13,6 +13,7 @@ import hashlib
 import os
 import pathlib
 import tarfile
+from collections.abc import Callable
 
 import numpy as np
 
@@ -51,12 +52,17 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     return archive if archive.is_file() else None
 
 
-def read(path: pathlib.Path, archive_sha256: str = "") -> dataset.Dataset:
+def read(
+    path: pathlib.Path,
+    archive_sha256: str = "",
+    poll: Callable[[], None] = lambda: None,
+) -> dataset.Dataset:
     """Reads both splits into memory.
 
     Args:
       path: what `find` returned.
       archive_sha256: the archive's, in hexadecimal; "" for the official one.
+      poll: called between two files; what it raises ends it.
 
     Returns:
       50,000 images to train on and 10,000 to test on, in the files' order.
@@ -67,9 +73,9 @@ def read(path: pathlib.Path, archive_sha256: str = "") -> dataset.Dataset:
     """
     try:
         if path.is_dir():
-            files = _read_folder(path)
+            files = _read_folder(path, poll)
         else:
-            files = _read_archive(path, archive_sha256 or ARCHIVE_SHA256)
+            files = _read_archive(path, archive_sha256 or ARCHIVE_SHA256, poll)
     except OSError as error:
         raise errors.DataError(
             f"{path}: cannot be read ({error.strerror or error})"
@@ -81,9 +87,12 @@ def read(path: pathlib.Path, archive_sha256: str = "") -> dataset.Dataset:
     )
 
 
-def _read_folder(folder: pathlib.Path) -> dict[str, bytes]:
+def _read_folder(
+    folder: pathlib.Path, poll: Callable[[], None]
+) -> dict[str, bytes]:
     files = {}
     for name in TRAIN_FILES + TEST_FILES:
+        poll()
         path = folder / name
         if not path.is_file():
             raise errors.DataError(
@@ -94,7 +103,9 @@ def _read_folder(folder: pathlib.Path) -> dict[str, bytes]:
     return files
 
 
-def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
+def _read_archive(
+    path: pathlib.Path, sha256: str, poll: Callable[[], None]
+) -> dict[str, bytes]:
     with open(path, "rb") as file:
         start = file.read(512)
         file.seek(0)
@@ -110,6 +121,7 @@ def _read_archive(path: pathlib.Path, sha256: str) -> dict[str, bytes]:
     try:
         with tarfile.open(path, "r:gz") as tar:
             for member in tar:
+                poll()
                 name = pathlib.PurePosixPath(member.name).name
                 if name not in wanted:
                     continue

@@ -7,6 +7,7 @@ What a path holds decides which source reads it.
 """
 
 import pathlib
+from collections.abc import Callable
 
 from absl import logging
 
@@ -22,6 +23,7 @@ def load(
     synthetic_train_images: int = 8000,
     synthetic_test_images: int = 2000,
     seed: int = 0,
+    poll: Callable[[], None] = lambda: None,
 ) -> dataset.Dataset:
     """Loads a data set into memory (CIFAR-10: 184 MB).
 
@@ -34,13 +36,14 @@ def load(
       synthetic_train_images: how many the synthetic source draws to train on.
       synthetic_test_images: and to test on.
       seed: of the synthetic source.
+      poll: called between two files or batches; what it raises ends it.
 
     Raises:
       DataError: the data is absent, unreadable or damaged.
     """
     if source == "synthetic":
         return synthetic.draw(
-            synthetic_train_images, synthetic_test_images, seed
+            synthetic_train_images, synthetic_test_images, seed, poll
         )
     if not data_dir:
         if source == "binary":
@@ -48,12 +51,12 @@ def load(
                 "config.data.source=binary needs config.data.dir: the folder"
                 f" or the {binary.ARCHIVE}"
             )
-        return tfds_source.read(None, download=True)
+        return tfds_source.read(None, download=True, poll=poll)
 
     path = pathlib.Path(data_dir)
     if source == "tfds" and not tfds_source.find(path):
         # Asked for by name: the folder is where to put it.
-        return tfds_source.read(path, download=True)
+        return tfds_source.read(path, download=True, poll=poll)
     if not path.exists():
         raise errors.DataError(
             f"config.data.dir={data_dir}: there is no such path"
@@ -61,11 +64,11 @@ def load(
     found_binary = binary.find(path) if source in ("auto", "binary") else None
     if found_binary:
         logging.info("images: binary version, %s", found_binary)
-        return binary.read(found_binary, archive_sha256)
+        return binary.read(found_binary, archive_sha256, poll)
     found_tfds = tfds_source.find(path) if source in ("auto", "tfds") else None
     if found_tfds:
         logging.info("images: tensorflow-datasets, %s", found_tfds)
-        return tfds_source.read(found_tfds)
+        return tfds_source.read(found_tfds, poll=poll)
     raise errors.DataError(
         f"config.data.dir={data_dir} holds neither CIFAR-10's binary version"
         f" ({binary.FOLDER}/data_batch_1.bin or {binary.ARCHIVE}) nor a"

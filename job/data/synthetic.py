@@ -19,25 +19,42 @@ _Grid = np.ndarray  # float32 [n, 32, 32]
 _Shape = Callable[[_Grid, _Grid], _Grid]
 
 
-def draw(train_images: int, test_images: int, seed: int = 0) -> dataset.Dataset:
-    """Returns a data set of drawn images; a pure function of its arguments."""
+def draw(
+    train_images: int,
+    test_images: int,
+    seed: int = 0,
+    poll: Callable[[], None] = lambda: None,
+) -> dataset.Dataset:
+    """Returns a data set of drawn images; a pure function of its arguments.
+
+    Args:
+      train_images: how many to train on.
+      test_images: and to test on.
+      seed: of what is drawn.
+      poll: called each 500 images; what it raises ends it.
+    """
     root = np.random.SeedSequence([seed, 0x5348])
     train_seed, test_seed = root.spawn(2)
     return dataset.Dataset(
-        train=_draw_split(train_images, np.random.default_rng(train_seed)),
-        test=_draw_split(test_images, np.random.default_rng(test_seed)),
+        train=_draw_split(
+            train_images, np.random.default_rng(train_seed), poll
+        ),
+        test=_draw_split(test_images, np.random.default_rng(test_seed), poll),
         source="synthetic",
         class_names=tuple(SHAPES),
     )
 
 
-def _draw_split(count: int, rng: np.random.Generator) -> dataset.Split:
+def _draw_split(
+    count: int, rng: np.random.Generator, poll: Callable[[], None]
+) -> dataset.Split:
     labels = rng.permutation(np.arange(count, dtype=np.int32) % len(SHAPES))
     size = dataset.IMAGE_SIZE
     images = np.empty((count, size, size, 3), np.uint8)
     for label, shape in enumerate(SHAPES.values()):
         rows = np.flatnonzero(labels == label)
         for part in np.array_split(rows, max(1, len(rows) // 500)):
+            poll()
             images[part] = _draw_images(len(part), shape, rng)
     return dataset.Split(images, labels)
 

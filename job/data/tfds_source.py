@@ -13,7 +13,7 @@ import re
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -42,7 +42,10 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
 
 
 def read(
-    data_dir: pathlib.Path | None, *, download: bool = False
+    data_dir: pathlib.Path | None,
+    *,
+    download: bool = False,
+    poll: Callable[[], None] = lambda: None,
 ) -> dataset.Dataset:
     """Reads both splits into memory, ordered by the examples' ids.
 
@@ -52,6 +55,8 @@ def read(
     Args:
       data_dir: what `find` returned; None for TFDS' own folder.
       download: get the data set from the network if it is not there yet.
+      poll: called between two batches, not within the download; what it
+        raises, a JobError, ends it.
 
     Raises:
       DataError: it cannot be downloaded or read.
@@ -67,10 +72,11 @@ def read(
         prepared = pathlib.Path(builder.data_dir) / "dataset_info.json"
         if download and not prepared.exists():
             _check_network()
+            poll()
             builder.download_and_prepare()
         splits = builder.as_dataset(split=["train", "test"], batch_size=1000)
-        train, test = (_collect(tfds.as_numpy(split)) for split in splits)
-    except errors.DataError:
+        train, test = (_collect(tfds.as_numpy(split), poll) for split in splits)
+    except errors.JobError:
         raise
     except Exception as error:  # pylint: disable=broad-except
         # TFDS and its download raise whatever their layers raise.
@@ -109,8 +115,13 @@ def _check_network() -> None:
         raise ConnectionError(f"{_HOST} does not answer")
 
 
-def _collect(batches: Iterable[dict[str, np.ndarray]]) -> dataset.Split:
-    parts = list(batches)
+def _collect(
+    batches: Iterable[dict[str, np.ndarray]], poll: Callable[[], None]
+) -> dataset.Split:
+    parts = []
+    for batch in batches:
+        poll()
+        parts.append(batch)
     ids = np.concatenate([part["id"] for part in parts])
     images = np.concatenate([part["image"] for part in parts])
     labels = np.concatenate([part["label"] for part in parts]).astype(np.int32)
