@@ -159,7 +159,12 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "resolution": (
         (
             transfer.get_config("frozen"),
-            {"data.train_images": 5000, "evaluate.tta": False, "epochs": 100.0},
+            {
+                "data.train_images": 5000,
+                "data.test_images": 2000,
+                "evaluate.tta": False,
+                "epochs": 100.0,
+            },
         ),
         {
             "32": {},
