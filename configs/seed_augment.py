@@ -8,11 +8,11 @@ zoom. Alone it does not mend a network that does not train: docs/remedies.md.
 
 import ml_collections
 
-from configs import naive
+from configs import augment_presets, naive
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the naive run with augmentation on top."""
     config = naive.get_config()
-    config.augment.preset = "keras_classic"
+    config.augment.update(augment_presets.fields("keras_classic"))
     return config
