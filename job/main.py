@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import contextlib
 import errno
+import importlib
 import json
 import math
 import os
@@ -356,11 +357,17 @@ def _import_quietly() -> None:
     os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
     # The first greetings come before any log level is heeded, from C++.
     sys.stderr.flush()
+    # Keras would import pyplot, if it is there, for galleries that nobody asks
+    # for: half a second, and a list of fonts written into the home directory.
+    pyplot = sys.modules.get("matplotlib")
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as greetings:
         os.dup2(greetings.fileno(), 2)
         try:
             import tensorflow as tf
+
+            importlib.import_module("keras")
         except BaseException:
             greetings.seek(0)
             os.write(stderr, greetings.read())
@@ -368,6 +375,9 @@ def _import_quietly() -> None:
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            del sys.modules["matplotlib"]
+            if pyplot:
+                sys.modules["matplotlib"] = pyplot
     tf.get_logger().setLevel("ERROR")
 
 
