@@ -314,8 +314,12 @@ def _check_transfer(fields: _Fields) -> None:
             )
 
 
-def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
     """Returns the checked config of the run in `workdir`.
+
+    Args:
+      workdir: a folder.
+      name: what people call it; "": its path.
 
     Raises:
       ConfigError: there is none, or it is damaged.
@@ -323,7 +327,7 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     saved = files.read_json(workdir / FILE)
     if not isinstance(saved, dict):
         raise errors.ConfigError(
-            f"--workdir={workdir}: there is no {FILE} of a run in it"
+            f"--workdir={name or workdir}: there is no {FILE} of a run in it"
         )
     config = ml_collections.ConfigDict(_with_infinities(saved))
     check(config)

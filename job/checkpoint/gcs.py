@@ -118,8 +118,6 @@ class Bucket:
         with self._explained(url):
             # No call of ours needs a project.
             self._client = cloud_storage.Client(project="none")
-        if emulator:
-            logging.warning("%s is kept by %s, not by Google", url, emulator)
         self._bucket = self._client.bucket(bucket)
 
     def __str__(self) -> str:
@@ -232,6 +230,8 @@ class Bucket:
 
     def check_writable(self) -> None:
         """See `storage.Storage`: writes, reads, lists and removes a file."""
+        if emulator := os.environ.get(EMULATOR):
+            logging.warning("%s is kept by %s, not by Google", self, emulator)
         name, content = f"probe-{self._id}", self._id.encode()
         try:
             self._create(name, content, _PROBE_SECONDS)

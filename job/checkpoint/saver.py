@@ -13,21 +13,26 @@ for as long as the patience lasts, or given up for a newer one; else, or then,
 the next call of any method raises it. Imports no TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from job import errors
+from job.checkpoint import manifest
 from job.checkpoint import store as store_lib
 
 # Of a store that does not answer: training goes on that long without a save.
 _PATIENCE_SECONDS = 3600.0
 _FIRST_WAIT_SECONDS = 1.0
-_LONGEST_WAIT_SECONDS = 60.0
+_LONGEST_WAIT_SECONDS = 30.0
+# What a bug elsewhere leaves to the save that was under way.
+_LAST_SECONDS = 30.0
 
 
 @dataclasses.dataclass
@@ -51,6 +56,7 @@ class AsyncSaver:
         store: store_lib.CheckpointStore,
         *,
         committed_step: int | None = None,
+        on_commit: Callable[[int], None] = lambda step: None,
         patience_seconds: float = _PATIENCE_SECONDS,
         first_wait_seconds: float = _FIRST_WAIT_SECONDS,
         longest_wait_seconds: float = _LONGEST_WAIT_SECONDS,
@@ -60,6 +66,7 @@ class AsyncSaver:
         Args:
           store: where checkpoints go; nobody else may save to it meanwhile.
           committed_step: of the checkpoint that the run goes on from, if any.
+          on_commit: called with the step of each commit, by the thread.
           patience_seconds: since the last success, until a store that does not
             answer ends the run.
           first_wait_seconds: before the second try of a save; doubled for each
@@ -67,6 +74,7 @@ class AsyncSaver:
           longest_wait_seconds: between two tries.
         """
         self._store = store
+        self._on_commit = on_commit
         self._patience = patience_seconds
         self._first_wait = first_wait_seconds
         self._longest_wait = longest_wait_seconds
@@ -132,6 +140,20 @@ class AsyncSaver:
             if self._fatal:
                 raise self._fatal
 
+    def wait(self, seconds: float) -> bool:
+        """Waits; returns whether all that was handed over is committed.
+
+        Args:
+          seconds: at most.
+
+        Raises: see `check`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._pending(), seconds)
+            if self._fatal:
+                raise self._fatal
+            return not self._pending()
+
     def flush(self, timeout: float | None = None) -> int | None:
         """Waits until all that was handed over is committed.
 
@@ -151,21 +173,27 @@ class AsyncSaver:
             self._flushes += 1
             self._deadline = deadline
             self._changed.notify_all()
-            try:
-                while self._running or self._waiting:
-                    if self._fatal:
-                        break
-                    left = None
-                    if deadline is not None:
-                        left = deadline - time.monotonic()
-                        if left <= 0:
-                            raise self._late(timeout)
-                    self._changed.wait(left)
-            finally:
-                self._deadline = None
+            self._changed.wait_for(lambda: not self._pending(), timeout)
+            self._deadline = None
             if self._fatal:
                 raise self._fatal
+            if self._pending():
+                raise self._late(timeout)
             return self._committed
+
+    def restore_newest(
+        self,
+    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
+        """Returns the newest checkpoint, once all that was saved is committed.
+
+        Raises:
+          JobError: see `flush` and `store.CheckpointStore.restore_newest`.
+        """
+        self.flush()
+        found = self._store.restore_newest()
+        with self._changed:
+            self._committed = found[0].step if found else None
+        return found
 
     def close(self) -> None:
         """Ends the thread once it is idle; what waits is dropped."""
@@ -174,8 +202,21 @@ class AsyncSaver:
             self._waiting = None
             self._changed.notify_all()
 
+    def __enter__(self) -> "AsyncSaver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *unused: Any) -> None:
+        # An end that the job foresees has seen to what was under way.
+        if kind is None or not issubclass(kind, errors.JobError):
+            with contextlib.suppress(errors.JobError):
+                self.flush(timeout=_LAST_SECONDS)
+        self.close()
+
+    def _pending(self) -> "_Job | None":
+        return None if self._fatal else self._waiting or self._running
+
     def _late(self, timeout: float | None) -> errors.StorageError:
-        job = self._waiting or self._running
+        job = self._pending()
         assert job
         cause = f": {self._last_error}" if self._last_error else ""
         return errors.UnavailableError(
@@ -221,6 +262,7 @@ class AsyncSaver:
                 if not self._wait(error, wait):
                     return
                 wait = min(2 * wait, self._longest_wait)
+        self._on_commit(job.step)
         with self._changed:
             if self._failing_since:
                 logging.info("the checkpoint of step %d is saved", job.step)
