@@ -125,7 +125,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
     from job.checkpoint import gcs
 
     url = name.rstrip("/")
-    bucket = gcs.Bucket(url)
+    bucket = gcs.Bucket(url, timeout_seconds=gcs.PROBE_SECONDS)
     with tempfile.TemporaryDirectory(
         prefix="job-", ignore_cleanup_errors=True
     ) as folder_name:

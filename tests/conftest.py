@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The tests are about CPUs, byte by byte; also where there is a GPU.
@@ -19,6 +20,9 @@ import pytest
 
 from configs import smoke
 from job.data import dataset
+
+from . import places
+from .gcs_server import StrictServer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -86,3 +90,26 @@ def run_job(
 def job_command(*args: str) -> list[str]:
     """Returns the command line of the job."""
     return [sys.executable, "-m", "job.main", *args]
+
+
+@pytest.fixture(scope="session")
+def _strict_server() -> Iterator[StrictServer]:
+    with StrictServer("bucket") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(_strict_server, monkeypatch) -> places.BucketPlace:
+    """A path in a bucket, kept by a server that can be told to fail."""
+    _strict_server.faults = []
+    _strict_server.requests = []
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _strict_server.url)
+    return places.BucketPlace(_strict_server)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request, tmp_path) -> places.DiskPlace | places.BucketPlace:
+    """A place for checkpoints; the test runs on each."""
+    if request.param == "disk":
+        return places.DiskPlace(tmp_path / "checkpoints")
+    return request.getfixturevalue("bucket")

@@ -44,7 +44,7 @@ EMULATOR = "STORAGE_EMULATOR_HOST"
 # For all tries of a call, where the caller sets no time.
 _TIMEOUT_SECONDS = 120.0
 # For a bucket that is there and ours; a person waits.
-_PROBE_SECONDS = 15.0
+PROBE_SECONDS = 15.0
 # For one answer, and for a connection to take another piece of an upload.
 _READ_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
@@ -96,11 +96,14 @@ def split_url(url: str) -> tuple[str, str]:
 class Bucket:
     """A bucket's part under one path as a `storage.Storage`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(
+        self, url: str, *, timeout_seconds: float = _TIMEOUT_SECONDS
+    ) -> None:
         """Finds credentials; the bucket is not asked for anything yet.
 
         Args:
           url: gs://BUCKET/PATH.
+          timeout_seconds: for all tries of a call, where it is given none.
 
         Raises:
           ConfigError: the URL is none.
@@ -110,6 +113,7 @@ class Bucket:
         self._url = f"gs://{posixpath.join(bucket, self._path)}"
         self._bucket_name = bucket
         self._id = uuid.uuid4().hex[:12]
+        self._timeout = timeout_seconds
         emulator = os.environ.get(EMULATOR, "")
         if emulator and "://" not in emulator:
             raise errors.StorageError(
@@ -234,7 +238,7 @@ class Bucket:
             logging.warning("%s is kept by %s, not by Google", self, emulator)
         name, content = f"probe-{self._id}", self._id.encode()
         try:
-            self._create(name, content, _PROBE_SECONDS)
+            self._create(name, content, PROBE_SECONDS)
             seen = [entry.name for entry in self.find(name)]
             if self.read(name) != [content] or seen != [name]:
                 raise errors.StorageError(
@@ -295,7 +299,7 @@ class Bucket:
           once: is given the seconds to connect and to wait for an answer.
           timeout: for all tries, in seconds.
         """
-        seconds = _TIMEOUT_SECONDS if timeout is None else timeout
+        seconds = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
 
         def within_deadline() -> _T:

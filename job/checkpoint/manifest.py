@@ -68,7 +68,8 @@ class Manifest:
 
     Attributes:
       step: training steps done when it was taken.
-      attempt: id of the process that wrote it; part of its files' names.
+      attempt: id of the process that wrote it, and of the save; part of its
+        files' names.
       files: the data files.
       tensors: what is in them.
       run: what else a later start wants to know of the run, JSON types only:

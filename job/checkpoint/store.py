@@ -13,6 +13,7 @@ lie is for `storage.Storage` to know. Imports no TensorFlow.
 """
 
 import dataclasses
+import itertools
 import pathlib
 import re
 import time
@@ -86,7 +87,8 @@ class CheckpointStore:
         self._storage: Storage = storage
         self._keep = keep
         self._best_by = best_by
-        self._attempt = uuid.uuid4().hex[:12]
+        self._process = uuid.uuid4().hex[:12]
+        self._attempts = itertools.count(1)
         # Files of ours that no manifest names, now or later.
         self._litter: set[str] = set()
         self._manifests: dict[str, manifest.Manifest] = {}
@@ -116,10 +118,9 @@ class CheckpointStore:
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> Packed:
         """Lays tensors out as files, in memory; see `save`."""
-        files, entries, contents = manifest.pack(
-            tensors, self._attempt, _FILE_BYTES
-        )
-        made = manifest.Manifest(step, self._attempt, files, entries, run)
+        attempt = self._new_attempt()
+        files, entries, contents = manifest.pack(tensors, attempt, _FILE_BYTES)
+        made = manifest.Manifest(step, attempt, files, entries, run)
         return Packed(made, contents)
 
     def commit(
@@ -279,13 +280,17 @@ class CheckpointStore:
             raise manifest.InvalidCheckpointError(str(error)) from None
         return found, manifest.unpack(found, contents)
 
+    def _new_attempt(self) -> str:
+        """Returns an id for file names; a step may be saved twice by us."""
+        return f"{self._process}{next(self._attempts):04x}"
+
     def _refresh(self, packed: Packed) -> None:
         """Gives files new names where the old ones may be taken for litter."""
         now = time.monotonic()
         if packed.begun is None:
             packed.begun = now
         elif now - packed.begun > _FRESH_SECONDS / 2:
-            attempt = uuid.uuid4().hex[:12]
+            attempt = self._new_attempt()
             files = tuple(
                 dataclasses.replace(
                     file, name=file.name.replace(packed.made.attempt, attempt)
@@ -327,7 +332,7 @@ class CheckpointStore:
 
     def _quarantine(self, step: int) -> None:
         name = _name(step, manifest.NAME)
-        aside = _name(step, f"{_QUARANTINED}{self._attempt}")
+        aside = _name(step, f"{_QUARANTINED}{self._new_attempt()}")
         faults.reach("quarantine.begin")
         try:
             self._storage.move(name, aside)
