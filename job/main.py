@@ -19,7 +19,6 @@ import errno
 import json
 import math
 import os
-import pathlib
 import re
 import sys
 import tempfile

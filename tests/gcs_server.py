@@ -132,7 +132,7 @@ class _QuietServer(http.server.ThreadingHTTPServer):
         """A client that was killed is what the tests are about."""
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
@@ -143,16 +143,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.answer()
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         self.answer()
 
-    def do_PUT(self):  # noqa: N802
+    def do_PUT(self):
         self.answer()
 
-    def do_DELETE(self):  # noqa: N802
+    def do_DELETE(self):
         self.answer()
 
     def log_message(self, *unused):
@@ -181,7 +181,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             try:
                 with self.state.lock:
                     status, content, headers = self.handle_api()
-            except _Refusal as error:
+            except _RefusalError as error:
                 self.refuse(error.code, str(error))
                 return
             if kind == "late":
@@ -246,7 +246,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.listing(bucket)
         name = "/".join(self.parts[6:])
         if name not in bucket:
-            raise _Refusal(404, f"No such object: {name}")
+            raise _RefusalError(404, f"No such object: {name}")
         if self.command == "DELETE":
             self.check_generation(bucket[name])
             del bucket[name]
@@ -257,14 +257,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def bucket(self, name: str) -> dict[str, Blob]:
         if name not in self.state.buckets:
-            raise _Refusal(404, "The specified bucket does not exist.")
+            raise _RefusalError(404, "The specified bucket does not exist.")
         return self.state.buckets[name]
 
     def check_generation(self, blob: Blob | None, query=None) -> None:
         wanted = (query or self.query).get("ifGenerationMatch")
         if wanted is not None:
             if int(wanted) != (blob.generation if blob else 0):
-                raise _Refusal(412, "conditionNotMet")
+                raise _RefusalError(412, "conditionNotMet")
 
     def finish_resumable(self) -> tuple[int, bytes, dict]:
         upload = self.state.uploads[self.query["upload_id"]]
@@ -290,7 +290,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             content = flip_bit(content)
         declared = fields.get("crc32c")
         if kind != "lie" and declared not in (None, checksum(content)):
-            raise _Refusal(400, "Provided CRC32C doesn't match calculated.")
+            raise _RefusalError(
+                400, "Provided CRC32C doesn't match calculated."
+            )
         self.state.generation += 1
         blob = Blob(
             content,
@@ -303,7 +305,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def download(self, bucket: dict, name: str) -> tuple[int, bytes, dict]:
         if name not in bucket:
-            raise _Refusal(404, f"No such object: {name}")
+            raise _RefusalError(404, f"No such object: {name}")
         blob = bucket[name]
         headers = {
             "X-Goog-Hash": f"crc32c={blob.crc32c}",

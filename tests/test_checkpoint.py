@@ -343,6 +343,24 @@ def test_a_commit_that_was_not_heard_of_counts(place):
     assert newest(made) == 5
 
 
+def test_a_commit_that_lands_late_counts(place):
+    """A request that was given up may still be on its way."""
+    made = store.CheckpointStore(place.open())
+    packed = made.pack(5, tensors(5), RUN)
+
+    def land(point):
+        if point == "manifest.begin":
+            faults.hook = None
+            place.open().publish(manifest_name(5), packed.made.to_json())
+
+    faults.hook = land
+    try:
+        made.commit(packed)
+    finally:
+        faults.hook = None
+    assert newest(made) == 5
+
+
 def test_what_a_failed_save_left_goes_with_the_next_one(place):
     made = store.CheckpointStore(place.open())
 

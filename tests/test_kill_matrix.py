@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 import pytest
+
 from job.checkpoint import faults
 
 from . import kill_matrix

@@ -7,10 +7,10 @@ Through google-cloud-storage, with Application Default Credentials (on GKE:
 Workload Identity); `STORAGE_EMULATOR_HOST` names another endpoint. TensorFlow's
 own gs:// sends no checksum and no precondition and cannot be given a deadline.
 
-An upload asks that the name be free (ifGenerationMatch=0), declares the crc32c,
-and compares what the server says it has. Tries are repeated here, and not in the
-library: a 412 may mean that an earlier try of ours has succeeded unheard, which
-only its sender can tell. Imports no TensorFlow.
+An upload asks that the name be free (ifGenerationMatch=0), declares the
+crc32c, and compares what the server says it has. Tries are repeated here, and
+not in the library: a 412 may mean that an earlier try of ours has succeeded
+unheard, which only its sender can tell. Imports no TensorFlow.
 """
 
 import base64
@@ -275,7 +275,11 @@ class Bucket:
                 storage_errors.DataCorruption,
             ):
                 blob = self._blob(name)
-                blob.reload(timeout=timeout, retry=None)
+                try:
+                    blob.reload(timeout=timeout, retry=None)
+                except api_errors.NotFound:
+                    # Of a large one the library has removed it already.
+                    raise _DamagedError("an upload arrived damaged") from None
             if (blob.crc32c, blob.size) == (crc32c, len(content)):
                 return  # Also by an earlier try, whose answer was lost.
             if (blob.metadata or {}).get("writer") != self._id:
@@ -392,7 +396,9 @@ def _may_pass(error: BaseException) -> bool:
 
 def _short(error: BaseException) -> str:
     """Returns an error's text in one line, without addresses of objects."""
-    text = re.sub(r"0x[0-9a-f]+", "...", f"{type(error).__name__}: {error}")
+    text = re.sub(r"<?[\w.]* object at 0x[0-9a-f]+>?:? ?", "", str(error))
+    cause = re.search(r"Caused by (.*)", text)  # Behind a long URL.
+    text = cause[1] if cause else f"{type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text)[:300]
 
 

@@ -8,9 +8,9 @@
 One checkpoint is being written and one waits, at most. A newer one takes the
 waiting one's place, so that a store that is away for an hour costs neither
 steps nor memory: no more than two snapshots are ever held. A save that fails
-is reported at once. Where the cause may pass it is tried again, each time later,
-for as long as the patience lasts, or given up for a newer one; else, or then,
-the next call of any method raises it. Imports no TensorFlow.
+is reported at once. Where the cause may pass it is tried again, each time
+later, for as long as the patience lasts, or given up for a newer one; else, or
+then, the next call of any method raises it. Imports no TensorFlow.
 """
 
 import contextlib
