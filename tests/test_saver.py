@@ -1,4 +1,4 @@
-"""Saving beside the training: bounded, reported, and awaited where it counts."""
+"""Saving beside the training: bounded, reported, awaited where it counts."""
 
 import os
 import threading
@@ -159,11 +159,15 @@ def test_patience_ends(made, at):
     saving = saver.AsyncSaver(
         made, patience_seconds=0.2, first_wait_seconds=0.05
     )
-    with pytest.raises(errors.UnavailableError, match="the store is away"):
+
+    def save_on():
         # Newer ones do not begin it anew.
         for step in range(1, 1000):
             saving.save(step, tensors(step), {})
             time.sleep(0.02)
+
+    with pytest.raises(errors.UnavailableError, match="the store is away"):
+        save_on()
 
 
 @pytest.mark.parametrize(
@@ -196,8 +200,12 @@ def test_what_does_not_pass_is_raised_by_the_next_call(made, at, error):
 def test_a_bug_elsewhere_leaves_the_save_that_was_under_way(made, at):
     gate = threading.Event()
     at("save.begin", lambda: gate.wait(0.2))
-    with pytest.raises(ZeroDivisionError):
+
+    def train():
         with saver.AsyncSaver(made) as saving:
             saving.save(1, tensors(1), {})
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
     assert newest(made) == 1

@@ -14,6 +14,14 @@ def opened(bucket):
         yield opened
 
 
+def write(opened, name, error=None):
+    """Writes a file as a run does, and ends as one."""
+    with opened.kept_up(seconds=3600.0):
+        (opened.local / name).write_bytes(b"line\n")
+        if error:
+            raise error
+
+
 def test_a_folder_is_the_place_itself(tmp_path):
     with workdir.open_workdir(str(tmp_path / "run")) as opened:
         opened.check_writable()
@@ -27,8 +35,7 @@ def test_a_folder_is_the_place_itself(tmp_path):
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs://", "gs://b/../c"])
 def test_what_is_neither_a_folder_nor_a_bucket_is_refused(name):
     with pytest.raises(errors.ConfigError, match="gs://BUCKET/PATH"):
-        with workdir.open_workdir(name):
-            pass
+        workdir.open_workdir(name).__enter__()
 
 
 def test_a_later_start_finds_what_it_reads_and_no_more(bucket, tmp_path):
@@ -72,9 +79,11 @@ def test_what_changes_goes_up_and_the_result_is_the_last(opened, bucket):
 
 def test_what_is_removed_here_goes_there(bucket):
     bucket.put("starts.json", b"[]")
-    with workdir.open_workdir(bucket.url) as opened:
-        with opened.kept_up(seconds=3600.0):
-            (opened.local / "starts.json").unlink()
+    with (
+        workdir.open_workdir(bucket.url) as opened,
+        opened.kept_up(seconds=3600.0),
+    ):
+        (opened.local / "starts.json").unlink()
     assert bucket.files() == {}
 
 
@@ -86,17 +95,15 @@ def test_it_goes_up_on_a_timer(opened, bucket):
 
 
 def test_a_run_that_ends_early_leaves_what_it_has(opened, bucket):
-    with pytest.raises(errors.PreemptedError), opened.kept_up(seconds=3600.0):
-        (opened.local / "metrics.jsonl").write_bytes(b"line\n")
-        raise errors.PreemptedError("told to stop")
+    with pytest.raises(errors.PreemptedError):
+        write(opened, "metrics.jsonl", errors.PreemptedError("told to stop"))
     assert bucket.files() == {"metrics.jsonl": b"line\n"}
 
 
 def test_who_lost_a_race_leaves_the_winners_files_alone(opened, bucket):
     bucket.put("metrics.jsonl", b"the winner's\n")
-    with pytest.raises(errors.LostRaceError), opened.kept_up(seconds=3600.0):
-        (opened.local / "metrics.jsonl").write_bytes(b"ours\n")
-        raise errors.LostRaceError("another process is ahead")
+    with pytest.raises(errors.LostRaceError):
+        write(opened, "metrics.jsonl", errors.LostRaceError("one is ahead"))
     assert bucket.files() == {"metrics.jsonl": b"the winner's\n"}
 
 
@@ -117,5 +124,4 @@ def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(
 ):
     bucket.server.faults = [Fault("POST", "403", times=-1)]
     with pytest.raises(errors.StorageError, match="objectUser"):
-        with opened.kept_up(seconds=3600.0):
-            (opened.local / "result.json").write_bytes(b"{}")
+        write(opened, "result.json")
