@@ -215,7 +215,7 @@ def test_an_outage_of_the_bucket_stops_no_step(
     rest, _ = process.communicate(timeout=240)
     assert process.returncode == 0, rest
     output = "".join(lines) + rest
-    assert kind == "stall" or "tried again in" in output
+    assert kind == "stall" or "tried again" in output
     folder = fetched(workdir, tmp_path)
     found, tensors = store.CheckpointStore(
         folder / "checkpoints"
@@ -317,7 +317,7 @@ def test_damaged_checkpoints_are_put_aside_and_the_run_goes_on(
     # And the record, which is in the checkpoint too.
     (workdir / "metrics.jsonl").unlink()
     process = start_job(workdir)
-    wait_for_step(workdir, process, newer)
+    wait_for_step(workdir, process, newer + 7)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert f"resumed from the checkpoint of step {older}" in output

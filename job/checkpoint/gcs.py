@@ -310,11 +310,20 @@ class Bucket:
             left = max(0.1, deadline - time.monotonic())
             return once((min(left, _CONNECT_SECONDS), min(left, _READ_SECONDS)))
 
+        reported = False
+
+        def report(error: Exception) -> None:
+            nonlocal reported
+            if not reported and _may_pass(error):
+                logging.warning("%s: %s; tried again", self, _short(error))
+            reported = True
+
         retry = api_retry.Retry(
             predicate=_may_pass,
             initial=_FIRST_WAIT_SECONDS,
             maximum=_LONGEST_WAIT_SECONDS,
             timeout=seconds,
+            on_error=report,
         )
         return retry(within_deadline)()
 
