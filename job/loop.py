@@ -24,6 +24,7 @@ import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from job import config as config_lib
 from job import errors, metrics, optimizer, step

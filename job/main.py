@@ -19,6 +19,7 @@ import errno
 import json
 import math
 import os
+import pathlib
 import re
 import sys
 import tempfile
