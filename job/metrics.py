@@ -9,14 +9,16 @@ anew by each start, so that they too show each step once.
     log.sync()                  # before a checkpoint is committed
 """
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from job import files
+from job import errors, files
 
 FILE = "metrics.jsonl"
 EVENTS = "events"
@@ -64,16 +66,19 @@ class MetricsLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Adds a line: `step`, `split`, and scalars."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with files.explained(self._workdir / FILE):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
         self._lines.append(line)
         self._written.add((line["step"], line["split"]))
         self._write_event(line)
 
     def sync(self) -> None:
         """Returns when every line is on the disk."""
-        os.fsync(self._file.fileno())
-        self._events.flush()
+        with files.explained(self._workdir / FILE):
+            os.fsync(self._file.fileno())
+        with _events_explained(self._workdir):
+            self._events.flush()
 
     def lines(self) -> list[str]:
         """Returns all lines so far, as JSON, for a checkpoint to keep."""
@@ -94,11 +99,22 @@ class MetricsLog:
             put_back(self._workdir, self.lines())
 
     def _write_event(self, line: dict[str, Any]) -> None:
-        with self._events.as_default():
+        with _events_explained(self._workdir), self._events.as_default():
             for name, value in line.items():
                 if name not in _LABELS and value is not None:
                     tag = f"{line['split']}/{name}"
                     tf.summary.scalar(tag, value, step=line["step"])
+
+
+@contextlib.contextmanager
+def _events_explained(workdir: pathlib.Path) -> Iterator[None]:
+    """Turns what TensorFlow says of a full disk into StorageError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise errors.StorageError(
+            f"{workdir / EVENTS} cannot be written: {error.message}"
+        ) from None
 
 
 def put_back(workdir: pathlib.Path, lines: list[str]) -> None:

@@ -74,7 +74,7 @@ def test_the_newest_one_waits_and_no_other_is_held(made, at):
 
     at("save.begin", block)
     held = []
-    with saver.AsyncSaver(made) as saving:
+    with saver.AsyncSaver(made, slow_seconds=0.0) as saving:
         for step in range(1, 6):
             arrays = tensors(step)
             held.append(weakref.ref(arrays["a"]))
@@ -86,6 +86,14 @@ def test_the_newest_one_waits_and_no_other_is_held(made, at):
         gate.set()
         assert saving.flush() == 5
     assert made.committed_steps() == [1, 5]
+
+
+def test_none_is_dropped_where_the_store_is_well(made):
+    with saver.AsyncSaver(made, slow_seconds=60.0) as saving:
+        for step in range(1, 21):
+            saving.save(step, tensors(step), {})
+        saving.flush()
+        assert len(saving.commits) == 20
 
 
 def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(

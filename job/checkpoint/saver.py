@@ -5,12 +5,12 @@
     saver.check()                        # raises what ended saving for good
     saver.flush(timeout=20.0)            # -> the newest committed step
 
-One checkpoint is being written and one waits, at most. A newer one takes the
-waiting one's place, so that a store that is away for an hour costs neither
-steps nor memory: no more than two snapshots are ever held. A save that fails
-is reported at once. Where the cause may pass it is tried again, each time
-later, for as long as the patience lasts, or given up for a newer one; else, or
-then, the next call of any method raises it. Imports no TensorFlow.
+One checkpoint is being written and one waits, at most. Where the store is slow,
+a newer one takes the waiting one's place, so that a store that is away for an
+hour costs neither steps nor memory: no more than two snapshots are ever held. A
+save that fails is reported at once. Where the cause may pass it is tried again,
+each time later, for as long as the patience lasts, or given up for a newer one;
+else, or then, the next call of any method raises it. Imports no TensorFlow.
 """
 
 import contextlib
@@ -31,6 +31,9 @@ from job.checkpoint import store as store_lib
 _PATIENCE_SECONDS = 3600.0
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
+# A save that has taken that long is slow; until then the loop waits for it,
+# rather than drop the one that waits.
+_SLOW_SECONDS = 2.0
 # What a bug elsewhere leaves to the save that was under way.
 _LAST_SECONDS = 30.0
 
@@ -60,6 +63,7 @@ class AsyncSaver:
         patience_seconds: float = _PATIENCE_SECONDS,
         first_wait_seconds: float = _FIRST_WAIT_SECONDS,
         longest_wait_seconds: float = _LONGEST_WAIT_SECONDS,
+        slow_seconds: float = _SLOW_SECONDS,
     ) -> None:
         """Starts the thread, a daemon.
 
@@ -72,16 +76,21 @@ class AsyncSaver:
           first_wait_seconds: before the second try of a save; doubled for each
             one after it.
           longest_wait_seconds: between two tries.
+          slow_seconds: of one save; only then is one that waits behind it
+            dropped for a newer one.
         """
         self._store = store
         self._on_commit = on_commit
         self._patience = patience_seconds
         self._first_wait = first_wait_seconds
         self._longest_wait = longest_wait_seconds
+        self._slow = slow_seconds
         self._changed = threading.Condition()
         # All of these under `_changed`.
         self._committed = committed_step
         self._running: _Job | None = None
+        # When the running one began, or is to begin.
+        self._since = 0.0
         self._waiting: _Job | None = None
         self._fatal: Exception | None = None
         self._last_error: errors.StorageError | None = None
@@ -119,6 +128,10 @@ class AsyncSaver:
         """
         self.check()
         with self._changed:
+            self._changed.wait_for(
+                lambda: not self._waiting or self._failing_since,
+                max(0.0, self._since + self._slow - time.monotonic()),
+            )
             if self._waiting:
                 logging.warning(
                     "step %d takes the place of step %d, which was not saved"
@@ -126,6 +139,8 @@ class AsyncSaver:
                     step,
                     self._waiting.step,
                 )
+            if not self._running:
+                self._since = time.monotonic()
             self._waiting = _Job(step, (tensors, run))
             self._changed.notify_all()
 
@@ -231,7 +246,9 @@ class AsyncSaver:
                 if not self._waiting:
                     return
                 self._running, self._waiting = self._waiting, None
+                self._since = time.monotonic()
                 job = self._running
+                self._changed.notify_all()
             try:
                 self._save(job)
             except Exception as error:
@@ -275,6 +292,7 @@ class AsyncSaver:
         with self._changed:
             now = time.monotonic()
             self._failing_since = self._failing_since or now
+            self._changed.notify_all()
             return now - self._failing_since > self._patience
 
     def _wait(self, error: errors.StorageError, seconds: float) -> bool:
