@@ -56,6 +56,9 @@ _MAX_STARTS = 100
 # What is left of the grace for the last line, once all is saved or given up.
 _LAST_LINE_SECONDS = 0.5
 
+# Of the grace, at most, for removing old checkpoints; a later start can do it.
+_TIDY_SECONDS = 2.0
+
 
 class NonFiniteError(Exception):
     """A number of a step is not finite; the loop decides what follows."""
@@ -452,6 +455,7 @@ class Loop:
         left = self.stop.remaining() - _LAST_LINE_SECONDS
         try:
             self.saver.flush(timeout=min(max(left, 0.0), LONG_SECONDS))
+            self.saver.wait(min(max(left / 2, 0.0), _TIDY_SECONDS))
         except errors.StorageError as error:
             # It shall start again: 75, not the exit code of a bad disk.
             self.stop.saved += f"; {error}"

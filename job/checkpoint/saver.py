@@ -89,6 +89,7 @@ class AsyncSaver:
         # All of these under `_changed`.
         self._committed = committed_step
         self._running: _Job | None = None
+        self._tidying = False
         # When the running one began, or is to begin.
         self._since = 0.0
         self._waiting: _Job | None = None
@@ -156,7 +157,7 @@ class AsyncSaver:
                 raise self._fatal
 
     def wait(self, seconds: float) -> bool:
-        """Waits; returns whether all that was handed over is committed.
+        """Waits; returns whether all is committed, and old ones are removed.
 
         Args:
           seconds: at most.
@@ -164,17 +165,18 @@ class AsyncSaver:
         Raises: see `check`.
         """
         with self._changed:
-            self._changed.wait_for(lambda: not self._pending(), seconds)
+            self._changed.wait_for(self._is_idle, seconds)
             if self._fatal:
                 raise self._fatal
-            return not self._pending()
+            return self._is_idle()
 
     def flush(self, timeout: float | None = None) -> int | None:
         """Waits until all that was handed over is committed.
 
         Args:
-          timeout: in seconds; None: as long as the patience lasts. It holds,
-            whatever the store does: an upload that hangs is left behind.
+          timeout: in seconds; None: as long as the patience lasts, and until
+            old checkpoints are removed. It holds, whatever the store does: an
+            upload that hangs is left behind.
 
         Returns:
           The newest committed step; None: there is none.
@@ -188,7 +190,12 @@ class AsyncSaver:
             self._flushes += 1
             self._deadline = deadline
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._pending(), timeout)
+            self._changed.wait_for(
+                lambda: (
+                    not (self._pending() or (self._tidying and timeout is None))
+                ),
+                timeout,
+            )
             self._deadline = None
             if self._fatal:
                 raise self._fatal
@@ -224,8 +231,11 @@ class AsyncSaver:
         # An end that the job foresees has seen to what was under way.
         if kind is None or not issubclass(kind, errors.JobError):
             with contextlib.suppress(errors.JobError):
-                self.flush(timeout=_LAST_SECONDS)
+                self.wait(_LAST_SECONDS)
         self.close()
+
+    def _is_idle(self) -> bool:
+        return not (self._pending() or self._tidying)
 
     def _pending(self) -> "_Job | None":
         return None if self._fatal else self._waiting or self._running
@@ -250,7 +260,8 @@ class AsyncSaver:
                 job = self._running
                 self._changed.notify_all()
             try:
-                self._save(job)
+                if self._save(job):
+                    self._tidy(job.step)
             except Exception as error:
                 # Whatever it is: the loop must hear of it, not this thread.
                 logging.error("no checkpoint is saved any more: %s", error)
@@ -259,11 +270,24 @@ class AsyncSaver:
             finally:
                 with self._changed:
                     self._running = None
+                    self._tidying = False
                     self._changed.notify_all()
             del job  # Its memory, while this thread waits.
 
-    def _save(self, job: _Job) -> None:
-        """Commits a checkpoint, or leaves it for a newer one."""
+    def _tidy(self, step: int) -> None:
+        """Removes old checkpoints; nobody in a hurry waits for that."""
+        with self._changed:
+            self._running = None
+            self._tidying = True
+            self._changed.notify_all()
+        self._store.tidy(step)
+
+    def _save(self, job: _Job) -> bool:
+        """Commits a checkpoint, or leaves it for a newer one.
+
+        Returns:
+          Whether it is committed.
+        """
         begun = time.monotonic()
         wait = self._first_wait
         if isinstance(job.content, tuple):
@@ -277,7 +301,7 @@ class AsyncSaver:
                     raise
                 logging.warning("%s; tried again in %.0f s", error, wait)
                 if not self._wait(error, wait):
-                    return
+                    return False
                 wait = min(2 * wait, self._longest_wait)
         self._on_commit(job.step)
         with self._changed:
@@ -287,6 +311,7 @@ class AsyncSaver:
             self._last_error = None
             self._committed = job.step
             self._seconds.append((job.content.size, time.monotonic() - begun))
+        return True
 
     def _is_out_of_patience(self) -> bool:
         with self._changed:

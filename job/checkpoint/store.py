@@ -112,7 +112,9 @@ class CheckpointStore:
           StorageError: the place is full, or cannot be written to; nothing that
             was committed before is touched.
         """
-        return self.commit(self.pack(step, tensors, run))
+        made = self.commit(self.pack(step, tensors, run))
+        self.tidy(step)
+        return made
 
     def pack(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
@@ -126,7 +128,7 @@ class CheckpointStore:
     def commit(
         self, packed: Packed, *, timeout: float | None = None
     ) -> manifest.Manifest:
-        """Writes what `pack` returned, and commits it; see `save`.
+        """Writes what `pack` returned, and commits it; see `save` and `tidy`.
 
         May be called again after it failed: it goes on with what is there, and
         knows a commit of its own of which it never heard.
@@ -144,13 +146,22 @@ class CheckpointStore:
                 f" {error}"
             ) from None
         faults.reach("save.committed")
+        return packed.made
+
+    def tidy(self, newest: int) -> None:
+        """Removes what a commit made superfluous; raises nothing.
+
+        Those are checkpoints beyond `keep`, and what dead attempts left. Where
+        it fails, or is left out, the next call does it.
+
+        Args:
+          newest: the step that was committed just now.
+        """
         try:
-            self._tidy(packed.made.step)
+            self._tidy(newest)
         except errors.StorageError as error:
-            # The next save does it.
             logging.warning("old checkpoints cannot be removed: %s", error)
         faults.reach("save.end")
-        return packed.made
 
     def _commit(self, packed: Packed, timeout: float | None) -> None:
         self._refresh(packed)
@@ -341,7 +352,6 @@ class CheckpointStore:
         faults.reach("quarantine.end")
 
     def _tidy(self, newest: int) -> None:
-        """Removes checkpoints beyond `keep`, and what dead attempts left."""
         self._remove_litter()
         folders = self._folders()
         committed = [s for s in _committed(folders) if s <= newest]
