@@ -27,7 +27,9 @@ import tensorflow as tf
 
 from job import config as config_lib
 from job import files, metrics, step, train
-from job.checkpoint import store
+from job.checkpoint import disk, store
+from job.checkpoint.saver import AsyncSaver
+from job.checkpoint.storage import Storage
 from job.data import pipeline
 from job.data.dataset import Dataset
 from job.loop import History, Loop, Plan
@@ -48,6 +50,8 @@ def run_benchmark(
     config: ml_collections.ConfigDict,
     workdir: pathlib.Path | None,
     stop: StopRequest,
+    *,
+    storage: Storage | None = None,
 ) -> str:
     """Measures a config's speed on this machine.
 
@@ -55,6 +59,8 @@ def run_benchmark(
       config: as for training; data is loaded as there.
       workdir: gets benchmark.json; None: the table is all there is.
       stop: polled between two measurements.
+      storage: where the saves go that are timed, and are removed again; None:
+        a temporary folder.
 
     Returns:
       A table.
@@ -67,7 +73,10 @@ def run_benchmark(
     state = train.create_state(config, strategy)
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
-        loop = _create_loop(config, strategy, data, state, plan, scratch)
+        checkpoints = storage or disk.Disk(scratch / "checkpoints")
+        loop = _create_loop(
+            config, strategy, data, state, plan, scratch, checkpoints
+        )
         bare = _create_bare(config, strategy, data, state, plan)
         augment = _create_augment(config, strategy, data, plan)
         loop.run(until=1)
@@ -84,14 +93,18 @@ def run_benchmark(
             job = functools.partial(loop.run, until=until)
             pairs.append((bare_seconds, _seconds(job)))
             augmenting.append(_seconds(functools.partial(augment, count)))
-        saves = [_seconds(lambda: _save(loop, state)) for _ in range(_SAVES)]
+        stalls = [_stall(loop, state) for _ in range(_SAVES)]
+        commits = loop.saver.commits
+        loop.saver.close()
         loop.log.close()
+        for entry in checkpoints.find():
+            checkpoints.delete(entry.name)
     input_rates = [_input_rate(config, data) for _ in range(_ROUNDS)]
 
     images = count * config.global_batch_size
     step_seconds = statistics.median(b for b, _ in pairs) / count
     saving = (
-        statistics.median(saves) / plan.checkpoint_every_steps / step_seconds
+        statistics.median(stalls) / plan.checkpoint_every_steps / step_seconds
     )
     report = {
         "config_hash": config_lib.fingerprint(config_lib.flatten(config)),
@@ -110,7 +123,10 @@ def run_benchmark(
             [a / b for (b, _), a in zip(pairs, augmenting, strict=True)]
         ),
         "loop_overhead": _spread([j / b - 1 for b, j in pairs]),
-        "save_seconds": _spread(saves),
+        "save_to": str(storage or "disk"),
+        "save_bytes": commits[0][0],
+        "save_stall_seconds": _spread(stalls),
+        "save_seconds": _spread([seconds for _, seconds in commits]),
         "save_every_steps": plan.checkpoint_every_steps,
         "save_overhead": saving,
         "load_to_first_step_seconds": first_step_seconds,
@@ -128,6 +144,7 @@ def _create_loop(
     state: TrainState,
     plan: Plan,
     scratch: pathlib.Path,
+    checkpoints: Storage,
 ) -> Loop:
     """Returns the real loop; when it saves, scores and stops is left to us."""
     return Loop(
@@ -146,7 +163,7 @@ def _create_loop(
         ),
         evaluator=train.create_evaluator(config, strategy, data.test),
         split="test",
-        checkpoints=store.CheckpointStore(scratch / "checkpoints"),
+        saver=AsyncSaver(store.CheckpointStore(checkpoints)),
         history=History(config_lib.flatten(config), data.checksum()),
         log=metrics.MetricsLog(scratch, first_step=0),
         progress=Progress(_NEVER, first_step=0, quiet=True),
@@ -234,9 +251,12 @@ def _create_augment(
     return run
 
 
-def _save(loop: Loop, state: TrainState) -> None:
+def _stall(loop: Loop, state: TrainState) -> float:
+    """Returns for how long a save keeps the loop from its steps, in seconds."""
     state.step.assign_add(1)  # A step is committed once only.
-    loop.save(int(state.step.numpy()))
+    seconds = _seconds(lambda: loop.save(int(state.step.numpy())))
+    loop.saver.flush()
+    return seconds
 
 
 def _input_rate(config: ml_collections.ConfigDict, data: Dataset) -> float:
@@ -310,6 +330,8 @@ def _table(report: dict[str, Any]) -> str:
 
     loop, saving = report["loop_overhead"], report["save_overhead"]
     save = report["save_seconds"]["median"]
+    stall = report["save_stall_seconds"]["median"]
+    megabytes = report["save_bytes"] / 1e6
     return "\n".join(
         [
             f"{report['hardware']}, {report['replicas']} replica(s), batch"
@@ -325,11 +347,13 @@ def _table(report: dict[str, Any]) -> str:
             rate("input"),
             "",
             f"the loop costs {loop['median']:+.1%} over the step"
-            f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save of"
-            f" {save:.2f} s each {report['save_every_steps']} steps adds"
+            f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save each"
+            f" {report['save_every_steps']} steps stops it for {stall:.2f} s,"
             f" {saving:.1%}: {loop['median'] + saving:+.1%} in all",
             f"of which the augmentation is"
             f" {report['augment_share_of_step']['median']:.1%} of the step",
+            f"a save: {megabytes:.0f} MB to {report['save_to']} in"
+            f" {save:.2f} s, beside the training",
             f"data to first step: {report['load_to_first_step_seconds']:.1f} s",
         ]
     )

@@ -356,8 +356,12 @@ def use_preset(
             config.augment[field] = value
 
 
-def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
     """Returns the checked config of the run in `workdir`.
+
+    Args:
+      workdir: a folder.
+      name: what people call it; "": its path.
 
     Raises:
       ConfigError: there is none, or it is damaged.
@@ -365,7 +369,7 @@ def load(workdir: pathlib.Path) -> ml_collections.ConfigDict:
     saved = files.read_json(workdir / FILE)
     if not isinstance(saved, dict):
         raise errors.ConfigError(
-            f"--workdir={workdir}: there is no {FILE} of a run in it"
+            f"--workdir={name or workdir}: there is no {FILE} of a run in it"
         )
     config = ml_collections.ConfigDict(_with_infinities(saved))
     check(config)

@@ -36,9 +36,13 @@ class DataError(JobError):
 
 
 class StorageError(JobError):
-    """The workdir's disk is full, read-only or broken."""
+    """The workdir's disk or bucket is full, closed to us or broken."""
 
     exit_code = 3
+
+
+class UnavailableError(StorageError):
+    """It did not answer, or not in time; a later try may succeed."""
 
 
 class ResumeError(JobError):
@@ -63,6 +67,10 @@ class PreemptedError(JobError):
     """Told to stop, and stopped with all saved; the same command goes on."""
 
     exit_code = 75
+
+
+class LostRaceError(PreemptedError):
+    """Another process works on the same run, and has got further."""
 
 
 class HungError(JobError):

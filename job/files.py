@@ -1,19 +1,35 @@
 """Small files that are whole or absent, also after a power cut."""
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
+
+from job import errors
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Replaces `path` by a file with `content`, at once, on the disk."""
     staged = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(staged, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(staged, path)
+    with explained(path):
+        with open(staged, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a disk says of a write into StorageError, with the path."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.StorageError(
+            f"{path} cannot be written: {error.strerror or error}"
+        ) from None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

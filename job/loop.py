@@ -10,7 +10,9 @@ touches the device only between two calls.
 """
 
 import contextlib
+import copy
 import dataclasses
+import datetime
 import itertools
 import platform
 import statistics
@@ -22,11 +24,12 @@ import keras
 import ml_collections
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from job import config as config_lib
 from job import errors, metrics, optimizer, step
 from job import phases as phases_lib
-from job.checkpoint import store
+from job.checkpoint.saver import AsyncSaver
 from job.evaluate import Evaluator, Scores
 from job.preemption import StopRequest
 from job.progress import Progress
@@ -43,6 +46,18 @@ _HUNG_FACTOR = 10.0
 # A rollback halves the rate, and so many are tried.
 _ROLLBACK_FACTOR = 0.5
 _MAX_ROLLBACKS = 3
+
+# Where a manifest says how good a checkpoint is: accuracy on a held-out slice.
+BEST_BY = "validation_accuracy"
+
+# So many starts are remembered.
+_MAX_STARTS = 100
+
+# What is left of the grace for the last line, once all is saved or given up.
+_LAST_LINE_SECONDS = 0.5
+
+# Of the grace, at most, for removing old checkpoints; a later start can do it.
+_TIDY_SECONDS = 2.0
 
 
 class NonFiniteError(Exception):
@@ -161,6 +176,10 @@ class History:
       compile_seconds: of the newest start's first call, less a step.
       rollbacks: for each, the step that was bad, the step it went back to, and
         the learning rate's factor from there on.
+      starts: what each start ran on, and from which step; the newest last.
+      record: the lines of metrics.jsonl when it was saved; None: unknown.
+      validation: step and accuracy, 0 to 1, of the newest evaluation on a
+        held-out slice.
     """
 
     # What a checkpoint must say of its run, for a later start.
@@ -182,9 +201,34 @@ class History:
     train_seconds: float = 0.0
     compile_seconds: float = 0.0
     rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    record: list[str] | None = None
+    validation: tuple[int, float] | None = None
 
-    def to_manifest(self, replicas: int) -> dict[str, Any]:
-        """Returns the manifest's `run`."""
+    def begin(self, replicas: int) -> None:
+        """Notes what this start runs on, and logs what is not as before."""
+        now = datetime.datetime.now(datetime.UTC)
+        start = {
+            "step": self.step,
+            "replicas": replicas,
+            "host": platform.node(),
+            "versions": _versions(),
+            "time": now.isoformat(timespec="seconds"),
+        }
+        for name in ("replicas", "versions") if self.starts else ():
+            before = self.starts[-1].get(name)
+            if before != start[name]:
+                logging.info("%s: %s, were %s", name, start[name], before)
+        self.starts = [*self.starts[1 - _MAX_STARTS :], start]
+
+    def to_manifest(
+        self, step: int, replicas: int, record: list[str]
+    ) -> dict[str, Any]:
+        """Returns the manifest's `run` for a checkpoint of `step`.
+
+        Whatever changes later is copied: it is written by another thread.
+        """
+        scored, accuracy = self.validation or (None, None)
         return {
             "config": self.fields,
             "config_hash": config_lib.fingerprint(self.fields),
@@ -194,13 +238,20 @@ class History:
             "resumes": self.resumes,
             "train_seconds": self.train_seconds,
             "compile_seconds": self.compile_seconds,
-            "rollbacks": self.rollbacks,
-            "versions": {
-                "python": platform.python_version(),
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-            },
+            "rollbacks": copy.deepcopy(self.rollbacks),
+            "versions": _versions(),
+            "starts": copy.deepcopy(self.starts),
+            BEST_BY: accuracy if scored == step else None,
+            "record": record,
         }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+    }
 
 
 class _Clock:
@@ -310,7 +361,7 @@ class Loop:
     make_batches: Callable[[int], Any]
     evaluator: Evaluator
     split: str
-    checkpoints: store.CheckpointStore
+    saver: AsyncSaver
     history: History
     log: metrics.MetricsLog
     progress: Progress
@@ -323,7 +374,8 @@ class Loop:
         self._phase: phases_lib.Phase | None = None
         self._train_steps: step.TrainSteps = _no_steps
         self._batches = self.make_batches(self.history.step)
-        self._note_saved(self.history.step)
+        self._handed_over = self.history.step
+        self.stop.note_saved(self.history.step)
 
     def run(self, *, until: int) -> None:
         """Trains up to a step: calls of the inner loop, and what is due.
@@ -338,7 +390,7 @@ class Loop:
         done = int(self.state.step.numpy())
         clock.start()
         if self.on_nonfinite == "rollback":
-            if not self.checkpoints.committed_steps():
+            if self.saver.committed_step is None:
                 self.save(done)  # There is always something to go back to.
         if done and plan.due(plan.evaluate_every_steps, done):
             self.write_evaluation_line(done)
@@ -395,10 +447,25 @@ class Loop:
 
     def obey_stop(self, done: int) -> None:
         """Saves and raises PreemptedError if the process was told to stop."""
-        if self.stop.requested:
-            if done > self._saved:
-                self.save(done)
-            self.stop.check()
+        self.saver.check()
+        if not self.stop.requested:
+            return
+        if done > self._handed_over:
+            self.save(done)
+        left = self.stop.remaining() - _LAST_LINE_SECONDS
+        try:
+            self.saver.flush(timeout=min(max(left, 0.0), LONG_SECONDS))
+            self.saver.wait(min(max(left / 2, 0.0), _TIDY_SECONDS))
+        except errors.StorageError as error:
+            # It shall start again: 75, not the exit code of a bad disk.
+            self.stop.saved += f"; {error}"
+        self.stop.check()
+
+    def finish(self, done: int) -> None:
+        """Returns when all that was saved is committed."""
+        while not self.saver.wait(1.0):
+            self.obey_stop(done)
+            self.watchdog.beat("save", done)
 
     def check_health(self, done: int) -> None:
         """Raises if a number was not finite or steps were miscounted."""
@@ -423,7 +490,7 @@ class Loop:
         rollbacks = self.history.rollbacks
         if self.on_nonfinite != "rollback" or len(rollbacks) >= _MAX_ROLLBACKS:
             self.end_diverged(error.what)
-        found = self.checkpoints.restore_newest()
+        found = self.saver.restore_newest()
         if found is None:  # Somebody removed what was saved at the start.
             self.end_diverged(error.what)
         saved, tensors = found
@@ -435,7 +502,8 @@ class Loop:
         )
         self._batches = self.make_batches(saved.step)
         self.log.rewind(saved.step)
-        self._note_saved(saved.step)
+        self._handed_over = saved.step
+        self.stop.note_saved(saved.step)
         self.progress.line(
             f"{error.what} is not finite: back to step {saved.step}, from there"
             f" with {factor:g} times the learning rate (rollback"
@@ -445,7 +513,9 @@ class Loop:
 
     def end_diverged(self, what: str) -> NoReturn:
         """Raises DivergedError, saying what is left and what would help."""
-        newest = max(self.checkpoints.committed_steps(), default=None)
+        with contextlib.suppress(errors.StorageError):
+            self.saver.flush(timeout=LONG_SECONDS)
+        newest = self.saver.committed_step
         kept = (
             f"the checkpoint of step {newest} is finite"
             if newest is not None
@@ -523,6 +593,8 @@ class Loop:
         start = time.perf_counter()
         scores = self.score(done)
         rate = scores.images / (time.perf_counter() - start)
+        if self.split == "validation":
+            self.history.validation = (done, scores.accuracy)
         self.log.write(
             {
                 "step": done,
@@ -552,7 +624,7 @@ class Loop:
         return self.evaluator(self.state.evaluated(), tta=tta, poll=poll)
 
     def save(self, done: int) -> None:
-        """Commits a checkpoint, behind all lines up to it.
+        """Hands a checkpoint over, with all lines of the record up to it.
 
         Raises:
           NonFiniteError: a variable is not finite; nothing is written then.
@@ -566,13 +638,6 @@ class Loop:
         self.history.compile_seconds = self._clock.compile_seconds
         self.log.sync()
         replicas = self.state.step.distribute_strategy.num_replicas_in_sync
-        self.checkpoints.save(done, tensors, self.history.to_manifest(replicas))
-        self._note_saved(done)
-
-    def _note_saved(self, step: int) -> None:
-        self._saved = step
-        self.stop.saved = (
-            f"all is saved up to step {step}"
-            if step
-            else "no step is saved yet; the next start begins at step 0"
-        )
+        run = self.history.to_manifest(done, replicas, self.log.lines())
+        self.saver.save(done, tensors, run)
+        self._handed_over = done

@@ -33,6 +33,7 @@ from ml_collections import config_flags
 
 from job import ablate, errors, preemption, restarts, results, watchdog
 from job import config as config_lib
+from job import workdir as workdirs
 from job.checkpoint import store
 
 _FIELDS = "configs/default.py has them all"
@@ -52,7 +53,14 @@ _CONFIG = config_flags.DEFINE_config_file(
     sys_argv=_ARGV,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder for all that a run writes."
+    "workdir", None, "For all that a run writes: a folder or gs://BUCKET/PATH."
+)
+_UPLOAD_SECONDS = flags.DEFINE_float(
+    "upload_seconds",
+    60.0,
+    "Between two copies of the record, events and results to a gs:// workdir;"
+    " checkpoints go up at once.",
+    lower_bound=1.0,
 )
 _SEEDS = flags.DEFINE_integer(
     "seeds",
@@ -145,17 +153,19 @@ def _run(stop: preemption.StopRequest) -> None:
     stop.grace_seconds = _require_seconds("grace_seconds", above=0.0)
     mode = _MODE.value
     if mode == "evaluate":
-        workdir = _require_workdir()
-        config_lib.load(workdir)
         stop.saved = "an evaluation leaves nothing behind"
-        _import_quietly()
-        from job import train
+        with workdirs.open_workdir(_require_workdir()) as workdir:
+            config_lib.load(workdir.local, str(workdir))
+            _import_quietly()
+            from job import train
 
-        scores = train.evaluate_checkpoint(workdir, stop.check)
+            scores = train.evaluate_checkpoint(
+                workdir.local, stop.check, storage=workdir.checkpoints
+            )
         print(json.dumps(scores, indent=2))
         return
     if mode == "report":
-        folders = [_require_workdir(), *map(pathlib.Path, _RUNS.value)]
+        folders = [_require_folder(), *map(pathlib.Path, _RUNS.value)]
         _import_quietly()
         from job import report
 
@@ -165,20 +175,34 @@ def _run(stop: preemption.StopRequest) -> None:
     if mode == "config":
         print(config)
     elif mode == "ablate":
-        _ablate(config.seed, _require_workdir(), stop)
+        _ablate(config.seed, _require_folder(), stop)
     elif mode == "benchmark":
         _import_quietly()
         from job import benchmark
 
-        folder = _require_workdir() if _WORKDIR.value else None
-        print(benchmark.run_benchmark(config, folder, stop))
+        if not _WORKDIR.value:
+            print(benchmark.run_benchmark(config, None, stop))
+            return
+        with (
+            workdirs.open_workdir(_WORKDIR.value) as workdir,
+            workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
+        ):
+            workdir.check_writable()
+            table = benchmark.run_benchmark(
+                config,
+                workdir.local,
+                stop,
+                storage=workdir.storage("benchmark"),
+            )
+        print(table)
     else:
-        _train(config, _require_workdir(), stop)
+        with workdirs.open_workdir(_require_workdir()) as workdir:
+            _train(config, workdir, stop)
 
 
 def _train(
     config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
+    workdir: workdirs.Workdir,
     stop: preemption.StopRequest,
 ) -> None:
     fields = config_lib.flatten(config)
@@ -187,21 +211,32 @@ def _train(
         heartbeat_file=_require_heartbeat_file(),
         saved=lambda: stop.saved,
     )
-    result = results.finished(workdir, fields)
+    result = results.finished(workdir.local, fields)
     if result:
         print(
             f"{workdir} holds this run, finished: there is nothing left to do"
         )
     else:
-        saved = store.CheckpointStore(workdir / "checkpoints").committed_steps()
-        with restarts.counted(workdir, max(saved, default=-1)):
+        workdir.check_writable()
+        saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
+        with (
+            workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
+            restarts.counted(workdir.local, max(saved, default=-1)),
+        ):
+            workdir.push()  # The count, before anything ends this start.
             watch.start()
             stop.check()
             _import_quietly()
             from job import train
 
             with train.memory_explained(fields):
-                result = train.train_and_evaluate(config, workdir, stop, watch)
+                result = train.train_and_evaluate(
+                    config,
+                    workdir.local,
+                    stop,
+                    watch,
+                    storage=workdir.checkpoints,
+                )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
         print(
@@ -231,7 +266,7 @@ def _ablate(
     print(f"all runs are over; --mode=report --workdir={workdir} compares them")
 
 
-def _print_result(result: dict, workdir: pathlib.Path) -> None:
+def _print_result(result: dict, workdir: workdirs.Workdir) -> None:
     split = "test" if "test_accuracy" in result else "validation"
     tta = result[f"{split}_accuracy_tta"]
     mirrored = "" if tta is None else f" ({tta:.2%} with mirror images)"
@@ -239,7 +274,7 @@ def _print_result(result: dict, workdir: pathlib.Path) -> None:
         f"\n{split} accuracy {result[f'{split}_accuracy']:.2%}{mirrored},"
         f" {result['train_steps']} steps in {result['train_seconds']:.0f} s,"
         f" {result['images_per_second']:,.0f} images/s\n"
-        f"results: {workdir / results.FILE}\n"
+        f"results: {workdir.file(results.FILE)}\n"
         f"curves:  tensorboard --logdir={workdir}"
     )
 
@@ -301,27 +336,21 @@ def _require_config() -> ml_collections.ConfigDict:
     return _CONFIG.value
 
 
-def _require_workdir() -> pathlib.Path:
-    value = _WORKDIR.value
-    if not value:
+def _require_workdir() -> str:
+    if not _WORKDIR.value:
         raise errors.ConfigError("--workdir is missing, as in --workdir=runs/a")
-    if "://" in value:
+    return _WORKDIR.value
+
+
+def _require_folder() -> pathlib.Path:
+    name = _require_workdir()
+    if "://" in name:
         raise errors.ConfigError(
-            f"--workdir={value}: only folders on a local disk are known"
+            f"--workdir={name}: --mode={_MODE.value} works on folders only"
         )
-    path = pathlib.Path(value)
-    for folder in (path, *path.parents):
-        if folder.exists():
-            if not folder.is_dir():
-                raise errors.ConfigError(
-                    f"--workdir={value}: {folder} is a file, not a folder"
-                )
-            if not os.access(folder, os.W_OK):
-                raise errors.ConfigError(
-                    f"--workdir={value}: {folder} cannot be written to"
-                )
-            break
-    return path
+    with workdirs.open_workdir(name) as workdir:
+        workdir.check_writable()
+        return workdir.local
 
 
 def _require_seconds(name: str, *, above: float = -1.0) -> float:

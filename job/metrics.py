@@ -9,14 +9,16 @@ anew by each start, so that they too show each step once.
     log.sync()                  # before a checkpoint is committed
 """
 
+import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 
-from job import files
+from job import errors, files
 
 FILE = "metrics.jsonl"
 EVENTS = "events"
@@ -37,15 +39,14 @@ class MetricsLog:
           first_step: steps done when this attempt starts.
         """
         self._workdir = workdir
+        self._lines = read(workdir)
         self._open(first_step)
 
     def _open(self, first_step: int) -> None:
-        path = self._workdir / FILE
-        lines = read(self._workdir)
-        kept = [line for line in lines if line["step"] <= first_step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        files.write_atomically(path, text.encode())
-        self._file = path.open("a", encoding="utf-8")
+        kept = [line for line in self._lines if line["step"] <= first_step]
+        self._lines = kept
+        put_back(self._workdir, self.lines())
+        self._file = (self._workdir / FILE).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
         for old in events.glob("*.tfevents.*"):
@@ -65,19 +66,23 @@ class MetricsLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Adds a line: `step`, `split`, and scalars."""
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with files.explained(self._workdir / FILE):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        self._lines.append(line)
         self._written.add((line["step"], line["split"]))
         self._write_event(line)
 
     def sync(self) -> None:
-        """Returns when every line is on the disk.
+        """Returns when every line is on the disk."""
+        with files.explained(self._workdir / FILE):
+            os.fsync(self._file.fileno())
+        with _events_explained(self._workdir):
+            self._events.flush()
 
-        A checkpoint of step s says that all lines up to s are there: call this
-        before it is committed.
-        """
-        os.fsync(self._file.fileno())
-        self._events.flush()
+    def lines(self) -> list[str]:
+        """Returns all lines so far, as JSON, for a checkpoint to keep."""
+        return [json.dumps(line) for line in self._lines]
 
     def close(self) -> None:
         """Ends the record; nothing but `rewind` may follow."""
@@ -85,12 +90,42 @@ class MetricsLog:
         self._file.close()
         self._events.close()
 
+    def settle(self) -> None:
+        """Leaves the record of this start, who else ever wrote into the file.
+
+        Another process may have begun on the same run, and given up.
+        """
+        if [json.dumps(line) for line in read(self._workdir)] != self.lines():
+            put_back(self._workdir, self.lines())
+
     def _write_event(self, line: dict[str, Any]) -> None:
-        with self._events.as_default():
+        with _events_explained(self._workdir), self._events.as_default():
             for name, value in line.items():
                 if name not in _LABELS and value is not None:
                     tag = f"{line['split']}/{name}"
                     tf.summary.scalar(tag, value, step=line["step"])
+
+
+@contextlib.contextmanager
+def _events_explained(workdir: pathlib.Path) -> Iterator[None]:
+    """Turns what TensorFlow says of a full disk into StorageError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise errors.StorageError(
+            f"{workdir / EVENTS} cannot be written: {error.message}"
+        ) from None
+
+
+def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
+    """Sets the record to what a checkpoint says it was.
+
+    Args:
+      workdir: of the run; must exist.
+      lines: as `MetricsLog.lines` returned them.
+    """
+    text = "".join(f"{line}\n" for line in lines)
+    files.write_atomically(workdir / FILE, text.encode())
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:

@@ -73,6 +73,14 @@ class StopRequest:
                 f"stopped by {self._signal}: {self.saved}"
             )
 
+    def note_saved(self, step: int) -> None:
+        """Has the last line say that a later start finds this step."""
+        self.saved = (
+            f"all is saved up to step {step}"
+            if step
+            else "no step is saved yet; the next start begins at step 0"
+        )
+
     def remaining(self) -> float:
         """Returns the seconds left to save in; infinite if not told to stop."""
         margin = self._margin()

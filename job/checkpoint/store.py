@@ -1,22 +1,21 @@
-"""The commit protocol, on a local disk.
+"""The commit protocol: how tensors become a checkpoint, and are found again.
 
-    store = CheckpointStore(workdir / "checkpoints", keep=2)
+    store = CheckpointStore(disk.Disk(workdir / "checkpoints"), keep=2)
     store.save(step, tensors, run)       # committed when it returns
     found = store.restore_newest()       # -> (manifest, tensors), or None
 
 A save writes data files first, under names that carry this process's id, so
-that a dead attempt never stands in the way of the next; each is flushed to the
-disk and read back. Then MANIFEST.json appears, whole, at once, and only if
-there
-is none: that is the commit. A kill at any point leaves either the checkpoint or
-no checkpoint, and never touches an older one. Imports no TensorFlow.
+that a dead attempt never stands in the way of the next; each is durable and
+compared with what was meant. Then MANIFEST.json appears, whole, at once, and
+only if there is none: that is the commit. A kill at any point leaves either
+the checkpoint or no checkpoint, and never touches an older one. Where the files
+lie is for `storage.Storage` to know. Imports no TensorFlow.
 """
 
-import errno
-import os
+import dataclasses
+import itertools
 import pathlib
 import re
-import shutil
 import time
 import uuid
 from typing import Any
@@ -25,37 +24,82 @@ import numpy as np
 from absl import logging
 
 from job import errors
-from job.checkpoint import manifest
+from job.checkpoint import disk, faults, manifest
+from job.checkpoint.storage import Entry, Storage
 
-_STEP_DIR = re.compile(r"step-([0-9]{8,})")
+_NAME = re.compile(r"step-([0-9]{8,})/([^/]+)")
 _QUARANTINED = manifest.NAME + ".quarantined-"
 # A file to each of a few upload threads, and none too large for one retry.
-_FILE_BYTES = 64 * 2**20
-# A directory without a manifest may belong to a process that is still writing.
-_ABANDONED_SECONDS = 3600
+_FILE_BYTES = 32 * 2**20
+# Files that no manifest names may belong to a process that is still writing;
+# by the storage's clock.
+_ABANDONED_SECONDS = 3600.0
+# So a writer does not trust files of its own that come near that age.
+_FRESH_SECONDS = 1200.0
+# How often a checkpoint may be retired by another process while we read it.
+_READS = 5
+
+
+@dataclasses.dataclass
+class Packed:
+    """A checkpoint that is ready to be written.
+
+    Attributes:
+      made: its manifest.
+      contents: its files' bytes, in the manifest's order.
+      begun: when its files were first written, by time.monotonic; None: not
+        yet.
+    """
+
+    made: manifest.Manifest
+    contents: list[bytes]
+    begun: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return sum(file.size for file in self.made.files)
 
 
 class CheckpointStore:
-    """Checkpoints of one run, in one directory."""
+    """Checkpoints of one run, in one place."""
 
-    def __init__(self, root: pathlib.Path, *, keep: int = 2) -> None:
-        """Opens a directory of checkpoints, which need not exist yet.
+    def __init__(
+        self,
+        storage: Storage | pathlib.Path,
+        *,
+        keep: int = 2,
+        best_by: str = "",
+    ) -> None:
+        """Opens a place for checkpoints, which may be empty.
 
         Args:
-          root: the directory; a checkpoint is `root/step-00001234/`.
+          storage: where they are, as `step-00001234/`; a path is a folder.
           keep: how many checkpoints to keep, at least 2: the newest may turn
             out to be unreadable.
+          best_by: name in a manifest's `run`; the checkpoint where that is
+            highest is kept too.
         """
         if keep < 2:
             raise ValueError(f"keep is {keep}; it must be at least 2")
-        self._root = root
+        if isinstance(storage, pathlib.Path):
+            storage = disk.Disk(storage)
+        self._storage: Storage = storage
         self._keep = keep
-        self._attempt = uuid.uuid4().hex[:12]
+        self._best_by = best_by
+        self._process = uuid.uuid4().hex[:12]
+        self._attempts = itertools.count(1)
+        # Files of ours that no manifest names, now or later.
+        self._litter: set[str] = set()
+        self._manifests: dict[str, manifest.Manifest] = {}
+
+    def __str__(self) -> str:
+        return str(self._storage)
 
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> manifest.Manifest:
-        """Commits a checkpoint; it is on the disk when this returns.
+        """Commits a checkpoint; it is there to stay when this returns.
 
         Args:
           step: training steps done.
@@ -63,43 +107,87 @@ class CheckpointStore:
           run: see `manifest.Manifest`.
 
         Raises:
-          PreemptedError: another process has committed this step.
-          StorageError: the disk is full, or cannot be written to; nothing that
+          LostRaceError: another process has committed this step, or a later
+            one.
+          StorageError: the place is full, or cannot be written to; nothing that
             was committed before is touched.
         """
-        try:
-            return self._save(step, tensors, run)
-        except OSError as error:
-            raise errors.StorageError(
-                f"the checkpoint of step {step} cannot be written: {error}"
-            ) from None
-
-    def _save(
-        self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
-    ) -> manifest.Manifest:
-        files, entries, contents = manifest.pack(
-            tensors, self._attempt, _FILE_BYTES
-        )
-        made = manifest.Manifest(step, self._attempt, files, entries, run)
-        directory = self._directory(step)
-        directory.mkdir(parents=True, exist_ok=True)
-        for file, content in zip(files, contents, strict=True):
-            _write(directory / file.name, content)
-            if (
-                manifest.crc32c((directory / file.name).read_bytes())
-                != file.crc32c
-            ):
-                raise OSError(errno.EIO, "read back other bytes", file.name)
-        _sync_directory(directory)
-        try:
-            _publish(directory, manifest.NAME, made.to_json(), self._attempt)
-        except FileExistsError:
-            raise errors.PreemptedError(
-                f"another process has committed {directory.name}: this one ends"
-            ) from None
-        _sync_directory(self._root)
-        self._retire(step)
+        made = self.commit(self.pack(step, tensors, run))
+        self.tidy(step)
         return made
+
+    def pack(
+        self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
+    ) -> Packed:
+        """Lays tensors out as files, in memory; see `save`."""
+        attempt = self._new_attempt()
+        files, entries, contents = manifest.pack(tensors, attempt, _FILE_BYTES)
+        made = manifest.Manifest(step, attempt, files, entries, run)
+        return Packed(made, contents)
+
+    def commit(
+        self, packed: Packed, *, timeout: float | None = None
+    ) -> manifest.Manifest:
+        """Writes what `pack` returned, and commits it; see `save` and `tidy`.
+
+        May be called again after it failed: it goes on with what is there, and
+        knows a commit of its own of which it never heard.
+
+        Args:
+          packed: the checkpoint.
+          timeout: in seconds, for each of a few calls to a bucket.
+        """
+        faults.reach("save.begin")
+        try:
+            self._commit(packed, timeout)
+        except errors.StorageError as error:
+            raise type(error)(
+                f"the checkpoint of step {packed.made.step} cannot be written:"
+                f" {error}"
+            ) from None
+        faults.reach("save.committed")
+        return packed.made
+
+    def tidy(self, newest: int) -> None:
+        """Removes what a commit made superfluous; raises nothing.
+
+        Those are checkpoints beyond `keep`, and what dead attempts left. Where
+        it fails, or is left out, the next call does it.
+
+        Args:
+          newest: the step that was committed just now.
+        """
+        try:
+            self._tidy(newest)
+        except errors.StorageError as error:
+            logging.warning("old checkpoints cannot be removed: %s", error)
+        faults.reach("save.end")
+
+    def _commit(self, packed: Packed, timeout: float | None) -> None:
+        self._refresh(packed)
+        assert packed.begun is not None
+        made = packed.made
+        if self._is_committed(made):
+            return
+        names = [_name(made.step, file.name) for file in made.files]
+        self._litter |= {*names}
+        self._storage.create(
+            dict(zip(names, packed.contents, strict=True)), timeout=timeout
+        )
+        faults.reach("data.all")
+        if time.monotonic() - packed.begun > _FRESH_SECONDS:
+            raise errors.UnavailableError("its files took too long")
+        faults.reach("manifest.begin")
+        # From here on a manifest may name them, heard of or not.
+        self._litter -= {*names}
+        name, content = _name(made.step, manifest.NAME), made.to_json()
+        try:
+            self._storage.publish(name, content, timeout=timeout)
+        except FileExistsError:
+            # Our own, if a try succeeded and we never heard of it.
+            if not self._holds(name, content):
+                self._litter |= {*names}
+                self._lose(made.step)
 
     def restore_newest(
         self, *, quarantine: bool = True
@@ -118,132 +206,258 @@ class CheckpointStore:
           committed here.
 
         Raises:
-          StorageError: the disk does not answer; nothing is put aside.
-          ResumeError: there are checkpoints and none is whole. Starting
-            over is a decision for a person.
+          StorageError: the storage does not answer; nothing is put aside.
+          ResumeError: there are checkpoints and none is whole, or the newest is
+            of a later version of this job. Starting over is a decision for a
+            person.
         """
+        for _ in range(_READS):
+            try:
+                return self._restore_newest(quarantine)
+            except _RetiredError:
+                continue
+        raise errors.UnavailableError(
+            f"{self}: another process replaces its checkpoints faster than they"
+            " can be read"
+        )
+
+    def _restore_newest(
+        self, quarantine: bool
+    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
         causes = []
-        for step, directory in reversed(self._directories()):
-            path = directory / manifest.NAME
+        folders = self._folders()
+        for step in sorted(folders, reverse=True):
+            names = {_base(entry.name) for entry in folders[step]}
             causes += [
-                f"{directory.name}: put aside before ({old.name})"
-                for old in directory.glob(_QUARANTINED + "*")
+                f"step-{step:08d}: put aside before ({name})"
+                for name in sorted(names)
+                if name.startswith(_QUARANTINED)
             ]
-            if not path.exists():
+            if manifest.NAME not in names:
                 continue
             try:
-                found = manifest.from_json(path.read_bytes())
-                if found.step != step:
-                    raise manifest.InvalidCheckpointError(
-                        f"{manifest.NAME} is of step {found.step}"
-                    )
-                contents = [
-                    (directory / f.name).read_bytes() for f in found.files
-                ]
-                return found, manifest.unpack(found, contents)
-            except (
-                manifest.InvalidCheckpointError,
-                FileNotFoundError,
-            ) as error:
-                causes.append(f"{directory.name}: {error}")
-                logging.error("damaged checkpoint: %s: %s", directory, error)
-                if quarantine:
-                    self._quarantine(directory)
-            except OSError as error:
-                # May pass; an older checkpoint would be steps lost for nothing.
-                raise errors.StorageError(
-                    f"{directory} cannot be read: {error}"
+                return self._read(step)
+            except manifest.NewerFormatError as error:
+                raise errors.ResumeError(
+                    f"{self}: step-{step:08d}: {error}; go on with the version"
+                    " that wrote it, or choose another workdir"
                 ) from None
+            except manifest.InvalidCheckpointError as error:
+                causes.append(f"step-{step:08d}: {error}")
+                logging.error(
+                    "damaged checkpoint: %s/step-%08d: %s", self, step, error
+                )
+                if quarantine:
+                    self._quarantine(step)
         if causes:
             raise errors.ResumeError(
-                f"{self._root} has no usable checkpoint ({'; '.join(causes)});"
+                f"{self} has no usable checkpoint ({'; '.join(causes)});"
                 " to start over, choose another workdir or remove that folder"
             )
         return None
 
     def committed_steps(self) -> list[int]:
         """Returns the steps that have a manifest, ascending; reads no data."""
-        return [
-            step
-            for step, directory in self._directories()
-            if (directory / manifest.NAME).exists()
-        ]
+        return _committed(self._folders())
 
-    def _directory(self, step: int) -> pathlib.Path:
-        return self._root / f"step-{step:08d}"
+    def _read(
+        self, step: int
+    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]]:
+        """Reads one checkpoint.
 
-    def _directories(self) -> list[tuple[int, pathlib.Path]]:
-        if not self._root.exists():
-            return []
-        if not self._root.is_dir():
-            raise errors.ResumeError(f"{self._root} is a file, not a folder")
-        found = [
-            (int(match[1]), path)
-            for path in self._root.iterdir()
-            if (match := _STEP_DIR.fullmatch(path.name)) and path.is_dir()
-        ]
-        return sorted(found)
-
-    def _quarantine(self, directory: pathlib.Path) -> None:
-        path = directory / manifest.NAME
+        Raises:
+          InvalidCheckpointError: it is damaged.
+          NewerFormatError: see `manifest.from_json`.
+          _RetiredError: it was there, and is no more.
+        """
+        name = _name(step, manifest.NAME)
         try:
-            path.rename(directory / f"{_QUARANTINED}{self._attempt}")
-            _sync_directory(directory)
-        except OSError as error:
-            logging.error("%s cannot be renamed: %s", path, error)
+            (content,) = self._storage.read(name)
+        except FileNotFoundError:
+            raise _RetiredError from None
+        found = manifest.from_json(content)
+        if found.step != step:
+            raise manifest.InvalidCheckpointError(
+                f"{manifest.NAME} is of step {found.step}"
+            )
+        try:
+            contents = self._storage.read(
+                *(_name(step, file.name) for file in found.files)
+            )
+        except FileNotFoundError as error:
+            # Whoever retires a checkpoint removes its manifest first.
+            if name not in {e.name for e in self._storage.find(name)}:
+                raise _RetiredError from None
+            raise manifest.InvalidCheckpointError(str(error)) from None
+        return found, manifest.unpack(found, contents)
 
-    def _retire(self, newest: int) -> None:
-        """Deletes checkpoints beyond `keep`, and what dead attempts left."""
-        committed = [step for step in self.committed_steps() if step <= newest]
-        for step in committed[: -self._keep]:
-            directory = self._directory(step)
-            # The manifest first: without it there is no checkpoint, and a kill
-            # between the two leaves only what a later call sweeps away.
-            (directory / manifest.NAME).unlink(missing_ok=True)
-            _sync_directory(directory)
-            shutil.rmtree(directory, ignore_errors=True)
-        for step, directory in self._directories():
-            if step < newest and not any(directory.glob(manifest.NAME + "*")):
-                if time.time() - directory.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(directory, ignore_errors=True)
+    def _new_attempt(self) -> str:
+        """Returns an id for file names; a step may be saved twice by us."""
+        return f"{self._process}{next(self._attempts):04x}"
+
+    def _refresh(self, packed: Packed) -> None:
+        """Gives files new names where the old ones may be taken for litter."""
+        now = time.monotonic()
+        if packed.begun is None:
+            packed.begun = now
+        elif now - packed.begun > _FRESH_SECONDS / 2:
+            attempt = self._new_attempt()
+            files = tuple(
+                dataclasses.replace(
+                    file, name=file.name.replace(packed.made.attempt, attempt)
+                )
+                for file in packed.made.files
+            )
+            # A commit of the old names may have gone unheard: it counts.
+            if not self._is_committed(packed.made):
+                packed.made = dataclasses.replace(
+                    packed.made, attempt=attempt, files=files
+                )
+                packed.begun = now
+
+    def _is_committed(self, made: manifest.Manifest) -> bool:
+        """Says whether an earlier try of this very save has succeeded.
+
+        Raises:
+          LostRaceError: another process's has, or it is ahead.
+        """
+        ahead = [s for s in self.committed_steps() if s >= made.step]
+        name = _name(made.step, manifest.NAME)
+        if made.step in ahead and self._holds(name, made.to_json()):
+            return True
+        if ahead:
+            self._lose(max(ahead))
+        return False
+
+    def _holds(self, name: str, content: bytes) -> bool:
+        try:
+            return self._storage.read(name) == [content]
+        except FileNotFoundError:  # Retired meanwhile: another one is ahead.
+            return False
+
+    def _lose(self, step: int) -> None:
+        self._remove_litter()
+        raise errors.LostRaceError(
+            f"another process has committed step-{step:08d}: this one ends"
+        )
+
+    def _quarantine(self, step: int) -> None:
+        name = _name(step, manifest.NAME)
+        aside = _name(step, f"{_QUARANTINED}{self._new_attempt()}")
+        faults.reach("quarantine.begin")
+        try:
+            self._storage.move(name, aside)
+        except (errors.StorageError, FileNotFoundError) as error:
+            logging.error("%s/%s cannot be renamed: %s", self, name, error)
+        faults.reach("quarantine.end")
+
+    def _tidy(self, newest: int) -> None:
+        self._remove_litter()
+        folders = self._folders()
+        committed = [s for s in _committed(folders) if s <= newest]
+        kept = {*committed[-self._keep :]}
+        if self._best_by:
+            scores = {s: self._score(s) for s in committed}
+            kept.add(max(committed, key=lambda s: (scores[s], s)))
+        for step in committed:
+            if step not in kept:
+                self._retire(step)
+        self._sweep({s: folders[s] for s in folders if s <= newest}, newest)
+
+    def _retire(self, step: int) -> None:
+        made = self._manifest(step)
+        if made is None:
+            return  # Damaged, or newer than us: not ours to judge.
+        faults.reach("retire.begin")
+        # The manifest first: without it there is no checkpoint, and a kill
+        # between the two leaves only what a later call sweeps away.
+        self._storage.delete(_name(step, manifest.NAME))
+        faults.reach("retire.manifest")
+        for file in made.files:
+            self._storage.delete(_name(step, file.name))
+            faults.reach("retire.data")
+        self._manifests.pop(_name(step, manifest.NAME), None)
+
+    def _sweep(self, folders: dict[int, list[Entry]], newest: int) -> None:
+        """Removes files that no manifest names and nobody will come back for.
+
+        Their writer may live, and commit them yet; so only those that are older
+        than any save may take, against the manifest of step `newest`, which was
+        written just now.
+        """
+        now = {_base(e.name): e.modified for e in folders[newest]}[
+            manifest.NAME
+        ]
+        for step, entries in folders.items():
+            old = [e for e in entries if now - e.modified > _ABANDONED_SECONDS]
+            if not old or any(_QUARANTINED in e.name for e in entries):
+                continue  # What was put aside is evidence.
+            named = {manifest.NAME}
+            if step in _committed({step: entries}):
+                made = self._manifest(step)
+                if made is None:
+                    continue
+                named |= {file.name for file in made.files}
+            for entry in old:
+                if _base(entry.name) not in named:
+                    self._storage.delete(entry.name)
+                    faults.reach("sweep.data")
+
+    def _remove_litter(self) -> None:
+        """Removes what tries of ours left that came to nothing."""
+        try:
+            for name in sorted(self._litter):
+                self._storage.delete(name)
+                self._litter.discard(name)
+        except errors.StorageError as error:
+            logging.warning("%s", error)
+
+    def _score(self, step: int) -> float:
+        made = self._manifest(step)
+        score = made.run.get(self._best_by) if made else None
+        return score if isinstance(score, int | float) else -np.inf
+
+    def _manifest(self, step: int) -> manifest.Manifest | None:
+        """Returns a step's manifest; None where it says nothing to us."""
+        name = _name(step, manifest.NAME)
+        if name not in self._manifests:
+            try:
+                (content,) = self._storage.read(name)
+                self._manifests[name] = dataclasses.replace(
+                    manifest.from_json(content), tensors=()
+                )
+            except (
+                FileNotFoundError,
+                manifest.InvalidCheckpointError,
+                manifest.NewerFormatError,
+            ):
+                return None
+        return self._manifests[name]
+
+    def _folders(self) -> dict[int, list[Entry]]:
+        """Returns the files of each step that has any, by step."""
+        folders: dict[int, list[Entry]] = {}
+        for entry in self._storage.find("step-"):
+            if match := _NAME.fullmatch(entry.name):
+                folders.setdefault(int(match[1]), []).append(entry)
+        return dict(sorted(folders.items()))
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+class _RetiredError(Exception):
+    """The checkpoint was removed by whoever owns the run."""
 
 
-def _publish(
-    directory: pathlib.Path, name: str, content: bytes, attempt: str
-) -> None:
-    """Makes `directory/name` appear, whole; FileExistsError if it is there."""
-    staged = directory / f".{name}.{attempt}"
-    _write(staged, content)
-    try:
-        # A link, unlike a rename, refuses to replace.
-        os.link(staged, directory / name)
-    except OSError as error:
-        if error.errno not in (
-            errno.EPERM,
-            errno.ENOTSUP,
-            errno.EMLINK,
-            errno.ENOSYS,
-        ):
-            raise
-        # This file system has no links: one writer at a time, then.
-        if (directory / name).exists():
-            raise FileExistsError(errno.EEXIST, "exists", name) from None
-        os.rename(staged, directory / name)
-    finally:
-        staged.unlink(missing_ok=True)
-    _sync_directory(directory)
+def _name(step: int, base: str) -> str:
+    return f"step-{step:08d}/{base}"
 
 
-def _sync_directory(directory: pathlib.Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _committed(folders: dict[int, list[Entry]]) -> list[int]:
+    return [
+        step
+        for step, entries in folders.items()
+        if any(_base(entry.name) == manifest.NAME for entry in entries)
+    ]

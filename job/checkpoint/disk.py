@@ -1,0 +1,199 @@
+"""Files in a folder of a local or mounted disk, flushed before they count.
+
+    storage = Disk(pathlib.Path("runs/a/checkpoints"))
+
+Neither TensorFlow nor Keras flush what they write: after a power cut their
+files may be empty. Here every file and every folder is, in the order that the
+commit protocol relies on. Imports no TensorFlow.
+"""
+
+import contextlib
+import errno
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator, Mapping
+
+from job import errors
+from job.checkpoint import faults
+from job.checkpoint.storage import Entry
+
+# A network disk that is away for a moment; all others stay as they are.
+_TRANSIENT = frozenset(
+    {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
+)
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+
+
+class Disk:
+    """A folder as a `storage.Storage`; made when first written to."""
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self._root = root
+        # For the names of files on their way: two threads of one process, or
+        # processes of two machines, must not meet there.
+        self._id = uuid.uuid4().hex[:12]
+
+    def __str__(self) -> str:
+        return str(self._root)
+
+    def find(self, prefix: str = "") -> list[Entry]:
+        """See `storage.Storage`."""
+        with _explained(self._root):
+            if self._root.exists() and not self._root.is_dir():
+                raise errors.ResumeError(
+                    f"{self._root} is a file, not a folder"
+                )
+            entries = []
+            for folder, _, names in os.walk(self._root, onerror=_raise_listing):
+                for name in names:
+                    path = pathlib.Path(folder, name)
+                    relative = path.relative_to(self._root).as_posix()
+                    if relative.startswith(prefix):
+                        with contextlib.suppress(FileNotFoundError):
+                            stat = path.stat()
+                            entries.append(
+                                Entry(relative, stat.st_size, stat.st_mtime)
+                            )
+            return sorted(entries, key=lambda entry: entry.name)
+
+    def read(self, *names: str) -> list[bytes]:
+        """See `storage.Storage`."""
+        with _explained(self._root):
+            return [(self._root / name).read_bytes() for name in names]
+
+    def create(
+        self, contents: Mapping[str, bytes], *, timeout: float | None = None
+    ) -> None:
+        """See `storage.Storage`; a disk knows no timeout."""
+        del timeout
+        folders = set()
+        for name, content in contents.items():
+            path = self._root / name
+            with _explained(path):
+                faults.reach("data.begin")
+                try:
+                    _make_folder(path.parent)
+                    _write(path, content, "data.written")
+                except FileNotFoundError:
+                    # Another process has just removed the empty folder.
+                    _make_folder(path.parent)
+                    _write(path, content, "data.written")
+                if path.read_bytes() != content:
+                    raise OSError(errno.EIO, "read back other bytes", name)
+            folders.add(path.parent)
+            faults.reach("data.stored")
+        for folder in folders:
+            with _explained(folder):
+                _sync_folder(folder)
+
+    def publish(
+        self, name: str, content: bytes, *, timeout: float | None = None
+    ) -> None:
+        """See `storage.Storage`; a disk knows no timeout."""
+        del timeout
+        path = self._root / name
+        staged = self._staged(path)
+        with _explained(path):
+            _make_folder(path.parent)
+            try:
+                _write(staged, content)
+                faults.reach("manifest.staged")
+                _link(staged, path)
+                faults.reach("manifest.published")
+            finally:
+                staged.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+
+    def move(self, name: str, to: str) -> None:
+        """See `storage.Storage`."""
+        path = self._root / name
+        with _explained(path):
+            path.rename(self._root / to)
+            _sync_folder(path.parent)
+
+    def delete(self, name: str) -> None:
+        """See `storage.Storage`; folders that it leaves empty go too."""
+        path = self._root / name
+        with _explained(path):
+            try:
+                path.unlink(missing_ok=True)
+                _sync_folder(path.parent)
+            except FileNotFoundError:  # The folder itself is gone.
+                return
+            with contextlib.suppress(OSError):
+                if path.parent != self._root:
+                    path.parent.rmdir()
+
+    def check_writable(self) -> None:
+        """See `storage.Storage`."""
+        probe = self._staged(self._root / "probe")
+        with _explained(probe):
+            _make_folder(self._root)
+            _write(probe, b"probe")
+            probe.unlink()
+
+    def _staged(self, path: pathlib.Path) -> pathlib.Path:
+        return path.with_name(f"{path.name}.staged-{self._id}")
+
+
+def _raise_listing(error: OSError) -> None:
+    """Ends a listing: what is not seen would pass for what is not there."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+@contextlib.contextmanager
+def _explained(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a disk says into StorageError, with the path."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError):
+        raise
+    except OSError as error:
+        kind = (
+            errors.UnavailableError
+            if error.errno in _TRANSIENT
+            else errors.StorageError
+        )
+        raise kind(f"{path}: {error.strerror or error}") from None
+
+
+def _make_folder(folder: pathlib.Path) -> None:
+    """Makes a folder and its parents, each noted on the disk in its parent."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync_folder(folder.parent)
+
+
+def _write(path: pathlib.Path, content: bytes, point: str = "") -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        if point:
+            faults.reach(point)
+        os.fsync(file.fileno())
+
+
+def _link(staged: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a file its name; FileExistsError if the name is taken."""
+    try:
+        # A link, unlike a rename, refuses to replace.
+        os.link(staged, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # This file system has no links: one writer at a time, then.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+        os.rename(staged, path)
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
