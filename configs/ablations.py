@@ -74,8 +74,9 @@ def _ladder() -> dict[str, _Overrides]:
     for name, overrides in _LADDER.items():
         reached |= overrides
         steps[name] = dict(reached)
-    for name, (line, overrides) in _BESIDE.items():
-        steps[name] = {**steps[line], **overrides}
+        for beside, (line, alone) in _BESIDE.items():
+            if line == name:
+                steps[beside] = {**steps[line], **alone}
     return steps
 
 
