@@ -13,6 +13,18 @@ DATA ?=
 PLAN ?= ladder
 ARGS ?=
 
+# Of the image and of a cluster. A run's name is new each time: the same one
+# again goes on where that run stopped.
+DOCKER ?= docker
+KUBECTL ?= kubectl
+NAMESPACE := vgg16-cifar10
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+OVERLAY ?= local
+NAME ?= $(OVERLAY)-$(shell date -u +%y%m%d-%H%M%S)
+IMAGE ?=
+GPUS ?=
+BUCKET ?=
+
 # The GPU set where an NVIDIA driver is, else the CPU set.
 SET ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
 RUN := $(VENV)/bin/python
@@ -50,9 +62,10 @@ test-faults: $(READY_DEV) ## kills and other faults on the real job
 	$(RUN) -m pytest -m faults $(ARGS)
 
 .PHONY: lint
-lint: $(READY_DEV) ## ruff: rules and format
+lint: $(READY_DEV) ## ruff: rules and format; hadolint
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(VENV)/bin/hadolint Dockerfile
 
 .PHONY: format
 format: $(READY_DEV) ## let ruff mend what it can
@@ -71,6 +84,45 @@ lock: ## pin the newest allowed packages into requirements/*.txt (needs uv)
 	cd requirements && for set in cpu gpu dev; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$set.in -o $$set.txt; done
+
+.PHONY: image
+image: ## build the image with docker; SET=cpu|gpu, IMAGE=NAME:TAG
+	$(DOCKER) build --target $(SET) --build-arg VERSION=$(VERSION) \
+	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
+	  -t $(or $(IMAGE),vgg16-cifar10:$(VERSION)-$(SET)) .
+
+.PHONY: test-container
+test-container: $(READY_DEV) ## build the CPU image and run it, hardened (root, Debian, no docker)
+	tests/container/run $(RUN) -m pytest tests/container $(ARGS)
+
+render = GPUS=$(GPUS) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
+  k8s/render $(OVERLAY) "$${name}" $(IMAGE)
+
+.PHONY: k8s-render
+k8s-render: ## print the manifests; OVERLAY=, NAME=, IMAGE=, GPUS=, BUCKET=
+	@name=$(NAME); $(render)
+
+.PHONY: k8s-apply
+k8s-apply: ## start a run on the cluster; the same variables
+	@set -euo pipefail; name=$(NAME); manifests=$$($(render)); \
+	$(KUBECTL) apply -k k8s/namespace; \
+	$(KUBECTL) apply -f - <<< "$$manifests"; \
+	echo "make k8s-logs NAME=$$name follows it, make k8s-delete NAME=$$name ends it"
+
+.PHONY: k8s-logs
+k8s-logs: need-name ## follow the pods of a run; NAME=
+	$(KUBECTL) logs --namespace=$(NAMESPACE) --selector=run=$(NAME) \
+	  --all-containers --prefix --follow --tail=-1 --max-log-requests=20
+
+.PHONY: k8s-delete
+k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wrote
+	$(KUBECTL) delete jobs,configmaps --namespace=$(NAMESPACE) \
+	  --selector=run=$(NAME)
+
+.PHONY: need-name
+need-name:
+	@$(if $(filter command line environment,$(origin NAME)),,\
+	  echo "which run? NAME=...; make k8s-apply says it"; exit 2)
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs stay

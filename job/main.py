@@ -256,7 +256,9 @@ def _ablate(
         flags.FLAGS["config"].config_filename,
         range(seed, seed + _SEEDS.value),
     )
-    arguments = [a for a in sys.argv[1:] if a.startswith("--config.")]
+    # With what stands in a --flagfile, which is where a cluster keeps them.
+    expanded = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
+    arguments = [a for a in expanded if a.startswith("--config.")]
     arguments += [
         f"--{name}={flags.FLAGS[name].value}"
         for name in ("grace_seconds", "watchdog_seconds", "heartbeat_file")
@@ -333,7 +335,23 @@ def _require_config() -> ml_collections.ConfigDict:
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(f"--config cannot be read: {cause}") from None
+    distribute = _CONFIG.value.distribute
+    distribute.require_gpus = max(distribute.require_gpus, _image_gpus())
     return _CONFIG.value
+
+
+def _image_gpus() -> int:
+    """Returns how many GPUs the environment asks for, as images for GPUs do.
+
+    No flag of theirs: those that a person gives to an image replace its own.
+    """
+    given = os.environ.get("JOB_REQUIRE_GPUS", "")
+    if given and not given.isdecimal():
+        raise errors.ConfigError(
+            f"JOB_REQUIRE_GPUS={given} in the environment: it must be a"
+            " number of GPUs, 0 for none"
+        )
+    return int(given or 0)
 
 
 def _require_workdir() -> str:
