@@ -21,6 +21,9 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/venv/bin/python install --quiet --no-deps \
       --require-hashes --only-binary :all: --no-binary promise \
       -r cpu.txt
+# Headers and a compiler's library: 350 MB that only builds need.
+RUN rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include \
+      /opt/venv/lib/python3*/site-packages/clang
 
 # CUDA, cuDNN and NCCL come as wheels: a CUDA base image would hold them twice.
 FROM packages AS packages-gpu
@@ -29,6 +32,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m pip --python /opt/venv/bin/python install --quiet --no-deps \
       --require-hashes --only-binary :all: --no-binary promise \
       -r gpu.txt
+RUN rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include \
+      /opt/venv/lib/python3*/site-packages/clang
 
 # A read-only root cannot keep bytecode, so it is made here.
 FROM packages AS code

@@ -36,7 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = ml_collections.ConfigDict()
     # auto (what data.dir holds), tfds, binary or synthetic.
     config.data.source = "auto"
-    # Folder or .tar.gz; "": what tensorflow-datasets keeps, or downloads.
+    # Folder or .tar.gz; gs:// of the .tar.gz; "": what tensorflow-datasets
+    # keeps, or downloads.
     config.data.dir = ""
     # sha256 of the .tar.gz, in hexadecimal; "": that of the official archive.
     config.data.archive_sha256 = ""

@@ -117,7 +117,8 @@ _RULES: dict[str, _Rule] = {
     "jit_compile": _one_of("auto", "on", "off"),
     "data.source": _one_of("auto", "tfds", "binary", "synthetic"),
     "data.dir": _Rule(
-        lambda v: "://" not in v, "a folder or a .tar.gz on a local disk"
+        lambda v: "://" not in v or re.match(r"gs://[^/]+(/|$)", v) is not None,
+        "a folder, a .tar.gz or gs:// of one",
     ),
     "data.archive_sha256": _Rule(
         lambda v: (

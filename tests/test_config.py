@@ -77,7 +77,7 @@ def test_every_field_has_a_rule_or_is_a_bool():
         ("optimizer.name", "adamw"),
         ("transfer.layer_decay", 0.0),
         ("transfer.warmup_epochs", math.inf),
-        ("data.dir", "gs://bucket/data"),
+        ("data.dir", "s3://bucket/data"),
         ("data.archive_sha256", "123"),
         ("data.validation_fraction", 1.0),
         ("model.width", 0.0),

@@ -7,12 +7,13 @@ What a path holds decides which source reads it.
 """
 
 import pathlib
+import tempfile
 from collections.abc import Callable
 
 from absl import logging
 
 from job import errors
-from job.data import binary, dataset, synthetic, tfds_source
+from job.data import binary, bucket, dataset, synthetic, tfds_source
 
 
 def load(
@@ -31,7 +32,8 @@ def load(
       source: tfds, downloaded where it is not there yet; binary; synthetic;
         auto: binary or tfds, as `data_dir` holds, tfds where it is "".
       data_dir: the binary version's folder, its parent, its .tar.gz, or a TFDS
-        folder; "" for TFDS' own folder (not for binary; synthetic needs none).
+        folder; gs:// of the .tar.gz or of what it lies in; "" for TFDS' own
+        folder (not for binary; synthetic needs none).
       archive_sha256: of the .tar.gz, in hexadecimal; "" for the official one.
       synthetic_train_images: how many the synthetic source draws to train on.
       synthetic_test_images: and to test on.
@@ -52,6 +54,14 @@ def load(
                 f" or the {binary.ARCHIVE}"
             )
         return tfds_source.read(None, download=True, poll=poll)
+
+    if data_dir.startswith("gs://"):
+        if source == "tfds":
+            raise errors.DataError(
+                f"config.data.dir={data_dir}: of a bucket, {binary.ARCHIVE} is"
+                " read; config.data.source must be auto or binary"
+            )
+        return _read_from_bucket(data_dir, archive_sha256)
 
     path = pathlib.Path(data_dir)
     if source == "tfds" and not tfds_source.find(path):
@@ -77,3 +87,13 @@ def load(
         if source == "auto"
         else f"config.data.dir={data_dir} does not hold the {source} source"
     )
+
+
+def _read_from_bucket(url: str, archive_sha256: str) -> dataset.Dataset:
+    with tempfile.TemporaryDirectory() as folder:
+        path = bucket.fetch(url, pathlib.Path(folder))
+        try:
+            return binary.read(path, archive_sha256)
+        except errors.DataError as error:
+            # Nobody can look at what is gone in a moment.
+            raise errors.DataError(str(error).replace(str(path), url)) from None
