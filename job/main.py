@@ -38,7 +38,10 @@ from job.checkpoint import store
 
 _FIELDS = "configs/default.py has them all"
 
-MODES = ("train", "config", "evaluate", "ablate", "report", "benchmark")
+MODES = (
+    *("train", "config", "fetch", "evaluate"),
+    *("ablate", "report", "benchmark"),
+)
 
 # What --config's own parser looks into; `main` fills it. Its default, sys.argv,
 # would be read as the flag is defined, where nobody catches a wrong --flagfile.
@@ -174,6 +177,8 @@ def _run(stop: preemption.StopRequest) -> None:
     config = _require_config()
     if mode == "config":
         print(config)
+    elif mode == "fetch":
+        _fetch(config, stop)
     elif mode == "ablate":
         _ablate(config.seed, _require_folder(), stop)
     elif mode == "benchmark":
@@ -244,6 +249,26 @@ def _train(
             "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
             "with DIR its folder or .tar.gz; without DATA it is downloaded"
         )
+
+
+def _fetch(
+    config: ml_collections.ConfigDict, stop: preemption.StopRequest
+) -> None:
+    """Has the images once where many runs will look for them."""
+    stop.saved = "what was fetched before is kept"
+    _import_quietly()
+    from job.data import sources
+
+    images = sources.load(
+        config.data.source,
+        config.data.dir,
+        archive_sha256=config.data.archive_sha256,
+        poll=stop.check,
+    )
+    counts = " and ".join(
+        str(len(s.images)) for s in (images.train, images.test)
+    )
+    print(f"{counts} images are there, whole: {config.data.dir or 'as TFDS'}")
 
 
 def _ablate(

@@ -54,18 +54,30 @@ def find(documents: list[Manifest], kind: str) -> Manifest:
 
 
 def container(documents: list[Manifest]) -> Manifest:
-    """Returns the container that trains."""
+    """Returns the only container beside those that initialize: it trains."""
     spec = find(documents, "Job")["spec"]["template"]["spec"]
     [found] = spec["containers"]
     return found
 
 
-def arguments(documents: list[Manifest]) -> list[str]:
-    """Returns the job's arguments as the container will see them.
+def fetcher(documents: list[Manifest]) -> Manifest | None:
+    """Returns the container that fetches the images, if there is one."""
+    spec = find(documents, "Job")["spec"]["template"]["spec"]
+    return next(iter(spec.get("initContainers", [])), None)
+
+
+def arguments(
+    documents: list[Manifest], one: Manifest | None = None
+) -> list[str]:
+    """Returns the job's arguments as a container will see them.
 
     What a flag file holds stands in its place, without comments.
+
+    Args:
+      documents: of one overlay.
+      one: the container; None for the one that trains.
     """
-    one = container(documents)
+    one = one or container(documents)
     labels = find(documents, "Job")["spec"]["template"]["metadata"]["labels"]
     values = {}
     for entry in one.get("env", []):
@@ -76,7 +88,7 @@ def arguments(documents: list[Manifest]) -> list[str]:
         found = labels.get(label[1]) if label else entry.get("value")
         if found is not None:
             values[entry["name"]] = found
-    files = _files(documents)
+    files = _files(documents, one)
     result = []
     for argument in one.get("args", []):
         text = re.sub(
@@ -103,18 +115,23 @@ def flag(documents: list[Manifest], name: str) -> str | None:
 
 def refused_by_the_parser(documents: list[Manifest]) -> str:
     """Returns what the job says to these arguments; "" where it takes them."""
-    given = arguments(documents)
     if flag(documents, "config") is None:
-        given = ["--config=configs/smoke.py", *given]
-    ended = subprocess.run(
-        job_command(*given, "--mode=config"),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    return "" if ended.returncode == 0 else ended.stderr.strip()
+        config = ["--config=configs/smoke.py"]
+    else:
+        config = []
+    said = []
+    for one in filter(None, (container(documents), fetcher(documents))):
+        ended = subprocess.run(
+            job_command(*config, *arguments(documents, one), "--mode=config"),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        if ended.returncode:
+            said.append(ended.stderr.strip())
+    return "\n".join(said)
 
 
 def problems(documents: list[Manifest]) -> list[str]:
@@ -339,13 +356,11 @@ def _flags(documents: list[Manifest], pod: Manifest) -> Iterator[str]:
     for path in (workdir, data):
         if path and not path.startswith(("gs://", *(f"{m}/" for m in mounts))):
             yield f"{path} is on no volume"
-    for one in pod.get("initContainers", []):
-        if f"--data_dir={data}" not in one.get("command", []):
-            yield f"{one['name']} does not fetch into {data}"
     config = flag(documents, "config")
     synthetic = config in (None, "configs/quickstart.py", "configs/smoke.py")
     if not synthetic and not (data or "").startswith("gs://"):
-        if not pod.get("initContainers"):
+        one = fetcher(documents)
+        if not one or "--mode=fetch" not in arguments(documents, one):
             yield f"nobody fetches the images of {config}"
 
 
@@ -371,8 +386,8 @@ def _network(documents: list[Manifest], template: Manifest) -> Iterator[str]:
                 yield "the NetworkPolicy does not select the pods"
 
 
-def _files(documents: list[Manifest]) -> dict[str, str]:
-    """Returns what the ConfigMaps' files hold, by their path in the pod."""
+def _files(documents: list[Manifest], one: Manifest) -> dict[str, str]:
+    """Returns what the ConfigMaps' files hold, by their path in a container."""
     pod = find(documents, "Job")["spec"]["template"]["spec"]
     maps = {
         d["metadata"]["name"]: d["data"]
@@ -381,7 +396,7 @@ def _files(documents: list[Manifest]) -> dict[str, str]:
     }
     volumes = {v["name"]: v for v in pod.get("volumes", [])}
     files = {}
-    for mount in container(documents).get("volumeMounts", []):
+    for mount in one.get("volumeMounts", []):
         source = volumes.get(mount["name"], {}).get("configMap")
         for name, text in maps.get((source or {}).get("name"), {}).items():
             files[f"{mount['mountPath']}/{name}"] = text

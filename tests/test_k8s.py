@@ -482,9 +482,9 @@ MUTATIONS = {
         lambda d: set_flags(d, "/storage/data", "/data"),
         "on no volume",
     ),
-    "data elsewhere": (
-        lambda d: set_flags(d, "/storage/data", "/storage/images"),
-        "does not fetch into",
+    "fetches nothing": (
+        lambda d: manifests.fetcher(d)["args"].remove("--mode=fetch"),
+        "nobody fetches",
     ),
     "nobody fetches": (
         lambda d: pod_spec(d).pop("initContainers"),
@@ -553,7 +553,8 @@ def test_a_schema_is_really_strict(mutate, error):
         ("--config=configs/x.py", "configs/x.py"),
     ],
 )
-def test_a_wrong_flag_in_a_manifest_is_caught(flag, words):
+@pytest.mark.parametrize("find", [TRAIN, manifests.fetcher])
+def test_a_wrong_flag_in_a_manifest_is_caught(flag, words, find):
     documents = render("pvc")
-    TRAIN(documents)["args"].append(flag)
+    find(documents)["args"].append(flag)
     assert words in manifests.refused_by_the_parser(documents)

@@ -136,6 +136,47 @@ def test_a_preset_fills_in_what_the_command_line_leaves_open():
     assert "cutout_pixels: 4.0" in done.stdout
 
 
+def test_an_image_for_gpus_asks_for_them_by_its_environment(monkeypatch):
+    monkeypatch.setenv("JOB_REQUIRE_GPUS", "2")
+    for given, wanted in ((1, 2), (4, 4)):
+        flag = f"--config.distribute.require_gpus={given}"
+        done = run_job(SMOKE, "--mode=config", flag)
+        assert f"require_gpus: {wanted}" in done.stdout
+    monkeypatch.setenv("JOB_REQUIRE_GPUS", "all")
+    done = run_job(SMOKE, "--mode=config")
+    assert done.returncode == 2
+    assert "JOB_REQUIRE_GPUS=all" in done.stderr
+
+
+def test_a_flag_file_reaches_the_runs_of_an_ablation(tmp_path):
+    file = tmp_path / "run.flags"
+    file.write_text(
+        "# As a cluster's ConfigMap has them.\n--mode=ablate\n"
+        "--config=configs/ablations.py:ladder\n--config.data.dir=/no/such\n"
+    )
+    done = run_job(f"--workdir={tmp_path}/a", f"--flagfile={file}", "--index=1")
+    # Of the one run, which would else go and download.
+    assert done.returncode == 3, done.stderr
+    assert "/no/such: there is no such path" in done.stderr
+
+
+def test_mode_fetch_ends_as_a_run_would_that_looks_for_the_images(
+    tmp_path, cifar10_dir
+):
+    wrong, right = (
+        run_job(
+            "--mode=fetch",
+            "--config=configs/stem32.py",
+            f"--config.data.dir={folder}",
+        )
+        for folder in (tmp_path / "none", cifar10_dir)
+    )
+    assert wrong.returncode == 3
+    assert "there is no such path" in wrong.stderr
+    assert right.returncode == 0, right.stderr
+    assert "50000 and 10000 images" in right.stdout
+
+
 def test_help_lists_the_modes():
     done = run_job("--help")
     assert done.returncode == 0

@@ -61,7 +61,7 @@ def load(
                 f"config.data.dir={data_dir}: of a bucket, {binary.ARCHIVE} is"
                 " read; config.data.source must be auto or binary"
             )
-        return _read_from_bucket(data_dir, archive_sha256)
+        return _read_from_bucket(data_dir, archive_sha256, poll)
 
     path = pathlib.Path(data_dir)
     if source == "tfds" and not tfds_source.find(path):
@@ -89,11 +89,13 @@ def load(
     )
 
 
-def _read_from_bucket(url: str, archive_sha256: str) -> dataset.Dataset:
+def _read_from_bucket(
+    url: str, archive_sha256: str, poll: Callable[[], None]
+) -> dataset.Dataset:
     with tempfile.TemporaryDirectory() as folder:
         path = bucket.fetch(url, pathlib.Path(folder))
         try:
-            return binary.read(path, archive_sha256)
+            return binary.read(path, archive_sha256, poll)
         except errors.DataError as error:
             # Nobody can look at what is gone in a moment.
             raise errors.DataError(str(error).replace(str(path), url)) from None
