@@ -122,7 +122,7 @@ k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wr
 .PHONY: need-name
 need-name:
 	@$(if $(filter command line environment,$(origin NAME)),,\
-	  echo "which run? NAME=...; make k8s-apply says it"; exit 2)
+	  echo "which run? NAME=...; make k8s-apply says it" >&2; exit 2)
 
 .PHONY: clean
 clean: ## remove the environment and caches; runs stay

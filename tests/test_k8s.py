@@ -172,6 +172,61 @@ def test_render_says_what_is_wrong(args, environment, words):
     assert not list((ROOT / "k8s").glob(".render.*"))
 
 
+@pytest.fixture
+def make(tmp_path):
+    """Runs make with a kubectl that renders, and writes down all else."""
+    record = tmp_path / "record"
+    fake = tmp_path / "kubectl"
+    fake.write_text(
+        f"""#!/bin/bash
+if [ "$1" = kustomize ]; then exec {KUBECTL} "$@"; fi
+echo "kubectl $*" >> {record}
+if [ "${{*: -1}}" = - ]; then cat >> {record}; fi
+"""
+    )
+    fake.chmod(0o755)
+
+    def run_make(*args: str) -> tuple[subprocess.CompletedProcess, str]:
+        ended = subprocess.run(
+            ["make", "--silent", f"KUBECTL={fake}", *args],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ended, record.read_text() if record.exists() else ""
+
+    return run_make
+
+
+def test_make_applies_a_run_of_its_own_name_and_says_it(make):
+    ended, record = make("k8s-apply")
+    assert ended.returncode == 0, ended.stderr
+    name = re.search(r"make k8s-logs NAME=(local-\d{6}-\d{6}) ", ended.stdout)
+    assert name, ended.stdout
+    assert record.startswith("kubectl apply -k k8s/namespace\n")
+    assert f"name: train-{name[1]}\n" in record
+
+
+def test_make_applies_nothing_that_cannot_be_rendered(make):
+    ended, record = make("k8s-apply", "OVERLAY=gpu", "GPUS=no")
+    assert ended.returncode
+    assert "a number from 1" in ended.stderr
+    assert not record
+
+
+def test_make_ends_only_the_run_that_is_named(make):
+    ended, record = make("k8s-delete")
+    assert ended.returncode
+    assert "which run?" in ended.stdout + ended.stderr
+    assert not record
+    _, record = make("k8s-delete", "NAME=a")
+    assert record == (
+        "kubectl delete jobs,configmaps --namespace=vgg16-cifar10"
+        " --selector=run=a\n"
+    )
+
+
 def test_the_ablation_has_a_pod_for_each_variant():
     documents = render("ablation")
     file, _, plan = manifests.flag(documents, "config").partition(":")
