@@ -41,7 +41,7 @@ FILE = "benchmark.json"
 
 _ROUNDS = 10
 _SEGMENT_SECONDS = 4.0
-_SAVES = 3
+_SAVES = 10
 # No log line, evaluation or checkpoint is due at a step that is never reached.
 _NEVER = 10**9
 
