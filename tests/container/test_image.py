@@ -105,7 +105,7 @@ def test_the_quickstart_runs_hardened_and_without_a_network(storage):
         "--config.evaluate.every_epochs=0",
         "--config.evaluate.tta=false",
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     result = json.loads((storage / "runs/quickstart/result.json").read_text())
     assert result["train_steps"] == 60
     assert (storage / "runs/quickstart/result.json").stat().st_uid == USER
@@ -182,7 +182,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     podman("stop", "--time", "30", started)
     code = podman("inspect", "--format", "{{.State.ExitCode}}", started)
     logs = podman("logs", started)
-    assert code.stdout.strip() == "75", logs.stdout + logs.stderr
+    assert code.stdout.strip() == "75", (logs.stdout + logs.stderr)[-2000:]
     assert "preempted" in (logs.stdout + logs.stderr).splitlines()[-1]
 
     reached = max(steps(storage))
@@ -193,7 +193,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     assert saved >= reached >= 3
     goal = saved + 10
     ended = run(storage, *LONG, f"--config.steps={goal}")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     result = json.loads((storage / "runs/a/result.json").read_text())
     assert (result["train_steps"], result["resumes"]) == (goal, 1)
     assert steps(storage) == list(range(1, goal + 1)), "each step once"
@@ -205,7 +205,7 @@ def test_any_user_of_the_root_group_may_run_it(tmp_path):
     storage.mkdir()
     storage.chmod(0o770)
     ended = run(storage, *SMOKE, options=("--user", "12345:0"))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     assert (storage / "runs/a/result.json").stat().st_uid == 12345
 
 
@@ -230,9 +230,9 @@ def test_too_little_memory_kills_it_and_loses_nothing(
         *("--memory", "200m", "--memory-swap", "200m", IMAGE, *SMOKE),
         cwd=tmp_path,
     )
-    assert ended.returncode == 137, ended.stdout + ended.stderr
+    assert ended.returncode == 137, (ended.stdout + ended.stderr)[-2000:]
     ended = run(storage, *SMOKE)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     result = json.loads((storage / "runs/a/result.json").read_text())
     assert result["train_steps"] == 20
 
@@ -266,7 +266,7 @@ def test_the_jobs_own_pod_template_runs(tmp_path, control_groups):
         assert played.returncode == 0, played.stderr
         ended = podman("wait", name, env=environment)
         logs = podman("logs", name, env=environment)
-        assert ended.stdout.strip() == "0", logs.stdout + logs.stderr
+        assert ended.stdout.strip() == "0", (logs.stdout + logs.stderr)[-2000:]
         assert "/storage/runs/test/result.json" in logs.stdout
     finally:
         podman(
