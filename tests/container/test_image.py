@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(
     not IMAGE, reason="no image: make test-container builds one"
 )
 
-# What the kernel of a restricted machine refuses, or what its control groups
-# are too old for, is left out; all else is as hard as it gets.
+# The limits stand where a machine does not let podman raise its own. "host" is
+# the namespace of `tests/container/run`: loopback, and nothing else.
 HARDENED = (
     *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
     *("--network", "host", "--read-only", "--read-only-tmpfs=false"),
@@ -105,7 +105,7 @@ def test_the_quickstart_runs_hardened_and_without_a_network(storage):
         "--config.evaluate.every_epochs=0",
         "--config.evaluate.tta=false",
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     result = json.loads((storage / "runs/quickstart/result.json").read_text())
     assert result["train_steps"] == 60
     assert (storage / "runs/quickstart/result.json").stat().st_uid == USER
@@ -142,7 +142,6 @@ print(json.dumps({
     "tmp": writes("/tmp/x"), "storage": writes("/storage/runs/x"),
     "compilers": [c for c in ("gcc", "cc", "make", "clang") if any(
         os.path.exists(f"{d}/{c}") for d in os.environ["PATH"].split(":"))],
-    "interfaces": sorted(os.listdir("/sys/class/net")),
 }))
 """
     ended = podman(
@@ -151,9 +150,7 @@ print(json.dumps({
         *("-c", script),
     )
     assert ended.returncode == 0, ended.stderr
-    seen = json.loads(ended.stdout)
-    seen.pop("interfaces")
-    assert seen == {
+    assert json.loads(ended.stdout) == {
         "uid": USER,
         "capabilities": 0,
         "no_new_privileges": 1,
@@ -185,7 +182,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     podman("stop", "--time", "30", started)
     code = podman("inspect", "--format", "{{.State.ExitCode}}", started)
     logs = podman("logs", started)
-    assert code.stdout.strip() == "75", logs.stdout + logs.stderr
+    assert code.stdout.strip() == "75", (logs.stdout + logs.stderr)[-2000:]
     assert "preempted" in (logs.stdout + logs.stderr).splitlines()[-1]
 
     reached = max(steps(storage))
@@ -195,21 +192,20 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     saved = int(manifests[-1].parent.name.removeprefix("step-"))
     assert saved >= reached >= 3
     goal = saved + 10
-    # Another user of the same group, as clusters that choose ids have it.
-    os.chmod(storage / "runs", 0o775)
     ended = run(storage, *LONG, f"--config.steps={goal}")
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     result = json.loads((storage / "runs/a/result.json").read_text())
     assert (result["train_steps"], result["resumes"]) == (goal, 1)
     assert steps(storage) == list(range(1, goal + 1)), "each step once"
 
 
 def test_any_user_of_the_root_group_may_run_it(tmp_path):
+    # As clusters have it that choose ids themselves.
     storage = tmp_path / "storage"
     storage.mkdir()
     storage.chmod(0o770)
     ended = run(storage, *SMOKE, options=("--user", "12345:0"))
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     assert (storage / "runs/a/result.json").stat().st_uid == 12345
 
 
@@ -234,9 +230,9 @@ def test_too_little_memory_kills_it_and_loses_nothing(
         *("--memory", "200m", "--memory-swap", "200m", IMAGE, *SMOKE),
         cwd=tmp_path,
     )
-    assert ended.returncode == 137, ended.stdout + ended.stderr
+    assert ended.returncode == 137, (ended.stdout + ended.stderr)[-2000:]
     ended = run(storage, *SMOKE)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
     result = json.loads((storage / "runs/a/result.json").read_text())
     assert result["train_steps"] == 20
 
@@ -270,7 +266,7 @@ def test_the_jobs_own_pod_template_runs(tmp_path, control_groups):
         assert played.returncode == 0, played.stderr
         ended = podman("wait", name, env=environment)
         logs = podman("logs", name, env=environment)
-        assert ended.stdout.strip() == "0", logs.stdout + logs.stderr
+        assert ended.stdout.strip() == "0", (logs.stdout + logs.stderr)[-2000:]
         assert "/storage/runs/test/result.json" in logs.stdout
     finally:
         podman(
