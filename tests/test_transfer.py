@@ -16,6 +16,7 @@ from job import (
     train,
     weights,
 )
+from job.augment import Augmented
 from job.data import sources
 
 INF = float("inf")
@@ -158,7 +159,7 @@ def test_a_frozen_block_has_no_backward_pass(opened, filters):
         num_replicas=1,
     )
     graph = tf.function(run).get_concrete_function(
-        tf.TensorSpec([4, 32, 32, 3], tf.uint8),
+        Augmented(tf.TensorSpec([4, 32, 32, 3], tf.uint8), None),
         tf.TensorSpec([4], tf.int32),
         None,
         tf.TensorSpec([], tf.float32),
@@ -189,7 +190,7 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
         split, network = data.train, state.model
         if cached:
             split, network = train.prepare_inputs(
-                config, data.train, state, plan, preemption.StopRequest()
+                config, data.train, state, plan, lambda: None
             )
             assert split.images.shape == (40, 64)
             direct = model.split(state.model)[0](data.train.images[:8])
