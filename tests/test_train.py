@@ -324,6 +324,10 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
     """
     config = smoke.get_config()
     config.distribute.sync_batch_norm = True
+    # As in test_step.py: sums over replicas in the forward pass, of two
+    # strategies in one process, must be of one shape.
+    config.global_batch_size = 16
+    config.steps = 12
     config.steps_per_loop = 1
 
     def run_until(workdir, stop_at, replicas):
