@@ -55,7 +55,7 @@ benchmark: $(READY) ## images/s of the step, the job and the input, here
 
 .PHONY: test
 test: $(READY_DEV) ## the tests, within 8 minutes on 2 cores
-	$(RUN) -m pytest -m "not faults" $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not faults" $(ARGS)
 
 .PHONY: test-faults
 test-faults: $(READY_DEV) ## kills and other faults on the real job
