@@ -226,7 +226,11 @@ def _train(
         saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
         with (
             workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
-            restarts.counted(workdir.local, max(saved, default=-1)),
+            restarts.counted(
+                workdir.local,
+                max(saved, default=-1),
+                workdir.file(restarts.FILE),
+            ),
         ):
             workdir.push()  # The count, before anything ends this start.
             watch.start()

@@ -28,7 +28,7 @@ _NO_WORD = "killed, or hung, without a word"
 
 
 @contextlib.contextmanager
-def counted(workdir: pathlib.Path, step: int) -> Iterator[None]:
+def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     """Counts this start, unless what follows ends in a way that is no loop.
 
     A start that is preempted counts as any other: where no step is gained, ten
@@ -40,6 +40,7 @@ def counted(workdir: pathlib.Path, step: int) -> Iterator[None]:
       workdir: of the run; created if need be.
       step: of the newest checkpoint, -1 where there is none. One step lower
         than the last start's (a damaged checkpoint was put aside) is no gain.
+      file: where a person finds the list, if not in that folder.
 
     Raises:
       ResumeError: the last `LIMIT` starts found no higher step than this one.
@@ -52,7 +53,8 @@ def counted(workdir: pathlib.Path, step: int) -> Iterator[None]:
         found = f"step {step}" if step >= 0 else "no checkpoint"
         raise errors.ResumeError(
             f"{len(starts)} starts in a row found {found} and gained no step"
-            f" ({ends}); when the cause is mended, remove {workdir / FILE}"
+            f" ({ends}); when the cause is mended, remove"
+            f" {file or workdir / FILE}"
         )
     this: dict[str, Any] = {
         "step": step,

@@ -63,6 +63,16 @@ def test_an_end_that_says_what_would_do_does_not_count(tmp_path):
         start(workdir, -1, None)
 
 
+def test_a_run_in_a_bucket_is_told_of_the_list_there(tmp_path):
+    begin(tmp_path, 5, 10)
+    there = "gs://bucket/run/starts.json"
+    with (
+        pytest.raises(errors.ResumeError, match=f"remove {there}"),
+        restarts.counted(tmp_path, 5, there),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"step": "x"}]', "\0"])
 def test_a_damaged_file_counts_for_nothing(tmp_path, text):
     (tmp_path / restarts.FILE).write_text(text)
