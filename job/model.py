@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from job.convolution import Convolution
 from job.data.dataset import NUM_CLASSES
 
 # Convolutions and filters of each block.
@@ -67,6 +68,7 @@ def vgg16(
     head_units: Sequence[int] = (),
     dropout: float = 0.0,
     precision: str = "float32",
+    for_cpu: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Builds the network.
@@ -89,6 +91,8 @@ def vgg16(
         the features where there are none; 0 to 1, exclusive.
       precision: of the layers' arithmetic: float32, bfloat16 or float16.
         Variables, moments and logits are float32.
+      for_cpu: train by what is quick on CPUs; see `convolution`. Variables
+        and, up to rounding, results are the same.
       seed: of the initial weights.
 
     Returns:
@@ -102,12 +106,18 @@ def vgg16(
     policy = keras.DTypePolicy(_POLICIES[precision])
     seeds = iter(np.random.SeedSequence([seed, 0x5647]).generate_state(64))
     kernel_init, bias_init, head_init = _initializers(init)
+    # In float32 oneDNN's own gradient is as quick.
+    conv2d = (
+        Convolution
+        if for_cpu and precision == "bfloat16"
+        else keras.layers.Conv2D
+    )
 
     def convolution(
         x: keras.KerasTensor, filters: int, name: str
     ) -> keras.KerasTensor:
         fan_in = 9 * x.shape[-1]
-        x = keras.layers.Conv2D(
+        x = conv2d(
             filters,
             3,
             padding="same",

@@ -281,6 +281,7 @@ def create_model(
         head_units=config.model.head_units,
         dropout=dropout,
         precision=precision,
+        for_cpu=not tf.config.list_logical_devices("GPU"),
         seed=config.seed,
     )
 
