@@ -6,8 +6,10 @@ The bare step is the compiled step on one batch that is already there: no data,
 no augmentation, no logging. The job is the real loop, with all of them. Both
 train the same variables, in turn, a few seconds each, so that what else the
 machine does hits both; what is reported is the median of the pairs. In between
-runs the augmentation alone, as many steps of one replica's images. A save is
-timed by itself and spread over the steps between two checkpoints.
+runs the augmentation alone, as many steps of one replica's images, and a large
+matrix product in the step's precision: what the step's arithmetic comes to is
+given as a share of that rate. A save is timed by itself and spread over the
+steps between two checkpoints.
 """
 
 import dataclasses
@@ -16,6 +18,7 @@ import math
 import os
 import pathlib
 import platform
+import resource
 import statistics
 import tempfile
 import time
@@ -26,7 +29,7 @@ import ml_collections
 import tensorflow as tf
 
 from job import config as config_lib
-from job import files, metrics, step, train
+from job import files, metrics, phases, step, train
 from job.checkpoint import disk, store
 from job.checkpoint.saver import AsyncSaver
 from job.checkpoint.storage import Storage
@@ -42,6 +45,10 @@ FILE = "benchmark.json"
 _ROUNDS = 10
 _SEGMENT_SECONDS = 4.0
 _SAVES = 10
+_EVALUATIONS = 3
+# Side of the matrices whose product is taken for the hardware's best: large
+# enough that a larger one is no quicker.
+_MATRIX_SIDE = {"CPU": 2048, "GPU": 8192}
 # No log line, evaluation or checkpoint is due at a step that is never reached.
 _NEVER = 10**9
 
@@ -85,7 +92,9 @@ def run_benchmark(
         seconds = statistics.median(_seconds(lambda: bare(2)) for _ in range(3))
         count = max(2, round(_SEGMENT_SECONDS / (seconds / 2)))
         augment(1)
-        pairs, augmenting = [], []
+        multiply = _create_multiply(config.precision, strategy)
+        multiply()
+        pairs, augmenting, tflops = [], [], []
         for _ in range(_ROUNDS):
             stop.check()
             bare_seconds = _seconds(functools.partial(bare, count))
@@ -93,6 +102,11 @@ def run_benchmark(
             job = functools.partial(loop.run, until=until)
             pairs.append((bare_seconds, _seconds(job)))
             augmenting.append(_seconds(functools.partial(augment, count)))
+            tflops.append(multiply())
+        loop.score(0)  # Compiles.
+        evaluating = [
+            _seconds(lambda: loop.score(0)) for _ in range(_EVALUATIONS)
+        ]
         stalls = [_stall(loop, state) for _ in range(_SAVES)]
         commits = loop.saver.commits
         loop.saver.close()
@@ -102,6 +116,13 @@ def run_benchmark(
     input_rates = [_input_rate(config, data) for _ in range(_ROUNDS)]
 
     images = count * config.global_batch_size
+    replicas = strategy.num_replicas_in_sync
+    # Backward and forward, in the first phase, which all these steps are of.
+    step_tflop = (
+        phases.gflop(state.model, plan.phases[0])[1]
+        * config.global_batch_size
+        / 1e3
+    )
     step_seconds = statistics.median(b for b, _ in pairs) / count
     saving = (
         statistics.median(stalls) / plan.checkpoint_every_steps / step_seconds
@@ -109,7 +130,7 @@ def run_benchmark(
     report = {
         "config_hash": config_lib.fingerprint(config_lib.flatten(config)),
         "hardware": _hardware(),
-        "replicas": strategy.num_replicas_in_sync,
+        "replicas": replicas,
         "global_batch_size": config.global_batch_size,
         "precision": config.precision,
         "model_width": config.model.width,
@@ -119,6 +140,17 @@ def run_benchmark(
         "job_images_per_second": _spread([images / j for _, j in pairs]),
         "augment_images_per_second": _spread([images / a for a in augmenting]),
         "input_images_per_second": _spread(input_rates),
+        "evaluate_images_per_second": _spread(
+            [len(data.test) / seconds for seconds in evaluating]
+        ),
+        "step_tflop": step_tflop,
+        "matrix_product_tflops": _spread(tflops),
+        "model_flop_utilization": _spread(
+            [
+                step_tflop * count / bare / replicas / rate
+                for (bare, _), rate in zip(pairs, tflops, strict=True)
+            ]
+        ),
         "augment_share_of_step": _spread(
             [a / b for (b, _), a in zip(pairs, augmenting, strict=True)]
         ),
@@ -130,6 +162,8 @@ def run_benchmark(
         "save_every_steps": plan.checkpoint_every_steps,
         "save_overhead": saving,
         "load_to_first_step_seconds": first_step_seconds,
+        "compile_seconds": loop.history.compile_seconds,
+        "peak_memory_bytes": _peak_memory(),
     }
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -251,6 +285,43 @@ def _create_augment(
     return run
 
 
+def _create_multiply(
+    precision: str, strategy: tf.distribute.Strategy
+) -> Callable[[], float]:
+    """Returns a function that measures a large matrix product.
+
+    It returns 10^12 operations a second of one device, at its best of three,
+    in the type of the step's arithmetic, accumulated as the step's are.
+    """
+    device = strategy.extended.worker_devices[0]
+    side = _MATRIX_SIDE["GPU" if "GPU" in device else "CPU"]
+    with tf.device(device):
+        matrix = tf.cast(
+            tf.random.stateless_normal([side, side], [0, 1]), precision
+        )
+
+    @tf.function(autograph=False)
+    def product() -> tf.Tensor:
+        with tf.device(device):
+            return tf.linalg.matmul(matrix, matrix)[0, 0]
+
+    def measure() -> float:
+        seconds = min(_seconds(lambda: product().numpy()) for _ in range(3))
+        return 2 * side**3 / seconds / 1e12
+
+    return measure
+
+
+def _peak_memory() -> dict[str, int]:
+    """Returns the most bytes used at once: of the host, and of each GPU."""
+    # Linux counts in KiB.
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    for gpu in tf.config.list_logical_devices("GPU"):
+        name = gpu.name.removeprefix("/device:")
+        peak[name] = tf.config.experimental.get_memory_info(name)["peak"]
+    return peak
+
+
 def _stall(loop: Loop, state: TrainState) -> float:
     """Returns for how long a save keeps the loop from its steps, in seconds."""
     state.step.assign_add(1)  # A step is committed once only.
@@ -345,7 +416,12 @@ def _table(report: dict[str, Any]) -> str:
             rate("job"),
             rate("augment"),
             rate("input"),
+            rate("evaluate"),
             "",
+            f"the step is {report['step_tflop']:.3f} TFLOP,"
+            f" {report['model_flop_utilization']['median']:.0%} of the rate of"
+            " a large matrix product"
+            f" ({report['matrix_product_tflops']['median']:.2f} TFLOP/s)",
             f"the loop costs {loop['median']:+.1%} over the step"
             f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save each"
             f" {report['save_every_steps']} steps stops it for {stall:.2f} s,"
@@ -354,6 +430,12 @@ def _table(report: dict[str, Any]) -> str:
             f" {report['augment_share_of_step']['median']:.1%} of the step",
             f"a save: {megabytes:.0f} MB to {report['save_to']} in"
             f" {save:.2f} s, beside the training",
-            f"data to first step: {report['load_to_first_step_seconds']:.1f} s",
+            f"data to first step: {report['load_to_first_step_seconds']:.1f} s,"
+            f" of which {report['compile_seconds']:.1f} s compile the step",
+            "most memory used, this benchmark's own included: "
+            + ", ".join(
+                f"{size / 1e9:.2f} GB ({place})"
+                for place, size in report["peak_memory_bytes"].items()
+            ),
         ]
     )
