@@ -53,6 +53,10 @@ benchmark: $(READY) ## images/s of the step, the job and the input, here
 	$(RUN) -m job.main --mode=benchmark --config=$(CONFIG) \
 	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 
+.PHONY: bench
+bench: $(READY) ## the job beside Keras fit and, with TORCH=PYTHON, PyTorch
+	$(RUN) -m tests.peers.bench $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
+
 .PHONY: test
 test: $(READY_DEV) ## the tests, within 8 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not faults" $(ARGS)
