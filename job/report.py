@@ -21,6 +21,7 @@ import matplotlib
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 from job import ablate, errors, files, metrics, results
 from job import config as config_lib
@@ -262,22 +263,44 @@ def draw_cost(rows: Sequence[Row], path: pathlib.Path) -> None:
             "o",
             color=_COLORS[place % len(_COLORS)],
         )
-        if row.accuracies:
-            axes.annotate(
-                row.variant,
-                (row.train_tflop, 100 * row.mean),
-                xytext=(6, 4),
-                textcoords="offset points",
-                fontsize=8,
-            )
     if any(row.train_tflop > 0 for row in rows):
         axes.set_xscale("log")
+        # Plain numbers: within a decade or two, powers of ten are too few.
+        axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.margins(x=0.2)
     axes.set_xlabel("cost of the training, 10$^{12}$ operations")
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    _name_points(axes, [row for row in rows if row.accuracies])
     _save(figure, path)
+
+
+def _name_points(axes: Any, rows: Sequence[Row]) -> None:
+    """Writes each row's name beside its point, none over another."""
+    size = 8.0
+    axes.figure.canvas.draw()  # From here on it is known what lies where.
+    pixels_a_point = axes.figure.dpi / 72
+    placed: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda row: row.mean):
+        point = (row.train_tflop, 100 * row.mean)
+        x, y = axes.transData.transform(point) / pixels_a_point
+        above = [
+            other_y + 1.2 * size
+            for other_x, other_y in placed
+            if abs(other_x - x) < size * max(len(r.variant) for r in rows) / 2
+            and other_y + 1.2 * size > y
+        ]
+        placed.append((x, max([y, *above])))
+        axes.annotate(
+            row.variant,
+            point,
+            xytext=(6, placed[-1][1] - y - size / 3),
+            textcoords="offset points",
+            fontsize=size,
+        )
 
 
 def _save(figure: Any, path: pathlib.Path) -> None:
