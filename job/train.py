@@ -43,6 +43,7 @@ from job.evaluate import Evaluator
 from job.loop import BEST_BY, History, Loop, Plan
 from job.preemption import StopRequest
 from job.progress import Progress
+from job.report import predictions
 from job.state import TrainState
 from job.watchdog import LONG_SECONDS, Watchdog
 
@@ -137,16 +138,22 @@ def train_and_evaluate(
         stop=stop,
         watchdog=watchdog,
         on_nonfinite=config.checkpoint.on_nonfinite,
+        tta=config.evaluate.tta,
     )
     try:
         with saver:
             loop.run(until=plan.train_steps)
-            scores = loop.score(plan.train_steps, tta=config.evaluate.tta)
+            scores = loop.final_scores()
             loop.finish(plan.train_steps)
     finally:
         progress.close()
         log.close()
     log.settle()
+    watchdog.beat("report", plan.train_steps, seconds=LONG_SECONDS)
+    with unneeded("what was predicted of each image"):
+        predictions.predict(
+            scores.logits, data.test, data.class_names
+        ).save(workdir / predictions.FILE)
     result = results.summarize(
         fields,
         scores,
@@ -169,6 +176,10 @@ def train_and_evaluate(
         rollbacks=len(history.rollbacks),
     )
     files.write_json(workdir / results.FILE, result)
+    with unneeded("report.html"):
+        from job.report import page  # Draws: a second to import.
+
+        page.write(workdir, checkpoints)
     return result
 
 
@@ -207,7 +218,9 @@ def evaluate_checkpoint(
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")
     evaluator = create_evaluator(config, strategy, data.test)
     scores = evaluator(state.evaluated(), tta=True, poll=poll)
-    return {"step": history.step, **dataclasses.asdict(scores)}
+    figures = dataclasses.asdict(scores)
+    del figures["logits"]
+    return {"step": history.step, **figures}
 
 
 def create_strategy(
@@ -482,6 +495,18 @@ def create_evaluator(
         create_upsample(config),
         global_batch_size=config.evaluate.global_batch_size,
     )
+
+
+@contextlib.contextmanager
+def unneeded(what: str) -> Iterator[None]:
+    """Lets a finished training end well without something, with a warning."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        logging.warning(
+            "%s was not written (%s: %s)", what, type(error).__name__, reason
+        )
 
 
 @contextlib.contextmanager
