@@ -51,6 +51,8 @@ FREE_TO_CHANGE = (
 
 # Where a workdir keeps its resolved config.
 FILE = "config.json"
+# And what the command line said: {"config": FILE, "flags": {field: value}}.
+COMMAND_FILE = "command.json"
 
 # What an infinite value is called, in a flattened config and in config.json:
 # JSON has no infinity.

@@ -26,6 +26,8 @@ import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags, logging
@@ -39,7 +41,7 @@ from job.checkpoint import store
 _FIELDS = "configs/default.py has them all"
 
 MODES = (
-    *("train", "config", "fetch", "evaluate"),
+    *("train", "config", "fetch", "evaluate", "predict", "export"),
     *("ablate", "report", "benchmark"),
 )
 
@@ -80,6 +82,15 @@ _INDEX = flags.DEFINE_integer(
 )
 _RUNS = flags.DEFINE_list(
     "runs", [], "Of --mode=report: further workdirs, beside --workdir."
+)
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "Of --mode=predict: a PNG or JPEG file, a folder of them, or gs:// of"
+    " either; may be given many times.",
+)
+_FORMAT = flags.DEFINE_enum(
+    "format", "table", ["table", "jsonl"], "Of --mode=predict: how to answer."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _GRACE_SECONDS = flags.DEFINE_float(
@@ -168,11 +179,13 @@ def _run(stop: preemption.StopRequest) -> None:
         print(json.dumps(scores, indent=2))
         return
     if mode == "report":
-        folders = [_require_folder(), *map(pathlib.Path, _RUNS.value)]
-        _import_quietly()
-        from job import report
-
-        print(report.write_report(folders))
+        _report_on([_require_workdir(), *_RUNS.value])
+        return
+    if mode == "predict":
+        _predict(stop)
+        return
+    if mode == "export":
+        _export(stop)
         return
     config = _require_config()
     if mode == "config":
@@ -203,6 +216,116 @@ def _run(stop: preemption.StopRequest) -> None:
     else:
         with workdirs.open_workdir(_require_workdir()) as workdir:
             _train(config, workdir, stop)
+
+
+def _report_on(names: Sequence[str]) -> None:
+    """Writes the page of each run, and compares where there are several."""
+    from job.report import compare, page, run
+
+    with contextlib.ExitStack() as opened:
+        found = [
+            opened.enter_context(workdirs.open_workdir(name)) for name in names
+        ]
+        for workdir in found:
+            if not run.is_run(workdir.local):
+                if (workdir.local / ablate.FILE).exists():
+                    continue
+                raise errors.ConfigError(
+                    f"{workdir}: there is no {config_lib.FILE} of a run in it,"
+                    f" and no {ablate.FILE} of an ablation in a folder"
+                )
+            workdir.check_writable()
+            page.write(
+                workdir.local,
+                store.CheckpointStore(workdir.checkpoints),
+                name=str(workdir),
+            )
+            print(f"{workdir.file(page.FILE)}")
+        first = found[0]
+        if len(found) > 1 or not run.is_run(first.local):
+            first.check_writable()
+            print(compare.write_report([workdir.local for workdir in found]))
+        for workdir in found:
+            workdir.push()
+
+
+def _predict(stop: preemption.StopRequest) -> None:
+    """Prints what the newest checkpoint says of each --input."""
+    stop.saved = "answers that are printed are whole"
+    if not _INPUT.value:
+        raise errors.ConfigError(
+            "--input is missing: an image file, a folder or gs:// of either"
+        )
+    with workdirs.open_workdir(_require_workdir()) as workdir:
+        config_lib.load(workdir.local, str(workdir))
+        from job.data import image_file
+
+        inputs = image_file.find(_INPUT.value)
+        _import_quietly()
+        from job import predict, train
+
+        trained = train.load_trained(
+            workdir.local, storage=workdir.checkpoints, name=str(workdir)
+        )
+    width = min(60, max(len(one.name) for one in inputs))
+    unread = 0
+    for answer in predict.predict(
+        inputs,
+        trained.network,
+        trained.upsample,
+        trained.class_names,
+        poll=stop.check,
+    ):
+        unread += bool(answer.error)
+        if _FORMAT.value == "jsonl":
+            print(predict.to_json(answer), flush=True)
+        else:
+            print(predict.to_row(answer, width), flush=True)
+    if unread:
+        raise errors.DataError(
+            f"{unread} of {len(inputs)} files could not be read, as said above"
+        )
+
+
+def _export(stop: preemption.StopRequest) -> None:
+    """Writes WORKDIR/export/ from the newest checkpoint."""
+    stop.saved = "an export that was there before is kept"
+    with workdirs.open_workdir(_require_workdir()) as workdir:
+        config_lib.load(workdir.local, str(workdir))
+        workdir.check_writable()
+        _import_quietly()
+        from job import export, train
+        from job.report import card, run
+
+        trained = train.load_trained(
+            workdir.local, storage=workdir.checkpoints, name=str(workdir)
+        )
+        stop.check()
+        about = run.read(
+            workdir.local,
+            store.CheckpointStore(workdir.checkpoints),
+            name=str(workdir),
+        )
+        difference = export.export(
+            trained.network,
+            trained.upsample,
+            workdir.local / export.FOLDER,
+            card.write(
+                about,
+                step=trained.step,
+                class_names=trained.class_names,
+                crc32c=trained.data_crc32c,
+            ),
+            method=trained.config.model.upsampling,
+            images=about.scored.pictures if about.scored else None,
+        )
+        stop.check()
+        workdir.push()
+    print(
+        f"{workdir.file(export.FOLDER)}: {export.SAVED_MODEL}, {export.KERAS}"
+        f" and {export.CARD}, of step {trained.step}; within {difference:.1g}"
+        " of the checkpoint"
+    )
 
 
 def _train(
@@ -241,6 +364,7 @@ def _train(
                     stop,
                     watch,
                     storage=workdir.checkpoints,
+                    command=_command(fields),
                 )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
@@ -363,6 +487,16 @@ def _require_config() -> ml_collections.ConfigDict:
     distribute = _CONFIG.value.distribute
     distribute.require_gpus = max(distribute.require_gpus, _image_gpus())
     return _CONFIG.value
+
+
+def _command(fields: dict[str, Any]) -> dict[str, Any]:
+    """Returns which config file and which of its fields the flags named."""
+    flag = flags.FLAGS["config"]
+    named = config_flags.get_override_values(flag)
+    return {
+        "config": flag.config_filename,
+        "flags": {name: fields[name] for name in named if name in fields},
+    }
 
 
 def _image_gpus() -> int:

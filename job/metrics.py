@@ -7,6 +7,8 @@ anew by each start, so that they too show each step once.
     log = MetricsLog(workdir, first_step=0)
     log.write({"step": 50, "split": "train", "loss": 2.1})
     log.sync()                  # before a checkpoint is committed
+
+Reading it needs no TensorFlow.
 """
 
 import contextlib
@@ -15,8 +17,6 @@ import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
-
-import tensorflow as tf
 
 from job import errors, files
 
@@ -43,6 +43,8 @@ class MetricsLog:
         self._open(first_step)
 
     def _open(self, first_step: int) -> None:
+        import tensorflow as tf
+
         kept = [line for line in self._lines if line["step"] <= first_step]
         self._lines = kept
         put_back(self._workdir, self.lines())
@@ -99,6 +101,8 @@ class MetricsLog:
             put_back(self._workdir, self.lines())
 
     def _write_event(self, line: dict[str, Any]) -> None:
+        import tensorflow as tf
+
         with _events_explained(self._workdir), self._events.as_default():
             for name, value in line.items():
                 if name not in _LABELS and value is not None:
@@ -109,6 +113,8 @@ class MetricsLog:
 @contextlib.contextmanager
 def _events_explained(workdir: pathlib.Path) -> Iterator[None]:
     """Turns what TensorFlow says of a full disk into StorageError."""
+    import tensorflow as tf
+
     try:
         yield
     except tf.errors.OpError as error:

@@ -82,8 +82,7 @@ class Predictions:
         return float((self.predicted == self.labels).mean())
 
     def confusion(self) -> np.ndarray:
-        """Returns int64 [10, 10]: how many of class row were taken for column.
-        """
+        """Returns int64 [10, 10]: images of class row taken for column."""
         classes = len(self.class_names)
         table = np.zeros((classes, classes), np.int64)
         np.add.at(table, (self.labels, self.predicted), 1)
@@ -184,7 +183,7 @@ def load(path: pathlib.Path) -> Predictions | None:
         and found.labels.shape == (rows,)
         and 0 <= found.labels.min() <= found.labels.max() < classes
         and found.pictures.shape == (shown, 32, 32, 3)
-        and (not shown or 0 <= found.mistakes.min())
+        and (not shown or found.mistakes.min() >= 0)
         and (not shown or found.mistakes.max() < rows)
     )
     return found if whole else None
