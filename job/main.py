@@ -306,6 +306,7 @@ def _export(stop: preemption.StopRequest) -> None:
             store.CheckpointStore(workdir.checkpoints),
             name=str(workdir),
         )
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it saves.
         difference = export.export(
             trained.network,
             trained.upsample,
