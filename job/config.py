@@ -228,6 +228,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> _Fields:
     return flat
 
 
+def changed(fields: Mapping[str, Any]) -> _Fields:
+    """Returns what is not as in configs/default.py, and the seed."""
+    base = flatten(default.get_config())
+    return {
+        name: value
+        for name, value in fields.items()
+        if name == "seed" or base.get(name) != value
+    }
+
+
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises ConfigError for the first value that cannot be trained with.
 

@@ -22,18 +22,27 @@ import math
 import os
 import pathlib
 import re
+import runpy
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from job import ablate, errors, preemption, restarts, results, watchdog
+from job import (
+    ablate,
+    errors,
+    preemption,
+    restarts,
+    results,
+    termination,
+    watchdog,
+)
 from job import config as config_lib
 from job import workdir as workdirs
 from job.checkpoint import store
@@ -126,21 +135,40 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
         rest = _parse_flags(argv)
         if rest is None:
             return errors.EXIT_DONE
-        _run(stop)
+        with _bugs_named():
+            outcome = _run(stop)
     except errors.JobError as error:
         return _report(error, stop)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         return _report(errors.StorageError(str(error)), stop)
+    termination.write(
+        errors.EXIT_DONE, f"done: {outcome or f'--mode={_MODE.value}'}"
+    )
     return errors.EXIT_DONE
+
+
+@contextlib.contextmanager
+def _bugs_named() -> Iterator[None]:
+    """Leaves Kubernetes a line on what nobody foresaw; Python does the rest."""
+    try:
+        yield
+    except errors.JobError:
+        raise
+    except BaseException as error:
+        text = f"bug: {type(error).__name__}: {error}"
+        termination.write(errors.JobError.exit_code, text)
+        raise
 
 
 def _report(error: errors.JobError, stop: preemption.StopRequest) -> int:
     _flush_logs()
     stop.claim_last_line()
     # In one write: other threads may have something to say too.
-    sys.stderr.write(f"{_title(error)}: {error}\n")
+    line = f"{_title(error)}: {error}"
+    sys.stderr.write(f"{line}\n")
+    termination.write(error.exit_code, line)
     return error.exit_code
 
 
@@ -158,10 +186,14 @@ def _end_loudly(failed: threading.ExceptHookArgs) -> None:
     )
     text = f"{''.join(lines)}bug: thread {name} failed, so the job ends\n"
     os.write(2, text.encode())
+    termination.write(
+        errors.JobError.exit_code, f"bug: thread {name}: {failed.exc_value}"
+    )
     os._exit(errors.JobError.exit_code)
 
 
-def _run(stop: preemption.StopRequest) -> None:
+def _run(stop: preemption.StopRequest) -> str:
+    """Does what --mode says; returns its outcome for the last line, or ""."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     stop.grace_seconds = _require_seconds("grace_seconds", above=0.0)
@@ -177,16 +209,16 @@ def _run(stop: preemption.StopRequest) -> None:
                 workdir.local, stop.check, storage=workdir.checkpoints
             )
         print(json.dumps(scores, indent=2))
-        return
+        return f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
     if mode == "report":
         _report_on([_require_workdir(), *_RUNS.value])
-        return
+        return ""
     if mode == "predict":
         _predict(stop)
-        return
+        return ""
     if mode == "export":
         _export(stop)
-        return
+        return ""
     config = _require_config()
     if mode == "config":
         print(config)
@@ -200,7 +232,7 @@ def _run(stop: preemption.StopRequest) -> None:
 
         if not _WORKDIR.value:
             print(benchmark.run_benchmark(config, None, stop))
-            return
+            return ""
         with (
             workdirs.open_workdir(_WORKDIR.value) as workdir,
             workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
@@ -215,7 +247,8 @@ def _run(stop: preemption.StopRequest) -> None:
         print(table)
     else:
         with workdirs.open_workdir(_require_workdir()) as workdir:
-            _train(config, workdir, stop)
+            return _train(config, workdir, stop)
+    return ""
 
 
 def _report_on(names: Sequence[str]) -> None:
@@ -333,7 +366,8 @@ def _train(
     config: ml_collections.ConfigDict,
     workdir: workdirs.Workdir,
     stop: preemption.StopRequest,
-) -> None:
+) -> str:
+    """Trains to the end, or says that it was; returns the outcome."""
     fields = config_lib.flatten(config)
     watch = watchdog.Watchdog(
         _require_seconds("watchdog_seconds"),
@@ -365,7 +399,7 @@ def _train(
                     stop,
                     watch,
                     storage=workdir.checkpoints,
-                    command=_command(fields),
+                    command=_command(fields, workdir),
                 )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
@@ -374,6 +408,7 @@ def _train(
             "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
             "with DIR its folder or .tar.gz; without DATA it is downloaded"
         )
+    return _outcome(result)
 
 
 def _fetch(
@@ -418,17 +453,42 @@ def _ablate(
     print(f"all runs are over; --mode=report --workdir={workdir} compares them")
 
 
-def _print_result(result: dict, workdir: workdirs.Workdir) -> None:
+def _outcome(result: dict[str, Any]) -> str:
+    split = "test" if "test_accuracy" in result else "validation"
+    return (
+        f"{split} accuracy {result[f'{split}_accuracy']:.2%},"
+        f" {result['train_steps']} steps"
+    )
+
+
+def _print_result(result: dict[str, Any], workdir: workdirs.Workdir) -> None:
+    """Prints a summary: a name and a value a line, and where the rest is."""
     split = "test" if "test_accuracy" in result else "validation"
     tta = result[f"{split}_accuracy_tta"]
-    mirrored = "" if tta is None else f" ({tta:.2%} with mirror images)"
-    print(
-        f"\n{split} accuracy {result[f'{split}_accuracy']:.2%}{mirrored},"
-        f" {result['train_steps']} steps in {result['train_seconds']:.0f} s,"
-        f" {result['images_per_second']:,.0f} images/s\n"
-        f"results: {workdir.file(results.FILE)}\n"
-        f"curves:  tensorboard --logdir={workdir}"
-    )
+    rows = [
+        (f"{split} accuracy", f"{result[f'{split}_accuracy']:.2%}"),
+        ("with mirror images", "" if tta is None else f"{tta:.2%}"),
+        (f"{split} loss", _shown(result.get(f"{split}_loss"), ".4f")),
+        ("steps", _shown(result["train_steps"], ",d")),
+        ("time", _shown(result["train_seconds"], ",.0f") + " s"),
+        ("images/s", _shown(result["images_per_second"], ",.0f")),
+    ]
+    for name, field in (("resumed", "resumes"), ("rolled back", "rollbacks")):
+        if result.get(field):
+            rows.append((name, f"{result[field]} times"))
+    rows.append(("results", workdir.file(results.FILE)))
+    if (workdir.local / "report.html").exists():
+        rows.append(("report", workdir.file("report.html")))
+    rows.append(("curves", f"tensorboard --logdir={workdir}"))
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        if value:
+            print(f"{name:<{width}}  {value}")
+
+
+def _shown(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else ""
 
 
 def _parse_flags(argv: list[str]) -> list[str] | None:
@@ -490,13 +550,24 @@ def _require_config() -> ml_collections.ConfigDict:
     return _CONFIG.value
 
 
-def _command(fields: dict[str, Any]) -> dict[str, Any]:
-    """Returns which config file and which of its fields the flags named."""
+def _command(
+    fields: dict[str, Any], workdir: workdirs.Workdir
+) -> dict[str, Any]:
+    """Returns what the command line named; see `train.train_and_evaluate`."""
     flag = flags.FLAGS["config"]
     named = config_flags.get_override_values(flag)
+    file, _, variant = flag.config_filename.partition(":")
+    before: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # It ran well a moment ago.
+        get_config = runpy.run_path(file)["get_config"]
+        before = config_lib.flatten(
+            get_config(variant) if variant else get_config()
+        )
     return {
+        "workdir": str(workdir),
         "config": flag.config_filename,
         "flags": {name: fields[name] for name in named if name in fields},
+        "replaced": {name: before[name] for name in named if name in before},
     }
 
 

@@ -66,8 +66,9 @@ def train_and_evaluate(
       stop: polled in each phase: data, training, evaluation.
       watchdog: gets a beat wherever `stop` is polled; None: nobody watches.
       storage: for checkpoints; None: a folder in `workdir`.
-      command: which config file and which of its fields the command line named;
-        kept for the report.
+      command: what the command line named: `config`, the file; `flags`, fields
+        set on it; `replaced`, what the file has there; `workdir`. Kept for the
+        report.
 
     Returns:
       What `result.json` holds.
@@ -118,7 +119,12 @@ def train_and_evaluate(
         seed=config.seed,
     )
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
-    log = metrics.MetricsLog(workdir, first_step=history.step)
+    log = metrics.MetricsLog(
+        workdir,
+        first_step=history.step,
+        hparams=config_lib.changed(fields),
+        picture=workdir / picture.FILE,
+    )
     progress = Progress(plan.train_steps, first_step=history.step)
     saver = AsyncSaver(
         checkpoints,
@@ -185,7 +191,9 @@ def train_and_evaluate(
     with unneeded("report.html"):
         from job.report import page  # Draws: a second to import.
 
-        page.write(workdir, checkpoints)
+        page.write(
+            workdir, checkpoints, name=(command or {}).get("workdir", "")
+        )
     return result
 
 

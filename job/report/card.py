@@ -7,7 +7,6 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting"
 import json
 from typing import Any
 
-from configs import default
 from job import config as config_lib
 from job.report import run as run_lib
 
@@ -133,13 +132,12 @@ def _data(run: run_lib.Run, crc32c: str) -> str:
 
 
 def _recipe(run: run_lib.Run) -> str:
-    base = config_lib.flatten(default.get_config())
     named = run.command.get("config")
     file = f"`{named}`; all" if named else "All"
     rows = [
         f"| {name} | `{json.dumps(value)}` |"
-        for name, value in run.fields.items()
-        if base.get(name) != value and name not in ("data.dir", "seed")
+        for name, value in config_lib.changed(run.fields).items()
+        if name not in ("data.dir", "seed")
     ]
     table = "\n".join(rows)
     versions = (run.starts[-1] if run.starts else {}).get("versions", {})

@@ -51,6 +51,8 @@ _STYLE: Any = {
     "grid.linewidth": 0.5,
     "xtick.color": INK,
     "ytick.color": INK,
+    "xtick.major.pad": 6,
+    "ytick.major.pad": 6,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "lines.linewidth": 1.8,

@@ -16,6 +16,7 @@ import io
 import json
 import math
 import pathlib
+import re
 import string
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -34,8 +35,6 @@ from job.report.charts import Series
 FILE = "report.html"
 
 _TEMPLATE = pathlib.Path(__file__).with_name("page.html")
-# Shares of a confusion matrix below this are left blank: 0.1 % of a class.
-_BLANK = 0.001
 
 
 def write(
@@ -111,12 +110,8 @@ def _tiles(run: run_lib.Run) -> str:
         (_number(result.get("images_per_second"), ",.0f"), "images/s, median"),
         (_number(result.get("params"), ",.0f"), "parameters"),
         (_number(result.get("train_tflop"), ",.0f"), "TFLOP to train"),
-        (
-            f"{result['replicas']} x {result['precision']}"
-            if {"replicas", "precision"} <= result.keys()
-            else "",
-            "replicas, arithmetic",
-        ),
+        (_number(result.get("replicas"), "d"), "replicas"),
+        (str(result.get("precision", "")), "arithmetic"),
         (_number(run.fields.get("seed"), "d"), "seed"),
         (_number(len(run.starts) or None, "d"), "starts"),
     ]
@@ -216,25 +211,23 @@ def _scored_sections(run: run_lib.Run) -> Iterable[str]:
         "Classes",
         _pair([_confusion(scored), _per_class(scored)]),
     )
-    error = scored.calibration_error()
+    error, bins = scored.calibration_error(), scored.calibration()
     confidence = float(scored.confidence.mean())
     tends = "over" if confidence > scored.accuracy else "under"
     diagram = _figure(
         "",
-        charts.reliability(
-            scored.calibration(), title="accuracy against confidence"
-        ),
+        charts.reliability(bins, title="accuracy against confidence"),
     )
     yield _section(
         "Calibration",
         _pair(
             [
                 diagram,
-                f"<div><p>Expected calibration error (ECE, {_percent(1 / 15)}"
-                f" wide bins): <b>{_percent(error)}</b>.</p><p>Mean confidence"
+                f"<div><p>Expected calibration error (ECE, {len(bins)} bins):"
+                f" <b>{_percent(error)}</b>.</p><p>Mean confidence"
                 f" {_percent(confidence)}, accuracy {_percent(scored.accuracy)}"
                 f": it is {tends}confident on the whole.</p>"
-                '<p class="soft">A bar below the dotted line: there the network'
+                '<p class="soft">A bar below the dashed line: there the network'
                 " is surer than it is right. Label smoothing and averaged"
                 " weights tend to leave it less sure than it could be.</p>"
                 "</div>",
@@ -256,9 +249,8 @@ def _confusion(scored: predictions.Predictions) -> str:
     for row, name in enumerate(names):
         cells = []
         for column, share in enumerate(shares[row]):
-            shown = f"{100 * share:.0f}" if share >= 0.005 else "·"
-            if share < _BLANK:
-                shown = ""
+            percent = round(100 * share)
+            shown = str(percent) if percent else "·" if share else ""
             # The root makes the few off the diagonal seen.
             role = "--first" if row == column else "--second"
             depth = 85 * (share if row == column else min(1, share**0.5))
@@ -419,10 +411,10 @@ def _config(run: run_lib.Run) -> str:
         elif preset and name.startswith("augment."):
             by = f"preset {_text(preset)}"
         else:
-            by = "config file"
+            by = "config file" if run.command else "file or flag"
         rows.append(
             [
-                f"<code>{_text(name)}</code>",
+                f"<code>{_breaking(name)}</code>",
                 _value(base[name]) if name in base else "",
                 _value(value),
                 by,
@@ -487,8 +479,13 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _breaking(name: str) -> str:
+    """Returns a field's name, which may go on in the next line."""
+    return re.sub(r"([._/])", r"\1<wbr>", _text(name))
+
+
 def _value(value: Any) -> str:
-    return f"<code>{_text(json.dumps(value))}</code>"
+    return f"<code>{_breaking(json.dumps(value))}</code>"
 
 
 def _percent(share: Any) -> str:
