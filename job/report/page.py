@@ -485,7 +485,9 @@ def _breaking(name: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"<code>{_breaking(json.dumps(value))}</code>"
+    text = json.dumps(value)
+    shown = _breaking(text) if isinstance(value, str) else _text(text)
+    return f"<code>{shown}</code>"
 
 
 def _percent(share: Any) -> str:
