@@ -206,7 +206,7 @@ def _to_square(image: Image.Image) -> Image.Image:
         return image
     width, height = image.size
     side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return image.resize(
-        size, Image.Resampling.BICUBIC, (left, top, left + side, top + side)
-    )
+    left, top = (width - side) // 2, (height - side) // 2
+    # Cut first: the filter would look over the edge of a box.
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize(size, Image.Resampling.BICUBIC)
