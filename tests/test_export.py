@@ -130,6 +130,24 @@ def test_a_client_gets_the_figures_of_the_evaluation(exported, tmp_path):
     assert kept.accuracy == pytest.approx(result["test_accuracy"])
 
 
+@pytest.mark.faults
+def test_an_export_of_a_run_in_a_bucket_lies_in_the_bucket(trained_run, bucket):
+    for path in trained_run.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(trained_run).as_posix()
+            bucket.put(name, path.read_bytes())
+    done = run_job("--mode=export", f"--workdir={bucket.url}")
+    assert done.returncode == 0, done.stderr
+    assert f"{bucket.url}/export: saved_model" in done.stdout
+    there = bucket.files()
+    assert {
+        "export/README.md",
+        "export/model.keras",
+        "export/saved_model/saved_model.pb",
+        "export/saved_model/variables/variables.index",
+    } <= there.keys()
+
+
 def test_the_card_is_beside_it(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())

@@ -15,7 +15,7 @@ from PIL import Image
 
 from configs import smoke
 from job import config as config_lib
-from job import errors, files
+from job import errors, files, main
 from job.checkpoint import store
 from job.data import dataset
 from job.report import card, page, predictions
@@ -273,6 +273,40 @@ def test_the_card_tells_of_the_run_and_of_its_limits(workdir):
     run = run_lib.read(workdir)
     text = card.write(run, step=15, class_names=names, crc32c="")
     assert "not finished: these are the weights of step 15" in text
+
+
+def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket, capsys):
+    for path in workdir.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(workdir).as_posix()
+            bucket.put(name, path.read_bytes())
+    before = bucket.files()
+    main._report_on([bucket.url])
+    there = bucket.files()
+    assert there.keys() - before.keys() == {page.FILE}
+    assert all(there[name] == content for name, content in before.items())
+    read = Reader(there[page.FILE].decode())
+    for part in (bucket.url, "15.00 %", "2 starts.", "most confident mistakes"):
+        assert part in read.text, part
+    assert "There is no" not in read.text
+    assert capsys.readouterr().out == f"{bucket.url}/{page.FILE}\n"
+
+
+def test_the_mode_makes_pages_and_compares_where_there_are_several(
+    workdir, tmp_path_factory, capsys
+):
+    main._report_on([str(workdir)])
+    assert (workdir / page.FILE).exists()
+    assert not (workdir / "report.md").exists()
+    other = tmp_path_factory.mktemp("other") / "second"
+    shutil.copytree(workdir, other)
+    (other / page.FILE).unlink()
+    main._report_on([str(workdir), str(other)])
+    assert (other / page.FILE).exists()
+    assert "| second | 75.00 | +0.00 |" in (workdir / "report.md").read_text()
+    assert "| second |" in capsys.readouterr().out
+    with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
+        main._report_on([str(workdir), str(workdir / "checkpoints")])
 
 
 @pytest.fixture
