@@ -254,11 +254,11 @@ def _confusion(scored: predictions.Predictions) -> str:
             # The root makes the few off the diagonal seen.
             role = "--first" if row == column else "--second"
             depth = 85 * (share if row == column else min(1, share**0.5))
-            light = "color:var(--paper);" if depth > 45 else ""
+            deep = ' class="deep"' if depth > 58 else ""
             cells.append(
-                f'<td style="{light}background:color-mix(in srgb,'
-                f' var({role}) {depth:.0f}%, var(--panel))" title="{name} taken'
-                f' for {names[column]}: {table[row][column]}">{shown}</td>'
+                f'<td{deep} style="background:color-mix(in srgb, var({role})'
+                f' {depth:.0f}%, var(--panel))" title="{name} taken for'
+                f' {names[column]}: {table[row][column]}">{shown}</td>'
             )
         rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
     heads = "".join(f"<th><span>{name}</span></th>" for name in names)
