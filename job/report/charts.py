@@ -9,7 +9,6 @@ letters are the page's own. Sized for a column of a phone's width.
 import dataclasses
 import html
 import io
-import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -23,9 +22,6 @@ from job.report.predictions import Bin
 
 # Inches of 72 points: 360 units of SVG, about a phone's width.
 _SIZE = (5.0, 3.2)
-
-# It would say that it has no folder for a cache of fonts; no page needs one.
-logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 # What matplotlib is told to draw with, and what the page makes of it. Each
 # stands for one role; the values are never seen.
