@@ -277,7 +277,12 @@ def _report_on(names: Sequence[str]) -> None:
         first = found[0]
         if len(found) > 1 or not run.is_run(first.local):
             first.check_writable()
-            print(compare.write_report([workdir.local for workdir in found]))
+            print(
+                compare.write_report(
+                    [workdir.local for workdir in found],
+                    [pathlib.PurePath(str(workdir)).name for workdir in found],
+                )
+            )
         for workdir in found:
             workdir.push()
 
@@ -302,18 +307,20 @@ def _predict(stop: preemption.StopRequest) -> None:
         )
     width = min(60, max(len(one.name) for one in inputs))
     unread = 0
-    for answer in predict.predict(
+    answers = predict.predict(
         inputs,
         trained.network,
         trained.upsample,
         trained.class_names,
         poll=stop.check,
-    ):
-        unread += bool(answer.error)
-        if _FORMAT.value == "jsonl":
-            print(predict.to_json(answer), flush=True)
-        else:
-            print(predict.to_row(answer, width), flush=True)
+    )
+    with contextlib.suppress(BrokenPipeError):  # Nobody reads on.
+        for answer in answers:
+            unread += bool(answer.error)
+            if _FORMAT.value == "jsonl":
+                print(predict.to_json(answer), flush=True)
+            else:
+                print(predict.to_row(answer, width), flush=True)
     if unread:
         raise errors.DataError(
             f"{unread} of {len(inputs)} files could not be read, as said above"

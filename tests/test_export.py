@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 
 from configs import default, smoke
-from job import errors, export, model, resize, train
-from job.report import card, predictions
+from job import errors, evaluate, export, model, preemption, resize, train
+from job.report import card, page, predictions
 from job.report import run as run_lib
 
 from .conftest import run_job
@@ -228,3 +228,37 @@ def test_every_config_has_a_network_that_folds():
     assert folded.output.shape == (None, 10)
     assert len(folded.weights) == 2 * 14  # A kernel and a bias each.
     assert pathlib.Path(export.KERAS).suffix == ".keras"
+
+
+def test_a_run_ends_well_without_its_page_and_is_scored_once(
+    tmp_path, monkeypatch, caplog
+):
+    def fail(*args, **kwargs):
+        raise OSError("no room\nat all")
+
+    calls = []
+    plain = evaluate.Evaluator.__call__
+
+    def counted(self, *args, **kwargs):
+        calls.append(kwargs["tta"])
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(evaluate.Evaluator, "__call__", counted)
+    monkeypatch.setattr(page, "write", fail)
+    monkeypatch.setattr(predictions.Predictions, "save", fail)
+    config = smoke.get_config().unlock()
+    config.steps, config.model.width = 1, 0.0625
+    config.data.synthetic_train_images = 64
+    config.data.synthetic_test_images = 10
+    with caplog.at_level("WARNING"):
+        result = train.train_and_evaluate(
+            config, tmp_path, preemption.StopRequest()
+        )
+    assert calls == [True]
+    assert result["test_accuracy_tta"] is not None
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    said = [r.message for r in caplog.records if "was not written" in r.message]
+    assert said == [
+        "what was predicted of each image was not written (OSError: no room)",
+        "report.html was not written (OSError: no room)",
+    ]
