@@ -9,6 +9,8 @@ CONFIG ?= configs/quickstart.py
 # runs/stem32-8ep.
 WORKDIR ?= runs/$(subst :,-,$(subst .py,,$(notdir $(CONFIG))))
 DATA ?=
+# Of predict: image files.
+INPUT ?=
 # Of configs/ablations.py.
 PLAN ?= ladder
 ARGS ?=
@@ -47,6 +49,18 @@ ablate: $(READY) ## all runs of a plan, and their comparison; PLAN=ladder
 	$(RUN) -m job.main --mode=ablate --config=configs/ablations.py:$(PLAN) \
 	  --workdir=runs/$(PLAN) $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 	$(RUN) -m job.main --mode=report --workdir=runs/$(PLAN)
+
+.PHONY: report
+report: $(READY) ## WORKDIR/report.html of a run; of an ablation the comparison
+	$(RUN) -m job.main --mode=report --workdir=$(WORKDIR) $(ARGS)
+
+.PHONY: predict
+predict: $(READY) ## what a run says of image files; INPUT=FILE|DIR|gs://...
+	$(RUN) -m job.main --mode=predict --workdir=$(WORKDIR) --input=$(INPUT) $(ARGS)
+
+.PHONY: export
+export: $(READY) ## WORKDIR/export: a SavedModel, a .keras file, a model card
+	$(RUN) -m job.main --mode=export --workdir=$(WORKDIR) $(ARGS)
 
 .PHONY: benchmark
 benchmark: $(READY) ## images/s of the step, the job and the input, here

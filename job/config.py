@@ -51,6 +51,8 @@ FREE_TO_CHANGE = (
 
 # Where a workdir keeps its resolved config.
 FILE = "config.json"
+# And what the command line said: {"config": FILE, "flags": {field: value}}.
+COMMAND_FILE = "command.json"
 
 # What an infinite value is called, in a flattened config and in config.json:
 # JSON has no infinity.
@@ -224,6 +226,16 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> _Fields:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def changed(fields: Mapping[str, Any]) -> _Fields:
+    """Returns what is not as in configs/default.py, and the seed."""
+    base = flatten(default.get_config())
+    return {
+        name: value
+        for name, value in fields.items()
+        if name == "seed" or base.get(name) != value
+    }
 
 
 def check(config: ml_collections.ConfigDict) -> None:

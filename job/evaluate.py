@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from job.data import pipeline
-from job.data.dataset import Split
+from job.data.dataset import NUM_CLASSES, Split
 from job.resize import Upsample
 
 # A call scores so many batches as fit into these seconds, so that a wish to
@@ -33,12 +34,14 @@ class Scores:
       accuracy_tta: the same with the mean of an image's and its mirror
         image's logits; None where it was not asked for.
       images: how many were scored.
+      logits: float32 [images, 10], in the order of the split.
     """
 
     loss: float
     accuracy: float
     accuracy_tta: float | None
     images: int
+    logits: np.ndarray = dataclasses.field(compare=False, repr=False)
 
 
 class Evaluator:
@@ -64,6 +67,7 @@ class Evaluator:
           global_batch_size: images a step, a multiple of the replicas.
         """
         self._strategy = strategy
+        self._count = len(split)
         self._model = model
         self._upsample = upsample
         self._variables = [
@@ -105,13 +109,14 @@ class Evaluator:
         batches = self._batches or iter(self._dataset)
         self._batches = None
         sums = tf.zeros([4])
+        parts = []
         done, group = 0, 1
         while done < self._steps:
             poll()
             group = min(group, self._steps - done)
             start = time.perf_counter()
-            sums = self._sums(batches, sums, tf.constant(group), tta)
-            sums.numpy()  # Waits for the device.
+            sums, logits = self._sums(batches, sums, tf.constant(group), tta)
+            parts.append(logits.numpy())  # Waits for the device.
             seconds = (time.perf_counter() - start) / group
             done += group
             group = max(1, int(_CALL_SECONDS / max(seconds, 1e-6)))
@@ -122,6 +127,7 @@ class Evaluator:
             accuracy=correct / count,
             accuracy_tta=correct_tta / count if tta else None,
             images=round(count),
+            logits=np.concatenate(parts)[: self._count],
         )
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
@@ -133,10 +139,14 @@ class Evaluator:
         sums: tf.Tensor,
         steps: tf.Tensor,
         tta: bool,
-    ) -> tf.Tensor:
-        """Adds `steps` batches to the float32 [4] sums, in order."""
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Adds `steps` batches to the float32 [4] sums, in order.
 
-        def replica_sums(batch: pipeline.EvalBatch) -> tf.Tensor:
+        Returns:
+          The sums, and the batches' float32 [n, 10] logits, without mirrors.
+        """
+
+        def score(batch: pipeline.EvalBatch) -> tuple[tf.Tensor, tf.Tensor]:
             logits = self._logits(batch.image)
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
                 batch.label, logits
@@ -151,26 +161,42 @@ class Evaluator:
                 _correct(both, batch.label) * batch.mask,
                 batch.mask,
             ]
-            return tf.reduce_sum(tf.stack(parts), axis=1)
+            # The others' rows are zeros: their sum is the batch, in its order,
+            # on any number of workers.
+            context = tf.distribute.get_replica_context()
+            before = logits.shape[0] * context.replica_id_in_sync_group
+            behind = logits.shape[0] * (context.num_replicas_in_sync - 1)
+            rows = [[before, behind - before], [0, 0]]
+            return (
+                tf.reduce_sum(tf.stack(parts), axis=1),
+                tf.pad(logits, rows),
+            )
 
         def body(
-            done: tf.Tensor, sums: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor]:
-            per_replica = self._strategy.run(
-                replica_sums, args=(next(batches),)
+            done: tf.Tensor, sums: tf.Tensor, kept: tf.TensorArray
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.TensorArray]:
+            per_replica = self._strategy.run(score, args=(next(batches),))
+            added, logits = (
+                self._strategy.reduce(
+                    tf.distribute.ReduceOp.SUM, value, axis=None
+                )
+                for value in per_replica
             )
-            reduced = self._strategy.reduce(
-                tf.distribute.ReduceOp.SUM, per_replica, axis=None
-            )
-            return done + 1, sums + reduced
+            return done + 1, sums + added, kept.write(done, logits)
 
-        _, sums = tf.while_loop(
-            lambda done, _: done < steps,
+        _, sums, kept = tf.while_loop(
+            lambda done, *_: done < steps,
             body,
-            (tf.constant(0), sums),
+            (
+                tf.constant(0),
+                sums,
+                tf.TensorArray(
+                    tf.float32, steps, element_shape=[None, NUM_CLASSES]
+                ),
+            ),
             parallel_iterations=1,
         )
-        return sums
+        return sums, kept.concat()
 
 
 def _correct(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

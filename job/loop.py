@@ -353,6 +353,7 @@ class Loop:
       make_batches: the step to begin with -> endless iterator over
         `TrainBatch`.
       on_nonfinite: stop or rollback; see `configs/default.py`.
+      tta: score the mirror images too at the end.
     """
 
     plan: Plan
@@ -368,10 +369,12 @@ class Loop:
     stop: StopRequest
     watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
     on_nonfinite: str = "stop"
+    tta: bool = False
 
     def __post_init__(self) -> None:
         self._clock = _Clock(self.plan.global_batch_size)
         self._phase: phases_lib.Phase | None = None
+        self._final: Scores | None = None
         self._train_steps: step.TrainSteps = _no_steps
         self._batches = self.make_batches(self.history.step)
         self._handed_over = self.history.step
@@ -591,8 +594,12 @@ class Loop:
         if self.log.has(done, self.split):
             return
         start = time.perf_counter()
-        scores = self.score(done)
-        rate = scores.images / (time.perf_counter() - start)
+        last = done == self.plan.train_steps
+        scores = self.score(done, tta=last and self.tta)
+        if last:
+            self._final = scores
+        shown = scores.images * (1 if scores.accuracy_tta is None else 2)
+        rate = shown / (time.perf_counter() - start)
         if self.split == "validation":
             self.history.validation = (done, scores.accuracy)
         self.log.write(
@@ -611,6 +618,15 @@ class Loop:
             f" {self.plan.epoch(done):.2f} {self.split} loss {scores.loss:.4f}"
             f" accuracy {scores.accuracy:.4f}"
         )
+
+    def final_scores(self) -> Scores:
+        """Returns the scores of the last step, made once.
+
+        An earlier start may have written their line, and no result.
+        """
+        if self._final is None:
+            self._final = self.score(self.plan.train_steps, tta=self.tta)
+        return self._final
 
     def score(self, done: int, *, tta: bool = False) -> Scores:
         """Scores the weights as they are now, ready to stop at any time."""

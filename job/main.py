@@ -22,16 +22,27 @@ import math
 import os
 import pathlib
 import re
+import runpy
 import sys
 import tempfile
 import threading
 import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from job import ablate, errors, preemption, restarts, results, watchdog
+from job import (
+    ablate,
+    errors,
+    preemption,
+    restarts,
+    results,
+    termination,
+    watchdog,
+)
 from job import config as config_lib
 from job import workdir as workdirs
 from job.checkpoint import store
@@ -39,7 +50,7 @@ from job.checkpoint import store
 _FIELDS = "configs/default.py has them all"
 
 MODES = (
-    *("train", "config", "fetch", "evaluate"),
+    *("train", "config", "fetch", "evaluate", "predict", "export"),
     *("ablate", "report", "benchmark"),
 )
 
@@ -81,6 +92,15 @@ _INDEX = flags.DEFINE_integer(
 _RUNS = flags.DEFINE_list(
     "runs", [], "Of --mode=report: further workdirs, beside --workdir."
 )
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    [],
+    "Of --mode=predict: a PNG or JPEG file, a folder of them, or gs:// of"
+    " either; may be given many times.",
+)
+_FORMAT = flags.DEFINE_enum(
+    "format", "table", ["table", "jsonl"], "Of --mode=predict: how to answer."
+)
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _GRACE_SECONDS = flags.DEFINE_float(
     "grace_seconds",
@@ -115,21 +135,40 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
         rest = _parse_flags(argv)
         if rest is None:
             return errors.EXIT_DONE
-        _run(stop)
+        with _bugs_named():
+            outcome = _run(stop)
     except errors.JobError as error:
         return _report(error, stop)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
         return _report(errors.StorageError(str(error)), stop)
+    termination.write(
+        errors.EXIT_DONE, f"done: {outcome or f'--mode={_MODE.value}'}"
+    )
     return errors.EXIT_DONE
+
+
+@contextlib.contextmanager
+def _bugs_named() -> Iterator[None]:
+    """Leaves Kubernetes a line on what nobody foresaw; Python does the rest."""
+    try:
+        yield
+    except errors.JobError:
+        raise
+    except BaseException as error:
+        text = f"bug: {type(error).__name__}: {error}"
+        termination.write(errors.JobError.exit_code, text)
+        raise
 
 
 def _report(error: errors.JobError, stop: preemption.StopRequest) -> int:
     _flush_logs()
     stop.claim_last_line()
     # In one write: other threads may have something to say too.
-    sys.stderr.write(f"{_title(error)}: {error}\n")
+    line = f"{_title(error)}: {error}"
+    sys.stderr.write(f"{line}\n")
+    termination.write(error.exit_code, line)
     return error.exit_code
 
 
@@ -147,10 +186,14 @@ def _end_loudly(failed: threading.ExceptHookArgs) -> None:
     )
     text = f"{''.join(lines)}bug: thread {name} failed, so the job ends\n"
     os.write(2, text.encode())
+    termination.write(
+        errors.JobError.exit_code, f"bug: thread {name}: {failed.exc_value}"
+    )
     os._exit(errors.JobError.exit_code)
 
 
-def _run(stop: preemption.StopRequest) -> None:
+def _run(stop: preemption.StopRequest) -> str:
+    """Does what --mode says; returns its outcome for the last line, or ""."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     stop.grace_seconds = _require_seconds("grace_seconds", above=0.0)
@@ -166,14 +209,16 @@ def _run(stop: preemption.StopRequest) -> None:
                 workdir.local, stop.check, storage=workdir.checkpoints
             )
         print(json.dumps(scores, indent=2))
-        return
+        return f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
     if mode == "report":
-        folders = [_require_folder(), *map(pathlib.Path, _RUNS.value)]
-        _import_quietly()
-        from job import report
-
-        print(report.write_report(folders))
-        return
+        _report_on([_require_workdir(), *_RUNS.value])
+        return ""
+    if mode == "predict":
+        _predict(stop)
+        return ""
+    if mode == "export":
+        _export(stop)
+        return ""
     config = _require_config()
     if mode == "config":
         print(config)
@@ -187,7 +232,7 @@ def _run(stop: preemption.StopRequest) -> None:
 
         if not _WORKDIR.value:
             print(benchmark.run_benchmark(config, None, stop))
-            return
+            return ""
         with (
             workdirs.open_workdir(_WORKDIR.value) as workdir,
             workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
@@ -202,14 +247,134 @@ def _run(stop: preemption.StopRequest) -> None:
         print(table)
     else:
         with workdirs.open_workdir(_require_workdir()) as workdir:
-            _train(config, workdir, stop)
+            return _train(config, workdir, stop)
+    return ""
+
+
+def _report_on(names: Sequence[str]) -> None:
+    """Writes the page of each run, and compares where there are several."""
+    from job.report import compare, page, run
+
+    with contextlib.ExitStack() as opened:
+        found = [
+            opened.enter_context(workdirs.open_workdir(name)) for name in names
+        ]
+        for workdir in found:
+            if not run.is_run(workdir.local):
+                if (workdir.local / ablate.FILE).exists():
+                    continue
+                raise errors.ConfigError(
+                    f"{workdir}: there is no {config_lib.FILE} of a run in it,"
+                    f" and no {ablate.FILE} of an ablation in a folder"
+                )
+            workdir.check_writable()
+            page.write(
+                workdir.local,
+                store.CheckpointStore(workdir.checkpoints),
+                name=str(workdir),
+            )
+            print(f"{workdir.file(page.FILE)}")
+        first = found[0]
+        if len(found) > 1 or not run.is_run(first.local):
+            first.check_writable()
+            print(
+                compare.write_report(
+                    [workdir.local for workdir in found],
+                    [pathlib.PurePath(str(workdir)).name for workdir in found],
+                )
+            )
+        for workdir in found:
+            workdir.push()
+
+
+def _predict(stop: preemption.StopRequest) -> None:
+    """Prints what the newest checkpoint says of each --input."""
+    stop.saved = "answers that are printed are whole"
+    if not _INPUT.value:
+        raise errors.ConfigError(
+            "--input is missing: an image file, a folder or gs:// of either"
+        )
+    with workdirs.open_workdir(_require_workdir()) as workdir:
+        config_lib.load(workdir.local, str(workdir))
+        from job.data import image_file
+
+        inputs = image_file.find(_INPUT.value)
+        _import_quietly()
+        from job import predict, train
+
+        trained = train.load_trained(
+            workdir.local, storage=workdir.checkpoints, name=str(workdir)
+        )
+    width = min(60, max(len(one.name) for one in inputs))
+    unread = 0
+    answers = predict.predict(
+        inputs,
+        trained.network,
+        trained.upsample,
+        trained.class_names,
+        poll=stop.check,
+    )
+    with contextlib.suppress(BrokenPipeError):  # Nobody reads on.
+        for answer in answers:
+            unread += bool(answer.error)
+            if _FORMAT.value == "jsonl":
+                print(predict.to_json(answer), flush=True)
+            else:
+                print(predict.to_row(answer, width), flush=True)
+    if unread:
+        raise errors.DataError(
+            f"{unread} of {len(inputs)} files could not be read, as said above"
+        )
+
+
+def _export(stop: preemption.StopRequest) -> None:
+    """Writes WORKDIR/export/ from the newest checkpoint."""
+    stop.saved = "an export that was there before is kept"
+    with workdirs.open_workdir(_require_workdir()) as workdir:
+        config_lib.load(workdir.local, str(workdir))
+        workdir.check_writable()
+        _import_quietly()
+        from job import export, train
+        from job.report import card, run
+
+        trained = train.load_trained(
+            workdir.local, storage=workdir.checkpoints, name=str(workdir)
+        )
+        stop.check()
+        about = run.read(
+            workdir.local,
+            store.CheckpointStore(workdir.checkpoints),
+            name=str(workdir),
+        )
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it saves.
+        difference = export.export(
+            trained.network,
+            trained.upsample,
+            workdir.local / export.FOLDER,
+            card.write(
+                about,
+                step=trained.step,
+                class_names=trained.class_names,
+                crc32c=trained.data_crc32c,
+            ),
+            method=trained.config.model.upsampling,
+            images=about.scored.pictures if about.scored else None,
+        )
+        stop.check()
+        workdir.push()
+    print(
+        f"{workdir.file(export.FOLDER)}: {export.SAVED_MODEL}, {export.KERAS}"
+        f" and {export.CARD}, of step {trained.step}; within {difference:.1g}"
+        " of the checkpoint"
+    )
 
 
 def _train(
     config: ml_collections.ConfigDict,
     workdir: workdirs.Workdir,
     stop: preemption.StopRequest,
-) -> None:
+) -> str:
+    """Trains to the end, or says that it was; returns the outcome."""
     fields = config_lib.flatten(config)
     watch = watchdog.Watchdog(
         _require_seconds("watchdog_seconds"),
@@ -245,6 +410,7 @@ def _train(
                     stop,
                     watch,
                     storage=workdir.checkpoints,
+                    command=_command(fields, workdir),
                 )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
@@ -253,6 +419,7 @@ def _train(
             "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
             "with DIR its folder or .tar.gz; without DATA it is downloaded"
         )
+    return _outcome(result)
 
 
 def _fetch(
@@ -297,17 +464,42 @@ def _ablate(
     print(f"all runs are over; --mode=report --workdir={workdir} compares them")
 
 
-def _print_result(result: dict, workdir: workdirs.Workdir) -> None:
+def _outcome(result: dict[str, Any]) -> str:
+    split = "test" if "test_accuracy" in result else "validation"
+    return (
+        f"{split} accuracy {result[f'{split}_accuracy']:.2%},"
+        f" {result['train_steps']} steps"
+    )
+
+
+def _print_result(result: dict[str, Any], workdir: workdirs.Workdir) -> None:
+    """Prints a summary: a name and a value a line, and where the rest is."""
     split = "test" if "test_accuracy" in result else "validation"
     tta = result[f"{split}_accuracy_tta"]
-    mirrored = "" if tta is None else f" ({tta:.2%} with mirror images)"
-    print(
-        f"\n{split} accuracy {result[f'{split}_accuracy']:.2%}{mirrored},"
-        f" {result['train_steps']} steps in {result['train_seconds']:.0f} s,"
-        f" {result['images_per_second']:,.0f} images/s\n"
-        f"results: {workdir.file(results.FILE)}\n"
-        f"curves:  tensorboard --logdir={workdir}"
-    )
+    rows = [
+        (f"{split} accuracy", f"{result[f'{split}_accuracy']:.2%}"),
+        ("with mirror images", "" if tta is None else f"{tta:.2%}"),
+        (f"{split} loss", _shown(result.get(f"{split}_loss"), ".4f")),
+        ("steps", _shown(result["train_steps"], ",d")),
+        ("time", _shown(result["train_seconds"], ",.0f") + " s"),
+        ("images/s", _shown(result["images_per_second"], ",.0f")),
+    ]
+    for name, field in (("resumed", "resumes"), ("rolled back", "rollbacks")):
+        if result.get(field):
+            rows.append((name, f"{result[field]} times"))
+    rows.append(("results", workdir.file(results.FILE)))
+    if (workdir.local / "report.html").exists():
+        rows.append(("report", workdir.file("report.html")))
+    rows.append(("curves", f"tensorboard --logdir={workdir}"))
+    width = max(len(name) for name, _ in rows)
+    print()
+    for name, value in rows:
+        if value:
+            print(f"{name:<{width}}  {value}")
+
+
+def _shown(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else ""
 
 
 def _parse_flags(argv: list[str]) -> list[str] | None:
@@ -367,6 +559,27 @@ def _require_config() -> ml_collections.ConfigDict:
     distribute = _CONFIG.value.distribute
     distribute.require_gpus = max(distribute.require_gpus, _image_gpus())
     return _CONFIG.value
+
+
+def _command(
+    fields: dict[str, Any], workdir: workdirs.Workdir
+) -> dict[str, Any]:
+    """Returns what the command line named; see `train.train_and_evaluate`."""
+    flag = flags.FLAGS["config"]
+    named = config_flags.get_override_values(flag)
+    file, _, variant = flag.config_filename.partition(":")
+    before: dict[str, Any] = {}
+    with contextlib.suppress(Exception):  # It ran well a moment ago.
+        get_config = runpy.run_path(file)["get_config"]
+        before = config_lib.flatten(
+            get_config(variant) if variant else get_config()
+        )
+    return {
+        "workdir": str(workdir),
+        "config": flag.config_filename,
+        "flags": {name: fields[name] for name in named if name in fields},
+        "replaced": {name: before[name] for name in named if name in before},
+    }
 
 
 def _image_gpus() -> int:

@@ -7,16 +7,16 @@ anew by each start, so that they too show each step once.
     log = MetricsLog(workdir, first_step=0)
     log.write({"step": 50, "split": "train", "loss": 2.1})
     log.sync()                  # before a checkpoint is committed
+
+Reading it needs no TensorFlow.
 """
 
 import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
-
-import tensorflow as tf
 
 from job import errors, files
 
@@ -28,7 +28,14 @@ _LABELS = ("step", "split")
 class MetricsLog:
     """Appends to a run's record."""
 
-    def __init__(self, workdir: pathlib.Path, *, first_step: int) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        first_step: int,
+        hparams: Mapping[str, Any] | None = None,
+        picture: pathlib.Path | None = None,
+    ) -> None:
         """Opens the record, and forgets what lies ahead of `first_step`.
 
         Lines of later steps were written by an attempt that was killed before
@@ -37,12 +44,19 @@ class MetricsLog:
         Args:
           workdir: of the run; must exist.
           first_step: steps done when this attempt starts.
+          hparams: what TensorBoard's HParams compares runs by: dotted field
+            names to values; None: not among them.
+          picture: a PNG that it shows, named as the file is; None: none.
         """
+        self._hparams = hparams
+        self._picture = picture
         self._workdir = workdir
         self._lines = read(workdir)
         self._open(first_step)
 
     def _open(self, first_step: int) -> None:
+        import tensorflow as tf
+
         kept = [line for line in self._lines if line["step"] <= first_step]
         self._lines = kept
         put_back(self._workdir, self.lines())
@@ -52,6 +66,7 @@ class MetricsLog:
         for old in events.glob("*.tfevents.*"):
             old.unlink()
         self._events = tf.summary.create_file_writer(str(events))
+        self._write_what_it_is_of()
         for line in kept:
             self._write_event(line)
 
@@ -98,7 +113,28 @@ class MetricsLog:
         if [json.dumps(line) for line in read(self._workdir)] != self.lines():
             put_back(self._workdir, self.lines())
 
+    def _write_what_it_is_of(self) -> None:
+        import tensorflow as tf
+        from tensorboard.plugins.hparams import api
+
+        with _events_explained(self._workdir), self._events.as_default():
+            if self._hparams is not None:
+                # It knows numbers, strings and truth values.
+                api.hparams(
+                    {
+                        name: value
+                        if isinstance(value, bool | int | float | str)
+                        else json.dumps(value)
+                        for name, value in self._hparams.items()
+                    }
+                )
+            if self._picture is not None and self._picture.exists():
+                image = tf.io.decode_png(self._picture.read_bytes())
+                tf.summary.image(self._picture.stem, image[None], step=0)
+
     def _write_event(self, line: dict[str, Any]) -> None:
+        import tensorflow as tf
+
         with _events_explained(self._workdir), self._events.as_default():
             for name, value in line.items():
                 if name not in _LABELS and value is not None:
@@ -109,6 +145,8 @@ class MetricsLog:
 @contextlib.contextmanager
 def _events_explained(workdir: pathlib.Path) -> Iterator[None]:
     """Turns what TensorFlow says of a full disk into StorageError."""
+    import tensorflow as tf
+
     try:
         yield
     except tf.errors.OpError as error:

@@ -29,8 +29,11 @@ if TYPE_CHECKING:  # It takes half a second to import.
 # become a local path.
 _PULLED = frozenset(
     {
+        "augmentation.png",
+        "command.json",
         "config.json",
         "metrics.jsonl",
+        "predictions.npz",
         "result.json",
         "starts.json",
         "diagnose.json",

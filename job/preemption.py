@@ -19,7 +19,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from job import errors
+from job import errors, termination
 
 # From the signal until the node kills what is left. Kubernetes gives 30 s
 # where nothing else is said, GKE Spot 15, `docker stop` 10.
@@ -119,9 +119,9 @@ class StopRequest:
     def _leave(self, why: str) -> NoReturn:
         # The main thread may be printing its own last line: let it.
         if self._leaving.acquire(timeout=self._margin() / 2):
-            self._say(
-                f"preempted: stopped by {self._signal}, {why}: {self.saved}"
-            )
+            line = f"preempted: stopped by {self._signal}, {why}: {self.saved}"
+            self._say(line)
+            termination.write(errors.PreemptedError.exit_code, line)
         os._exit(errors.PreemptedError.exit_code)
 
     def _say(self, text: str) -> None:

@@ -41,6 +41,7 @@ def summarize(
     data_source: str,
     resumes: int,
     rollbacks: int,
+    ended: str,
 ) -> dict[str, Any]:
     """Returns the result of a run: the last epoch's scores, and what it took.
 
@@ -59,6 +60,7 @@ def summarize(
       data_source: tfds, binary or synthetic.
       resumes: how often it went on from a checkpoint.
       rollbacks: how often a number was not finite, and the rate was halved.
+      ended: when, in ISO 8601.
     """
     rates = [
         line["images_per_second"] for line in lines if line["split"] == "train"
@@ -81,6 +83,7 @@ def summarize(
         "seed": fields["seed"],
         "resumes": resumes,
         "rollbacks": rollbacks,
+        "ended": ended,
         "config_hash": config_lib.fingerprint(fields),
         "config": {name: fields[name] for name in _ASKED},
     }

@@ -9,6 +9,7 @@ save. Restarting is the normal path: it goes on from the newest checkpoint.
 
 import contextlib
 import dataclasses
+import datetime
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ from job.evaluate import Evaluator
 from job.loop import BEST_BY, History, Loop, Plan
 from job.preemption import StopRequest
 from job.progress import Progress
+from job.report import predictions
 from job.state import TrainState
 from job.watchdog import LONG_SECONDS, Watchdog
 
@@ -54,6 +56,7 @@ def train_and_evaluate(
     watchdog: Watchdog | None = None,
     *,
     storage: Storage | None = None,
+    command: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains until the last step, from wherever an earlier start got to.
 
@@ -63,6 +66,9 @@ def train_and_evaluate(
       stop: polled in each phase: data, training, evaluation.
       watchdog: gets a beat wherever `stop` is polled; None: nobody watches.
       storage: for checkpoints; None: a folder in `workdir`.
+      command: what the command line named: `config`, the file; `flags`, fields
+        set on it; `replaced`, what the file has there; `workdir`. Kept for the
+        report.
 
     Returns:
       What `result.json` holds.
@@ -101,6 +107,7 @@ def train_and_evaluate(
         )
     history.begin(strategy.num_replicas_in_sync)
     files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
+    files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if config.model.weights and not history.step:
@@ -112,7 +119,12 @@ def train_and_evaluate(
         seed=config.seed,
     )
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
-    log = metrics.MetricsLog(workdir, first_step=history.step)
+    log = metrics.MetricsLog(
+        workdir,
+        first_step=history.step,
+        hparams=config_lib.changed(fields),
+        picture=workdir / picture.FILE,
+    )
     progress = Progress(plan.train_steps, first_step=history.step)
     saver = AsyncSaver(
         checkpoints,
@@ -137,16 +149,22 @@ def train_and_evaluate(
         stop=stop,
         watchdog=watchdog,
         on_nonfinite=config.checkpoint.on_nonfinite,
+        tta=config.evaluate.tta,
     )
     try:
         with saver:
             loop.run(until=plan.train_steps)
-            scores = loop.score(plan.train_steps, tta=config.evaluate.tta)
+            scores = loop.final_scores()
             loop.finish(plan.train_steps)
     finally:
         progress.close()
         log.close()
     log.settle()
+    watchdog.beat("report", plan.train_steps, seconds=LONG_SECONDS)
+    with unneeded("what was predicted of each image"):
+        predictions.predict(scores.logits, data.test, data.class_names).save(
+            workdir / predictions.FILE
+        )
     result = results.summarize(
         fields,
         scores,
@@ -167,8 +185,15 @@ def train_and_evaluate(
         data_source=data.source,
         resumes=history.resumes,
         rollbacks=len(history.rollbacks),
+        ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     files.write_json(workdir / results.FILE, result)
+    with unneeded("report.html"):
+        from job.report import page  # Draws: a second to import.
+
+        page.write(
+            workdir, checkpoints, name=(command or {}).get("workdir", "")
+        )
     return result
 
 
@@ -207,7 +232,88 @@ def evaluate_checkpoint(
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")
     evaluator = create_evaluator(config, strategy, data.test)
     scores = evaluator(state.evaluated(), tta=True, poll=poll)
-    return {"step": history.step, **dataclasses.asdict(scores)}
+    figures = dataclasses.asdict(scores)
+    del figures["logits"]
+    return {"step": history.step, **figures}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a run has learnt so far.
+
+    Attributes:
+      config: of the run.
+      network: in float32, with the weights that an evaluation scores.
+      upsample: what is done to images before.
+      class_names: ten names, in the order of the labels.
+      step: of the checkpoint.
+      data_crc32c: of the training images.
+      result: what result.json holds; None: the run is not finished.
+    """
+
+    config: ml_collections.ConfigDict
+    network: keras.Model
+    upsample: resize.Upsample
+    class_names: tuple[str, ...]
+    step: int
+    data_crc32c: str
+    result: dict[str, Any] | None
+
+
+def load_trained(
+    workdir: pathlib.Path, *, storage: Storage | None = None, name: str = ""
+) -> Trained:
+    """Returns the network of a run's newest checkpoint, without its images.
+
+    Args:
+      workdir: of the run, finished or not.
+      storage: of its checkpoints; None: a folder in `workdir`.
+      name: what people call the workdir; "": its path.
+
+    Raises:
+      ConfigError: there is no run in `workdir`.
+      ResumeError: it has no usable checkpoint.
+    """
+    config = config_lib.load(workdir, name)
+    fields = config_lib.flatten(config)
+    checkpoints = store.CheckpointStore(storage or workdir / "checkpoints")
+    found = checkpoints.restore_newest(quarantine=False)
+    if found is None:
+        raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
+    saved, tensors = found
+    if changed := config_lib.differences(saved.run.get("config", {}), fields):
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} is of another run than"
+            f" {config_lib.FILE} ({'; '.join(changed)})"
+        )
+    strategy_lib.create_strategy()  # Memory as it is needed, and no TF32.
+    network = create_model(config, "float32")
+    weights_of = "ema" if config.optimizer.ema_decay else "model"
+    for variable in (
+        network.trainable_variables + network.non_trainable_variables
+    ):
+        value = tensors.get(f"{weights_of}/{variable.path}")
+        if value is None or value.shape != tuple(variable.shape):
+            raise errors.ResumeError(
+                f"the checkpoint of step {saved.step} does not fit:"
+                f" {weights_of}/{variable.path}"
+            )
+        variable.assign(value)
+    result = results.finished(workdir, fields)
+    if result is None:
+        logging.warning(
+            "the run is not finished: these are the weights of step %d",
+            saved.step,
+        )
+    return Trained(
+        config=config,
+        network=network,
+        upsample=create_upsample(config),
+        class_names=sources.class_names(config.data.source),
+        step=saved.step,
+        data_crc32c=str(saved.run.get("data_crc32c", "")),
+        result=result,
+    )
 
 
 def create_strategy(
@@ -483,6 +589,18 @@ def create_evaluator(
         create_upsample(config),
         global_batch_size=config.evaluate.global_batch_size,
     )
+
+
+@contextlib.contextmanager
+def unneeded(what: str) -> Iterator[None]:
+    """Lets a finished training end well without something, with a warning."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:300]
+        logging.warning(
+            "%s was not written (%s: %s)", what, type(error).__name__, reason
+        )
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from job import errors, files
+from job import errors, files, termination
 
 # How long a piece of work may take; the default of --watchdog_seconds. The
 # loop's calls take 2 s.
@@ -138,6 +138,7 @@ class Watchdog:
             f" the stacks of all threads are above: {self._saved()}\n"
         )
         os.write(self._stderr, line.encode())
+        termination.write(errors.HungError.exit_code, line)
         os._exit(errors.HungError.exit_code)
 
     def _write_heartbeats(self) -> None:

@@ -55,6 +55,18 @@ def split() -> dataset.Split:
     )
 
 
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a small run that is finished; not to be written to."""
+    from job import preemption, train
+
+    config = smoke.get_config().unlock()
+    config.model.width = 0.0625
+    workdir = tmp_path_factory.mktemp("trained")
+    train.train_and_evaluate(config, workdir, preemption.StopRequest())
+    return workdir
+
+
 def from_environment(name: str) -> pathlib.Path:
     """Returns the path that a variable names; skips the test without it."""
     value = os.environ.get(name)

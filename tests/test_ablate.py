@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from configs import ablations
-from job import ablate, config, errors, preemption, report
+from job import ablate, config, errors, preemption
+from job.report import compare
 
 PLAN = """
 import ml_collections
@@ -173,7 +174,7 @@ def test_the_report_compares_variants(tmp_path):
             (folder / "result.json").write_text(json.dumps(result))
             line = {"step": 1, "epoch": 1.0, "split": "test", "accuracy": 0.5}
             (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-    table = report.write_report([tmp_path]).splitlines()
+    table = compare.write_report([tmp_path]).splitlines()
     rows = [
         [cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:]
     ]
@@ -186,4 +187,4 @@ def test_the_report_compares_variants(tmp_path):
     for name in ("waterfall.png", "curves.png", "accuracy_gflop.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(errors.ConfigError, match="no run has come to an end"):
-        report.write_report([tmp_path / "naive"])
+        compare.write_report([tmp_path / "naive"])

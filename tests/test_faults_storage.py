@@ -174,6 +174,7 @@ def test_a_run_in_a_bucket_killed_twice_is_a_run_on_a_disk(
     )
     print(*names, sep="\n")
     wanted = {"config.json", "metrics.jsonl", "result.json"}
+    wanted |= {"report.html", "predictions.npz", "augmentation.png"}
     kept = {f"checkpoints/step-00000{n}/MANIFEST.json" for n in ("119", "120")}
     assert wanted | kept <= {*names}
     # And what the killed starts may have been at: no manifest names it, and

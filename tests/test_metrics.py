@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from job import files, metrics
 
@@ -46,6 +48,33 @@ def test_events_are_made_anew_from_the_record(tmp_path):
         for value in event.summary.value
     ]
     assert found == [("train/loss", 5)]
+
+
+def test_tensorboard_gets_what_the_run_is_of(tmp_path):
+    image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    path = tmp_path / "augmentation.png"
+    path.write_bytes(tf.io.encode_png(image).numpy())
+    hparams = {"seed": 3, "model.width": 0.5, "model.head_units": [4, 5]}
+    log = metrics.MetricsLog(
+        tmp_path, first_step=0, hparams=hparams, picture=path
+    )
+    log.write(line(5))
+    log.close()
+    (path,) = (tmp_path / metrics.EVENTS).glob("*.tfevents.*")
+    found = {
+        value.tag: value
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    shown = tf.io.decode_png(found["augmentation"].tensor.string_val[2])
+    np.testing.assert_array_equal(shown, image)
+    told = found["_hparams_/session_start_info"].metadata.plugin_data.content
+    started = plugin_data_pb2.HParamsPluginData.FromString(told)
+    values = started.session_start_info.hparams
+    assert values["seed"].number_value == 3
+    assert values["model.width"].number_value == 0.5
+    assert values["model.head_units"].string_value == "[4, 5]"
+    assert "train/loss" in found
 
 
 def test_small_files_are_whole_or_absent(tmp_path):

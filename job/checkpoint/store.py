@@ -260,6 +260,19 @@ class CheckpointStore:
         """Returns the steps that have a manifest, ascending; reads no data."""
         return _committed(self._folders())
 
+    def newest_manifest(self) -> manifest.Manifest | None:
+        """Returns the newest manifest, without its tensors; None: none yet.
+
+        For a look at a run: whether its data is whole is not looked at.
+
+        Raises:
+          StorageError: the storage does not answer.
+        """
+        for step in reversed(self.committed_steps()):
+            if made := self._manifest(step):
+                return made
+        return None
+
     def _read(
         self, step: int
     ) -> tuple[manifest.Manifest, dict[str, np.ndarray]]:

@@ -16,6 +16,13 @@ from job import errors
 from job.data import binary, bucket, dataset, synthetic, tfds_source
 
 
+def class_names(source: str) -> tuple[str, ...]:
+    """Returns the ten classes of a source, in the order of the labels."""
+    if source == "synthetic":
+        return tuple(synthetic.SHAPES)
+    return dataset.CLASS_NAMES
+
+
 def load(
     source: str,
     data_dir: str = "",

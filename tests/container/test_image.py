@@ -109,6 +109,7 @@ def test_the_quickstart_runs_hardened_and_without_a_network(storage):
     result = json.loads((storage / "runs/quickstart/result.json").read_text())
     assert result["train_steps"] == 60
     assert (storage / "runs/quickstart/result.json").stat().st_uid == USER
+    assert (storage / "runs/quickstart/report.html").stat().st_uid == USER
 
 
 def test_the_command_by_itself_is_the_quickstart():

@@ -81,11 +81,14 @@ class Row:
         return statistics.fmean(self.accuracies) if self.accuracies else 0.1
 
 
-def write_report(folders: Sequence[pathlib.Path]) -> str:
+def write_report(
+    folders: Sequence[pathlib.Path], names: Sequence[str] = ()
+) -> str:
     """Writes the files above into the first folder.
 
     Args:
       folders: workdirs of plans (`ablate`) or of single runs.
+      names: what single runs are called; (): as their folders.
 
     Returns:
       The table.
@@ -93,7 +96,12 @@ def write_report(folders: Sequence[pathlib.Path]) -> str:
     Raises:
       ConfigError: there is no run in any of them.
     """
-    runs = [run for folder in folders for run in read(folder)]
+    names = names or [folder.name for folder in folders]
+    runs = [
+        run
+        for folder, name in zip(folders, names, strict=True)
+        for run in read(folder, name)
+    ]
     if not runs:
         raise errors.ConfigError(
             f"--workdir={folders[0]}: no run has come to an end in it"
@@ -108,11 +116,11 @@ def write_report(folders: Sequence[pathlib.Path]) -> str:
     return table
 
 
-def read(folder: pathlib.Path) -> list[Run]:
-    """Returns the ended runs of a plan in the plan's order, or a single run."""
+def read(folder: pathlib.Path, name: str) -> list[Run]:
+    """Returns the ended runs of a plan in its order, or the one of `name`."""
     plan = files.read_json(folder / ablate.FILE)
     if not isinstance(plan, dict):
-        run = _read_run(folder, folder.name)
+        run = _read_run(folder, name)
         return [run] if run else []
     runs = [
         _read_run(ablate.folder(folder, variant, seed), variant)

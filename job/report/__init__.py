@@ -1,0 +1,17 @@
+"""What people read of runs, once they are over or while they go on.
+
+    predictions   each scored image's probabilities, and figures made of them
+    charts        curves and diagrams, as SVG
+    run           what a workdir holds of one run
+    page          one run: WORKDIR/report.html
+    card          the model card of an export
+    compare       several runs: a table and pictures
+
+They read what lies in a workdir, and need neither the model nor the images.
+"""
+
+import logging
+
+# It would say that it has no folder for a list of fonts, and that it made one:
+# in a container that is always so, and nothing is lost by it.
+logging.getLogger("matplotlib").setLevel(logging.ERROR)
