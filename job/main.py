@@ -31,7 +31,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from job import ablate, errors, preemption, restarts, results, watchdog
+from job import ablate, cluster, errors, preemption, restarts, results, watchdog
 from job import config as config_lib
 from job import workdir as workdirs
 from job.checkpoint import store
@@ -211,6 +211,9 @@ def _train(
     stop: preemption.StopRequest,
 ) -> None:
     fields = config_lib.flatten(config)
+    workers = None
+    if fields["distribute.strategy"] == "multi_worker":
+        workers = cluster.from_environment(os.environ)
     watch = watchdog.Watchdog(
         _require_seconds("watchdog_seconds"),
         heartbeat_file=_require_heartbeat_file(),
@@ -221,6 +224,10 @@ def _train(
         print(
             f"{workdir} holds this run, finished: there is nothing left to do"
         )
+    elif workers and not workers.is_chief:
+        _follow(config, workers, stop, watch)
+        print(f"worker {workers.index} is done; the chief has the result")
+        return
     else:
         workdir.check_writable()
         saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
@@ -234,13 +241,15 @@ def _train(
             _import_quietly()
             from job import train
 
-            with train.memory_explained(fields):
+            with train.memory_explained(fields), train.lost_explained(workers):
                 result = train.train_and_evaluate(
                     config,
                     workdir.local,
                     stop,
                     watch,
                     storage=workdir.checkpoints,
+                    cluster=workers,
+                    publish=workdir.push,
                 )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
@@ -248,6 +257,34 @@ def _train(
             "\nThose were drawn images. Real CIFAR-10:\n"
             "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
             "with DIR its folder or .tar.gz; without DATA it is downloaded"
+        )
+
+
+def _follow(
+    config: ml_collections.ConfigDict,
+    workers: cluster.Cluster,
+    stop: preemption.StopRequest,
+    watch: watchdog.Watchdog,
+) -> None:
+    """Trains as one of several workers that is not the chief.
+
+    All that it writes goes into a folder that nobody looks at.
+    """
+    watch.start()
+    stop.check()
+    _import_quietly()
+    from job import train
+
+    fields = config_lib.flatten(config)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="job-", ignore_cleanup_errors=True
+        ) as folder,
+        train.memory_explained(fields),
+        train.lost_explained(workers),
+    ):
+        train.train_and_evaluate(
+            config, pathlib.Path(folder), stop, watch, cluster=workers
         )
 
 

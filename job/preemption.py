@@ -73,6 +73,13 @@ class StopRequest:
                 f"stopped by {self._signal}: {self.saved}"
             )
 
+    def ask(self, who: str) -> None:
+        """Has this process stop as well as another one that was told to."""
+        if not self.requested:
+            self._signal = who
+            self._since = time.monotonic()
+            self.requested = True
+
     def note_saved(self, step: int) -> None:
         """Has the last line say that a later start finds this step."""
         self.saved = (

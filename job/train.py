@@ -38,9 +38,11 @@ from job.augment import picture
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
 from job.checkpoint.storage import Storage
+from job.cluster import Cluster
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
 from job.loop import BEST_BY, History, Loop, Plan
+from job.peers import Peers, SharedSaver, awaited, lost_explained
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
@@ -54,6 +56,8 @@ def train_and_evaluate(
     watchdog: Watchdog | None = None,
     *,
     storage: Storage | None = None,
+    cluster: Cluster | None = None,
+    publish: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Trains until the last step, from wherever an earlier start got to.
 
@@ -63,6 +67,10 @@ def train_and_evaluate(
       stop: polled in each phase: data, training, evaluation.
       watchdog: gets a beat wherever `stop` is polled; None: nobody watches.
       storage: for checkpoints; None: a folder in `workdir`.
+      cluster: the workers, each of which calls this; None: there is one. Only
+        the chief's checkpoints and `workdir` count: the others' is scratch.
+      publish: called by the chief when all is written, before the other
+        workers may end.
 
     Returns:
       What `result.json` holds.
@@ -78,21 +86,32 @@ def train_and_evaluate(
         watchdog.beat("data", seconds=LONG_SECONDS)
 
     poll()
-    strategy = create_strategy(config)
+    if cluster:
+        watchdog.beat("peers", seconds=cluster.wait_seconds + LONG_SECONDS)
+        with awaited(cluster, lambda: stop.saved):
+            strategy = create_strategy(config, cluster)
+    else:
+        strategy = create_strategy(config)
+    peers = Peers(strategy, cluster)
     data = load_data(config, poll)
     poll()
     watchdog.beat("build", seconds=LONG_SECONDS)
     plan = Plan.create(config, num_images=len(data.train))
     state = create_state(config, strategy)
     log_cost(state.model, plan)
-    evaluator = create_evaluator(config, strategy, data.test)
+    evaluator = create_evaluator(config, strategy, data.test, peers)
     checkpoints = store.CheckpointStore(
         storage or workdir / "checkpoints",
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )
     workdir.mkdir(parents=True, exist_ok=True)
-    history = restore_or_initialize(checkpoints, state, fields, data.checksum())
+    history = (
+        restore_or_initialize(checkpoints, state, fields, data.checksum())
+        if peers.is_chief
+        else History(fields, data.checksum())
+    )
+    history = follow_chief(peers, history)
     if history.step > plan.train_steps:
         raise errors.ResumeError(
             f"the checkpoint is of step {history.step}, beyond the"
@@ -104,7 +123,10 @@ def train_and_evaluate(
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if config.model.weights and not history.step:
-        state.load_weights(weights.load(config.model.weights))
+        if peers.is_chief:
+            state.load_weights(weights.load(config.model.weights))
+    if peers.count > 1:
+        state.restore(peers.broadcast_arrays(state.snapshot()))
     picture.write(
         workdir / picture.FILE,
         data.train.images,
@@ -114,11 +136,8 @@ def train_and_evaluate(
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
     log = metrics.MetricsLog(workdir, first_step=history.step)
     progress = Progress(plan.train_steps, first_step=history.step)
-    saver = AsyncSaver(
-        checkpoints,
-        committed_step=history.step if history.resumes else None,
-        on_commit=stop.note_saved,
-    )
+    committed_step = history.step if history.resumes else None
+    saver = create_saver(checkpoints, peers, committed_step, stop)
     loop = Loop(
         plan=plan,
         state=state,
@@ -137,6 +156,7 @@ def train_and_evaluate(
         stop=stop,
         watchdog=watchdog,
         on_nonfinite=config.checkpoint.on_nonfinite,
+        peers=peers,
     )
     try:
         with saver:
@@ -169,6 +189,10 @@ def train_and_evaluate(
         rollbacks=len(history.rollbacks),
     )
     files.write_json(workdir / results.FILE, result)
+    watchdog.beat("end", plan.train_steps, seconds=LONG_SECONDS)
+    if peers.is_chief:
+        publish()
+    peers.part()
     return result
 
 
@@ -211,13 +235,14 @@ def evaluate_checkpoint(
 
 
 def create_strategy(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, cluster: Cluster | None = None
 ) -> tf.distribute.Strategy:
     """Returns the strategy, and checks the batch sizes against its replicas."""
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
         require_gpus=config.distribute.require_gpus,
         all_reduce=config.distribute.all_reduce,
+        cluster=cluster,
     )
     replicas = strategy.num_replicas_in_sync
     config_lib.check_replicas(config_lib.flatten(config), replicas)
@@ -455,15 +480,17 @@ def create_batches(
     first_step: int,
 ) -> Iterator[pipeline.TrainBatch]:
     """Returns an endless iterator over `TrainBatch`, for `strategy`."""
-    batches = pipeline.train_batches(
-        split,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        first_step=first_step,
-        num_replicas=strategy.num_replicas_in_sync,
-    )
     return iter(
-        strategy.distribute_datasets_from_function(lambda context: batches)
+        strategy.distribute_datasets_from_function(
+            lambda context: pipeline.train_batches(
+                split,
+                seed=config.seed,
+                global_batch_size=config.global_batch_size,
+                first_step=first_step,
+                num_replicas=strategy.num_replicas_in_sync,
+                own_replicas=pipeline.own_replicas(context),
+            )
+        )
     )
 
 
@@ -471,6 +498,7 @@ def create_evaluator(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
     split: dataset.Split,
+    peers: Peers | None = None,
 ) -> Evaluator:
     """Returns what scores `split`, in float32, trained how it may."""
     with strategy.scope():
@@ -481,7 +509,57 @@ def create_evaluator(
         network,
         create_upsample(config),
         global_batch_size=config.evaluate.global_batch_size,
+        agree=(peers or Peers()).chiefs,
     )
+
+
+def create_saver(
+    checkpoints: store.CheckpointStore,
+    peers: Peers,
+    committed_step: int | None,
+    stop: StopRequest,
+) -> AsyncSaver | SharedSaver:
+    """Returns what saves; of several workers, the chief alone does.
+
+    Args:
+      checkpoints: where; only the chief's is looked at.
+      peers: the workers.
+      committed_step: of the checkpoint that the run goes on from, if any.
+      stop: is told of each checkpoint.
+    """
+    saver = None
+    if peers.is_chief:
+        saver = AsyncSaver(
+            checkpoints,
+            committed_step=committed_step,
+            on_commit=stop.note_saved,
+        )
+        if peers.count == 1:
+            return saver
+    return SharedSaver(peers, saver, committed_step=committed_step)
+
+
+def follow_chief(peers: Peers, history: History) -> History:
+    """Returns the chief's history, for a run that is the same on all workers.
+
+    Args:
+      peers: the workers.
+      history: of this one; what it says of config and data is compared.
+
+    Raises:
+      ConfigError: this worker has other fields or images than the chief.
+    """
+    chiefs = peers.broadcast_json(dataclasses.asdict(history))
+    changed = config_lib.differences(chiefs["fields"], history.fields)
+    if chiefs["data_crc32c"] != history.data_crc32c:
+        changed.append("the training images")
+    if changed:
+        raise errors.ConfigError(
+            "this worker has another config or other data than the chief"
+            f" ({'; '.join(changed)}); start all with the same command line"
+        )
+    chiefs["fields"] = history.fields
+    return History(**chiefs)
 
 
 @contextlib.contextmanager
