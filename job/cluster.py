@@ -10,8 +10,12 @@ TensorFlow, so that a wrong variable ends the job at once.
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
+
+from absl import logging
 
 from job import errors
 
@@ -21,6 +25,9 @@ PORT = 2222
 # How long a worker waits for the others to appear: a node may have to be
 # started, and an image pulled.
 WAIT_SECONDS = 1800.0
+
+# Between two looks whether a worker is there.
+_PROBE_SECONDS = 0.5
 
 _ADDRESS = re.compile(r"([-a-zA-Z0-9_.]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
@@ -50,6 +57,60 @@ class Cluster:
         everyone = dict(enumerate(self.workers))
         del everyone[self.index]
         return everyone
+
+    def names(self, indices: Iterable[int]) -> str:
+        """Returns what a person calls these workers."""
+        return ", ".join(f"worker {i} ({self.workers[i]})" for i in indices)
+
+    def wait_for_others(self, poll: Callable[[], None]) -> None:
+        """Returns when all others are there, or were: just before TensorFlow.
+
+        TensorFlow itself waits in native code, for an hour, holding Python's
+        lock: no signal is heard then, and no watchdog barks. So each worker
+        listens at its address until it has seen all others at theirs, where
+        a listener like this one answers, or TensorFlow's server behind it.
+
+        Args:
+          poll: called each second or so; what it raises ends it.
+
+        Raises:
+          PeerLostError: some did not come; the message names them.
+          DeviceError: nobody can listen at this worker's port.
+        """
+        missing = set(self.others())
+        logging.info(
+            "worker %d of %d; the others: %s",
+            self.index,
+            len(self.workers),
+            self.names(self.others()) or "none",
+        )
+        deadline = time.monotonic() + self.wait_seconds
+        with self._listen():
+            while missing:
+                poll()
+                missing = {i for i in missing if is_deaf(self.workers[i])}
+                if missing and time.monotonic() > deadline:
+                    raise errors.PeerLostError(
+                        f"{self.names(sorted(missing))} did not come within"
+                        f" {self.wait_seconds:g} s; see its own log"
+                    )
+                time.sleep(_PROBE_SECONDS if missing else 0.0)
+
+    def _listen(self) -> socket.socket:
+        port = int(self.workers[self.index].rpartition(":")[2])
+        six = socket.has_dualstack_ipv6()
+        try:
+            return socket.create_server(
+                ("", port),
+                family=socket.AF_INET6 if six else socket.AF_INET,
+                dualstack_ipv6=six,
+            )
+        except OSError as error:
+            raise errors.DeviceError(
+                f"worker {self.index} cannot listen at port {port}:"
+                f" {error.strerror}; another process has it, or"
+                " JOB_WORKER_PORT is not for us"
+            ) from None
 
 
 def from_environment(environment: Mapping[str, str]) -> Cluster:
@@ -142,7 +203,7 @@ def _from_tf_config(text: str) -> Cluster:
     kind, index = task.get("type"), task.get("index")
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
-    there = {"chief": len(chiefs), "worker": len(workers)}.get(kind, 0)
+    there = {"chief": len(chiefs), "worker": len(workers)}.get(str(kind), 0)
     if type(index) is not int or not 0 <= index < there:
         _refuse(
             f"TF_CONFIG's task is {kind} {index}: its cluster has none of that"
@@ -178,3 +239,13 @@ def _refuse(what: str) -> NoReturn:
         f"config.distribute.strategy is multi_worker, but in the environment"
         f" {what}"
     )
+
+
+def is_deaf(address: str) -> bool:
+    """Says whether nobody listens at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+    except OSError:
+        return True
+    return False

@@ -239,9 +239,9 @@ def _train(
             watch.start()
             stop.check()
             _import_quietly()
-            from job import train
+            from job import peers, train
 
-            with train.memory_explained(fields), train.lost_explained(workers):
+            with train.memory_explained(fields), peers.lost_explained(workers):
                 result = train.train_and_evaluate(
                     config,
                     workdir.local,
@@ -273,7 +273,7 @@ def _follow(
     watch.start()
     stop.check()
     _import_quietly()
-    from job import train
+    from job import peers, train
 
     fields = config_lib.flatten(config)
     with (
@@ -281,7 +281,7 @@ def _follow(
             prefix="job-", ignore_cleanup_errors=True
         ) as folder,
         train.memory_explained(fields),
-        train.lost_explained(workers),
+        peers.lost_explained(workers),
     ):
         train.train_and_evaluate(
             config, pathlib.Path(folder), stop, watch, cluster=workers

@@ -15,20 +15,16 @@ Alone (`Peers()`), all of that costs nothing.
 
 import contextlib
 import json
-import os
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from job import errors
 from job.checkpoint import manifest
 from job.checkpoint.saver import AsyncSaver
-from job.cluster import Cluster
+from job.cluster import Cluster, is_deaf
 
 # int32 numbers in one message; a long one is cut into several.
 _SMALL = 1 << 10
@@ -288,62 +284,10 @@ def _who(cluster: Cluster, said: str) -> str:
     named = [
         i for i in cluster.others() if f"/job:worker/replica:0/task:{i}" in said
     ]
-    gone = [
-        i for i in named or cluster.others() if _is_deaf(cluster.workers[i])
-    ]
-    names = _names(cluster, gone or named)
+    gone = [i for i in named or cluster.others() if is_deaf(cluster.workers[i])]
+    names = cluster.names(gone or named)
     what = " ".join(said.partition("is aborted by:")[2].split()) or said
     return (
         f"{names or 'another worker'} is gone or hangs, so this one ends too;"
         f" start all again ({' '.join(what.split())[:160]})"
     )
-
-
-def _names(cluster: Cluster, indices: list[int]) -> str:
-    return ", ".join(f"worker {i} ({cluster.workers[i]})" for i in indices)
-
-
-def _is_deaf(address: str) -> bool:
-    """Says whether nobody listens at host:port."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
-    except OSError:
-        return True
-    return False
-
-
-@contextlib.contextmanager
-def awaited(cluster: Cluster, saved: Callable[[], str]) -> Iterator[None]:
-    """Ends the process with 76 if what follows waits for others too long.
-
-    TensorFlow waits for them in native code, for an hour, and names nobody.
-
-    Args:
-      cluster: the workers.
-      saved: what the last line says of the state that a later start finds.
-    """
-
-    def give_up() -> None:
-        missing = [i for i in cluster.others() if _is_deaf(cluster.workers[i])]
-        names = _names(cluster, missing or [*cluster.others()])
-        line = (
-            f"peer lost error: {names} did not come within"
-            f" {cluster.wait_seconds:g} s: {saved()}\n"
-        )
-        os.write(2, line.encode())
-        os._exit(errors.PeerLostError.exit_code)
-
-    timer = threading.Timer(cluster.wait_seconds, give_up)
-    timer.daemon = True
-    timer.start()
-    logging.info(
-        "worker %d of %d; the others: %s",
-        cluster.index,
-        len(cluster.workers),
-        ", ".join(cluster.others().values()) or "none",
-    )
-    try:
-        yield
-    finally:
-        timer.cancel()

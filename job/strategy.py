@@ -18,6 +18,9 @@ from absl import logging
 from job import errors
 from job.cluster import Cluster
 
+# How long TensorFlow waits for workers that were there a moment ago.
+_REGISTER_SECONDS = 60
+
 
 def create_strategy(
     *,
@@ -102,6 +105,21 @@ def _create_multi_worker(
         task_id=cluster.index,
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
+    )
+    # Private, as MultiWorkerMirroredStrategy has no argument for it either: the
+    # others were there a moment ago, so it need not wait an hour for them.
+    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+    from tensorflow.python.eager import context
+
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=_REGISTER_SECONDS * 1000,
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(
+                name="worker", num_tasks=len(cluster.workers)
+            )
+        ],
     )
     try:
         with _local_cpus(0 if gpus else cpus):

@@ -42,7 +42,7 @@ from job.cluster import Cluster
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
 from job.loop import BEST_BY, History, Loop, Plan
-from job.peers import Peers, SharedSaver, awaited, lost_explained
+from job.peers import Peers, SharedSaver
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
@@ -87,11 +87,10 @@ def train_and_evaluate(
 
     poll()
     if cluster:
-        watchdog.beat("peers", seconds=cluster.wait_seconds + LONG_SECONDS)
-        with awaited(cluster, lambda: stop.saved):
-            strategy = create_strategy(config, cluster)
-    else:
-        strategy = create_strategy(config)
+        cluster.wait_for_others(poll)
+    strategy = create_strategy(config, cluster)
+    if cluster:
+        stop.listen()  # TensorFlow has taken SIGTERM over.
     peers = Peers(strategy, cluster)
     data = load_data(config, poll)
     poll()
