@@ -23,6 +23,7 @@ OVERLAY ?= local
 NAME ?= $(OVERLAY)-$(shell date -u +%y%m%d-%H%M%S)
 IMAGE ?=
 GPUS ?=
+NODES ?=
 BUCKET ?=
 
 # The GPU set where an NVIDIA driver is, else the CPU set.
@@ -95,11 +96,11 @@ image: ## build the image with docker; SET=cpu|gpu, IMAGE=NAME:TAG
 test-container: $(READY_DEV) ## build the CPU image and run it, hardened (root, Debian, no docker)
 	tests/container/run $(RUN) -m pytest tests/container $(ARGS)
 
-render = GPUS=$(GPUS) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
+render = GPUS=$(GPUS) NODES=$(NODES) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
   k8s/render $(OVERLAY) "$${name}" $(IMAGE)
 
 .PHONY: k8s-render
-k8s-render: ## print the manifests; OVERLAY=, NAME=, IMAGE=, GPUS=, BUCKET=
+k8s-render: ## print the manifests; OVERLAY=, NAME=, IMAGE=, GPUS=, NODES=, BUCKET=
 	@name=$(NAME); $(render)
 
 .PHONY: k8s-apply
