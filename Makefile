@@ -119,6 +119,9 @@ k8s-logs: need-name ## follow the pods of a run; NAME=
 k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wrote
 	$(KUBECTL) delete jobs,configmaps --namespace=$(NAMESPACE) \
 	  --selector=run=$(NAME)
+	@if $(KUBECTL) api-resources --api-group=jobset.x-k8s.io --output=name \
+	  | grep -q jobsets; then $(KUBECTL) delete jobsets \
+	  --namespace=$(NAMESPACE) --selector=run=$(NAME); fi
 
 .PHONY: need-name
 need-name:

@@ -48,9 +48,27 @@ def quantity(text: object) -> float | None:
 
 
 def find(documents: list[Manifest], kind: str) -> Manifest:
-    """Returns the only document of a kind."""
-    [found] = (d for d in documents if d["kind"] == kind)
-    return found
+    """Returns the only document of a kind; a JobSet's Job, too."""
+    found = [d for d in documents if d["kind"] == kind]
+    if kind == "Job" and not found:
+        found = [_job_of(find(documents, "JobSet"))]
+    [one] = found
+    return one
+
+
+def _job_of(jobset: Manifest) -> Manifest:
+    """Returns the only Job that a JobSet makes."""
+    metadata = jobset["metadata"]
+    [one] = jobset["spec"]["replicatedJobs"]
+    return {
+        "kind": "Job",
+        "metadata": {
+            **metadata,
+            "name": f"{metadata['name']}-{one['name']}-0",
+        },
+        # Its lifetime is the JobSet's.
+        "spec": one["template"]["spec"],
+    }
 
 
 def container(documents: list[Manifest]) -> Manifest:
@@ -153,10 +171,12 @@ def problems(documents: list[Manifest]) -> list[str]:
     job = find(documents, "Job")
     spec = job["spec"]
     pod = spec["template"]["spec"]
+    jobset = next((d for d in documents if d["kind"] == "JobSet"), None)
     return [
         *_names(documents),
-        *_lifetime(spec, pod),
-        *_failure_policy(spec, pod),
+        *_lifetime(jobset["spec"] | spec if jobset else spec, pod),
+        *_failure_policy(spec, pod, restarts=jobset is None),
+        *(_jobset(jobset) if jobset else ()),
         *_security(pod),
         *_references(documents, pod),
         *(
@@ -200,7 +220,9 @@ def _lifetime(spec: Manifest, pod: Manifest) -> Iterator[str]:
         yield "several completions and no Indexed: they would do the same"
 
 
-def _failure_policy(spec: Manifest, pod: Manifest) -> Iterator[str]:
+def _failure_policy(
+    spec: Manifest, pod: Manifest, *, restarts: bool
+) -> Iterator[str]:
     rules = spec.get("podFailurePolicy", {}).get("rules", [])
     names = [c["name"] for c in pod["containers"]]
     for_good: set[int] = set()
@@ -230,7 +252,7 @@ def _failure_policy(spec: Manifest, pod: Manifest) -> Iterator[str]:
             f"podFailurePolicy: fails for good on {sorted(for_good)}, the job"
             f" means {sorted(FOR_GOOD)}"
         )
-    if not ignored:
+    if not ignored and restarts:
         yield "podFailurePolicy: DisruptionTarget is not ignored"
 
 
@@ -417,7 +439,8 @@ def _workers(documents: list[Manifest], spec: Manifest) -> Iterator[str]:
         yield "workers: completions and parallelism are not JOB_WORKERS"
     if "backoffLimitPerIndex" in spec:
         yield "workers: backoffLimitPerIndex would leave the others waiting"
-    if not {75, 76} <= _ignored_codes(spec):
+    jobset = any(d["kind"] == "JobSet" for d in documents)
+    if not jobset and not {75, 76} <= _ignored_codes(spec):
         yield "workers: 75 and 76 of a pod whose peer has gone cost a start"
     if spec.get("successPolicy") != {"rules": [{"succeededIndexes": "0"}]}:
         yield "workers: successPolicy is not worker 0, who writes the result"
@@ -465,6 +488,55 @@ def _workers(documents: list[Manifest], spec: Manifest) -> Iterator[str]:
         for source in rule.get("from", [])
     ):
         yield "workers: no NetworkPolicy lets them reach each other"
+
+
+def _jobset(jobset: Manifest) -> Iterator[str]:
+    # https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2
+    spec = jobset["spec"]
+    if jobset["apiVersion"] != "jobset.x-k8s.io/v1alpha2":
+        yield f"JobSet: {jobset['apiVersion']} is no version of it"
+    known = {
+        *("failurePolicy", "network", "replicatedJobs", "successPolicy"),
+        *("startupPolicy", "suspend", "ttlSecondsAfterFinished"),
+    }
+    for field in spec.keys() - known:
+        yield f"JobSet: no field {field}"
+    [one] = spec["replicatedJobs"]
+    for field in one.keys() - {"name", "replicas", "template"}:
+        yield f"JobSet: no field {field} of a replicatedJob"
+    if one.get("replicas", 1) != 1:
+        yield "JobSet: several Jobs, where one has all workers"
+    job = one["template"]["spec"]
+    # Its webhook wants room for the pod's own letters, too.
+    last = job["completions"] - 1
+    name = f"{jobset['metadata']['name']}-{one['name']}-0-{last}-abcde"
+    if len(name) > 63:
+        yield f"JobSet: pods such as {name} have too long a name"
+    if job.get("backoffLimit") != 0:
+        yield "JobSet: backoffLimit is not 0, so a pod comes back alone"
+    actions = [r["action"] for r in job["podFailurePolicy"]["rules"]]
+    if actions != ["FailJob"]:
+        yield f"JobSet: a pod's end is {actions}, not all pods' end"
+    if spec.get("network", {}).get("enableDNSHostnames") is not False:
+        yield "JobSet: makes a Service of its own, beside ours"
+    if spec.get("successPolicy", {}).get("targetReplicatedJobs") != [
+        one["name"]
+    ]:
+        yield "JobSet: successPolicy is of no Job that there is"
+    policy = spec.get("failurePolicy", {})
+    if policy.get("maxRestarts", 0) < 10:
+        yield "JobSet: fewer maxRestarts than the job's own ten"
+    for_good = set()
+    for rule in policy.get("rules", []):
+        if rule["action"] not in (
+            *("FailJobSet", "RestartJobSet"),
+            "RestartJobSetAndIgnoreMaxRestarts",
+        ):
+            yield f"JobSet: no action {rule['action']}"
+        if rule["action"] == "FailJobSet":
+            for_good |= set(rule["onJobFailureReasons"])
+    if for_good != {"PodFailurePolicy", "DeadlineExceeded"}:
+        yield f"JobSet: fails for good on {sorted(for_good)}"
 
 
 def _ignored_codes(spec: Manifest) -> set[int]:

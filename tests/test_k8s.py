@@ -54,6 +54,9 @@ def render(overlay: str, run: str = "run-1", *args: str, **environment: str):
 
 def validate(documents: list[manifests.Manifest], version: str) -> None:
     for document in documents:
+        if document["kind"] == "JobSet":  # There is no schema of it.
+            document = manifests.find(documents, "Job")
+            document = {"apiVersion": "batch/v1", **document}
         # Of the command line an unknown kind is only a warning; this raises.
         kubernetes_validate.validate(document, version, strict=True)
 
@@ -236,6 +239,7 @@ def test_make_ends_only_the_run_that_is_named(make):
     assert record == (
         "kubectl delete jobs,configmaps --namespace=vgg16-cifar10"
         " --selector=run=a\n"
+        "kubectl api-resources --api-group=jobset.x-k8s.io --output=name\n"
     )
 
 
@@ -685,6 +689,98 @@ WORKER_MUTATIONS = {
         "lets them reach",
     ),
 }
+
+
+def jobset_spec(documents):
+    return manifests.find(documents, "JobSet")["spec"]
+
+
+def replicated_job(documents):
+    return jobset_spec(documents)["replicatedJobs"][0]
+
+
+JOBSET_MUTATIONS = {
+    "version": (
+        lambda d: manifests.find(d, "JobSet").update(apiVersion="jobset/v1"),
+        "no version",
+    ),
+    "field": (lambda d: jobset_spec(d).update(backoffLimit=1), "no field"),
+    "field of a Job": (
+        lambda d: replicated_job(d).update(replica=1),
+        "no field replica of",
+    ),
+    "replicas": (lambda d: replicated_job(d).update(replicas=2), "several"),
+    "name": (
+        lambda d: manifests.find(d, "JobSet")["metadata"].update(
+            name=f"train-{'a' * 50}"
+        ),
+        "too long a name",
+    ),
+    "a pod alone": (
+        lambda d: job_spec(d).update(backoffLimit=6),
+        "comes back alone",
+    ),
+    "an end of one": (
+        lambda d: rule(d, 0).update(action="Ignore"),
+        "not all pods' end",
+    ),
+    "two Services": (
+        lambda d: jobset_spec(d)["network"].update(enableDNSHostnames=True),
+        "Service of its own",
+    ),
+    "success of nobody": (
+        lambda d: jobset_spec(d)["successPolicy"].update(
+            targetReplicatedJobs=["x"]
+        ),
+        "of no Job",
+    ),
+    "restarts": (
+        lambda d: jobset_spec(d)["failurePolicy"].pop("maxRestarts"),
+        "maxRestarts",
+    ),
+    "action": (
+        lambda d: jobset_spec(d)["failurePolicy"]["rules"][0].update(
+            action="Fail"
+        ),
+        "no action Fail",
+    ),
+    "restarted for ever": (
+        lambda d: jobset_spec(d)["failurePolicy"]["rules"].pop(0),
+        "fails for good on ['DeadlineExceeded']",
+    ),
+    "kept for ever": (
+        lambda d: jobset_spec(d).pop("ttlSecondsAfterFinished"),
+        "no ttlSecondsAfterFinished",
+    ),
+    "a worker too many": (
+        lambda d: job_spec(d).update(completions=3),
+        "are not JOB_WORKERS",
+    ),
+    "config map": (
+        lambda d: volume(d, "flags")["configMap"].update(name="flags"),
+        "no ConfigMap flags",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOBSET_MUTATIONS)
+def test_a_broken_jobset_is_caught(name):
+    mutate, words = JOBSET_MUTATIONS[name]
+    documents = render("multi-node-jobset")
+    mutate(documents)
+    assert [line for line in manifests.problems(documents) if words in line]
+
+
+def test_a_jobset_has_the_pods_of_the_job():
+    one, other = (
+        manifests.find(render(o, "a" * 42, NODES="3", GPUS="2"), "Job")["spec"]
+        for o in ("multi-node", "multi-node-jobset")
+    )
+    for field in ("completions", "parallelism", "activeDeadlineSeconds"):
+        assert one[field] == other[field]
+    assert one["template"] == other["template"]
+    documents = render("multi-node-jobset", "a" * 42, NODES="3", GPUS="2")
+    assert manifests.problems(documents) == []
 
 
 @pytest.mark.parametrize("name", WORKER_MUTATIONS)
