@@ -214,6 +214,10 @@ def _train(
     workers = None
     if fields["distribute.strategy"] == "multi_worker":
         workers = cluster.from_environment(os.environ)
+        devices = (
+            fields["distribute.logical_devices"] or 1
+        )  # Of each, at least.
+        config_lib.check_replicas(fields, devices * len(workers.workers))
     watch = watchdog.Watchdog(
         _require_seconds("watchdog_seconds"),
         heartbeat_file=_require_heartbeat_file(),
