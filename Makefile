@@ -25,6 +25,7 @@ OVERLAY ?= local
 NAME ?= $(OVERLAY)-$(shell date -u +%y%m%d-%H%M%S)
 IMAGE ?=
 GPUS ?=
+NODES ?=
 BUCKET ?=
 
 # The GPU set where an NVIDIA driver is, else the CPU set.
@@ -113,11 +114,11 @@ image: ## build the image with docker; SET=cpu|gpu, IMAGE=NAME:TAG
 test-container: $(READY_DEV) ## build the CPU image and run it, hardened (root, Debian, no docker)
 	tests/container/run $(RUN) -m pytest tests/container $(ARGS)
 
-render = GPUS=$(GPUS) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
+render = GPUS=$(GPUS) NODES=$(NODES) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
   k8s/render $(OVERLAY) "$${name}" $(IMAGE)
 
 .PHONY: k8s-render
-k8s-render: ## print the manifests; OVERLAY=, NAME=, IMAGE=, GPUS=, BUCKET=
+k8s-render: ## print the manifests; OVERLAY=, NAME=, IMAGE=, GPUS=, NODES=, BUCKET=
 	@name=$(NAME); $(render)
 
 .PHONY: k8s-apply
@@ -136,6 +137,9 @@ k8s-logs: need-name ## follow the pods of a run; NAME=
 k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wrote
 	$(KUBECTL) delete jobs,configmaps --namespace=$(NAMESPACE) \
 	  --selector=run=$(NAME)
+	@if $(KUBECTL) api-resources --api-group=jobset.x-k8s.io --output=name \
+	  | grep -q jobsets; then $(KUBECTL) delete jobsets \
+	  --namespace=$(NAMESPACE) --selector=run=$(NAME); fi
 
 .PHONY: need-name
 need-name:

@@ -196,7 +196,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.checkpoint.on_nonfinite = "stop"
 
     config.distribute = ml_collections.ConfigDict()
-    # auto or mirrored: all GPUs of this machine, else its CPU.
+    # auto or mirrored: all GPUs of this machine, else its CPU; multi_worker:
+    # those of several machines (docs/nodes.md).
     config.distribute.strategy = "auto"
     # Splits the CPU into that many replicas, for tests; 0: no split.
     config.distribute.logical_devices = 0

@@ -81,9 +81,8 @@ def run_benchmark(
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         checkpoints = storage or disk.Disk(scratch / "checkpoints")
-        loop = _create_loop(
-            config, strategy, data, state, plan, scratch, checkpoints
-        )
+        saver = AsyncSaver(store.CheckpointStore(checkpoints))
+        loop = _create_loop(config, strategy, data, state, plan, scratch, saver)
         bare = _create_bare(config, strategy, data, state, plan)
         augment = _create_augment(config, strategy, data, plan)
         loop.run(until=1)
@@ -108,8 +107,8 @@ def run_benchmark(
             _seconds(lambda: loop.score(0)) for _ in range(_EVALUATIONS)
         ]
         stalls = [_stall(loop, state) for _ in range(_SAVES)]
-        commits = loop.saver.commits
-        loop.saver.close()
+        commits = saver.commits
+        saver.close()
         loop.log.close()
         for entry in checkpoints.find():
             checkpoints.delete(entry.name)
@@ -178,7 +177,7 @@ def _create_loop(
     state: TrainState,
     plan: Plan,
     scratch: pathlib.Path,
-    checkpoints: Storage,
+    saver: AsyncSaver,
 ) -> Loop:
     """Returns the real loop; when it saves, scores and stops is left to us."""
     return Loop(
@@ -197,7 +196,7 @@ def _create_loop(
         ),
         evaluator=train.create_evaluator(config, strategy, data.test),
         split="test",
-        saver=AsyncSaver(store.CheckpointStore(checkpoints)),
+        saver=saver,
         history=History(config_lib.flatten(config), data.checksum()),
         log=metrics.MetricsLog(scratch, first_step=0),
         progress=Progress(_NEVER, first_step=0, quiet=True),

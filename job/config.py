@@ -203,7 +203,7 @@ _RULES: dict[str, _Rule] = {
     "checkpoint.every_steps": _between(0, 10**9),
     "checkpoint.keep": _at_least(2),
     "checkpoint.on_nonfinite": _one_of("stop", "rollback"),
-    "distribute.strategy": _one_of("auto", "mirrored"),
+    "distribute.strategy": _one_of("auto", "mirrored", "multi_worker"),
     "distribute.logical_devices": _Rule(lambda v: 0 <= v <= 64, "0 to 64"),
     "distribute.require_gpus": _at_least(0),
     "distribute.all_reduce": _one_of("auto", "nccl", "hierarchical"),

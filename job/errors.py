@@ -79,6 +79,12 @@ class HungError(JobError):
     exit_code = 76
 
 
+class PeerLostError(JobError):
+    """Another worker of the run is gone; all are to be started again."""
+
+    exit_code = 76
+
+
 def of_exit_code(code: int, message: str) -> JobError:
     """Returns the error that ends this process as another one ended."""
     known = {

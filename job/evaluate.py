@@ -55,6 +55,7 @@ class Evaluator:
         upsample: Upsample,
         *,
         global_batch_size: int,
+        agree: Callable[[int], int] = lambda group: group,
     ) -> None:
         """Prepares the pipeline; nothing is computed yet.
 
@@ -65,9 +66,11 @@ class Evaluator:
             scope; its weights are overwritten.
           upsample: what is done to images before; see `resize`.
           global_batch_size: images a step, a multiple of the replicas.
+          agree: on the size of the next group of batches, among workers.
         """
         self._strategy = strategy
         self._count = len(split)
+        self._agree = agree
         self._model = model
         self._upsample = upsample
         self._variables = [
@@ -75,14 +78,14 @@ class Evaluator:
             for v in model.trainable_variables + model.non_trainable_variables
         ]
         self._steps = pipeline.eval_steps(len(split), global_batch_size)
-        dataset = pipeline.eval_batches(
-            split,
-            global_batch_size=global_batch_size,
-            num_replicas=strategy.num_replicas_in_sync,
-        )
         # Endless, and a whole number of evaluations long when it repeats.
         self._dataset = strategy.distribute_datasets_from_function(
-            lambda context: dataset
+            lambda context: pipeline.eval_batches(
+                split,
+                global_batch_size=global_batch_size,
+                num_replicas=strategy.num_replicas_in_sync,
+                own_replicas=pipeline.own_replicas(context),
+            )
         )
         self._batches: Iterator[pipeline.EvalBatch] | None = None
         self._sums = tf.function(self._sum_batches, autograph=False)
@@ -113,7 +116,7 @@ class Evaluator:
         done, group = 0, 1
         while done < self._steps:
             poll()
-            group = min(group, self._steps - done)
+            group = self._agree(min(group, self._steps - done))
             start = time.perf_counter()
             sums, logits = self._sums(batches, sums, tf.constant(group), tta)
             parts.append(logits.numpy())  # Waits for the device.

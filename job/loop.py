@@ -31,6 +31,7 @@ from job import errors, metrics, optimizer, step
 from job import phases as phases_lib
 from job.checkpoint.saver import AsyncSaver
 from job.evaluate import Evaluator, Scores
+from job.peers import Peers, SharedSaver
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
@@ -354,6 +355,7 @@ class Loop:
         `TrainBatch`.
       on_nonfinite: stop or rollback; see `configs/default.py`.
       tta: score the mirror images too at the end.
+      peers: the other workers, if any; all run this loop, in step.
     """
 
     plan: Plan
@@ -362,7 +364,7 @@ class Loop:
     make_batches: Callable[[int], Any]
     evaluator: Evaluator
     split: str
-    saver: AsyncSaver
+    saver: AsyncSaver | SharedSaver
     history: History
     log: metrics.MetricsLog
     progress: Progress
@@ -370,6 +372,7 @@ class Loop:
     watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
     on_nonfinite: str = "stop"
     tta: bool = False
+    peers: Peers = dataclasses.field(default_factory=Peers)
 
     def __post_init__(self) -> None:
         self._clock = _Clock(self.plan.global_batch_size)
@@ -411,7 +414,9 @@ class Loop:
         plan, clock = self.plan, self._clock
         self.enter_phase(plan.phase(done))
         count = min(
-            plan.steps_per_call or clock.steps_in(_CALL_SECONDS),
+            # By the chief's clock: a call must be as long on all workers.
+            plan.steps_per_call
+            or self.peers.chiefs(clock.steps_in(_CALL_SECONDS)),
             plan.steps_to_boundary(done),
             until - done,
         )
@@ -451,8 +456,9 @@ class Loop:
     def obey_stop(self, done: int) -> None:
         """Saves and raises PreemptedError if the process was told to stop."""
         self.saver.check()
-        if not self.stop.requested:
+        if not self.peers.any(self.stop.requested):
             return
+        self.stop.ask("another worker's signal")
         if done > self._handed_over:
             self.save(done)
         left = self.stop.remaining() - _LAST_LINE_SECONDS
@@ -462,6 +468,8 @@ class Loop:
         except errors.StorageError as error:
             # It shall start again: 75, not the exit code of a bad disk.
             self.stop.saved += f"; {error}"
+        self.stop.saved = self.peers.broadcast_json(self.stop.saved)
+        self.peers.part()
         self.stop.check()
 
     def finish(self, done: int) -> None:

@@ -36,6 +36,7 @@ from ml_collections import config_flags
 
 from job import (
     ablate,
+    cluster,
     errors,
     preemption,
     restarts,
@@ -376,6 +377,13 @@ def _train(
 ) -> str:
     """Trains to the end, or says that it was; returns the outcome."""
     fields = config_lib.flatten(config)
+    workers = None
+    if fields["distribute.strategy"] == "multi_worker":
+        workers = cluster.from_environment(os.environ)
+        devices = (
+            fields["distribute.logical_devices"] or 1
+        )  # Of each, at least.
+        config_lib.check_replicas(fields, devices * len(workers.workers))
     watch = watchdog.Watchdog(
         _require_seconds("watchdog_seconds"),
         heartbeat_file=_require_heartbeat_file(),
@@ -386,6 +394,11 @@ def _train(
         print(
             f"{workdir} holds this run, finished: there is nothing left to do"
         )
+    elif workers and not workers.is_chief:
+        _follow(config, workers, stop, watch)
+        outcome = f"worker {workers.index} is done; the chief has the result"
+        print(outcome)
+        return outcome
     else:
         workdir.check_writable()
         saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
@@ -401,9 +414,9 @@ def _train(
             watch.start()
             stop.check()
             _import_quietly()
-            from job import train
+            from job import peers, train
 
-            with train.memory_explained(fields):
+            with train.memory_explained(fields), peers.lost_explained(workers):
                 result = train.train_and_evaluate(
                     config,
                     workdir.local,
@@ -411,6 +424,8 @@ def _train(
                     watch,
                     storage=workdir.checkpoints,
                     command=_command(fields, workdir),
+                    cluster=workers,
+                    publish=workdir.push,
                 )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":
@@ -420,6 +435,34 @@ def _train(
             "with DIR its folder or .tar.gz; without DATA it is downloaded"
         )
     return _outcome(result)
+
+
+def _follow(
+    config: ml_collections.ConfigDict,
+    workers: cluster.Cluster,
+    stop: preemption.StopRequest,
+    watch: watchdog.Watchdog,
+) -> None:
+    """Trains as one of several workers that is not the chief.
+
+    All that it writes goes into a folder that nobody looks at.
+    """
+    watch.start()
+    stop.check()
+    _import_quietly()
+    from job import peers, train
+
+    fields = config_lib.flatten(config)
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="job-", ignore_cleanup_errors=True
+        ) as folder,
+        train.memory_explained(fields),
+        peers.lost_explained(workers),
+    ):
+        train.train_and_evaluate(
+            config, pathlib.Path(folder), stop, watch, cluster=workers
+        )
 
 
 def _fetch(

@@ -49,6 +49,7 @@ class StopRequest:
         self._since = math.inf
         self._leaving = threading.Lock()
         self._stderr = 2
+        self._installed = False
 
     def install(self) -> None:
         """Takes over SIGTERM and SIGINT; call it from the main thread."""
@@ -63,7 +64,12 @@ class StopRequest:
             target=self._see_to_it, args=(reader,), name="stop", daemon=True
         )
         thread.start()
-        for number in _SIGNALS:
+        self._installed = True
+        self.listen()
+
+    def listen(self) -> None:
+        """Takes the signals back, if it had them, from a library."""
+        for number in _SIGNALS if self._installed else ():
             signal.signal(number, self._remember)
 
     def check(self) -> None:
@@ -72,6 +78,13 @@ class StopRequest:
             raise errors.PreemptedError(
                 f"stopped by {self._signal}: {self.saved}"
             )
+
+    def ask(self, who: str) -> None:
+        """Has this process stop as well as another one that was told to."""
+        if not self.requested:
+            self._signal = who
+            self._since = time.monotonic()
+            self.requested = True
 
     def note_saved(self, step: int) -> None:
         """Has the last line say that a later start finds this step."""

@@ -39,9 +39,11 @@ from job.augment import picture
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
 from job.checkpoint.storage import Storage
+from job.cluster import Cluster
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
 from job.loop import BEST_BY, History, Loop, Plan
+from job.peers import Peers, SharedSaver
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.report import predictions
@@ -57,6 +59,8 @@ def train_and_evaluate(
     *,
     storage: Storage | None = None,
     command: dict[str, Any] | None = None,
+    cluster: Cluster | None = None,
+    publish: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Trains until the last step, from wherever an earlier start got to.
 
@@ -69,6 +73,10 @@ def train_and_evaluate(
       command: what the command line named: `config`, the file; `flags`, fields
         set on it; `replaced`, what the file has there; `workdir`. Kept for the
         report.
+      cluster: the workers, each of which calls this; None: there is one. Only
+        the chief's checkpoints and `workdir` count: the others' is scratch.
+      publish: called by the chief when all is written, before the other
+        workers may end.
 
     Returns:
       What `result.json` holds.
@@ -84,21 +92,31 @@ def train_and_evaluate(
         watchdog.beat("data", seconds=LONG_SECONDS)
 
     poll()
-    strategy = create_strategy(config)
+    if cluster:
+        cluster.wait_for_others(poll)
+    strategy = create_strategy(config, cluster)
+    if cluster:
+        stop.listen()  # TensorFlow has taken SIGTERM over.
+    peers = Peers(strategy, cluster)
     data = load_data(config, poll)
     poll()
     watchdog.beat("build", seconds=LONG_SECONDS)
     plan = Plan.create(config, num_images=len(data.train))
     state = create_state(config, strategy)
     log_cost(state.model, plan)
-    evaluator = create_evaluator(config, strategy, data.test)
+    evaluator = create_evaluator(config, strategy, data.test, peers)
     checkpoints = store.CheckpointStore(
         storage or workdir / "checkpoints",
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )
     workdir.mkdir(parents=True, exist_ok=True)
-    history = restore_or_initialize(checkpoints, state, fields, data.checksum())
+    history = (
+        restore_or_initialize(checkpoints, state, fields, data.checksum())
+        if peers.is_chief
+        else History(fields, data.checksum())
+    )
+    history = follow_chief(peers, history)
     if history.step > plan.train_steps:
         raise errors.ResumeError(
             f"the checkpoint is of step {history.step}, beyond the"
@@ -111,7 +129,10 @@ def train_and_evaluate(
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if config.model.weights and not history.step:
-        state.load_weights(weights.load(config.model.weights))
+        if peers.is_chief:
+            state.load_weights(weights.load(config.model.weights))
+    if peers.count > 1:
+        state.restore(peers.broadcast_arrays(state.snapshot()))
     picture.write(
         workdir / picture.FILE,
         data.train.images,
@@ -126,11 +147,8 @@ def train_and_evaluate(
         picture=workdir / picture.FILE,
     )
     progress = Progress(plan.train_steps, first_step=history.step)
-    saver = AsyncSaver(
-        checkpoints,
-        committed_step=history.step if history.resumes else None,
-        on_commit=stop.note_saved,
-    )
+    committed_step = history.step if history.resumes else None
+    saver = create_saver(checkpoints, peers, committed_step, stop)
     loop = Loop(
         plan=plan,
         state=state,
@@ -150,6 +168,7 @@ def train_and_evaluate(
         watchdog=watchdog,
         on_nonfinite=config.checkpoint.on_nonfinite,
         tta=config.evaluate.tta,
+        peers=peers,
     )
     try:
         with saver:
@@ -188,12 +207,11 @@ def train_and_evaluate(
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     files.write_json(workdir / results.FILE, result)
-    with unneeded("report.html"):
-        from job.report import page  # Draws: a second to import.
-
-        page.write(
-            workdir, checkpoints, name=(command or {}).get("workdir", "")
-        )
+    watchdog.beat("end", plan.train_steps, seconds=LONG_SECONDS)
+    if peers.is_chief:
+        write_page(workdir, checkpoints, command)
+        publish()
+    peers.part()
     return result
 
 
@@ -317,13 +335,14 @@ def load_trained(
 
 
 def create_strategy(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict, cluster: Cluster | None = None
 ) -> tf.distribute.Strategy:
     """Returns the strategy, and checks the batch sizes against its replicas."""
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
         require_gpus=config.distribute.require_gpus,
         all_reduce=config.distribute.all_reduce,
+        cluster=cluster,
     )
     replicas = strategy.num_replicas_in_sync
     config_lib.check_replicas(config_lib.flatten(config), replicas)
@@ -562,15 +581,17 @@ def create_batches(
     first_step: int,
 ) -> Iterator[pipeline.TrainBatch]:
     """Returns an endless iterator over `TrainBatch`, for `strategy`."""
-    batches = pipeline.train_batches(
-        split,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        first_step=first_step,
-        num_replicas=strategy.num_replicas_in_sync,
-    )
     return iter(
-        strategy.distribute_datasets_from_function(lambda context: batches)
+        strategy.distribute_datasets_from_function(
+            lambda context: pipeline.train_batches(
+                split,
+                seed=config.seed,
+                global_batch_size=config.global_batch_size,
+                first_step=first_step,
+                num_replicas=strategy.num_replicas_in_sync,
+                own_replicas=pipeline.own_replicas(context),
+            )
+        )
     )
 
 
@@ -578,6 +599,7 @@ def create_evaluator(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
     split: dataset.Split,
+    peers: Peers | None = None,
 ) -> Evaluator:
     """Returns what scores `split`, in float32, trained how it may."""
     with strategy.scope():
@@ -588,7 +610,71 @@ def create_evaluator(
         network,
         create_upsample(config),
         global_batch_size=config.evaluate.global_batch_size,
+        agree=(peers or Peers()).chiefs,
     )
+
+
+def create_saver(
+    checkpoints: store.CheckpointStore,
+    peers: Peers,
+    committed_step: int | None,
+    stop: StopRequest,
+) -> AsyncSaver | SharedSaver:
+    """Returns what saves; of several workers, the chief alone does.
+
+    Args:
+      checkpoints: where; only the chief's is looked at.
+      peers: the workers.
+      committed_step: of the checkpoint that the run goes on from, if any.
+      stop: is told of each checkpoint.
+    """
+    saver = None
+    if peers.is_chief:
+        saver = AsyncSaver(
+            checkpoints,
+            committed_step=committed_step,
+            on_commit=stop.note_saved,
+        )
+        if peers.count == 1:
+            return saver
+    return SharedSaver(peers, saver, committed_step=committed_step)
+
+
+def follow_chief(peers: Peers, history: History) -> History:
+    """Returns the chief's history, for a run that is the same on all workers.
+
+    Args:
+      peers: the workers.
+      history: of this one; what it says of config and data is compared.
+
+    Raises:
+      ConfigError: this worker has other fields or images than the chief.
+    """
+    chiefs = peers.broadcast_json(dataclasses.asdict(history))
+    changed = config_lib.differences(chiefs["fields"], history.fields)
+    if chiefs["data_crc32c"] != history.data_crc32c:
+        changed.append("the training images")
+    if changed:
+        raise errors.ConfigError(
+            "this worker has another config or other data than the chief"
+            f" ({'; '.join(changed)}); start all with the same command line"
+        )
+    chiefs["fields"] = history.fields
+    return History(**chiefs)
+
+
+def write_page(
+    workdir: pathlib.Path,
+    checkpoints: store.CheckpointStore,
+    command: dict[str, Any] | None,
+) -> None:
+    """Writes `report.html`; a training that is done does not fail for it."""
+    with unneeded("report.html"):
+        from job.report import page  # Draws: a second to import.
+
+        page.write(
+            workdir, checkpoints, name=(command or {}).get("workdir", "")
+        )
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-from job import errors
+from job import cluster, errors
 from tests.conftest import ROOT, job_command
 
 Manifest = dict[str, Any]
@@ -48,9 +48,27 @@ def quantity(text: object) -> float | None:
 
 
 def find(documents: list[Manifest], kind: str) -> Manifest:
-    """Returns the only document of a kind."""
-    [found] = (d for d in documents if d["kind"] == kind)
-    return found
+    """Returns the only document of a kind; a JobSet's Job, too."""
+    found = [d for d in documents if d["kind"] == kind]
+    if kind == "Job" and not found:
+        found = [_job_of(find(documents, "JobSet"))]
+    [one] = found
+    return one
+
+
+def _job_of(jobset: Manifest) -> Manifest:
+    """Returns the only Job that a JobSet makes."""
+    metadata = jobset["metadata"]
+    [one] = jobset["spec"]["replicatedJobs"]
+    return {
+        "kind": "Job",
+        "metadata": {
+            **metadata,
+            "name": f"{metadata['name']}-{one['name']}-0",
+        },
+        # Its lifetime is the JobSet's.
+        "spec": one["template"]["spec"],
+    }
 
 
 def container(documents: list[Manifest]) -> Manifest:
@@ -78,16 +96,7 @@ def arguments(
       one: the container; None for the one that trains.
     """
     one = one or container(documents)
-    labels = find(documents, "Job")["spec"]["template"]["metadata"]["labels"]
-    values = {}
-    for entry in one.get("env", []):
-        field = entry.get("valueFrom", {}).get("fieldRef", {})
-        label = re.fullmatch(
-            r"metadata\.labels\['(.*)'\]", field.get("fieldPath", "")
-        )
-        found = labels.get(label[1]) if label else entry.get("value")
-        if found is not None:
-            values[entry["name"]] = found
+    values = _environment(documents, one)
     files = _files(documents, one)
     result = []
     for argument in one.get("args", []):
@@ -101,6 +110,29 @@ def arguments(
             lines = files.get(name, f"--no_such_file={name}").splitlines()
             result += [ln for ln in lines if ln and not ln.startswith("#")]
     return result
+
+
+def _environment(documents: list[Manifest], one: Manifest) -> dict[str, str]:
+    """Returns a container's variables, as its process will see them."""
+    job = find(documents, "Job")
+    # The Job's controller adds this one.
+    labels = {
+        **job["spec"]["template"]["metadata"]["labels"],
+        "batch.kubernetes.io/job-name": job["metadata"]["name"],
+    }
+    values: dict[str, str] = {}
+    for entry in one.get("env", []):
+        field = entry.get("valueFrom", {}).get("fieldRef", {})
+        label = re.fullmatch(
+            r"metadata\.labels\['(.*)'\]", field.get("fieldPath", "")
+        )
+        found = labels.get(label[1]) if label else entry.get("value")
+        if found is not None:
+            # Only what stands before it is known.
+            values[entry["name"]] = re.sub(
+                r"\$\((\w+)\)", lambda m: values.get(m[1], m[0]), found
+            )
+    return values
 
 
 def flag(documents: list[Manifest], name: str) -> str | None:
@@ -139,10 +171,12 @@ def problems(documents: list[Manifest]) -> list[str]:
     job = find(documents, "Job")
     spec = job["spec"]
     pod = spec["template"]["spec"]
+    jobset = next((d for d in documents if d["kind"] == "JobSet"), None)
     return [
         *_names(documents),
-        *_lifetime(spec, pod),
-        *_failure_policy(spec, pod),
+        *_lifetime(jobset["spec"] | spec if jobset else spec, pod),
+        *_failure_policy(spec, pod, restarts=jobset is None),
+        *(_jobset(jobset) if jobset else ()),
         *_security(pod),
         *_references(documents, pod),
         *(
@@ -154,6 +188,7 @@ def problems(documents: list[Manifest]) -> list[str]:
         *_flags(documents, pod),
         *_probes(documents),
         *_network(documents, spec["template"]),
+        *_workers(documents, spec),
     ]
 
 
@@ -185,7 +220,9 @@ def _lifetime(spec: Manifest, pod: Manifest) -> Iterator[str]:
         yield "several completions and no Indexed: they would do the same"
 
 
-def _failure_policy(spec: Manifest, pod: Manifest) -> Iterator[str]:
+def _failure_policy(
+    spec: Manifest, pod: Manifest, *, restarts: bool
+) -> Iterator[str]:
     rules = spec.get("podFailurePolicy", {}).get("rules", [])
     names = [c["name"] for c in pod["containers"]]
     for_good: set[int] = set()
@@ -215,7 +252,7 @@ def _failure_policy(spec: Manifest, pod: Manifest) -> Iterator[str]:
             f"podFailurePolicy: fails for good on {sorted(for_good)}, the job"
             f" means {sorted(FOR_GOOD)}"
         )
-    if not ignored:
+    if not ignored and restarts:
         yield "podFailurePolicy: DisruptionTarget is not ignored"
 
 
@@ -384,6 +421,132 @@ def _network(documents: list[Manifest], template: Manifest) -> Iterator[str]:
             wanted = document["spec"]["podSelector"]["matchLabels"]
             if not wanted.items() <= labels.items():
                 yield "the NetworkPolicy does not select the pods"
+
+
+def _workers(documents: list[Manifest], spec: Manifest) -> Iterator[str]:
+    template, one = spec["template"], container(documents)
+    names = [entry["name"] for entry in one.get("env", [])]
+    several = flag(documents, "config.distribute.strategy") == "multi_worker"
+    if several != ("JOB_WORKERS" in names):
+        yield "workers: JOB_WORKERS and the flag do not go together"
+    if not several or "JOB_WORKERS" not in names:
+        return
+    environment = _environment(documents, one)
+    count = int(environment["JOB_WORKERS"])
+    if spec.get("completionMode") != "Indexed":
+        yield "workers: completionMode is not Indexed: no pod has a number"
+    if not spec.get("completions") == spec.get("parallelism") == count:
+        yield "workers: completions and parallelism are not JOB_WORKERS"
+    if "backoffLimitPerIndex" in spec:
+        yield "workers: backoffLimitPerIndex would leave the others waiting"
+    jobset = any(d["kind"] == "JobSet" for d in documents)
+    if not jobset and not {75, 76} <= _ignored_codes(spec):
+        yield "workers: 75 and 76 of a pod whose peer has gone cost a start"
+    if spec.get("successPolicy") != {"rules": [{"succeededIndexes": "0"}]}:
+        yield "workers: successPolicy is not worker 0, who writes the result"
+    if "JOB_COMPLETION_INDEX" in names:
+        yield "workers: JOB_COMPLETION_INDEX is Kubernetes' to set"
+    job = find(documents, "Job")["metadata"]["name"]
+    subdomain = template["spec"].get("subdomain")
+    for index in range(count):
+        try:
+            found = cluster.from_environment(
+                {**environment, "JOB_COMPLETION_INDEX": str(index)}
+            )
+        except errors.ConfigError as error:
+            yield f"workers: {error}"
+            return
+        host, _, port = found.workers[index].rpartition(":")
+        # https://kubernetes.io/docs/tasks/job/job-with-pod-to-pod-communication
+        if host != f"{job}-{index}.{subdomain}":
+            yield f"workers: {host} is not {job}-{index}.{subdomain}"
+    services = [d for d in documents if d["kind"] == "Service"]
+    labels = template["metadata"]["labels"].items()
+    ports = {int(port)}
+    if {p["containerPort"] for p in one.get("ports", [])} != ports:
+        yield f"workers: the container's port is not {port}"
+    if [s["metadata"]["name"] for s in services] != [subdomain]:
+        yield f"workers: no Service {subdomain}, so the pods have no names"
+    for service in services:
+        fields = service["spec"]
+        if fields.get("clusterIP") != "None":
+            yield "workers: the Service is not headless"
+        if fields.get("publishNotReadyAddresses") is not True:
+            yield "workers: publishNotReadyAddresses is not true"
+        if not fields["selector"].items() <= labels:
+            yield "workers: the Service does not select the pods"
+        if {p["port"] for p in fields["ports"]} != ports:
+            yield f"workers: the Service's port is not {port}"
+    if not any(
+        source.get("podSelector", {"matchLabels": {"": ""}})[
+            "matchLabels"
+        ].items()
+        <= labels
+        for d in documents
+        if d["kind"] == "NetworkPolicy"
+        for rule in d["spec"].get("ingress", [])
+        for source in rule.get("from", [])
+    ):
+        yield "workers: no NetworkPolicy lets them reach each other"
+
+
+def _jobset(jobset: Manifest) -> Iterator[str]:
+    # https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2
+    spec = jobset["spec"]
+    if jobset["apiVersion"] != "jobset.x-k8s.io/v1alpha2":
+        yield f"JobSet: {jobset['apiVersion']} is no version of it"
+    known = {
+        *("failurePolicy", "network", "replicatedJobs", "successPolicy"),
+        *("startupPolicy", "suspend", "ttlSecondsAfterFinished"),
+    }
+    for field in spec.keys() - known:
+        yield f"JobSet: no field {field}"
+    [one] = spec["replicatedJobs"]
+    for field in one.keys() - {"name", "replicas", "template"}:
+        yield f"JobSet: no field {field} of a replicatedJob"
+    if one.get("replicas", 1) != 1:
+        yield "JobSet: several Jobs, where one has all workers"
+    job = one["template"]["spec"]
+    # Its webhook wants room for the pod's own letters, too.
+    last = job["completions"] - 1
+    name = f"{jobset['metadata']['name']}-{one['name']}-0-{last}-abcde"
+    if len(name) > 63:
+        yield f"JobSet: pods such as {name} have too long a name"
+    if job.get("backoffLimit") != 0:
+        yield "JobSet: backoffLimit is not 0, so a pod comes back alone"
+    actions = [r["action"] for r in job["podFailurePolicy"]["rules"]]
+    if actions != ["FailJob"]:
+        yield f"JobSet: a pod's end is {actions}, not all pods' end"
+    if spec.get("network", {}).get("enableDNSHostnames") is not False:
+        yield "JobSet: makes a Service of its own, beside ours"
+    if spec.get("successPolicy", {}).get("targetReplicatedJobs") != [
+        one["name"]
+    ]:
+        yield "JobSet: successPolicy is of no Job that there is"
+    policy = spec.get("failurePolicy", {})
+    if policy.get("maxRestarts", 0) < 10:
+        yield "JobSet: fewer maxRestarts than the job's own ten"
+    for_good = set()
+    for rule in policy.get("rules", []):
+        if rule["action"] not in (
+            *("FailJobSet", "RestartJobSet"),
+            "RestartJobSetAndIgnoreMaxRestarts",
+        ):
+            yield f"JobSet: no action {rule['action']}"
+        if rule["action"] == "FailJobSet":
+            for_good |= set(rule["onJobFailureReasons"])
+    if for_good != {"PodFailurePolicy", "DeadlineExceeded"}:
+        yield f"JobSet: fails for good on {sorted(for_good)}"
+
+
+def _ignored_codes(spec: Manifest) -> set[int]:
+    return {
+        code
+        for rule in spec.get("podFailurePolicy", {}).get("rules", [])
+        if rule["action"] == "Ignore"
+        and rule.get("onExitCodes", {}).get("operator") == "In"
+        for code in rule["onExitCodes"]["values"]
+    }
 
 
 def _files(documents: list[Manifest], one: Manifest) -> dict[str, str]:

@@ -54,6 +54,9 @@ def render(overlay: str, run: str = "run-1", *args: str, **environment: str):
 
 def validate(documents: list[manifests.Manifest], version: str) -> None:
     for document in documents:
+        if document["kind"] == "JobSet":  # There is no schema of it.
+            document = manifests.find(documents, "Job")
+            document = {"apiVersion": "batch/v1", **document}
         # Of the command line an unknown kind is only a warning; this raises.
         kubernetes_validate.validate(document, version, strict=True)
 
@@ -141,6 +144,16 @@ def test_the_number_of_gpus_reaches_what_asks_for_them():
     assert limits["memory"] == "16Gi", "the rest stays"
 
 
+def test_the_number_of_nodes_reaches_what_must_know_it():
+    documents = render("multi-node", "a", NODES="4", GPUS="8")
+    assert manifests.problems(documents) == []
+    spec = job_spec(documents)
+    assert (spec["completions"], spec["parallelism"]) == (4, 4)
+    environment = {e["name"]: e.get("value") for e in TRAIN(documents)["env"]}
+    assert environment["JOB_WORKERS"] == "4"
+    assert environment["JOB_REQUIRE_GPUS"] == "8"
+
+
 def test_a_bucket_reaches_the_flags():
     documents = render("gke-spot-gcs", "a", BUCKET="my-bucket")
     assert manifests.flag(documents, "workdir") == "gs://my-bucket/runs/a"
@@ -159,6 +172,8 @@ def test_a_bucket_reaches_the_flags():
         (("local", "a", "image"), {}, "with a tag or, better, a digest"),
         (("local", "a"), {"GPUS": "2"}, "runs on CPUs"),
         (("gpu", "a"), {"GPUS": "all"}, "a number from 1"),
+        (("gpu", "a"), {"NODES": "2"}, "runs on one node"),
+        (("multi-node", "a"), {"NODES": "0"}, "a number from 1"),
         (("gke-spot-gcs", "a"), {}, "needs BUCKET=NAME"),
         (("gke-spot-gcs", "a"), {"BUCKET": "gs://b"}, "without gs://"),
         (("local",), {}, "usage"),
@@ -224,6 +239,7 @@ def test_make_ends_only_the_run_that_is_named(make):
     assert record == (
         "kubectl delete jobs,configmaps --namespace=vgg16-cifar10"
         " --selector=run=a\n"
+        "kubectl api-resources --api-group=jobset.x-k8s.io --output=name\n"
     )
 
 
@@ -560,6 +576,219 @@ MUTATIONS = {
         "NetworkPolicy",
     ),
 }
+
+
+def worker_env(documents, name):
+    return next(e for e in TRAIN(documents)["env"] if e["name"] == name)
+
+
+def service_spec(documents):
+    return manifests.find(documents, "Service")["spec"]
+
+
+# The same, of an overlay for several nodes.
+WORKER_MUTATIONS = {
+    "no flag": (
+        lambda d: TRAIN(d)["args"].pop(),
+        "do not go together",
+    ),
+    "no number": (
+        lambda d: TRAIN(d)["env"].remove(worker_env(d, "JOB_WORKERS")),
+        "do not go together",
+    ),
+    "not indexed": (
+        lambda d: job_spec(d).update(completionMode="NonIndexed"),
+        "is not Indexed",
+    ),
+    "a pod too few": (
+        lambda d: job_spec(d).update(parallelism=1),
+        "are not JOB_WORKERS",
+    ),
+    "a worker too many": (
+        lambda d: worker_env(d, "JOB_WORKERS").update(value="3"),
+        "are not JOB_WORKERS",
+    ),
+    "one alone is restarted": (
+        lambda d: job_spec(d).update(backoffLimitPerIndex=3),
+        "leave the others waiting",
+    ),
+    "a lost peer costs a start": (
+        lambda d: rule(d, 2)["onExitCodes"].update(values=[75]),
+        "cost a start",
+    ),
+    "any worker's success": (
+        lambda d: job_spec(d).pop("successPolicy"),
+        "is not worker 0",
+    ),
+    "an index of our own": (
+        lambda d: TRAIN(d)["env"].append(
+            {"name": "JOB_COMPLETION_INDEX", "value": "0"}
+        ),
+        "Kubernetes' to set",
+    ),
+    "no index in the names": (
+        lambda d: worker_env(d, "JOB_WORKER_HOSTS").update(value="a.workers"),
+        "JOB_WORKER_HOSTS=a.workers",
+    ),
+    "names of another Job": (
+        lambda d: worker_env(d, "JOB_WORKER_HOSTS").update(
+            value="train-{index}.workers"
+        ),
+        "train-0.workers is not train-run-1-0.workers",
+    ),
+    "names of another Service": (
+        lambda d: worker_env(d, "JOB_WORKER_HOSTS").update(
+            value="$(JOB_NAME)-{index}.peers"
+        ),
+        "is not train-run-1-0.workers",
+    ),
+    "the Job's name comes too late": (
+        lambda d: TRAIN(d)["env"].append(
+            TRAIN(d)["env"].pop(
+                TRAIN(d)["env"].index(worker_env(d, "JOB_NAME"))
+            )
+        ),
+        "no HOST:PORT",
+    ),
+    "subdomain": (
+        lambda d: pod_spec(d).update(subdomain="peers"),
+        "no Service peers",
+    ),
+    "Service": (
+        lambda d: manifests.find(d, "Service")["metadata"].update(name="peers"),
+        "no Service workers",
+    ),
+    "an address": (
+        lambda d: service_spec(d).pop("clusterIP"),
+        "not headless",
+    ),
+    "names only when ready": (
+        lambda d: service_spec(d).pop("publishNotReadyAddresses"),
+        "publishNotReadyAddresses",
+    ),
+    "selector": (
+        lambda d: service_spec(d).update(selector={"app": "x"}),
+        "Service does not select",
+    ),
+    "port of the Service": (
+        lambda d: service_spec(d)["ports"][0].update(port=80),
+        "Service's port is not 2222",
+    ),
+    "port of the job": (
+        lambda d: TRAIN(d)["env"].append(
+            {"name": "JOB_WORKER_PORT", "value": "2223"}
+        ),
+        "container's port is not 2223",
+    ),
+    "closed to each other": (
+        lambda d: next(
+            n["spec"]
+            for n in d
+            if n["kind"] == "NetworkPolicy" and "ingress" in n["spec"]
+        ).pop("ingress"),
+        "lets them reach",
+    ),
+}
+
+
+def jobset_spec(documents):
+    return manifests.find(documents, "JobSet")["spec"]
+
+
+def replicated_job(documents):
+    return jobset_spec(documents)["replicatedJobs"][0]
+
+
+JOBSET_MUTATIONS = {
+    "version": (
+        lambda d: manifests.find(d, "JobSet").update(apiVersion="jobset/v1"),
+        "no version",
+    ),
+    "field": (lambda d: jobset_spec(d).update(backoffLimit=1), "no field"),
+    "field of a Job": (
+        lambda d: replicated_job(d).update(replica=1),
+        "no field replica of",
+    ),
+    "replicas": (lambda d: replicated_job(d).update(replicas=2), "several"),
+    "name": (
+        lambda d: manifests.find(d, "JobSet")["metadata"].update(
+            name=f"train-{'a' * 50}"
+        ),
+        "too long a name",
+    ),
+    "a pod alone": (
+        lambda d: job_spec(d).update(backoffLimit=6),
+        "comes back alone",
+    ),
+    "an end of one": (
+        lambda d: rule(d, 0).update(action="Ignore"),
+        "not all pods' end",
+    ),
+    "two Services": (
+        lambda d: jobset_spec(d)["network"].update(enableDNSHostnames=True),
+        "Service of its own",
+    ),
+    "success of nobody": (
+        lambda d: jobset_spec(d)["successPolicy"].update(
+            targetReplicatedJobs=["x"]
+        ),
+        "of no Job",
+    ),
+    "restarts": (
+        lambda d: jobset_spec(d)["failurePolicy"].pop("maxRestarts"),
+        "maxRestarts",
+    ),
+    "action": (
+        lambda d: jobset_spec(d)["failurePolicy"]["rules"][0].update(
+            action="Fail"
+        ),
+        "no action Fail",
+    ),
+    "restarted for ever": (
+        lambda d: jobset_spec(d)["failurePolicy"]["rules"].pop(0),
+        "fails for good on ['DeadlineExceeded']",
+    ),
+    "kept for ever": (
+        lambda d: jobset_spec(d).pop("ttlSecondsAfterFinished"),
+        "no ttlSecondsAfterFinished",
+    ),
+    "a worker too many": (
+        lambda d: job_spec(d).update(completions=3),
+        "are not JOB_WORKERS",
+    ),
+    "config map": (
+        lambda d: volume(d, "flags")["configMap"].update(name="flags"),
+        "no ConfigMap flags",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", JOBSET_MUTATIONS)
+def test_a_broken_jobset_is_caught(name):
+    mutate, words = JOBSET_MUTATIONS[name]
+    documents = render("multi-node-jobset")
+    mutate(documents)
+    assert [line for line in manifests.problems(documents) if words in line]
+
+
+def test_a_jobset_has_the_pods_of_the_job():
+    one, other = (
+        manifests.find(render(o, "a" * 42, NODES="3", GPUS="2"), "Job")["spec"]
+        for o in ("multi-node", "multi-node-jobset")
+    )
+    for field in ("completions", "parallelism", "activeDeadlineSeconds"):
+        assert one[field] == other[field]
+    assert one["template"] == other["template"]
+    documents = render("multi-node-jobset", "a" * 42, NODES="3", GPUS="2")
+    assert manifests.problems(documents) == []
+
+
+@pytest.mark.parametrize("name", WORKER_MUTATIONS)
+def test_a_broken_manifest_for_several_nodes_is_caught(name):
+    mutate, words = WORKER_MUTATIONS[name]
+    documents = render("multi-node")
+    mutate(documents)
+    assert [line for line in manifests.problems(documents) if words in line]
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

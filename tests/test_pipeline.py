@@ -106,3 +106,30 @@ def test_evaluation_scores_every_image_exactly_once(split, replicas):
     np.testing.assert_array_equal(images, split.images)
     labels = np.concatenate([p.label for p in parts])[mask]
     np.testing.assert_array_equal(labels, split.labels)
+
+
+@pytest.mark.parametrize("kind", ["train", "eval"])
+def test_workers_have_the_elements_of_their_replicas(split, kind):
+    def elements(own=None):
+        if kind == "eval":
+            batches = pipeline.eval_batches(
+                split, global_batch_size=32, num_replicas=4, own_replicas=own
+            )
+        else:
+            batches = pipeline.train_batches(
+                split,
+                seed=0,
+                global_batch_size=32,
+                first_step=3,
+                num_replicas=4,
+                own_replicas=own,
+            )
+        count = 3 * len(own or range(4))
+        return list(batches.take(count).as_numpy_iterator())
+
+    everyone = elements()
+    for worker in range(2):
+        context = tf.distribute.InputContext(2, worker, 4)
+        own = pipeline.own_replicas(context)
+        wanted = [everyone[4 * s + r] for s in range(3) for r in own]
+        assert_equal(elements(own), wanted)

@@ -97,6 +97,27 @@ def test_who_does_not_answer_is_ended_before_the_grace_is_over():
     )
 
 
+def test_signals_are_taken_back_from_a_library():
+    done = run_script("""
+        import os, signal
+        from job import errors, preemption
+        stop = preemption.StopRequest()
+        stop.listen()  # It has none yet.
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        stop.install()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.ask("another worker's signal")  # It comes too late.
+        stop.saved = "all is saved"
+        try:
+            stop.check()
+        except errors.PreemptedError as error:
+            print(error)
+        """)
+    assert done.stdout == "stopped by SIGTERM: all is saved\n", done.stderr
+
+
 def test_there_is_one_last_line():
     done = run_script("""
         import os, signal, sys, time

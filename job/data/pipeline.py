@@ -12,7 +12,7 @@ the batch size does not divide n.
 Both give one element a replica and step, in the replicas' order: with R
 replicas, elements s * R to s * R + R - 1 are step s. That is what
 `tf.distribute` hands out, and a plain iteration with `num_replicas=1` gives
-global batches.
+global batches. A worker of several asks for the elements of its own replicas.
 """
 
 from typing import NamedTuple
@@ -101,6 +101,7 @@ def train_batches(
     global_batch_size: int,
     first_step: int,
     num_replicas: int = 1,
+    own_replicas: range | None = None,
 ) -> tf.data.Dataset:
     """Returns an endless `tf.data.Dataset` of `TrainBatch`.
 
@@ -110,14 +111,16 @@ def train_batches(
       global_batch_size: images a step; a multiple of `num_replicas`.
       first_step: where the run starts or goes on.
       num_replicas: how many elements make a step.
+      own_replicas: whose elements are wanted; None: all.
     """
     size = global_batch_size // num_replicas
+    own = own_replicas or range(num_replicas)
     with tf.device("CPU:0"):
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
-    def gather(element: tf.Tensor) -> TrainBatch:
-        positions = element * size + tf.range(size, dtype=tf.int64)
+    def gather(number: tf.Tensor) -> TrainBatch:
+        positions = _positions(number, size, num_replicas, own)
         index, epoch = train_indices(
             positions, num_images=len(split), seed=seed
         )
@@ -126,16 +129,18 @@ def train_batches(
             tf.gather(images, index), tf.gather(labels, index), index, epoch
         )
 
-    elements = tf.data.Dataset.counter(
-        first_step * num_replicas, dtype=tf.int64
-    )
+    elements = tf.data.Dataset.counter(first_step * len(own), dtype=tf.int64)
     return elements.map(
         gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).prefetch(2 * num_replicas)
+    ).prefetch(2 * len(own))
 
 
 def eval_batches(
-    split: Split, *, global_batch_size: int, num_replicas: int = 1
+    split: Split,
+    *,
+    global_batch_size: int,
+    num_replicas: int = 1,
+    own_replicas: range | None = None,
 ) -> tf.data.Dataset:
     """Returns a `tf.data.Dataset` of `EvalBatch`, every image exactly once.
 
@@ -143,28 +148,47 @@ def eval_batches(
       split: the images to score.
       global_batch_size: images a step; a multiple of `num_replicas`.
       num_replicas: how many elements make a step.
+      own_replicas: whose elements are wanted; None: all.
 
     Returns:
-      `eval_steps(...) * num_replicas` elements of equal shape.
+      Elements of equal shape, without end; each `eval_steps(...)` steps are
+      one evaluation.
     """
     size = global_batch_size // num_replicas
+    own = own_replicas or range(num_replicas)
     steps = eval_steps(len(split), global_batch_size)
     with tf.device("CPU:0"):
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
-    def gather(element: tf.Tensor) -> EvalBatch:
-        positions = element * size + tf.range(size, dtype=tf.int64)
+    def gather(number: tf.Tensor) -> EvalBatch:
+        positions = _positions(number, size, num_replicas, own)
         index = tf.minimum(positions, len(split) - 1)
         mask = tf.cast(positions < len(split), tf.float32)
         return EvalBatch(
             tf.gather(images, index), tf.gather(labels, index), mask
         )
 
-    elements = tf.data.Dataset.range(steps * num_replicas)
+    elements = tf.data.Dataset.range(steps * len(own))
     # Endless, because tf.distribute handles a data set that ends by way of
     # optionals, at a price; the caller knows how many steps there are.
-    return elements.map(gather).repeat().prefetch(num_replicas)
+    return elements.map(gather).repeat().prefetch(len(own))
+
+
+def own_replicas(context: tf.distribute.InputContext) -> range:
+    """Returns which of a step's replicas a worker of several has."""
+    each = context.num_replicas_in_sync // context.num_input_pipelines
+    first = context.input_pipeline_id * each
+    return range(first, first + each)
+
+
+def _positions(
+    number: tf.Tensor, size: int, num_replicas: int, own: range
+) -> tf.Tensor:
+    """Returns int64 [size]: what the number-th element of a worker holds."""
+    step, place = number // len(own), number % len(own)
+    element = step * num_replicas + own.start + place
+    return element * size + tf.range(size, dtype=tf.int64)
 
 
 def eval_steps(num_images: int, global_batch_size: int) -> int:

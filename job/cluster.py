@@ -1,0 +1,251 @@
+"""Who trains together, on several nodes: from TF_CONFIG, or an Indexed Job.
+
+    cluster = from_environment(os.environ)
+    cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
+
+Each worker is a process of its own, with the same command line. Imports no
+TensorFlow, so that a wrong variable ends the job at once.
+"""
+
+import dataclasses
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+from absl import logging
+
+from job import errors
+
+# What TensorFlow's own examples use.
+PORT = 2222
+
+# How long a worker waits for the others to appear: a node may have to be
+# started, and an image pulled.
+WAIT_SECONDS = 1800.0
+
+# Between two looks whether a worker is there.
+_PROBE_SECONDS = 0.5
+
+_ADDRESS = re.compile(r"([-a-zA-Z0-9_.]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """The workers of a run, of which this process is one.
+
+    Attributes:
+      workers: host:port of each, in their order; the first one is the chief,
+        who alone writes.
+      index: of this one.
+      wait_seconds: for the others to appear.
+    """
+
+    workers: tuple[str, ...]
+    index: int
+    wait_seconds: float = WAIT_SECONDS
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this one writes what the run leaves."""
+        return self.index == 0
+
+    def others(self) -> dict[int, str]:
+        """Returns the other workers' addresses, by their index."""
+        everyone = dict(enumerate(self.workers))
+        del everyone[self.index]
+        return everyone
+
+    def names(self, indices: Iterable[int]) -> str:
+        """Returns what a person calls these workers."""
+        return ", ".join(f"worker {i} ({self.workers[i]})" for i in indices)
+
+    def wait_for_others(self, poll: Callable[[], None]) -> None:
+        """Returns when all others are there, or were: just before TensorFlow.
+
+        TensorFlow itself waits in native code, for an hour, holding Python's
+        lock: no signal is heard then, and no watchdog barks. So each worker
+        listens at its address until it has seen all others at theirs, where
+        a listener like this one answers, or TensorFlow's server behind it.
+
+        Args:
+          poll: called each second or so; what it raises ends it.
+
+        Raises:
+          PeerLostError: some did not come; the message names them.
+          DeviceError: nobody can listen at this worker's port.
+        """
+        missing = set(self.others())
+        logging.info(
+            "worker %d of %d; the others: %s",
+            self.index,
+            len(self.workers),
+            self.names(self.others()) or "none",
+        )
+        deadline = time.monotonic() + self.wait_seconds
+        with self._listen():
+            while missing:
+                poll()
+                missing = {i for i in missing if is_deaf(self.workers[i])}
+                if missing and time.monotonic() > deadline:
+                    raise errors.PeerLostError(
+                        f"{self.names(sorted(missing))} did not come within"
+                        f" {self.wait_seconds:g} s; see its own log"
+                    )
+                time.sleep(_PROBE_SECONDS if missing else 0.0)
+
+    def _listen(self) -> socket.socket:
+        port = int(self.workers[self.index].rpartition(":")[2])
+        six = socket.has_dualstack_ipv6()
+        try:
+            return socket.create_server(
+                ("", port),
+                family=socket.AF_INET6 if six else socket.AF_INET,
+                dualstack_ipv6=six,
+            )
+        except OSError as error:
+            raise errors.DeviceError(
+                f"worker {self.index} cannot listen at port {port}:"
+                f" {error.strerror}; another process has it, or"
+                " JOB_WORKER_PORT is not for us"
+            ) from None
+
+
+def from_environment(environment: Mapping[str, str]) -> Cluster:
+    """Returns the cluster that the environment describes.
+
+    TF_CONFIG where it is set, as Vertex AI, Kubeflow and others write it:
+    its cluster's `chief`, if any, and its `worker`s. Else
+
+        JOB_WORKERS              how many there are
+        JOB_COMPLETION_INDEX     which one this is, from 0; Kubernetes sets it
+        JOB_WORKER_HOSTS         their host names, with {index} in them
+        JOB_WORKER_PORT          where each one listens; 2222 if not set
+
+    and, for both, JOB_WORKER_WAIT_SECONDS: how long to wait for the others
+    (1800).
+
+    Raises:
+      ConfigError: something is missing or wrong; the message names it.
+    """
+    if environment.get("TF_CONFIG"):
+        found = _from_tf_config(environment["TF_CONFIG"])
+    else:
+        found = _from_indexed_job(environment)
+    for address in found.workers:
+        match = _ADDRESS.fullmatch(address)
+        if not match or not 0 < int(match[2]) < 65536:
+            _refuse(f"{address!r} is no HOST:PORT of a worker")
+    if len({*found.workers}) < len(found.workers):
+        _refuse(f"{', '.join(found.workers)}: two workers at one address")
+    wait = _number(environment, "JOB_WORKER_WAIT_SECONDS", int(WAIT_SECONDS))
+    return dataclasses.replace(found, wait_seconds=float(wait))
+
+
+def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
+    if not environment.get("JOB_WORKERS"):
+        _refuse(
+            "neither TF_CONFIG nor JOB_WORKERS is set: docs/nodes.md says what"
+            " a worker must know"
+        )
+    count = _number(environment, "JOB_WORKERS")
+    if not environment.get("JOB_COMPLETION_INDEX"):
+        if count > 1:
+            _refuse(
+                "JOB_COMPLETION_INDEX is not set: which of the"
+                f" {count} workers is this, from 0?"
+            )
+        index = 0
+    else:
+        index = _number(environment, "JOB_COMPLETION_INDEX", least=0)
+    if index >= count:
+        _refuse(
+            f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count}: it must be"
+            f" 0 to {count - 1}"
+        )
+    hosts = environment.get("JOB_WORKER_HOSTS", "")
+    if not hosts and count == 1:
+        hosts = "localhost"
+    elif count > 1 and "{index}" not in hosts:
+        _refuse(
+            f"JOB_WORKER_HOSTS={hosts}: it must be the workers' host names with"
+            " {index} in them, such as train-{index}.workers"
+        )
+    port = _number(environment, "JOB_WORKER_PORT", PORT)
+    return Cluster(
+        tuple(
+            f"{hosts.replace('{index}', str(i))}:{port}" for i in range(count)
+        ),
+        index,
+    )
+
+
+def _from_tf_config(text: str) -> Cluster:
+    try:
+        parsed = json.loads(text)
+    except ValueError as error:
+        _refuse(f"TF_CONFIG is no JSON: {error}")
+    parsed = parsed if isinstance(parsed, dict) else {}
+    jobs, task = parsed.get("cluster"), parsed.get("task")
+    if not isinstance(jobs, dict) or not isinstance(task, dict):
+        _refuse("TF_CONFIG must have a cluster and a task, each an object")
+    unknown = jobs.keys() - {"chief", "worker"}
+    if unknown:
+        _refuse(
+            f"TF_CONFIG has {', '.join(sorted(unknown))} in its cluster: this"
+            " job knows chief and worker"
+        )
+    chiefs, workers = (_addresses(jobs, name) for name in ("chief", "worker"))
+    if len(chiefs) > 1 or not chiefs + workers:
+        _refuse("TF_CONFIG's cluster must have workers, and one chief at most")
+    kind, index = task.get("type"), task.get("index")
+    if isinstance(index, str) and index.isdecimal():
+        index = int(index)
+    there = {"chief": len(chiefs), "worker": len(workers)}.get(str(kind), 0)
+    if type(index) is not int or not 0 <= index < there:
+        _refuse(
+            f"TF_CONFIG's task is {kind} {index}: its cluster has none of that"
+        )
+    ahead = len(chiefs) if kind == "worker" else 0
+    return Cluster((*chiefs, *workers), ahead + index)
+
+
+def _addresses(jobs: dict[str, Any], name: str) -> tuple[str, ...]:
+    found = jobs.get(name, [])
+    if not isinstance(found, list) or not all(
+        isinstance(address, str) for address in found
+    ):
+        _refuse(f"TF_CONFIG's {name} must be a list of HOST:PORT")
+    return tuple(found)
+
+
+def _number(
+    environment: Mapping[str, str],
+    name: str,
+    default: int | None = None,
+    *,
+    least: int = 1,
+) -> int:
+    text = environment.get(name) or str(default)
+    if not re.fullmatch(r"\d{1,6}", text) or int(text) < least:
+        _refuse(f"{name}={text}: it must be a number from {least}")
+    return int(text)
+
+
+def _refuse(what: str) -> NoReturn:
+    raise errors.ConfigError(
+        f"config.distribute.strategy is multi_worker, but in the environment"
+        f" {what}"
+    )
+
+
+def is_deaf(address: str) -> bool:
+    """Says whether nobody listens at host:port."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+    except OSError:
+        return True
+    return False
