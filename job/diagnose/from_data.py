@@ -98,7 +98,9 @@ def fingerprints(images: _Array) -> _Array:
       images: any type, [n, ...].
     """
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
-    digests = [hashlib.blake2b(row, digest_size=8).digest() for row in rows]
+    digests = [
+        hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows
+    ]
     return np.frombuffer(b"".join(digests), np.uint64)
 
 

@@ -440,7 +440,8 @@ def _scaled(images: _Array, scale: str, sides: tuple[int, ...]) -> _Array:
         return pixels / 127.5 - 1
     mean, divisor, turned = PREPROCESSING[scale]
     pixels = pixels[..., ::-1] if turned else pixels
-    return (pixels - np.float32(mean)) / np.float32(divisor)
+    scaled = (pixels - np.asarray(mean)) / np.asarray(divisor)
+    return scaled.astype(np.float32)
 
 
 def best_scale(outputs: Mapping[str, _Array], labels: _Array) -> str:

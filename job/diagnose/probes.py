@@ -38,15 +38,18 @@ TrainStep = Callable[[float], float]
 
 BATCH = 32
 STEPS = 40
-# With fewer, nothing is concluded.
-FEWEST_STEPS = 15
+# The range test makes a few less: it needs all of them for a verdict.
+RANGE_STEPS = 30
+# After so many, a loss that has not moved at all says enough.
+_FEWEST_STEPS = 10
 
 CHANCE = math.log(NUM_CLASSES)
 # A loss so near to chance has learnt nothing: guessing the ten classes of one
 # batch by its own frequencies gives .02.
 _STUCK = 0.05
-# Below that, one batch counts as learnt; most of the ways there.
+# Below that, one batch counts as learnt; and then no further step is needed.
 _LEARNT = 0.5 * CHANCE
+_BY_HEART = 0.1
 # A first loss that is so many times that of guessing is not noise.
 _FIRST_LOSS = 4.0
 # Share of units without any answer, of one layer, from which it is dead.
@@ -54,11 +57,10 @@ _DEAD = 0.9
 # A test of speed on a machine that does other things scatters by so much.
 _SLOWER = 1.25
 # Fall of the smoothed loss that counts as one.
-_FALL = 0.1
-# The loss has exploded where it is so far above the least one.
-_RISE = 1.0
-# How far the rate of the run may lie from those that work.
-_RATE_ROOM = 100.0
+_FALL = 0.3
+# The loss has exploded where it is so far above the first one. Less may be the
+# start of a momentum that a warm-up would have tamed.
+_RISE = 2.0 * CHANCE
 
 
 def overfit(
@@ -66,13 +68,35 @@ def overfit(
 ) -> list[float]:
     """Trains on one batch; returns the losses, each before its update.
 
+    It ends early where the batch is known by heart, or a loss is not finite.
+
     Args:
       train_step: makes a step on always the same batch.
       rate: learning rate.
       steps: at most.
       seconds: after which no further step is begun; the first may compile.
     """
-    return [loss for _, loss in _steps(train_step, [rate] * steps, seconds)]
+    losses = []
+    for _, loss in _steps(train_step, [rate] * steps, seconds):
+        losses.append(loss)
+        if loss < _BY_HEART:
+            break
+    return losses
+
+
+def is_conclusive(losses: Sequence[float]) -> bool:
+    """Says whether `overfit` got far enough for `check_learning`."""
+    unmoved = len(losses) >= _FEWEST_STEPS and _is_stuck(losses)
+    return (
+        len(losses) >= STEPS
+        or unmoved
+        or not math.isfinite(losses[-1])
+        or losses[-1] < _LEARNT
+    )
+
+
+def _is_stuck(losses: Sequence[float]) -> bool:
+    return min(losses[-5:]) > CHANCE - _STUCK
 
 
 def range_test(
@@ -80,14 +104,20 @@ def range_test(
 ) -> list[tuple[float, float]]:
     """Trains with a rate that climbs; returns (rate, loss) pairs.
 
-    Smith 2017, arXiv:1506.01186. It ends where the loss is not finite.
+    Smith 2017, arXiv:1506.01186, on one batch: a few steps on new ones would
+    show how batches differ. It ends where the loss has exploded.
 
     Args:
-      train_step: makes a step on a new batch.
+      train_step: makes a step on always the same batch.
       rates: ascending.
       seconds: after which no further step is begun; the first may compile.
     """
-    return list(_steps(train_step, rates, seconds))
+    pairs: list[tuple[float, float]] = []
+    for pair in _steps(train_step, rates, seconds):
+        pairs.append(pair)
+        if read_range(pairs).breaks is not None:
+            break
+    return pairs
 
 
 def _steps(
@@ -120,7 +150,7 @@ def check_learning(
     """Says whether a network can learn one batch by heart.
 
     Args:
-      losses: what `overfit` returned; at least `FEWEST_STEPS`.
+      losses: what `overfit` returned; see `is_conclusive`.
       batch_norm: whether the network has it.
       rate: that was trained with.
       images: in the batch.
@@ -138,8 +168,7 @@ def check_learning(
             costs.DIVERGED,
             (f"--config.optimizer.peak_learning_rate={rate / 10:g}",),
         )
-    least = min(losses[-5:])
-    if least > CHANCE - _STUCK:
+    if _is_stuck(losses):
         mend = "--config.model.init=he_fan_out"
         if not batch_norm:
             mend = f"--config.model.batch_norm=true {mend}"
@@ -151,7 +180,7 @@ def check_learning(
             costs.STUCK,
             (mend,),
         )
-    if least > _LEARNT:
+    if min(losses[-5:]) > _LEARNT:
         return Finding(
             "overfit_one_batch",
             "it cannot learn one batch by heart",
@@ -173,7 +202,8 @@ class Range:
       rates: that were tried, ascending.
       losses: of each of them.
       smooth: the losses, smoothed.
-      best: the rate at the least smoothed loss; None: it never fell.
+      best: the rate at which the smoothed loss fell fastest; None: it never
+        fell.
       breaks: the first rate at which the loss had exploded; None: none.
     """
 
@@ -200,52 +230,46 @@ def read_range(pairs: Sequence[tuple[float, float]]) -> Range:
         # An exponential mean, corrected for its start at 0.
         kept = 0.7 * kept + 0.3 * loss
         smooth.append(kept / (1 - 0.7**count))
-        if smooth[-1] > min(smooth) + _RISE:
+        if smooth[-1] > smooth[0] + _RISE:
             breaks = rate
             break
     rates = tuple(rate for rate, _ in pairs)
     best = None
     if smooth and min(smooth) < smooth[0] - _FALL:
-        best = rates[int(np.argmin(smooth))]
+        until = int(np.argmin(smooth))
+        best = rates[int(np.argmin(np.diff(smooth[: until + 1])))]
     return Range(
         rates, tuple(loss for _, loss in pairs), tuple(smooth), best, breaks
     )
 
 
-def check_range(found: Range, *, rate: float) -> Finding | None:
-    """Says whether a rate lies among those at which a network learns.
+def check_range(
+    found: Range, *, rate: float, peak_learning_rate: float, learnt: bool
+) -> Finding | None:
+    """Says whether it is for its rate that a network does not learn.
 
     Args:
       found: what `read_range` returned.
       rate: of the run, for the batch of the test.
+      peak_learning_rate: of the run, for its own batch.
+      learnt: whether one batch could be learnt at that rate: then it will do.
     """
-    if found.breaks is not None and found.breaks <= rate:
-        return Finding(
-            "range_test",
-            "the learning rate is too high",
-            f"the loss explodes at {found.breaks:.2g}; the run's rate is"
-            f" {rate:.2g} for a batch of {BATCH}; see range_test.png",
-            costs.RATE_TOO_HIGH,
-            (
-                "--config.optimizer.peak_learning_rate="
-                f"{(found.best or found.breaks / 10) / rate:.2g} times of what"
-                " it is",
-            ),
-        )
-    if found.best is not None and found.best >= _RATE_ROOM * rate:
-        return Finding(
-            "range_test",
-            "the learning rate is too low",
-            f"the loss falls best at {found.best:.2g},"
-            f" {found.best / rate:.0f} times the run's {rate:.2g} for a batch"
-            f" of {BATCH}; see range_test.png",
-            costs.RATE_TOO_LOW,
-            (
-                "--config.optimizer.peak_learning_rate="
-                f"{found.best / rate / 10:.2g} times of what it is",
-            ),
-        )
-    return None
+    if learnt or found.best is None:
+        return None
+    ratio = found.best / rate
+    side = "low" if ratio > 1 else "high"
+    return Finding(
+        "range_test",
+        f"the learning rate is too {side}",
+        f"at the run's rate, {rate:.2g} for a batch of {BATCH}, one batch is"
+        f" not learnt; its loss falls fastest at {found.best:.2g}; see"
+        " range_test.png",
+        costs.RATE_TOO_LOW if ratio > 1 else costs.RATE_TOO_HIGH,
+        (
+            "--config.optimizer.peak_learning_rate="
+            f"{peak_learning_rate * ratio:.2g}",
+        ),
+    )
 
 
 def draw_range(found: Range, path: pathlib.Path, *, rate: float) -> None:

@@ -17,7 +17,6 @@ import ml_collections
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from absl import logging
 
 from job import config as config_lib
 from job import errors, files, metrics, results, train, weights
@@ -44,8 +43,10 @@ PICTURE = "range_test.png"
 
 # Of one probe, at most, and of all of them together; what is left of two
 # minutes is for TensorFlow's import, the data and the compilation.
-_PROBE_SECONDS = 25.0
+_PROBE_SECONDS = 35.0
 _ALL_SECONDS = 80.0
+# What the second network of the test of precision takes to be built.
+_BUILD_SECONDS = 10.0
 # The range test goes from a hundredth of the run's rate to 1,000 times of it.
 _RANGE_BELOW, _RANGE_ABOVE = 2.0, 3.0
 # Images that a checkpoint is scored on, of each split.
@@ -82,9 +83,9 @@ class _Notes:
                 self._skipped[name] = why
 
     def drop(self, name: str, *, where: str) -> None:
-        """Forgets a finding that another one says with more evidence."""
-        if self._found.get(where):
-            self._found.pop(name, None)
+        """Forgets a finding that another one explains, or says better."""
+        if self._found.get(where) and self._found.get(name):
+            del self._found[name]
 
     def found(self, name: str) -> bool | None:
         """Says whether a check found something; None: it did not look."""
@@ -164,6 +165,10 @@ def diagnose(
         check_run(notes, config, plan, lines, result, data, workdir)
     notes.drop("no_batch_norm", where="stuck_at_chance")
     notes.drop("rate_rule", where="range_test")
+    if notes.found("range_test") is None:
+        # There was no time to see whether another rate would do.
+        notes.drop("stuck_at_chance", where="rate_rule")
+        notes.drop("overfit_one_batch", where="rate_rule")
     report = notes.report()
     if writes and local:
         files.write_json(local / FILE, finding_lib.to_json(report))
@@ -321,10 +326,16 @@ def try_network(
     losses = probes.overfit(
         trial.step, rate=rate, steps=probes.STEPS, seconds=notes.seconds()
     )
-    logging.info("overfit: %s", [round(x, 3) for x in losses])
-    notes.add("first_loss", probes.check_first_loss(losses[0]))
-    enough = len(losses) >= probes.FEWEST_STEPS or not np.isfinite(losses[-1])
-    if enough:
+    notes.facts["one batch"] = (
+        f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps"
+        f" on the same {batch} images, at the rate {rate:.2g}"
+    )
+    if pretrained:
+        # Its features are of any size, and a head adapts to that in no time.
+        notes.skip("the weights are not new", "first_loss")
+    else:
+        notes.add("first_loss", probes.check_first_loss(losses[0]))
+    if probes.is_conclusive(losses):
         found = probes.check_learning(
             losses,
             batch_norm=config.model.batch_norm,
@@ -340,48 +351,53 @@ def try_network(
             probes.relu_layers(trial.model),
             looked_at,
         )
-        logging.info("dead: %s", {k: round(v, 3) for k, v in shares.items()})
         notes.add("dead_relus", probes.check_dead_relus(shares, len(looked_at)))
     else:
         notes.skip(_late(len(losses)), *probed[1:], "dead_relus")
 
     trial.reset()
-    rows = np.random.default_rng(0).permutation(len(split))
-    rows = np.resize(rows, probes.STEPS * batch)
-    drawn = split.take(rows)
-    trial.feed(
-        drawn.images.reshape(probes.STEPS, batch, *drawn.images.shape[1:]),
-        drawn.labels.reshape(probes.STEPS, batch),
-    )
+    trial.feed(balanced.images[None], balanced.labels[None])
     rates = np.geomspace(
-        rate / 10**_RANGE_BELOW, rate * 10**_RANGE_ABOVE, probes.STEPS
+        rate / 10**_RANGE_BELOW, rate * 10**_RANGE_ABOVE, probes.RANGE_STEPS
     )
     pairs = probes.range_test(
         trial.step, rates=[float(r) for r in rates], seconds=notes.seconds()
     )
-    ended = len(pairs) == probes.STEPS or not math.isfinite(pairs[-1][1])
-    if ended:
-        ranged = probes.read_range(pairs)
-        logging.info("range: %s", ranged)
+    ranged = probes.read_range(pairs)
+    if len(pairs) == len(rates) or ranged.breaks is not None:
+        if ranged.best is not None:
+            notes.facts["range test"] = (
+                f"the loss falls fastest at {ranged.best:.2g}, the run's rate"
+                f" is {rate:.2g} for {batch} images"
+            )
         probes.draw_range(ranged, picture, rate=rate)
-        # A network that does not learn at all has no right rate.
-        stuck = notes.found("stuck_at_chance")
-        judged = None if stuck else probes.check_range(ranged, rate=rate)
-        notes.add("range_test", judged)
+        learning = ("stuck_at_chance", "overfit_one_batch")
+        found = probes.check_range(
+            ranged,
+            rate=rate,
+            peak_learning_rate=config.optimizer.peak_learning_rate,
+            learnt=not any(notes.found(name) for name in learning),
+        )
+        notes.add("range_test", found)
+        for name in learning:
+            # It could learn, at another rate.
+            notes.drop(name, where="range_test")
     else:
         notes.skip(_late(len(pairs)), "range_test")
 
     if precision == "float32":
         notes.add("precision", None)
         return
-    if not notes.seconds():
+    if notes.seconds() < _BUILD_SECONDS:
         notes.skip(_late(0), "precision")
         return
     trial.reset()
     seconds = _step_seconds(
         {precision: trial, "float32": create("float32")}, balanced, notes
     )
-    logging.info("seconds a step: %s", seconds)
+    notes.facts["a step"] = ", ".join(
+        f"{1e3 * each:.0f} ms in {name}" for name, each in seconds.items()
+    )
     notes.add("precision", probes.check_precision(seconds, precision=precision))
 
 
