@@ -76,7 +76,7 @@ def check_rate_rule(
         f"{optimizer}'s peak rate {peak_learning_rate:g} at"
         f" {global_batch_size} images a step is {ratio:.3g} times the rule's"
         f" {rule:g}",
-        costs.RATE_TOO_LOW if ratio < 1 else costs.LEARNING_RATE,
+        costs.RATE_TOO_LOW if ratio < 1 else costs.RATE_TOO_HIGH,
         (f"--config.optimizer.peak_learning_rate={rule:g}",),
     )
 
@@ -152,28 +152,24 @@ def check_large_head(
     )
 
 
-def check_frozen_base(
-    *, input_size: int, frozen_blocks: Sequence[str]
-) -> Finding | None:
+def check_frozen_base(*, side: int, frozen: bool) -> Finding | None:
     """Looks for a frozen base whose last map is a single pixel.
 
     Args:
-      input_size: side of the images in pixels.
-      frozen_blocks: of the five, those that never train.
+      side: of the last map, in pixels: of VGG16, the images' by 32.
+      frozen: no convolution ever trains.
     """
-    side = input_size // 32
-    if len(frozen_blocks) < len(_CONV_LAYERS) or side >= 2:
+    if not frozen or side >= 2:
         return None
     return Finding(
         "frozen_base",
         f"the whole base is frozen, and its last map is {side} x {side}",
-        f"at {input_size} px five poolings leave {side} pixel of 512 features;"
-        f" {len(frozen_blocks)} of {len(_CONV_LAYERS)} blocks never train",
+        f"{side} pixel is left of an image behind the last convolution, and 0"
+        " convolutions train",
         costs.FROZEN_AT_32,
         (
-            "--config=configs/transfer.py (opens block by block)",
-            "or --config.transfer.unfreeze_epochs.block5=0.25, block4=0.5 and"
-            " so on, with SGD at .04",
+            "--config=configs/transfer.py, which opens block by block"
+            " (transfer.unfreeze_epochs), with SGD at .04",
         ),
     )
 
@@ -433,7 +429,7 @@ def check_fields(
             learns=learns,
         ),
         "frozen_base": lambda: check_frozen_base(
-            input_size=fields["model.input_size"], frozen_blocks=frozen
+            side=fields["model.input_size"] // 32, frozen=all_frozen
         ),
         "over_augmentation": lambda: check_over_augmentation(
             augment=augment, epochs=epochs

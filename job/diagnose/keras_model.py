@@ -47,6 +47,8 @@ _IMAGENET_KERNEL = "f73a1cfd"
 
 # Images that are looked with, and their batch.
 _IMAGES, _BATCH = 512, 64
+# Larger ones, fewer of them; no fewer than this.
+_FEWEST_IMAGES = 64
 # A scale must be so many points better than guessing to be the model's own,
 # and so many better than pixels as they are in files to be a finding.
 _LEARNT, _BETTER = 10.0, 5.0
@@ -164,22 +166,32 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
             )
 
 
-def check_model(loaded: Loaded, split: Split) -> dict[str, Finding | None]:
+def check_model(
+    loaded: Loaded, split: Split
+) -> tuple[dict[str, Finding | None], dict[str, str]]:
     """Makes all checks that need no config.
 
     Args:
       loaded: what `load` returned.
       split: images with the labels that the model should give; not those it
         was trained on.
+
+    Returns:
+      What each check found, and what is worth knowing that is no mistake.
     """
     model, compiled = loaded.model, loaded.compiled
-    some = split.take(_drawn(len(split)))
+    found: dict[str, Finding | None] = {}
     units = int(model.outputs[0].shape[-1])
-    found = {"output_units": check_output_units(units)}
+    found["output_units"] = check_output_units(units)
     if found["output_units"]:
-        return found
+        return found, {}
+    height, width = _shape(model)
+    count = max(_FEWEST_IMAGES, _IMAGES * 32**2 // (height * width))
+    drawn = np.random.default_rng(0).permutation(len(split))
+    some = split.take(drawn[: min(count, _IMAGES)])
     outputs = {scale: predict(model, some.images, scale) for scale in _scales()}
-    best = best_scale(outputs, some.labels)
+    scores = {k: top_1(v, some.labels) for k, v in outputs.items()}
+    best = max(scores, key=lambda scale: scores[scale])
     loss = loss_of(compiled)
     found |= {
         "from_logits": check_from_logits(
@@ -192,7 +204,7 @@ def check_model(loaded: Loaded, split: Split) -> dict[str, Finding | None]:
             metrics=[_name(m) for m in _listed(compiled.get("metrics"))],
         ),
         "input_scale": check_input_scale(
-            {k: top_1(v, some.labels) for k, v in outputs.items()},
+            scores,
             imagenet=_has_imagenet_kernel(model),
         ),
         "first_loss": probes.check_first_loss(
@@ -202,22 +214,16 @@ def check_model(loaded: Loaded, split: Split) -> dict[str, Finding | None]:
         "frozen_batch_norm": check_frozen_batch_norm(model),
         "loss_scaling": probes.check_loss_scaling(
             precision=_compute_dtype(model),
-            scaled=_name(compiled.get("optimizer")) == "LossScaleOptimizer",
+            scaled=_scales_loss(model, compiled),
         ),
     }
-    frozen = frozen_convolutions(model)
-    found["frozen_base"] = None
-    if frozen:
-        side = last_map(model)
-        found["frozen_base"] = check_frozen_base(
-            input_size=32 * side, frozen_blocks=[str(i) for i in range(5)]
-        )
+    found["frozen_base"] = check_frozen_base(
+        side=last_map(model), frozen=has_frozen_base(model)
+    )
     found |= check_activations(model, some, best)
-    return found
-
-
-def _drawn(count: int) -> _Array:
-    return np.random.default_rng(0).permutation(count)[:_IMAGES]
+    listed = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
+    what = f"top-1 accuracy on {len(some)} images, by what is done to pixels"
+    return found, {what: listed}
 
 
 def check_activations(
@@ -252,24 +258,6 @@ def check_activations(
             images=len(images),
         )
     return found
-
-
-def describe(loaded: Loaded, split: Split) -> dict[str, str]:
-    """Returns what is worth knowing that is no mistake."""
-    model = loaded.model
-    if int(model.outputs[0].shape[-1]) != NUM_CLASSES:
-        return {}
-    some = split.take(_drawn(len(split)))
-    scores = {
-        scale: top_1(predict(model, some.images, scale), some.labels)
-        for scale in _scales()
-    }
-    listed = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
-    return {
-        f"top-1 accuracy on {len(some)} images, by what is done to pixels": (
-            listed
-        )
-    }
 
 
 def check_output_units(
@@ -444,11 +432,6 @@ def _scaled(images: _Array, scale: str, sides: tuple[int, ...]) -> _Array:
     return scaled.astype(np.float32)
 
 
-def best_scale(outputs: Mapping[str, _Array], labels: _Array) -> str:
-    """Returns the scale with the best accuracy; the first of equals."""
-    return max(outputs, key=lambda scale: top_1(outputs[scale], labels))
-
-
 def top_1(outputs: _Array, labels: _Array) -> float:
     """Returns the share of images whose likeliest class is right, in %."""
     return 100 * float((outputs.argmax(axis=1) == labels).mean())
@@ -525,7 +508,7 @@ def check_frozen_batch_norm(model: keras.Model) -> Finding | None:
     )
 
 
-def frozen_convolutions(model: keras.Model) -> bool:
+def has_frozen_base(model: keras.Model) -> bool:
     """Says whether no convolution of the model trains, and there are some."""
     layers = [
         layer
@@ -564,6 +547,21 @@ def _has_imagenet_kernel(model: keras.Model) -> bool:
             crc = google_crc32c.value(kernel.tobytes())
             return f"{crc:08x}" == _IMAGENET_KERNEL
     return False
+
+
+def _scales_loss(model: keras.Model, compiled: Mapping[str, Any]) -> bool:
+    """Says whether the loss is scaled, as far as the file tells.
+
+    Keras does it where the model's own policy is float16, not where only its
+    layers' are; what a loop of one's own does with a model that was never
+    compiled is not in the file.
+    """
+    optimizer = _name(compiled.get("optimizer"))
+    return (
+        not optimizer
+        or optimizer == "LossScaleOptimizer"
+        or model.dtype_policy.name == "mixed_float16"
+    )
 
 
 def _compute_dtype(model: keras.Model) -> str:

@@ -38,8 +38,6 @@ TrainStep = Callable[[float], float]
 
 BATCH = 32
 STEPS = 40
-# The range test makes a few less: it needs all of them for a verdict.
-RANGE_STEPS = 30
 # After so many, a loss that has not moved at all says enough.
 _FEWEST_STEPS = 10
 

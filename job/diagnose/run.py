@@ -47,8 +47,8 @@ _PROBE_SECONDS = 35.0
 _ALL_SECONDS = 80.0
 # What the second network of the test of precision takes to be built.
 _BUILD_SECONDS = 10.0
-# The range test goes from a hundredth of the run's rate to 1,000 times of it.
-_RANGE_BELOW, _RANGE_ABOVE = 2.0, 3.0
+# The range test goes as far below and above the run's rate and the usual one.
+_RANGE = 30.0
 # Images that a checkpoint is scored on, of each split.
 _SCORED = 1000
 _SHUFFLED_BATCHES = 20
@@ -147,13 +147,16 @@ def diagnose(
         if writes and local:
             local.mkdir(parents=True, exist_ok=True)
         try_network(notes, config, plan, data.train, picture, run=bool(lines))
-    learns = notes.found("stuck_at_chance")
+    stuck = notes.found("stuck_at_chance")
+    learns = None
+    if stuck is not None:
+        learns = not (stuck or notes.found("overfit_one_batch"))
     checks = from_config.check_fields(
         fields,
         num_images=len(data.train),
         replicas=result.get("replicas") or _replicas(fields),
         drawn=data.source == "synthetic",
-        learns=None if learns is None else not learns,
+        learns=learns,
     )
     for name, found in checks.items():
         notes.add(name, found)
@@ -164,6 +167,7 @@ def diagnose(
     if lines or result:
         check_run(notes, config, plan, lines, result, data, workdir)
     notes.drop("no_batch_norm", where="stuck_at_chance")
+    notes.drop("overfit_one_batch", where="no_batch_norm")
     notes.drop("rate_rule", where="range_test")
     if notes.found("range_test") is None:
         # There was no time to see whether another rate would do.
@@ -199,9 +203,10 @@ def diagnose_model(
     notes = _Notes(stop, _ALL_SECONDS)
     loaded = keras_model.load(path)
     data = train.load_data(config, stop.check)
-    for name, found in keras_model.check_model(loaded, data.test).items():
+    checks, facts = keras_model.check_model(loaded, data.test)
+    for name, found in checks.items():
         notes.add(name, found)
-    notes.facts.update(keras_model.describe(loaded, data.test))
+    notes.facts.update(facts)
     notes.add("labels", from_data.check_labels(data.train.labels))
     notes.add("balance", from_data.check_balance(data.train.labels))
     notes.add("copies", from_data.check_copies(data.train, data.test))
@@ -357,8 +362,11 @@ def try_network(
 
     trial.reset()
     trial.feed(balanced.images[None], balanced.labels[None])
+    usual = from_config.rule_of_thumb(
+        optimizer=config.optimizer.name, global_batch_size=batch
+    )
     rates = np.geomspace(
-        rate / 10**_RANGE_BELOW, rate * 10**_RANGE_ABOVE, probes.RANGE_STEPS
+        min(rate, usual) / _RANGE, max(rate, usual) * _RANGE, probes.STEPS
     )
     pairs = probes.range_test(
         trial.step, rates=[float(r) for r in rates], seconds=notes.seconds()
