@@ -62,10 +62,12 @@ class Loaded:
     Attributes:
       model: not compiled.
       compiled: its compile_config, as the file has it; {} where it has none.
+      policy: of the model's arithmetic; "": the file does not say.
     """
 
     model: keras.Model
     compiled: Mapping[str, Any]
+    policy: str = ""
 
 
 def load(path: pathlib.Path) -> Loaded:
@@ -104,7 +106,20 @@ def load(path: pathlib.Path) -> Loaded:
             f"{where} takes {list(shape)}; it must be images, [None, height,"
             " width, 3]"
         )
-    return Loaded(model, config.get("compile_config") or {})
+    compiled = config.get("compile_config") or {}
+    return Loaded(model, compiled, _policy(config))
+
+
+def _policy(config: Mapping[str, Any]) -> str:
+    """Returns the name of a model's own policy, which Sequential's files have.
+
+    A functional model's have not; it is taken for that of its first weights.
+    """
+    inner = config.get("config")
+    policy = inner.get("dtype") if isinstance(inner, dict) else None
+    if isinstance(policy, dict):
+        return str((policy.get("config") or {}).get("name", ""))
+    return policy if isinstance(policy, str) else ""
 
 
 def _sides(shape: tuple[int | None, ...]) -> tuple[int, ...]:
@@ -214,7 +229,7 @@ def check_model(
         "frozen_batch_norm": check_frozen_batch_norm(model),
         "loss_scaling": probes.check_loss_scaling(
             precision=_compute_dtype(model),
-            scaled=_scales_loss(model, compiled),
+            scaled=_scales_loss(loaded),
         ),
     }
     found["frozen_base"] = check_frozen_base(
@@ -549,19 +564,21 @@ def _has_imagenet_kernel(model: keras.Model) -> bool:
     return False
 
 
-def _scales_loss(model: keras.Model, compiled: Mapping[str, Any]) -> bool:
+def _scales_loss(loaded: Loaded) -> bool:
     """Says whether the loss is scaled, as far as the file tells.
 
-    Keras does it where the model's own policy is float16, not where only its
+    Keras does it where the model's own policy is float16, not where only some
     layers' are; what a loop of one's own does with a model that was never
     compiled is not in the file.
     """
-    optimizer = _name(compiled.get("optimizer"))
-    return (
-        not optimizer
-        or optimizer == "LossScaleOptimizer"
-        or model.dtype_policy.name == "mixed_float16"
-    )
+    optimizer = _name(loaded.compiled.get("optimizer"))
+    if not optimizer or optimizer == "LossScaleOptimizer":
+        return True
+    if loaded.policy:
+        return loaded.policy == "mixed_float16"
+    layers = probes.flat_layers(loaded.model)
+    first = next((layer for layer in layers if layer.weights), None)
+    return first is not None and first.compute_dtype == "float16"
 
 
 def _compute_dtype(model: keras.Model) -> str:

@@ -63,7 +63,7 @@ class _Notes:
 
     def __init__(self, stop: StopRequest, seconds: float) -> None:
         self._start = time.perf_counter()
-        self._end = self._start + seconds
+        self._end = probes.clock() + seconds
         self._poll = stop.check
         self._found: dict[str, Finding | None] = {}
         self._skipped: dict[str, str] = {}
@@ -92,8 +92,8 @@ class _Notes:
         return bool(self._found[name]) if name in self._found else None
 
     def seconds(self) -> float:
-        """Returns what a probe may take."""
-        return min(_PROBE_SECONDS, max(0.0, self._end - time.perf_counter()))
+        """Returns what a probe may take, by `probes.clock`."""
+        return min(_PROBE_SECONDS, max(0.0, self._end - probes.clock()))
 
     def report(self) -> Report:
         """Returns all of it, in order."""
@@ -124,7 +124,8 @@ def diagnose(
       config: of the run, checked; data is loaded as it says.
       workdir: of the run, or for the files alone; None: writes nothing.
       stop: polled between two checks.
-      seconds: of all probes together; what does not fit is not checked.
+      seconds: of all probes together, by `probes.clock`; what does not fit is
+        not checked.
 
     Raises:
       JobError: the data or the weights cannot be had.
@@ -410,7 +411,7 @@ def try_network(
 
 
 def _late(steps: int) -> str:
-    return f"its time was spent after {steps} steps; this machine is busy"
+    return f"its time was spent after {steps} steps"
 
 
 def _balanced(split: Split, count: int) -> Split:
@@ -432,9 +433,9 @@ def _step_seconds(
     for trial in trials.values():
         trial.feed(batch.images[None], batch.labels[None])
         trial.step(0.0)  # Compiles.
-    end = time.perf_counter() + notes.seconds()
+    end = probes.clock() + notes.seconds()
     for count in range(_TIMINGS):
-        if count > 1 and time.perf_counter() > end:
+        if count > 1 and probes.clock() > end:
             break
         for name, trial in trials.items():
             start = time.perf_counter()
@@ -510,13 +511,13 @@ def _check_weights(
         return tf.argmax(logits, axis=-1)
 
     def accuracy(split: Split, training: bool = False) -> float:
-        end = time.perf_counter() + notes.seconds()
+        end = probes.clock() + notes.seconds()
         right = []
         for first in range(0, len(split), size):
             rows = slice(first, first + size)
             classes = predict(tf.constant(split.images[rows]), training)
             right.append(classes.numpy() == split.labels[rows])
-            if time.perf_counter() > end:
+            if probes.clock() > end:
                 break
         return float(np.concatenate(right).mean())
 
