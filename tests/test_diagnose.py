@@ -865,6 +865,11 @@ def test_a_run_is_read_and_left_as_it_is(diagnose, finished):
     assert "last" in report.facts["accuracy"]
 
 
+def test_lines_that_say_too_little_are_left_out():
+    good = line(1, 2.0, 0.1)
+    assert from_run.whole_lines([{"step": 1, "split": "x"}, good]) == [good]
+
+
 def test_a_damaged_checkpoint_is_left_where_it_is(
     diagnose, finished, tmp_path, monkeypatch
 ):
@@ -877,6 +882,7 @@ def test_a_damaged_checkpoint_is_left_where_it_is(
     before = everything(folder / "checkpoints")
     place = workdir.Workdir(str(folder), folder)
     monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    (folder / "result.json").write_text("[]")
     _, report = diagnose(config_lib.load(folder), place)
     assert "no checkpoint can be read" in report.skipped["train_test_gap"]
     assert everything(folder / "checkpoints") == before

@@ -31,6 +31,16 @@ LATE = 0.8
 _Line = Mapping[str, Any]
 
 
+def whole_lines(lines: Sequence[_Line]) -> list[_Line]:
+    """Returns the lines that have all that the checks look at."""
+    numbers = ("step", "epoch", "loss", "accuracy")
+    return [
+        line
+        for line in lines
+        if all(isinstance(line.get(name), int | float) for name in numbers)
+    ]
+
+
 def check_record_stuck(lines: Sequence[_Line]) -> Finding | None:
     """Looks for a loss that has stayed at that of guessing.
 

@@ -10,7 +10,7 @@ import math
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -133,9 +133,9 @@ def diagnose(
     stop.saved = "a diagnosis changes nothing"
     notes = _Notes(stop, seconds)
     local = workdir.local if workdir else None
-    lines = metrics.read(local) if local else []
-    # Whichever run the result is of: its folder is what was asked about.
-    result = (files.read_json(local / results.FILE) if local else None) or {}
+    lines = from_run.whole_lines(metrics.read(local)) if local else []
+    result = files.read_json(local / results.FILE) if local else None
+    result = result if isinstance(result, dict) else {}
     fields = config_lib.flatten(config)
     data = train.load_data(config, stop.check)
     plan = Plan.create(config, num_images=len(data.train))
@@ -448,7 +448,7 @@ def check_run(
     notes: _Notes,
     config: ml_collections.ConfigDict,
     plan: Plan,
-    lines: list[dict[str, Any]],
+    lines: Sequence[Mapping[str, Any]],
     result: dict[str, Any],
     data: Dataset,
     workdir: Workdir | None,
