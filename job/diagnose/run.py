@@ -10,7 +10,7 @@ import math
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -137,6 +137,7 @@ def diagnose(
     result = files.read_json(local / results.FILE) if local else None
     result = result if isinstance(result, dict) else {}
     fields = config_lib.flatten(config)
+    _take_little_memory()
     data = train.load_data(config, stop.check)
     plan = Plan.create(config, num_images=len(data.train))
     check_data(notes, config, data)
@@ -150,7 +151,9 @@ def diagnose(
         try_network(notes, config, plan, data.train, picture, run=bool(lines))
     stuck = notes.found("stuck_at_chance")
     learns = None
-    if stuck is not None:
+    if notes.found("range_test"):
+        learns = True  # At another rate.
+    elif stuck is not None:
         learns = not (stuck or notes.found("overfit_one_batch"))
     checks = from_config.check_fields(
         fields,
@@ -180,6 +183,14 @@ def diagnose(
     return report
 
 
+def _take_little_memory() -> None:
+    """Leaves the memory of a GPU to a run that may be going on there."""
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # In use already, by this process: it stays as it is.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
+
+
 def workdir_is_bucket(workdir: Workdir | None) -> bool:
     """Says whether a run's files lie in a bucket."""
     return workdir is not None and workdir.mirror is not None
@@ -202,6 +213,7 @@ def diagnose_model(
     """
     stop.saved = "a diagnosis changes nothing"
     notes = _Notes(stop, _ALL_SECONDS)
+    _take_little_memory()
     loaded = keras_model.load(path)
     data = train.load_data(config, stop.check)
     checks, facts = keras_model.check_model(loaded, data.test)
@@ -472,15 +484,8 @@ def check_run(
     names = ("train_test_gap", "running_moments")
     if workdir is None:
         return
-    with _reading(notes, *names) as read:
-        read(lambda: _check_weights(notes, config, plan, data, workdir))
-
-
-@contextlib.contextmanager
-def _reading(notes: _Notes, *names: str) -> Iterator[Callable]:
-    """Skips checks where a run's checkpoint cannot be read just now."""
     try:
-        yield lambda work: work()
+        _check_weights(notes, config, plan, data, workdir)
     except (errors.ResumeError, errors.StorageError, KeyError) as error:
         notes.skip(f"no checkpoint can be read: {error}", *names)
 
