@@ -299,6 +299,8 @@ def draw_range(found: Range, path: pathlib.Path, *, rate: float) -> None:
             found.breaks, color="#D55E00", linestyle="--", label="explodes"
         )
     axes.set_xscale("log")
+    # What explodes would press all else into a line.
+    axes.set_ylim(0, 2 * max(CHANCE, found.losses[0]))
     axes.set_xlabel(f"learning rate at a batch of {BATCH}")
     axes.set_ylabel("training loss")
     axes.spines[["top", "right"]].set_visible(False)
