@@ -34,6 +34,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+from configs import default
 from job import (
     ablate,
     cluster,
@@ -52,7 +53,7 @@ _FIELDS = "configs/default.py has them all"
 
 MODES = (
     *("train", "config", "fetch", "evaluate", "predict", "export"),
-    *("ablate", "report", "benchmark"),
+    *("ablate", "report", "benchmark", "diagnose"),
 )
 
 # What --config's own parser looks into; `main` fills it. Its default, sys.argv,
@@ -101,6 +102,12 @@ _INPUT = flags.DEFINE_multi_string(
 )
 _FORMAT = flags.DEFINE_enum(
     "format", "table", ["table", "jsonl"], "Of --mode=predict: how to answer."
+)
+_KERAS_MODEL = flags.DEFINE_string(
+    "keras_model",
+    None,
+    "Of --mode=diagnose: somebody's model, a .keras file; of --config, or"
+    " configs/default.py, only the data are used then.",
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _GRACE_SECONDS = flags.DEFINE_float(
@@ -219,6 +226,9 @@ def _run(stop: preemption.StopRequest) -> str:
         return ""
     if mode == "export":
         _export(stop)
+        return ""
+    if mode == "diagnose":
+        print(_diagnose(stop))
         return ""
     config = _require_config()
     if mode == "config":
@@ -505,6 +515,57 @@ def _ablate(
     ]
     ablate.run_plan(plan, workdir, arguments, stop, index=index)
     print(f"all runs are over; --mode=report --workdir={workdir} compares them")
+
+
+def _diagnose(stop: preemption.StopRequest) -> str:
+    """Returns what is wrong with a config, a run or a model, as text."""
+    if _KERAS_MODEL.value:
+        config = _require_config() if _CONFIG.value else default.get_config()
+        _import_quietly()
+        from job.diagnose import finding, run
+
+        path = pathlib.Path(_KERAS_MODEL.value)
+        return finding.to_text(run.diagnose_model(path, config, stop))
+    if not _WORKDIR.value and _CONFIG.value is None:
+        raise errors.ConfigError(
+            "--mode=diagnose needs --config, --workdir or --keras_model"
+        )
+    with contextlib.ExitStack() as stack:
+        workdir = None
+        config = _require_config() if _CONFIG.value else None
+        if _WORKDIR.value:
+            workdir = stack.enter_context(workdirs.open_workdir(_WORKDIR.value))
+            config = _config_of(workdir, config)
+            if not workdir.mirror:
+                workdir.check_writable()
+        _import_quietly()
+        from job import train
+        from job.diagnose import finding, run
+
+        with train.memory_explained(config_lib.flatten(config)):
+            report = run.diagnose(config, workdir, stop)
+    return finding.to_text(report)
+
+
+def _config_of(
+    workdir: workdirs.Workdir, given: ml_collections.ConfigDict | None
+) -> ml_collections.ConfigDict:
+    """Returns the config of the run in `workdir`, or `given`, if it fits."""
+    if not (workdir.local / config_lib.FILE).exists() and given is not None:
+        return given
+    saved = config_lib.load(workdir.local, str(workdir))
+    if given is None:
+        return saved
+    changed = config_lib.differences(
+        config_lib.flatten(saved), config_lib.flatten(given)
+    )
+    if changed:
+        raise errors.ConfigError(
+            f"--workdir={workdir} holds a run of another config"
+            f" ({'; '.join(changed[:3])}); leave --config out, or choose"
+            " another workdir"
+        )
+    return given
 
 
 def _outcome(result: dict[str, Any]) -> str:

@@ -1,0 +1,236 @@
+"""Checks of what a run has left so far: its record, and its newest weights.
+
+check_record_stuck(metrics.read(workdir))
+check_gap(train_accuracy=.99, test_accuracy=.77, augmented=False)
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from job.diagnose import costs
+from job.diagnose.finding import Cost, Finding
+from job.diagnose.probes import CHANCE
+
+# A mean over thousands of images that is so near to ln 10 is no accident.
+_STUCK = 0.01
+# After fewer steps a warm-up may not have left chance.
+_FEWEST_STEPS = 100
+# Points between training and test images, from which it is memory. Good runs
+# of 200 epochs end at 6 (chenyaofo: 99.98 and 94.06).
+_GAP = 10.0
+# A run that has not learnt its own images does not need more variety.
+_LEARNT, _UNDERFIT_GAP = 0.9, 3.0
+# Accuracies are a share of so many images: rounding is no other epoch.
+_ROUNDING = 5e-5
+# Points that accuracy loses by the running moments, beyond noise.
+_MOMENTS = 10.0
+# Of the planned epochs; before that a run is simply not over.
+LATE = 0.8
+
+_Line = Mapping[str, Any]
+
+
+def whole_lines(lines: Sequence[_Line]) -> list[_Line]:
+    """Returns the lines that have all that the checks look at."""
+    numbers = ("step", "epoch", "loss", "accuracy")
+    return [
+        line
+        for line in lines
+        if all(isinstance(line.get(name), int | float) for name in numbers)
+    ]
+
+
+def check_record_stuck(lines: Sequence[_Line]) -> Finding | None:
+    """Looks for a loss that has stayed at that of guessing.
+
+    Args:
+      lines: of metrics.jsonl.
+    """
+    train = [line for line in lines if line["split"] == "train"]
+    if not train or train[-1]["step"] < _FEWEST_STEPS:
+        return None
+    last = [line["loss"] for line in train[-3:]]
+    if any(abs(loss - CHANCE) > _STUCK for loss in last):
+        return None
+    return Finding(
+        "stuck_at_chance",
+        "it does not learn: the loss stays at ln 10",
+        f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
+        f" guessing gives ln 10 = {CHANCE:.4f}",
+        costs.STUCK,
+        ("--config.model.batch_norm=true --config.model.init=he_fan_out",),
+    )
+
+
+def check_diverged(
+    lines: Sequence[_Line], result: Mapping[str, Any]
+) -> Finding | None:
+    """Looks for numbers that were not finite.
+
+    Args:
+      lines: of metrics.jsonl.
+      result: result.json; {} where the run is not over.
+    """
+    bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
+    rollbacks = result.get("rollbacks", 0)
+    if not bad and not rollbacks:
+        return None
+    seen = [f"loss {bad[0]['loss']} at step {bad[0]['step']:,}"] if bad else []
+    if rollbacks:
+        seen.append(f"{rollbacks} rollbacks, each of which halved the rate")
+    return Finding(
+        "diverged",
+        "numbers were not finite",
+        "; ".join(seen),
+        costs.DIVERGED,
+        (
+            "a smaller --config.optimizer.peak_learning_rate, a longer"
+            " --config.optimizer.warmup_epochs, or"
+            " --config.optimizer.clip_norm=1",
+        ),
+    )
+
+
+def check_gap(
+    *, train_accuracy: float, test_accuracy: float, augmented: bool
+) -> Finding | None:
+    """Looks for a network that knows its images by heart.
+
+    Args:
+      train_accuracy: share of training images, 0 to 1.
+      test_accuracy: share of images that it has not seen, 0 to 1.
+      augmented: whether the training images were shown in several ways.
+    """
+    gap = 100 * (train_accuracy - test_accuracy)
+    if gap < _GAP:
+        return None
+    mend = "--config.augment.flip=alternating --config.augment.translate=2"
+    if augmented:
+        mend = "--config.augment.preset=strong, and --config.epochs=100"
+    return Finding(
+        "train_test_gap",
+        "it knows the training images by heart"
+        + ("" if augmented else ", and there is no augmentation"),
+        f"accuracy {100 * train_accuracy:.1f} on training images,"
+        f" {100 * test_accuracy:.1f} on others: a gap of {gap:.1f} points",
+        costs.OVERFITTED,
+        (mend,),
+    )
+
+
+def check_underfit(
+    *, plain_accuracy: float, test_accuracy: float, heavy: Sequence[str]
+) -> Finding | None:
+    """Looks for augmentation that keeps a run from learning its own images.
+
+    For a run that is (nearly) over: before, every run is like that.
+
+    Args:
+      plain_accuracy: share of training images, not augmented, 0 to 1.
+      test_accuracy: share of images that it has not seen, 0 to 1.
+      heavy: what is strong about the augmentation; see
+        `from_config.heavy_augmentation`.
+    """
+    gap = 100 * (plain_accuracy - test_accuracy)
+    if len(heavy) < 2 or plain_accuracy >= _LEARNT or gap > _UNDERFIT_GAP:
+        return None
+    return Finding(
+        "over_augmentation",
+        "too much augmentation: the training images are not learnt either",
+        f"accuracy {100 * plain_accuracy:.1f} on plain training images,"
+        f" {100 * test_accuracy:.1f} on others, with {', '.join(heavy)}",
+        costs.OVER_AUGMENTED,
+        (
+            "--config.augment.flip=alternating --config.augment.translate=2,"
+            " the others 0; or many more --config.epochs",
+        ),
+    )
+
+
+def scored_lines(lines: Sequence[_Line]) -> list[_Line]:
+    """Returns the lines of evaluations, on test or held-out images."""
+    return [line for line in lines if line["split"] in ("test", "validation")]
+
+
+def check_best_epoch(
+    lines: Sequence[_Line], result: Mapping[str, Any]
+) -> Finding | None:
+    """Looks for a reported accuracy that is the best one, not the last one.
+
+    Args:
+      lines: of metrics.jsonl.
+      result: result.json; {} where the run is not over.
+    """
+    tests = [line for line in lines if line["split"] == "test"]
+    reported = result.get("test_accuracy")
+    if reported is None or len(tests) < 2:
+        return None
+    last = max(tests, key=lambda line: line["step"])
+    best = max(tests, key=lambda line: line["accuracy"])
+    # Of the last step a record may have been scored anew, in other batches.
+    if reported <= last["accuracy"] + _ROUNDING:
+        return None
+    if abs(reported - best["accuracy"]) > _ROUNDING:
+        return None
+    points = 100 * (reported - last["accuracy"])
+    return Finding(
+        "best_epoch",
+        "the reported accuracy was picked on the test images",
+        f"reported {100 * reported:.2f}, which is step {best['step']:,}; the"
+        f" last step, {last['step']:,}, has {100 * last['accuracy']:.2f}",
+        Cost(
+            points,
+            "of this run: so much is it too high; chenyaofo 94.16 best, 94.06"
+            " last",
+        ),
+        (
+            "report the last epoch, or choose by"
+            " --config.data.validation_fraction=0.1",
+        ),
+    )
+
+
+def describe_scores(lines: Sequence[_Line]) -> str:
+    """Returns the last and the best evaluation, side by side; "": none."""
+    scored = scored_lines(lines)
+    if not scored:
+        return ""
+    parts = []
+    for split in dict.fromkeys(line["split"] for line in scored):
+        of_split = [line for line in scored if line["split"] == split]
+        last = max(of_split, key=lambda line: line["step"])
+        best = max(of_split, key=lambda line: line["accuracy"])
+        parts.append(
+            f"{split}: last {100 * last['accuracy']:.2f} (epoch"
+            f" {last['epoch']:g}), best {100 * best['accuracy']:.2f} (epoch"
+            f" {best['epoch']:g})"
+        )
+    return "; ".join(parts)
+
+
+def check_running_moments(
+    *, by_batch: float, by_running: float, images: int
+) -> Finding | None:
+    """Looks for running moments that are not those of the images.
+
+    Args:
+      by_batch: accuracy with the batch's own moments, as in training; 0 to 1.
+      by_running: accuracy on the same images with the running moments.
+      images: how many.
+    """
+    points = 100 * (by_batch - by_running)
+    if points < _MOMENTS:
+        return None
+    return Finding(
+        "running_moments",
+        "batch normalization's running moments do not fit",
+        f"accuracy {100 * by_running:.1f} with the running moments,"
+        f" {100 * by_batch:.1f} with those of the batch, on the same {images}"
+        " images",
+        Cost(points, "of this model, so much; keras PR #9965, tf #46488"),
+        (
+            "call the model with training=True in training, let the layers"
+            " train, and take a momentum of .9",
+        ),
+    )
