@@ -381,7 +381,8 @@ class Loop:
         self._train_steps: step.TrainSteps = _no_steps
         self._batches = self.make_batches(self.history.step)
         self._handed_over = self.history.step
-        self.stop.note_saved(self.history.step)
+        if self.peers.is_chief:
+            self.stop.note_saved(self.history.step)
 
     def run(self, *, until: int) -> None:
         """Trains up to a step: calls of the inner loop, and what is due.
@@ -514,7 +515,8 @@ class Loop:
         self._batches = self.make_batches(saved.step)
         self.log.rewind(saved.step)
         self._handed_over = saved.step
-        self.stop.note_saved(saved.step)
+        if self.peers.is_chief:
+            self.stop.note_saved(saved.step)
         self.progress.line(
             f"{error.what} is not finite: back to step {saved.step}, from there"
             f" with {factor:g} times the learning rate (rollback"

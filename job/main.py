@@ -457,6 +457,7 @@ def _follow(
 
     All that it writes goes into a folder that nobody looks at.
     """
+    stop.saved = "worker 0's log says up to which step all is saved"
     watch.start()
     stop.check()
     _import_quietly()

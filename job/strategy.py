@@ -7,8 +7,10 @@ What is asked for is there, or the job ends and says what is missing.
 """
 
 import contextlib
+import faulthandler
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from unittest import mock
 
@@ -122,7 +124,7 @@ def _create_multi_worker(
         ],
     )
     try:
-        with _local_cpus(0 if gpus else cpus):
+        with _at_most(2 * _REGISTER_SECONDS), _local_cpus(0 if gpus else cpus):
             return tf.distribute.MultiWorkerMirroredStrategy(
                 resolver,
                 tf.distribute.experimental.CommunicationOptions(
@@ -135,6 +137,22 @@ def _create_multi_worker(
             f"worker {cluster.index} cannot listen at"
             f" {cluster.workers[cluster.index]}: {error.message}"
         ) from None
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int) -> Iterator[None]:
+    """Has a signal end the process, behind its stacks, if this takes longer.
+
+    Worker 0's TensorFlow waits for one that has just died for as long as it
+    likes, and holds Python's lock: no thread of ours can do anything about it.
+    """
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        faulthandler.unregister(signal.SIGALRM)
 
 
 @contextlib.contextmanager

@@ -491,13 +491,14 @@ def _workers(documents: list[Manifest], spec: Manifest) -> Iterator[str]:
 
 
 def _jobset(jobset: Manifest) -> Iterator[str]:
-    # https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2
+    # https://github.com/kubernetes-sigs/jobset, api/jobset/v1alpha2: its types
+    # and what they say of values.
     spec = jobset["spec"]
     if jobset["apiVersion"] != "jobset.x-k8s.io/v1alpha2":
         yield f"JobSet: {jobset['apiVersion']} is no version of it"
     known = {
         *("failurePolicy", "network", "replicatedJobs", "successPolicy"),
-        *("startupPolicy", "suspend", "ttlSecondsAfterFinished"),
+        *("suspend", "ttlSecondsAfterFinished"),
     }
     for field in spec.keys() - known:
         yield f"JobSet: no field {field}"
@@ -533,6 +534,10 @@ def _jobset(jobset: Manifest) -> Iterator[str]:
             "RestartJobSetAndIgnoreMaxRestarts",
         ):
             yield f"JobSet: no action {rule['action']}"
+        if not re.fullmatch(
+            r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"]
+        ):
+            yield f"JobSet: {rule['name']} is no name of a rule"
         if rule["action"] == "FailJobSet":
             for_good |= set(rule["onJobFailureReasons"])
     if for_good != {"PodFailurePolicy", "DeadlineExceeded"}:

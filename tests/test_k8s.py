@@ -744,6 +744,12 @@ JOBSET_MUTATIONS = {
         ),
         "no action Fail",
     ),
+    "name of a rule": (
+        lambda d: jobset_spec(d)["failurePolicy"]["rules"][0].update(
+            name="for-good"
+        ),
+        "no name of a rule",
+    ),
     "restarted for ever": (
         lambda d: jobset_spec(d)["failurePolicy"]["rules"].pop(0),
         "fails for good on ['DeadlineExceeded']",
