@@ -866,6 +866,13 @@ def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
     assert "last" in report.facts["accuracy"]
 
 
+def test_nothing_is_written_for_a_bucket(diagnose, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    place = workdir.Workdir("gs://bucket/run", tmp_path, mirror=object())
+    diagnose(smoke.get_config(), place)
+    assert not everything(tmp_path)
+
+
 def test_lines_that_say_too_little_are_left_out():
     good = line(1, 2.0, 0.1)
     assert from_run.whole_lines([{"step": 1, "split": "x"}, good]) == [good]

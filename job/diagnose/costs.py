@@ -28,7 +28,7 @@ NO_AUGMENTATION = Cost(
     " longer a run is",
 )
 NO_AUGMENTATION_DRAWN = Cost(
-    2.80, "README, configs/quickstart.py: 96.80 with, 94.00 without"
+    2.80, "README, make train: 96.80 with, 94.00 without"
 )
 OVERFITTED = Cost(
     1.7,
@@ -43,8 +43,8 @@ OVER_AUGMENTED = Cost(
 )
 FROZEN_AT_32 = Cost(
     21.22,
-    "docs/remedies.md, configs/transfer.py: frozen 65.72, opened block by"
-    " block 86.94",
+    "docs/remedies.md, make train CONFIG=configs/transfer.py: 86.94, opened"
+    " block by block; with :frozen 65.72",
 )
 SMALL_REPLICA_BATCH = Cost(
     None, "Wu & He 2018, arXiv:1803.08494, figure 1; tf #46488", rank=5
