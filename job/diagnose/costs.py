@@ -2,8 +2,9 @@
 
 Ours stand in docs/remedies.md and docs/diagnose.md, each with the command that
 makes it again: one seed, small budgets, so they say which mistake is the larger
-one rather than what a long run would lose. Where there is none of ours, the mistake's source
-is named, with its figure if it has one; `rank` then only sorts.
+one rather than what a long run would lose. Where there is none of ours, the
+mistake's source is named, with its figure if it has one; `rank` then only
+sorts.
 """
 
 from job.diagnose.finding import Cost
