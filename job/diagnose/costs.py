@@ -1,9 +1,10 @@
 """What each mistake costs, and where the figure is from.
 
-Ours stand in docs/remedies.md, each with the command that makes it again: one
-seed, small budgets, so they say which mistake is the larger one rather than
-what a long run would lose. Where there is none of ours, the mistake's source
-is named, with its figure if it has one; `rank` then only sorts.
+Ours stand in docs/remedies.md and docs/diagnose.md, each with the command that
+makes it again: one seed, small budgets, so they say which mistake is the larger
+one rather than what a long run would lose. Where there is none of ours, the
+mistake's source is named, with its figure if it has one; `rank` then only
+sorts.
 """
 
 from job.diagnose.finding import Cost
@@ -28,7 +29,7 @@ NO_AUGMENTATION = Cost(
     " longer a run is",
 )
 NO_AUGMENTATION_DRAWN = Cost(
-    2.80, "README, configs/quickstart.py: 96.80 with, 94.00 without"
+    2.80, "README, make train: 96.80 with, 94.00 without"
 )
 OVERFITTED = Cost(
     1.7,
@@ -43,8 +44,8 @@ OVER_AUGMENTED = Cost(
 )
 FROZEN_AT_32 = Cost(
     21.22,
-    "docs/remedies.md, configs/transfer.py: frozen 65.72, opened block by"
-    " block 86.94",
+    "docs/remedies.md, make train CONFIG=configs/transfer.py: 86.94, opened"
+    " block by block; with :frozen 65.72",
 )
 SMALL_REPLICA_BATCH = Cost(
     None, "Wu & He 2018, arXiv:1803.08494, figure 1; tf #46488", rank=5
@@ -85,9 +86,10 @@ LOSS_SCALING = Cost(
 )
 SOFTMAX_TWICE = Cost(None, "keras #16906, tf #14405", rank=10)
 PREPROCESSING = Cost(
-    0.04,
-    "docs/diagnose.md, configs/seed_frozen.py: 60.81 as the weights know them,"
-    " 60.77 divided by 255; keras-applications #99",
+    8.01,
+    "docs/diagnose.md, configs/transfer.py:frozen with Adam: 65.54 as the"
+    " weights know them, 57.53 divided by 255; with a head of 128 units that"
+    " overfits, 60.81 and 60.77",
 )
 OUTPUT_UNITS = Cost(None, "the labels go from 0 to 9", rank=45)
 DIVERGED = Cost(None, "pytorch-nin-cifar10 #1, tf #90686", rank=50)

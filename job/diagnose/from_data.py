@@ -18,11 +18,9 @@ from job.model import PREPROCESSING
 
 _Array = npt.NDArray
 
-# A class may have so much more than another; a draw of 5,000 of CIFAR-10's
-# images has 1.2 times as many at most.
-_IMBALANCE = 1.5
-# Where a class has fewer images than this, chance alone makes such ratios.
-_FEWEST_IMAGES = 20
+# A class may have so much more than another, and by so many deviations of a
+# random draw; few images are never of one size.
+_IMBALANCE, _DEVIATIONS = 1.5, 6.0
 # Shares of images beyond which copies, of one another, in the test images and
 # under two labels, are more than the few that CIFAR-10 has.
 _COPIES, _LEAKED, _CONFLICTING = 0.01, 0.005, 0.001
@@ -77,9 +75,8 @@ def check_balance(
     """
     counts = np.bincount(labels, minlength=num_classes)
     fewest, most = int(counts.min()), int(counts.max())
-    if len(labels) < _FEWEST_IMAGES * num_classes:
-        return None
-    if most <= _IMBALANCE * fewest:
+    chance = _DEVIATIONS * (len(labels) / num_classes) ** 0.5
+    if most <= _IMBALANCE * fewest or most - fewest <= chance:
         return None
     return Finding(
         "balance",

@@ -418,35 +418,21 @@ def check_precision(
     )
 
 
-def zero_share(gradients: Sequence[Any]) -> float:
-    """Returns the share of gradients' numbers that are exactly 0."""
-    arrays = [np.asarray(tf.cast(g, tf.float32)) for g in gradients]
-    zeros = sum(int((a == 0).sum()) for a in arrays)
-    return zeros / max(1, sum(a.size for a in arrays))
-
-
-def check_loss_scaling(
-    *, precision: str, scaled: bool, lost: float | None = None
-) -> Finding | None:
+def check_loss_scaling(*, precision: str, scaled: bool) -> Finding | None:
     """Looks for float16 whose small gradients become 0.
 
     Args:
       precision: of the gradients.
       scaled: the loss is multiplied by something large before, and the
         gradients divided by it (Micikevicius et al. 2018, arXiv:1710.03740).
-      lost: share of the gradients that is 0 so and is not in float32, where
-        that was measured.
     """
     if precision != "float16" or scaled:
         return None
     smallest = float(np.finfo(np.float16).smallest_subnormal)
-    shown = f"gradients below {smallest:.0e} become 0"
-    if lost is not None:
-        shown += f"; {lost:.0%} of them do on one batch"
     return Finding(
         "loss_scaling",
         "float16 without loss scaling",
-        shown,
+        f"gradients below {smallest:.0e} become 0",
         costs.LOSS_SCALING,
         (
             "optimizer.scale_loss(loss) in a loop of one's own, with"

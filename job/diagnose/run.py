@@ -531,11 +531,12 @@ def _check_weights(
     def some(split: Split) -> Split:
         return split.take(drawn.permutation(len(split))[:_SCORED])
 
-    plain, test = accuracy(some(data.train)), accuracy(some(data.test))
+    seen, unseen = some(data.train), some(data.test)
+    plain, test = accuracy(seen), accuracy(unseen)
     notes.facts["newest checkpoint"] = (
         f"step {saved.step:,} of {plan.train_steps:,}: {100 * plain:.1f} on"
-        f" {_SCORED:,} plain training images, {100 * test:.1f} on as many test"
-        " images"
+        f" {len(seen):,} plain training images, {100 * test:.1f} on"
+        f" {len(unseen):,} that were not trained on"
     )
     augment = config.augment.to_dict()
     augmented = train.augments(config)
