@@ -521,6 +521,10 @@ def _ablate(
 def _diagnose(stop: preemption.StopRequest) -> str:
     """Returns what is wrong with a config, a run or a model, as text."""
     if _KERAS_MODEL.value:
+        if _WORKDIR.value:
+            raise errors.ConfigError(
+                "--keras_model is of no run: leave --workdir out"
+            )
         config = _require_config() if _CONFIG.value else default.get_config()
         _import_quietly()
         from job.diagnose import finding, run
