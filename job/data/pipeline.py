@@ -15,6 +15,7 @@ replicas, elements s * R to s * R + R - 1 are step s. That is what
 global batches. A worker of several asks for the elements of its own replicas.
 """
 
+import os
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -22,6 +23,8 @@ import tensorflow as tf
 from job.data.dataset import Split
 
 _SHUFFLE_ROUNDS = 12
+# That gather images: two make a million a second.
+_THREADS = min(8, os.cpu_count() or 1)
 
 
 class TrainBatch(NamedTuple):
@@ -130,9 +133,10 @@ def train_batches(
         )
 
     elements = tf.data.Dataset.counter(first_step * len(own), dtype=tf.int64)
-    return elements.map(
-        gather, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    ).prefetch(2 * len(own))
+    batches = elements.map(
+        gather, num_parallel_calls=_THREADS, deterministic=True
+    )
+    return _untuned(batches.prefetch(2 * len(own)))
 
 
 def eval_batches(
@@ -172,7 +176,19 @@ def eval_batches(
     elements = tf.data.Dataset.range(steps * len(own))
     # Endless, because tf.distribute handles a data set that ends by way of
     # optionals, at a price; the caller knows how many steps there are.
-    return elements.map(gather).repeat().prefetch(len(own))
+    return _untuned(elements.map(gather).repeat().prefetch(len(own)))
+
+
+def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns the same without tf.data's tuning, which has nothing to tune.
+
+    Its thread may sleep through its end: TensorFlow 2.21 wakes it before it
+    sets the flag that the thread looks at, so that whoever drops an iterator
+    waits, with Python's lock, for up to a minute.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return batches.with_options(options)
 
 
 def own_replicas(context: tf.distribute.InputContext) -> range:
