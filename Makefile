@@ -63,6 +63,11 @@ predict: $(READY) ## what a run says of image files; INPUT=FILE|DIR|gs://...
 export: $(READY) ## WORKDIR/export: a SavedModel, a .keras file, a model card
 	$(RUN) -m job.main --mode=export --workdir=$(WORKDIR) $(ARGS)
 
+.PHONY: diagnose
+diagnose: $(READY) ## why the accuracy of a config is low
+	$(RUN) -m job.main --mode=diagnose --config=$(CONFIG) \
+	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+
 .PHONY: benchmark
 benchmark: $(READY) ## images/s of the step, the job and the input, here
 	$(RUN) -m job.main --mode=benchmark --config=$(CONFIG) \
