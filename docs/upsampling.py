@@ -6,15 +6,11 @@ python -m docs.upsampling DIR          # of CIFAR-10
 import pathlib
 import sys
 
-import matplotlib
-
-matplotlib.use("agg")
-
 import tensorflow as tf
-from matplotlib import pyplot as plt
 
 from job import resize
 from job.data import sources
+from job.plotting import plt
 
 _SIZE = 128
 _IMAGES = (12, 13, 26)

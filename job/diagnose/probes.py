@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -26,10 +25,7 @@ from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
 from job.diagnose import costs
 from job.diagnose.finding import Finding
-
-matplotlib.use("agg")
-
-from matplotlib import pyplot as plt
+from job.plotting import plt
 
 _Array = npt.NDArray
 

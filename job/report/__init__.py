@@ -9,9 +9,3 @@
 
 They read what lies in a workdir, and need neither the model nor the images.
 """
-
-import logging
-
-# It would say that it has no folder for a list of fonts, and that it made one:
-# in a container that is always so, and nothing is lost by it.
-logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -13,11 +13,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from job.plotting import Axes, Figure, matplotlib
 from job.report.predictions import Bin
 
 # Inches of 72 points: 360 units of SVG, about a phone's width.

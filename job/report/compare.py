@@ -16,15 +16,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-
-from matplotlib import pyplot as plt
-from matplotlib import ticker
-
 from job import ablate, errors, files, metrics, results
 from job import config as config_lib
+from job.plotting import plt, ticker
 
 FILE = "report.md"
 
