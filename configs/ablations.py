@@ -11,6 +11,9 @@
     resolution  frozen ImageNet features, by size and upsampling kernel
     unfreeze    ImageNet's weights: frozen, all at once, gradually
     scratch     from scratch at 32 and 64 px
+    recipe      stem32.py:8ep at width .25, one thing changed; held-out images
+    records     stem32.py beside the recipes of peers.py, for a CPU
+    records_gpu the same at 30, 100 and 200 epochs, and what they are made of
 
 Small budgets, for 2 CPU cores: width .25, 5 epochs; on a GPU give
 `--config.model.width=1 --config.epochs=30 --seeds=3`. resolution and unfreeze
@@ -23,7 +26,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import augment_presets, naive, stem32, transfer
+from configs import augment_presets, naive, peers, stem32, transfer
 
 _Overrides = Mapping[str, Any]
 
@@ -115,6 +118,52 @@ def _size(size: int, upsampling: str = "bilinear") -> _Overrides:
     }
 
 
+def _fields(
+    config: ml_collections.ConfigDict, prefix: str = ""
+) -> dict[str, Any]:
+    """Returns every field of a config by its dotted name."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            fields |= _fields(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def _peers(**budget: Any) -> dict[str, _Overrides]:
+    return {
+        name: {**_fields(peers.get_config(name)), **budget}
+        for name in ("common", "autoaugment_cutout")
+    }
+
+
+def _records_gpu() -> dict[str, _Overrides]:
+    """Returns what each length has: both peers, ours and ours changed."""
+    variants: dict[str, _Overrides] = {}
+    for epochs in (30, 100, 200):
+        for name, fields in _peers(epochs=float(epochs)).items():
+            variants[f"{name}_{epochs}"] = fields
+        ours = _fields(stem32.get_config(f"{epochs}ep"))
+        variants[f"stem32_{epochs}"] = ours
+        if epochs == 100:
+            variants |= {
+                "stem32_100_max": {**ours, "model.pooling": "max"},
+                "stem32_100_no_cutmix": {
+                    **ours,
+                    "augment.cutmix_probability": 0.0,
+                },
+            }
+    for size in (64, 128):
+        fields = _fields(transfer.get_config("gradual128"))
+        variants[f"transfer_{size}"] = {**fields, "model.input_size": size}
+    return {
+        # Often, so that it is seen when a recipe gets where another one ends.
+        name: {**fields, "evaluate.every_epochs": 1.0}
+        for name, fields in variants.items()
+    }
+
+
 # Plan -> base and its budget, and variants as changes to those. The first
 # variant is what the others are compared with.
 _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
@@ -203,6 +252,50 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             },
         },
     ),
+    "recipe": (
+        (
+            stem32.get_config("8ep"),
+            {
+                "data.validation_fraction": 0.1,
+                "evaluate.every_epochs": 0.0,
+                "model.width": 0.25,
+            },
+        ),
+        {
+            "8ep": {},
+            "whitening": {"model.whitening": True},
+            "beta_rate_8": {"optimizer.beta_rate": 8.0},
+            "beta_rate_64": {"optimizer.beta_rate": 64.0},
+            "pool_first": {"model.pool_first": True},
+            "lookahead": {
+                "optimizer.lookahead_steps": 5,
+                "optimizer.ema_decay": 0.0,
+            },
+            "no_average": {"optimizer.ema_decay": 0.0},
+            # Two passes a step: half the epochs cost as much.
+            "sam_same_cost": {"optimizer.sam_rho": 0.05, "epochs": 4.0},
+            "cutmix": {"augment.cutmix_probability": 0.25},
+            "cutout_8": {"augment.cutout_pixels": 8.0},
+            "no_label_smoothing": {"optimizer.label_smoothing": 0.0},
+            "weight_decay_half": {"optimizer.weight_decay": 5e-4},
+            "weight_decay_twice": {"optimizer.weight_decay": 2e-3},
+            "max_pooling": {"model.pooling": "max"},
+        },
+    ),
+    "records": (
+        (stem32.get_config("16ep"), {"evaluate.every_epochs": 2.0}),
+        {
+            **_peers(
+                **{
+                    "epochs": 16.0,
+                    "model.width": 0.5,
+                    "evaluate.every_epochs": 2.0,
+                }
+            ),
+            "stem32": {},
+        },
+    ),
+    "records_gpu": ((stem32.get_config("30ep"), {}), _records_gpu()),
 }
 
 

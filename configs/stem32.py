@@ -17,18 +17,18 @@ import ml_collections
 
 from configs import augment_presets, default
 
-_VARIANTS = ("8ep", "30ep", "100ep", "200ep")
+_VARIANTS = ("8ep", "16ep", "30ep", "100ep", "200ep")
 
 
 def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
-    """Returns the recipe of a budget, for a GPU; `8ep` is for 2 CPU cores."""
+    """Returns a budget's recipe, for a GPU; up to `16ep`, for 2 CPU cores."""
     if variant not in _VARIANTS:
         raise ValueError(
             f"configs/stem32.py has no variant {variant!r}; there are"
             f" {', '.join(_VARIANTS)}"
         )
     config = default.get_config()
-    if variant == "8ep":
+    if variant in ("8ep", "16ep"):
         config.epochs = 8.0
         config.global_batch_size = 256
         config.model.width = 0.5
@@ -40,6 +40,9 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
         config.optimizer.weight_decay = 1e-3
         config.optimizer.ema_decay = 0.99
         config.evaluate.every_epochs = 4.0
+    if variant == "16ep":
+        config.epochs = 16.0
+        config.optimizer.warmup_epochs = 3.2
     if variant in ("100ep", "200ep"):
         config.model.pooling = "avg"
         config.augment.update(augment_presets.fields("strong"))

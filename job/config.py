@@ -198,6 +198,9 @@ _RULES: dict[str, _Rule] = {
     "optimizer.label_smoothing": _share(),
     "optimizer.ema_decay": _share(),
     "optimizer.clip_norm": _at_least(0),
+    "optimizer.beta_rate": _between(0, 1e6),
+    "optimizer.sam_rho": _between(0, 100),
+    "optimizer.lookahead_steps": _between(0, 10**9),
     "evaluate.every_epochs": _between(0, 1e6),
     "evaluate.global_batch_size": _between(1, 2**20),
     "checkpoint.every_steps": _between(0, 10**9),
@@ -273,6 +276,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         _refuse("epochs", 0.0, "above 0 where config.steps is 0")
     _check_sizes(fields)
     _check_transfer(fields)
+    if fields["optimizer.lookahead_steps"] and fields["optimizer.ema_decay"]:
+        _refuse(
+            "optimizer.ema_decay",
+            fields["optimizer.ema_decay"],
+            "0.0 with optimizer.lookahead_steps: its slow weights are an"
+            " average already",
+        )
+    if fields["model.pool_first"] and not fields["model.batch_norm"]:
+        _refuse(
+            "model.pool_first",
+            True,
+            "False without model.batch_norm: there is nothing to pool before",
+        )
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # Only one replica could do both; it has nothing to agree on.
@@ -337,6 +353,7 @@ def _check_transfer(fields: _Fields) -> None:
         "model.width": 1.0,
         "model.stem_filters": 0,
         "model.batch_norm": False,
+        "model.whitening": False,
     }
     for name, needed in layout.items():
         if fields[name] != needed:

@@ -124,7 +124,9 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             weights[name] = [matrix]
         x = keras.layers.ReLU(max_value=255.0, name="clip")(x)
     layers, turned = network.layers, False
-    for layer, behind in zip(layers, [*layers[1:], None], strict=True):
+    for before, layer, behind in zip(
+        [None, *layers[:-1]], layers, [*layers[1:], None], strict=True
+    ):
         if isinstance(layer, model.Standardize):
             turned = layer.turned
             order = -1 if turned else 1
@@ -147,9 +149,14 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
                 layer.units, None if last else "relu", name=layer.name
             )(x)
             weights[layer.name] = [np.array(w) for w in layer.weights]
-        elif isinstance(
-            layer, keras.layers.InputLayer | model.BatchNormalization
-        ):
+        elif isinstance(layer, model.BatchNormalization):
+            if isinstance(before, keras.layers.Conv2D):
+                continue  # Folded.
+            x = keras.layers.BatchNormalization(
+                epsilon=layer.epsilon, name=layer.name
+            )(x)
+            weights[layer.name] = [np.array(w) for w in layer.weights]
+        elif isinstance(layer, keras.layers.InputLayer):
             continue
         elif isinstance(layer, keras.layers.Activation):
             x = keras.layers.Softmax(name=OUTPUT)(x)
@@ -169,7 +176,12 @@ def _folded(
     """Returns float32 kernel and bias of both, computed in float64."""
     kernel = np.array(convolution.kernel, np.float64)
     if not isinstance(behind, model.BatchNormalization):
-        return kernel.astype(np.float32), np.array(convolution.bias)
+        bias = (
+            np.array(convolution.bias)
+            if convolution.use_bias
+            else np.zeros(convolution.filters)
+        )
+        return kernel.astype(np.float32), bias.astype(np.float32)
     gamma, beta, mean, variance = (
         np.array(v, np.float64)
         for v in (

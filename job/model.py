@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from job import whitening as whitening_lib
 from job.convolution import Convolution
 from job.data.dataset import NUM_CLASSES
 
@@ -42,6 +43,8 @@ PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
 }
 
 HEAD = "head"
+# The fixed layer before the first block, where there is one.
+WHITENING = "whitening"
 # The layer between the convolutions and the head.
 _FEATURES = "features"
 
@@ -57,6 +60,8 @@ def vgg16(
     width: float = 1.0,
     stem_filters: int = 0,
     pooling: str = "max",
+    pool_first: bool = False,
+    whitening: bool = False,
     batch_norm: bool = True,
     batch_norm_momentum: float = 0.9,
     batch_norm_epsilon: float = 1e-5,
@@ -77,6 +82,11 @@ def vgg16(
       width: multiplies the filters of every convolution.
       stem_filters: filters of the first block; 0: 64 * width.
       pooling: max or avg, at the end of each block.
+      pool_first: pool between a block's last convolution and what follows it,
+        not behind (Page 2019, "How to train your ResNet"): batch moments are
+        those of fewer values then, which is another network.
+      whitening: begin with a convolution of `whitening.FILTERS` filters whose
+        kernel, zeros here, never trains; see `whitening`.
       batch_norm: after each convolution; else the convolutions have biases.
       batch_norm_momentum: share of the old running moments that a step keeps.
       batch_norm_epsilon: added to the variance.
@@ -114,7 +124,10 @@ def vgg16(
     )
 
     def convolution(
-        x: keras.KerasTensor, filters: int, name: str
+        x: keras.KerasTensor,
+        filters: int,
+        name: str,
+        pool: keras.layers.Layer | None = None,
     ) -> keras.KerasTensor:
         fan_in = 9 * x.shape[-1]
         x = conv2d(
@@ -127,6 +140,8 @@ def vgg16(
             dtype=policy,
             name=name,
         )(x)
+        if pool and pool_first:
+            x = pool(x)
         if batch_norm:
             x, mean, variance = BatchNormalization(
                 momentum=batch_norm_momentum,
@@ -136,10 +151,11 @@ def vgg16(
                 name=f"{name}_bn",
             )(x)
             moments.extend([mean, variance])
-        return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
+        x = keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
+        return pool(x) if pool and not pool_first else x
 
     moments: list[keras.KerasTensor] = []
-    pool = {
+    pools = {
         "max": keras.layers.MaxPooling2D,
         "avg": keras.layers.AveragePooling2D,
     }
@@ -147,16 +163,31 @@ def vgg16(
     side = input_size if head_pooling == "flatten" else None
     images = keras.Input((side, side, 3), dtype="float32", name="image")
     mean, divisor, turned = PREPROCESSING[preprocessing]
+    # What little differs between neighbours is less than a bfloat16's rounding.
+    first = keras.DTypePolicy("float32") if whitening else policy
     x = Standardize(
-        mean, divisor, turned=turned, dtype=policy, name="standardize"
+        mean, divisor, turned=turned, dtype=first, name="standardize"
     )(images)
+    if whitening:
+        x = keras.layers.Conv2D(
+            whitening_lib.FILTERS,
+            3,
+            padding="same",
+            use_bias=False,
+            kernel_initializer="zeros",
+            dtype=first,
+            name=WHITENING,
+        )(x)
     for block, (depth, base) in enumerate(BLOCKS, start=1):
         filters = max(1, round(base * width))
         if block == 1 and stem_filters:
             filters = stem_filters
+        pool = pools[pooling](2, dtype=policy, name=f"block{block}_pool")
         for conv in range(1, depth + 1):
-            x = convolution(x, filters, f"block{block}_conv{conv}")
-        x = pool[pooling](2, dtype=policy, name=f"block{block}_pool")(x)
+            last = conv == depth
+            x = convolution(
+                x, filters, f"block{block}_conv{conv}", pool if last else None
+            )
     if head_pooling == "flatten":
         x = keras.layers.Flatten(dtype=policy, name=_FEATURES)(x)
     else:
@@ -179,15 +210,15 @@ def vgg16(
 
     widths = list(head_units) or [x.shape[-1]]
     noise = keras.Input((sum(widths),), dtype="float32", name="noise")
-    first = 0
+    used = 0
     for number, width in enumerate(widths, start=1):
         if head_units:
             x = dense(x, width, f"fc{number}", "relu")
         if dropout:
             x = Dropout(dropout, dtype=policy, name=f"dropout{number}")(
-                x, noise[:, first : first + width]
+                x, noise[:, used : used + width]
             )
-        first += width
+        used += width
     logits = dense(x, NUM_CLASSES, "logits", None)
     logits = keras.layers.Activation("linear", dtype="float32", name="float32")(
         logits
@@ -219,12 +250,17 @@ def noise_width(model: keras.Model) -> int:
 
 
 def blocks(model: keras.Model) -> list[str]:
-    """Returns of each trainable variable its block: block1 to block5, HEAD."""
-    layers = [v.path.split("/")[-2] for v in model.trainable_variables]
-    return [
-        layer.split("_")[0] if layer.startswith("block") else HEAD
-        for layer in layers
-    ]
+    """Returns of each trainable variable its block.
+
+    Those are block1 to block5, HEAD, and WHITENING, which never trains.
+    """
+    return [_block(v.path.split("/")[-2]) for v in model.trainable_variables]
+
+
+def _block(layer: str) -> str:
+    if layer.startswith("block"):
+        return layer.split("_")[0]
+    return WHITENING if layer == WHITENING else HEAD
 
 
 def gflop(model: keras.Model, size: int) -> dict[str, float]:
@@ -239,16 +275,16 @@ def gflop(model: keras.Model, size: int) -> dict[str, float]:
       size: side of the images in pixels, a multiple of 32.
 
     Returns:
-      By block: block1 to block5, and HEAD.
+      By block; see `blocks`.
     """
     costs: dict[str, float] = {}
     for layer in model.layers:
+        block = _block(layer.name)
         if isinstance(layer, keras.layers.Conv2D):
-            block = layer.name.split("_")[0]
-            side = size >> (int(block[-1]) - 1)
-            outputs = side * side
+            halved = 0 if block == WHITENING else int(block[-1]) - 1
+            outputs = (size >> halved) ** 2
         elif isinstance(layer, keras.layers.Dense):
-            block, outputs = HEAD, 1
+            outputs = 1
         else:
             continue
         products = outputs * int(np.prod(layer.kernel.shape))
@@ -259,6 +295,11 @@ def gflop(model: keras.Model, size: int) -> dict[str, float]:
 def decayed(model: keras.Model) -> list[bool]:
     """Says of each trainable variable whether weight decay applies: kernels."""
     return [v.name == "kernel" for v in model.trainable_variables]
+
+
+def offsets(model: keras.Model) -> list[bool]:
+    """Says of each trainable variable whether it is a normalization's beta."""
+    return [v.name == "beta" for v in model.trainable_variables]
 
 
 def running_momentum(model: keras.Model) -> float:

@@ -3,7 +3,7 @@
 Whatever a later start must know to go on as if there had been no stop.
 
     with strategy.scope():
-        state = TrainState(model, ema_decay=0.995, loss_scaling=False)
+        state = TrainState(model, averaging=True, loss_scaling=False)
     state.snapshot()               # {"model/block1_conv1/kernel": array, ...}
 """
 
@@ -30,8 +30,8 @@ class TrainState:
       momentum: a buffer for each trainable variable; of Adam, its first
         moment.
       second_moment: likewise, for Adam only; else empty.
-      ema: an average of each trainable and each running variable; empty
-        where `ema_decay` is 0.
+      ema: an average of each trainable and each running variable, or
+        Lookahead's slow weights; empty where there is no averaging.
       window: sums since the last logged step: "loss" (of the steps' means),
         "correct" (examples), "steps". In the checkpoint, so that a line that
         was begun before a kill is finished as if there had been none.
@@ -45,7 +45,7 @@ class TrainState:
         self,
         model: keras.Model,
         *,
-        ema_decay: float,
+        averaging: bool,
         loss_scaling: bool,
         adam: bool = False,
     ) -> None:
@@ -75,7 +75,7 @@ class TrainState:
             tf.Variable(tf.zeros(v.shape), trainable=False)
             for v in (self.trainable if adam else [])
         ]
-        averaged = self.trainable + self.running if ema_decay else []
+        averaged = self.trainable + self.running if averaging else []
         self.ema = [
             tf.Variable(v.read_value(), trainable=False) for v in averaged
         ]

@@ -50,7 +50,8 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 class OptimizerSettings:
     """What the update does; the fields are those of `config.optimizer`.
 
-    `groups` says of each block, and of the head, how its rate differs.
+    `groups` says of each block, and of the head, how its rate differs;
+    `train_steps`, how long the run is.
     """
 
     name: str
@@ -61,6 +62,10 @@ class OptimizerSettings:
     label_smoothing: float
     ema_decay: float
     clip_norm: float
+    beta_rate: float = 1.0
+    sam_rho: float = 0.0
+    lookahead_steps: int = 0
+    train_steps: int = 0
 
 
 def make_train_steps(
@@ -99,12 +104,14 @@ def make_train_steps(
     """
     replicas = strategy.num_replicas_in_sync
     opened = [block in open_blocks for block in model_lib.blocks(state.model)]
-    trained = [state.trainable[place] for place in np.flatnonzero(opened)]
+    places = np.flatnonzero(opened)
+    trained = [state.model.trainable_variables[place] for place in places]
     forward_backward = _make_forward_backward(
         network,
         upsample,
         trained,
         label_smoothing=settings.label_smoothing,
+        sam_rho=settings.sam_rho,
         global_batch_size=global_batch_size,
         num_replicas=replicas,
     )
@@ -112,7 +119,10 @@ def make_train_steps(
         forward_backward = tf.function(
             forward_backward, jit_compile=True, autograph=False
         )
-    bucket = _Bucket([v.shape for v in trained + state.running])
+    bucket = _Bucket(
+        [tf.TensorShape(v.shape) for v in trained]
+        + [v.shape for v in state.running]
+    )
     update = _make_update(state, settings, opened)
     noise_width = model_lib.noise_width(network)
 
@@ -244,13 +254,31 @@ def _hits(
 def _make_forward_backward(
     network: keras.Model,
     upsample: Upsample,
-    trained: list[tf.Variable],
+    trained: list[keras.Variable],
     *,
     label_smoothing: float,
+    sam_rho: float,
     global_batch_size: int,
     num_replicas: int,
 ) -> _ForwardBackward:
     """Returns the pure part of a step: writes no variable, sums nothing."""
+    weights = [variable.value for variable in trained]
+
+    def forward(
+        inputs: tf.Tensor | list[tf.Tensor], targets: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        logits, moments = network(inputs, training=True)
+        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        return tf.reduce_sum(losses) / global_batch_size, logits, moments
+
+    def sharpest(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the weights `sam_rho` further up the slope."""
+        norm = tf.sqrt(_square_norm(gradients))
+        factor = tf.math.divide_no_nan(sam_rho, norm)
+        return [
+            weight + factor * gradient
+            for weight, gradient in zip(weights, gradients, strict=True)
+        ]
 
     def forward_backward(
         augmented: Augmented,
@@ -261,16 +289,23 @@ def _make_forward_backward(
         images, share = augmented
         images = upsample(images)
         inputs = images if noise is None else [images, noise]
+        targets = smoothed_targets(labels, label_smoothing)
+        targets = mixed_targets(targets, share)
         # Only what trains is watched: below it nothing is recorded.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(trained)
-            logits, moments = network(inputs, training=True)
-            targets = smoothed_targets(labels, label_smoothing)
-            targets = mixed_targets(targets, share)
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_sum(losses) / global_batch_size
+            tape.watch(weights)
+            loss, logits, moments = forward(inputs, targets)
             scaled = loss * loss_scale
-        gradients = tape.gradient(scaled, trained)
+        gradients = tape.gradient(scaled, weights)
+        if sam_rho:
+            # Foret et al. 2021 (arXiv:2010.01412); each replica climbs by its
+            # own images, as there. Loss, hits and moments are the first pass's.
+            moved = sharpest(gradients)
+            there = keras.StatelessScope(list(zip(trained, moved, strict=True)))
+            with tf.GradientTape(watch_accessed_variables=False) as tape, there:
+                tape.watch(moved)
+                scaled = forward(inputs, targets)[0] * loss_scale
+            gradients = tape.gradient(scaled, moved)
         correct = tf.reduce_sum(_hits(logits, labels, share))
         moments = [moment / num_replicas for moment in moments]
         return [*gradients, *moments, loss, correct]
@@ -305,8 +340,15 @@ def _make_update(
         settings.weight_decay if decays else 0.0
         for decays in model_lib.decayed(state.model)
     ]
+    faster = [
+        settings.beta_rate if is_offset else 1.0
+        for is_offset in model_lib.offsets(state.model)
+    ]
     running_momentum = model_lib.running_momentum(state.model)
     places = np.flatnonzero(opened)
+    # Of `trainable` and `running`: what a step changes.
+    count = len(state.trainable)
+    changed = [*places, *range(count, count + len(state.running))]
 
     def apply(
         step: tf.Variable, sums: list[tf.Tensor], variables: Replicated
@@ -315,13 +357,14 @@ def _make_update(
         gradients = _rescaled(gradients, variables.loss_scale, settings)
         rate = settings.learning_rate(step) * variables.learning_rate_factor
         for i, gradient in zip(places, gradients, strict=True):
+            own_rate = groups[i].rate(rate, step) * faster[i]
             if settings.name == "adam":
                 optimizer.adam_update(
                     variables.trainable[i],
                     variables.momentum[i],
                     variables.second_moment[i],
                     gradient,
-                    learning_rate=groups[i].rate(rate, step),
+                    learning_rate=own_rate,
                     momentum=settings.momentum,
                     weight_decay=decay[i],
                     step=step - (groups[i].opens or 0),
@@ -331,16 +374,36 @@ def _make_update(
                     variables.trainable[i],
                     variables.momentum[i],
                     gradient,
-                    learning_rate=groups[i].rate(rate, step),
+                    learning_rate=own_rate,
                     momentum=settings.momentum,
                     weight_decay=decay[i],
                 )
         for variable, moment in zip(variables.running, moments, strict=True):
             variable.assign_sub((1 - running_momentum) * (variable - moment))
-        if variables.ema:
-            count = len(variables.trainable)
-            changed = [*places, *range(count, len(variables.ema))]
-            now = variables.trainable + variables.running
+        average(step, variables)
+        *_, loss, correct = sums
+        variables.window["loss"].assign_add(loss)
+        variables.window["correct"].assign_add(correct)
+        variables.window["steps"].assign_add(1.0)
+        _grow(variables.loss_scale)
+
+    def average(step: tf.Variable, variables: Replicated) -> None:
+        now = variables.trainable + variables.running
+        if settings.lookahead_steps:
+            kept = optimizer.lookahead_kept(
+                step,
+                every=settings.lookahead_steps,
+                train_steps=settings.train_steps,
+            )
+
+            def look_ahead() -> None:
+                for i in changed:
+                    slow = variables.ema[i]
+                    slow.assign_sub((1 - kept) * (slow - now[i]))
+                    now[i].assign(slow.read_value())
+
+            tf.cond(kept < 1, _branch(look_ahead), _branch(lambda: None))
+        elif variables.ema:
             for i in changed:
                 optimizer.ema_update(
                     variables.ema[i],
@@ -348,11 +411,6 @@ def _make_update(
                     decay=settings.ema_decay,
                     step=step,
                 )
-        *_, loss, correct = sums
-        variables.window["loss"].assign_add(loss)
-        variables.window["correct"].assign_add(correct)
-        variables.window["steps"].assign_add(1.0)
-        _grow(variables.loss_scale)
 
     def skip(step: tf.Variable, variables: Replicated) -> None:
         if not variables.loss_scale:

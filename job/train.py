@@ -33,6 +33,7 @@ from job import (
     results,
     step,
     weights,
+    whitening,
 )
 from job import strategy as strategy_lib
 from job.augment import picture
@@ -128,9 +129,8 @@ def train_and_evaluate(
     files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
     if history.record is not None:
         metrics.put_back(workdir, history.record)
-    if config.model.weights and not history.step:
-        if peers.is_chief:
-            state.load_weights(weights.load(config.model.weights))
+    if peers.is_chief and not history.step:
+        load_first_weights(config, state, data.train)
     if peers.count > 1:
         state.restore(peers.broadcast_arrays(state.snapshot()))
     picture.write(
@@ -199,6 +199,7 @@ def train_and_evaluate(
             train_steps=plan.train_steps,
             global_batch_size=plan.global_batch_size,
             extracted=0 if network is state.model else len(train_split),
+            passes=2 if config.optimizer.sam_rho else 1,
         ),
         replicas=strategy.num_replicas_in_sync,
         data_source=data.source,
@@ -306,7 +307,7 @@ def load_trained(
         )
     strategy_lib.create_strategy()  # Memory as it is needed, and no TF32.
     network = create_model(config, "float32")
-    weights_of = "ema" if config.optimizer.ema_decay else "model"
+    weights_of = "ema" if averages(config) else "model"
     for variable in (
         network.trainable_variables + network.non_trainable_variables
     ):
@@ -388,19 +389,18 @@ def create_model(
     config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
 ) -> keras.Model:
     """Returns the network of a config; call it under the strategy's scope."""
-    preprocessing = config.model.preprocessing
-    if preprocessing == "auto":
-        preprocessing = "caffe" if config.model.weights else "standardize"
     return model.vgg16(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
         pooling=config.model.pooling,
+        pool_first=config.model.pool_first,
+        whitening=config.model.whitening,
         batch_norm=config.model.batch_norm,
         batch_norm_momentum=config.model.batch_norm_momentum,
         batch_norm_epsilon=config.model.batch_norm_epsilon,
         sync_batch_norm=config.distribute.sync_batch_norm,
         init=config.model.init,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing(config),
         input_size=config.model.input_size,
         head_pooling=config.model.head_pooling,
         head_units=config.model.head_units,
@@ -409,6 +409,25 @@ def create_model(
         for_cpu=not tf.config.list_logical_devices("GPU"),
         seed=config.seed,
     )
+
+
+def preprocessing(config: ml_collections.ConfigDict) -> str:
+    """Returns what is done to pixels first; see `model.PREPROCESSING`."""
+    if config.model.preprocessing != "auto":
+        return config.model.preprocessing
+    return "caffe" if config.model.weights else "standardize"
+
+
+def load_first_weights(
+    config: ml_collections.ConfigDict, state: TrainState, split: dataset.Split
+) -> None:
+    """Sets the weights that a run does not begin with at random, if any."""
+    if config.model.weights:
+        state.load_weights(weights.load(config.model.weights))
+    if config.model.whitening:
+        mean, divisor, _ = model.PREPROCESSING[preprocessing(config)]
+        filters = whitening.whitening_filters(split.images, mean, divisor)
+        state.load_weights({f"{model.WHITENING}/kernel": filters})
 
 
 def create_state(
@@ -420,10 +439,15 @@ def create_state(
             create_model(
                 config, config.precision, dropout=config.model.dropout
             ),
-            ema_decay=config.optimizer.ema_decay,
+            averaging=averages(config),
             loss_scaling=config.precision == "float16",
             adam=config.optimizer.name == "adam",
         )
+
+
+def averages(config: ml_collections.ConfigDict) -> bool:
+    """Says whether what is scored are averaged weights."""
+    return bool(config.optimizer.ema_decay or config.optimizer.lookahead_steps)
 
 
 def log_cost(network: keras.Model, plan: Plan) -> None:
@@ -559,6 +583,10 @@ def optimizer_settings(
         label_smoothing=config.optimizer.label_smoothing,
         ema_decay=config.optimizer.ema_decay,
         clip_norm=config.optimizer.clip_norm,
+        beta_rate=config.optimizer.beta_rate,
+        sam_rho=config.optimizer.sam_rho,
+        lookahead_steps=config.optimizer.lookahead_steps,
+        train_steps=plan.train_steps,
     )
 
 

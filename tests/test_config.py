@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from configs import augment_presets, default, transfer
+from configs import augment_presets, default, peers, stem32, transfer
 from job import config as config_lib
 from job import errors
 
@@ -23,7 +23,8 @@ SHIPPED = [
     ("seed_augment", ""),
     ("seed_frozen", ""),
     ("seed_upsample", ""),
-    *(("stem32", v) for v in ("", "8ep", "30ep", "100ep", "200ep")),
+    *(("stem32", v) for v in ("", *stem32._VARIANTS)),
+    *(("peers", v) for v in ("", *peers._VARIANTS)),
     *(("upsample", v) for v in ("", "64", "96", "128", "160", "224")),
     *(("transfer", v) for v in ("", *transfer._VARIANTS)),
     ("ablations", ""),
@@ -110,6 +111,9 @@ def test_every_field_has_a_rule_or_is_a_bool():
         ("optimizer.label_smoothing", 1.0),
         ("optimizer.ema_decay", 1.5),
         ("optimizer.clip_norm", -1.0),
+        ("optimizer.beta_rate", -1.0),
+        ("optimizer.sam_rho", math.nan),
+        ("optimizer.lookahead_steps", -1),
         ("evaluate.every_epochs", -1.0),
         ("checkpoint.keep", 1),
         ("distribute.strategy", "parameter_server"),
@@ -264,7 +268,12 @@ def test_what_is_random_is_not_frozen(config):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0.5), ("stem_filters", 32), ("batch_norm", True)],
+    [
+        ("width", 0.5),
+        ("stem_filters", 32),
+        ("batch_norm", True),
+        ("whitening", True),
+    ],
 )
 def test_weights_ask_for_their_own_layers(config, field, value):
     config.model.weights = "imagenet"
@@ -273,6 +282,22 @@ def test_weights_ask_for_their_own_layers(config, field, value):
     config_lib.check(config)
     config.model[field] = value
     with pytest.raises(errors.ConfigError, match=f"model.{field} is {value}"):
+        config_lib.check(config)
+
+
+def test_one_average_is_enough(config):
+    config.optimizer.lookahead_steps = 5
+    with pytest.raises(errors.ConfigError, match=r"ema_decay is 0.9;.*lookah"):
+        config_lib.check(config)
+    config.optimizer.ema_decay = 0.0
+    config_lib.check(config)
+
+
+def test_pooling_before_a_normalization_needs_one(config):
+    config.model.pool_first = True
+    config_lib.check(config)
+    config.model.batch_norm = False
+    with pytest.raises(errors.ConfigError, match="pool_first is True"):
         config_lib.check(config)
 
 

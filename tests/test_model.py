@@ -201,3 +201,31 @@ def test_one_network_takes_every_size(split):
     for size in (32, 64, 96):
         images = tf.image.resize(split.images[:2], (size, size))
         assert network(images, training=True)[0].shape == (2, 10)
+
+
+def test_pooling_before_or_behind_the_last_normalization(split):
+    def kinds(pool_first):
+        network = model.vgg16(width=0.125, pool_first=pool_first)
+        network(split.images[:2], training=True)
+        return [
+            layer.name
+            for layer in network.layers
+            if layer.name.startswith(("block2_conv2", "block2_pool"))
+        ]
+
+    conv, norm, relu = (f"block2_conv2{end}" for end in ("", "_bn", "_relu"))
+    assert kinds(False) == [conv, norm, relu, "block2_pool"]
+    assert kinds(True) == [conv, "block2_pool", norm, relu]
+
+
+def test_offsets_are_the_betas():
+    network = model.vgg16(width=0.125)
+    found = [
+        v.path
+        for v, is_offset in zip(
+            network.trainable_variables, model.offsets(network), strict=True
+        )
+        if is_offset
+    ]
+    assert len(found) == 13
+    assert all(path.endswith("_bn/beta") for path in found)

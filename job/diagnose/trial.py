@@ -54,7 +54,7 @@ class Trial:
         with self._strategy.scope():
             self._state = TrainState(
                 train.create_model(config, precision),
-                ema_decay=0.0,
+                averaging=False,
                 loss_scaling=precision == "float16",
                 adam=config.optimizer.name == "adam",
             )
