@@ -51,6 +51,10 @@ ablate: $(READY) ## all runs of a plan, and their comparison; PLAN=ladder
 	  --workdir=runs/$(PLAN) $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 	$(RUN) -m job.main --mode=report --workdir=runs/$(PLAN)
 
+.PHONY: records
+records: ## stem32.py beside its peers' recipes, as long as the hardware allows
+	$(MAKE) ablate PLAN=$(if $(filter gpu,$(SET)),records_gpu,records)
+
 .PHONY: report
 report: $(READY) ## WORKDIR/report.html of a run; of an ablation the comparison
 	$(RUN) -m job.main --mode=report --workdir=$(WORKDIR) $(ARGS)

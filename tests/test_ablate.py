@@ -161,7 +161,7 @@ def test_the_report_compares_variants(tmp_path):
         for seed, accuracy in enumerate(accuracies):
             folder = ablate.folder(tmp_path, variant, seed)
             folder.mkdir(parents=True)
-            (folder / "config.json").write_text('{"seed": 0}')
+            (folder / "config.json").write_text('{"global_batch_size": 100}')
             if accuracy is None:
                 (folder / ablate.FAILURE).write_text('{"exit_code": 5}')
                 continue
@@ -171,19 +171,29 @@ def test_the_report_compares_variants(tmp_path):
                 "train_seconds": 9.6,
                 "images_per_second": 1234.0,
                 "train_tflop": 5.0,
+                "compile_seconds": 7.0,
             }
             (folder / "result.json").write_text(json.dumps(result))
-            line = {"step": 1, "epoch": 1.0, "split": "test", "accuracy": 0.5}
-            (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+            lines = [
+                {"step": 50, "epoch": 0.5, "split": "train", "accuracy": 0.3},
+                {"step": 100, "epoch": 1.0, "split": "test", "accuracy": 0.05},
+                {"step": 500, "epoch": 5.0, "split": "test", "accuracy": 0.2},
+            ]
+            if variant == "naive":
+                lines[-1]["accuracy"] = accuracy
+            (folder / "metrics.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in lines)
+            )
     table = compare.write_report([tmp_path]).splitlines()
     rows = [
         [cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:]
     ]
-    spent = ["10", "1,234", "5"]
+    # 500 steps of 100 images: 41 s.
+    spent = ["10", "41 + 7", "1,234", "5"]
     assert rows == [
         ["naive", "10.00", "", "11.00", "1 (1 diverged)", *spent],
         ["recipe", "85.00 ± 7.07", "+75.00", "86.00 ± 7.07", "2", *spent],
-        ["lost", "", "", "", "0 (1 diverged)", "0", "0", "0"],
+        ["lost", "", "", "", "0 (1 diverged)", "0", "", "0", "0"],
     ]
     for name in ("waterfall.png", "curves.png", "accuracy_gflop.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

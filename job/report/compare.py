@@ -59,6 +59,10 @@ class Row:
       seconds: of training, median over seeds.
       images_per_second: likewise.
       train_tflop: operations of the whole training, in 10^12.
+      seconds_to_base: of training steps alone, until the evaluation at which
+        the accuracy was first that of the first variant's end, median over the
+        seeds that got there; None: none did.
+      compile_seconds: median; in none of the above but `seconds`.
     """
 
     variant: str
@@ -68,6 +72,8 @@ class Row:
     seconds: float
     images_per_second: float
     train_tflop: float
+    seconds_to_base: float | None
+    compile_seconds: float
 
     @property
     def mean(self) -> float:
@@ -137,10 +143,11 @@ def _read_run(folder: pathlib.Path, variant: str) -> Run | None:
 
 def summarize(runs: Sequence[Run]) -> list[Row]:
     """Returns a row for each variant, in the order of their first runs."""
-    rows = []
+    rows: list[Row] = []
     for variant in dict.fromkeys(run.variant for run in runs):
-        ended = [r.result for r in runs if r.variant == variant and r.result]
-        failed = sum(r.variant == variant and not r.result for r in runs)
+        own = [run for run in runs if run.variant == variant]
+        ended = [run.result for run in own if run.result]
+        failed = len(own) - len(ended)
 
         def scores(name: str, ended: list = ended) -> tuple[float, ...]:
             found = [
@@ -153,26 +160,53 @@ def summarize(runs: Sequence[Run]) -> list[Row]:
             values = [result.get(name, 0.0) for result in ended]
             return statistics.median(values) if values else 0.0
 
+        accuracies = scores("accuracy")
+        first = rows[0].accuracies if rows else accuracies
+        reached = [
+            seconds
+            for run in own
+            if first
+            and (seconds := _seconds_to(run, statistics.fmean(first)))
+            is not None
+        ]
         rows.append(
             Row(
                 variant,
-                scores("accuracy"),
+                accuracies,
                 scores("accuracy_tta"),
                 failed,
                 median("train_seconds"),
                 median("images_per_second"),
                 median("train_tflop"),
+                statistics.median(reached) if reached else None,
+                median("compile_seconds"),
             )
         )
     return rows
 
 
+def _seconds_to(run: Run, accuracy: float) -> float | None:
+    """Returns how long a run's steps took until an evaluation said so much."""
+    if not run.result:
+        return None
+    rate = run.result.get("images_per_second", 0.0)
+    images_per_step = run.fields["global_batch_size"]
+    for line in run.lines:
+        if line["split"] != "train" and line["accuracy"] >= accuracy:
+            return line["step"] * images_per_step / rate if rate else None
+    return None
+
+
 def to_markdown(rows: Sequence[Row]) -> str:
-    """Returns the table; changes are against the first row."""
+    """Returns the table; changes are against the first row.
+
+    "to first" are the seconds of training steps until an evaluation reached
+    the accuracy of the first row's end, and those of compiling.
+    """
     lines = [
-        "| variant | accuracy | change | mirror | seeds | seconds | images/s"
-        " | TFLOP |",
-        "|---|---|---|---|---|---|---|---|",
+        "| variant | accuracy | change | mirror | seeds | seconds | to first"
+        " | images/s | TFLOP |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         change = ""
@@ -181,10 +215,14 @@ def to_markdown(rows: Sequence[Row]) -> str:
         seeds = f"{len(row.accuracies)}"
         if row.failed:
             seeds += f" ({row.failed} diverged)"
+        reached = ""
+        if row.seconds_to_base is not None:
+            reached = f"{row.seconds_to_base:.0f} + {row.compile_seconds:.0f}"
         lines.append(
             f"| {row.variant} | {_spread(row.accuracies)} | {change} |"
             f" {_spread(row.mirrored)} | {seeds} | {row.seconds:.0f} |"
-            f" {row.images_per_second:,.0f} | {row.train_tflop:,.0f} |"
+            f" {reached} | {row.images_per_second:,.0f} |"
+            f" {row.train_tflop:,.0f} |"
         )
     return "\n".join(lines) + "\n"
 
