@@ -17,7 +17,7 @@ from unittest import mock
 import tensorflow as tf
 from absl import logging
 
-from job import errors
+from job import errors, memory
 from job.cluster import Cluster
 
 # How long TensorFlow waits for workers that were there a moment ago.
@@ -54,6 +54,8 @@ def create_strategy(
     # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        memory.keep_freed_memory()
     if len(gpus) < require_gpus:
         raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
     for gpu in gpus:

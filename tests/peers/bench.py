@@ -1,6 +1,7 @@
 """Trains with the job and with its peers in turn, and prints the ratios.
 
     python -m tests.peers.bench --precision=bfloat16 --torch=DIR/bin/python
+    python -m tests.peers.bench --replicas=2 --no_keras    # of one CPU, split
 
 A round lets each of them train for some seconds; a ratio is that of one round,
 so what else the machine does hits both sides. Medians, and the 95 % interval
@@ -56,10 +57,12 @@ def _started(
         f"--precision={args.precision}",
     ]
     here = [sys.executable, "-m"]
-    commands = {
-        _OURS: [*here, "tests.peers.ours"],
-        "keras fit": [*here, "tests.peers.keras_fit"],
-    }
+    commands = {_OURS: [*here, "tests.peers.ours"]}
+    if args.replicas > 1:
+        name = f"{_OURS}, {args.replicas} of it"
+        commands[name] = [*commands[_OURS], f"--replicas={args.replicas}"]
+    if not args.no_keras:
+        commands["keras fit"] = [*here, "tests.peers.keras_fit"]
     if args.torch:
         script = str(_ROOT / "tests" / "peers" / "torch_steps.py")
         commands["torch eager"] = [args.torch, script]
@@ -111,6 +114,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="a turn")
     parser.add_argument("--torch", help="a Python that has PyTorch")
     parser.add_argument("--no_compile", action="store_true")
+    parser.add_argument("--no_keras", action="store_true")
+    parser.add_argument(
+        "--replicas", type=int, default=1, help="the job also on so many"
+    )
     parser.add_argument("--json", type=pathlib.Path, help="file for the result")
     args = parser.parse_args()
     rates: dict[str, list[float]] = {}

@@ -4,7 +4,6 @@ import tensorflow as tf
 
 from configs import stem32
 from job import train
-from job.config import flatten
 from job.loop import Plan
 from tests.peers import turns
 
@@ -19,7 +18,8 @@ def make(settings):
     config.augment.flip = "random"
     # The others average no weights.
     config.optimizer.ema_decay = 0.0
-    flatten(config)
+    if settings.replicas > 1:
+        config.distribute.logical_devices = settings.replicas
     strategy = train.create_strategy(config)
     data = train.load_data(config)
     plan = Plan.create(config, num_images=len(data.train))

@@ -20,6 +20,7 @@ class Settings:
     width: float
     precision: str
     compile: bool
+    replicas: int
 
 
 def settings() -> Settings:
@@ -29,6 +30,7 @@ def settings() -> Settings:
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--replicas", type=int, default=1)
     return Settings(**vars(parser.parse_args()))
 
 

@@ -1,0 +1,37 @@
+"""Memory that a step has freed stays with the process, for the next step.
+
+    keep_freed_memory()
+
+The C library gives large blocks back to the kernel as they are freed, and gets
+them anew, as pages of zeros that are made one by one as they are touched. A
+training step frees and takes the same blocks every time: at full width, batch
+128, those are 20,000 pages in bfloat16 and 43,000 in float32 a step. What it
+is worth to keep them: docs/speed.md.
+"""
+
+import contextlib
+import ctypes
+
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
+
+_LARGEST = 2**31 - 1
+# Taken at once where more is needed. Without it TensorFlow's threads still
+# give their blocks back.
+_PAD_BYTES = 2**28
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep what is freed; other C libraries are left alone.
+
+    The process does not get larger by it than it ever was. No larger than 1 GiB
+    blocks are kept.
+    """
+    # musl has no mallopt, other systems have no such file.
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+        mallopt(_M_TOP_PAD, _PAD_BYTES)
