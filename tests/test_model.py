@@ -119,17 +119,17 @@ def test_the_seed_fixes_the_weights():
     assert (one.variables[0].numpy() != other.variables[0].numpy()).any()
 
 
-def test_weight_decay_applies_to_kernels_only():
+@pytest.mark.parametrize(
+    ("says", "ending", "count"),
+    [(model.decayed, "/kernel", 14), (model.offsets, "_bn/beta", 13)],
+)
+def test_decay_is_for_kernels_and_a_rate_of_its_own_for_offsets(
+    says, ending, count
+):
     network = model.vgg16(width=0.125)
-    names = [
-        v.path
-        for v, decays in zip(
-            network.trainable_variables, model.decayed(network), strict=True
-        )
-        if decays
-    ]
-    assert len(names) == 14
-    assert all(name.endswith("kernel") for name in names)
+    paths = [v.path for v in network.trainable_variables]
+    assert says(network) == [path.endswith(ending) for path in paths]
+    assert sum(says(network)) == count
 
 
 def test_pixel_moments_are_those_of_real_cifar10(cifar10_dir):
@@ -216,16 +216,3 @@ def test_pooling_before_or_behind_the_last_normalization(split):
     conv, norm, relu = (f"block2_conv2{end}" for end in ("", "_bn", "_relu"))
     assert kinds(False) == [conv, norm, relu, "block2_pool"]
     assert kinds(True) == [conv, "block2_pool", norm, relu]
-
-
-def test_offsets_are_the_betas():
-    network = model.vgg16(width=0.125)
-    found = [
-        v.path
-        for v, is_offset in zip(
-            network.trainable_variables, model.offsets(network), strict=True
-        )
-        if is_offset
-    ]
-    assert len(found) == 13
-    assert all(path.endswith("_bn/beta") for path in found)

@@ -140,19 +140,21 @@ def test_the_step_is_compiled_once(data):
     assert trainer.steps.experimental_get_tracing_count() == before == 1
 
 
+PLAIN_SGD = {
+    "augment.flip": "none",
+    "augment.translate": 0.0,
+    "augment.cutout_pixels": 0.0,
+    "optimizer.momentum": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.warmup_epochs": 0.0,
+    "optimizer.schedule": "constant",
+    "optimizer.label_smoothing": 0.0,
+}
+
+
 def test_a_weight_moves_by_its_gradient(data):
     """One plain SGD step equals the tape's gradient, taken by hand."""
-    plain = {
-        "augment.flip": "none",
-        "augment.translate": 0.0,
-        "augment.cutout_pixels": 0.0,
-        "optimizer.momentum": 0.0,
-        "optimizer.weight_decay": 0.0,
-        "optimizer.warmup_epochs": 0.0,
-        "optimizer.schedule": "constant",
-        "optimizer.label_smoothing": 0.0,
-    }
-    trainer = Trainer(data, **plain)
+    trainer = Trainer(data, **PLAIN_SGD)
     network = trainer.state.model
     batch = next(iter(trainer.batches))
     with tf.GradientTape() as tape:
@@ -167,7 +169,7 @@ def test_a_weight_moves_by_its_gradient(data):
         w.numpy() - 0.05 * g.numpy()
         for w, g in zip(weights, gradients, strict=True)
     ]
-    again = Trainer(data, **plain)
+    again = Trainer(data, **PLAIN_SGD)
     again.train(1)
     for variable, value in zip(again.state.trainable, wanted, strict=True):
         np.testing.assert_allclose(variable.numpy(), value, atol=2e-5)
@@ -292,18 +294,6 @@ def test_state_names_every_variable_once(data):
     named = trainer.state.variables()
     assert isinstance(trainer.state, state.TrainState)
     assert len({id(v) for v in named.values()}) == len(named)
-
-
-PLAIN_SGD = {
-    "augment.flip": "none",
-    "augment.translate": 0.0,
-    "augment.cutout_pixels": 0.0,
-    "optimizer.momentum": 0.0,
-    "optimizer.weight_decay": 0.0,
-    "optimizer.warmup_epochs": 0.0,
-    "optimizer.schedule": "constant",
-    "optimizer.label_smoothing": 0.0,
-}
 
 
 def moves(data, replicas=1, **changes):
