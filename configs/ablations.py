@@ -273,7 +273,11 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             },
             "no_average": {"optimizer.ema_decay": 0.0},
             # Two passes a step: half the epochs cost as much.
-            "sam_same_cost": {"optimizer.sam_rho": 0.05, "epochs": 4.0},
+            "sam_same_cost": {
+                "optimizer.sam_rho": 0.05,
+                "epochs": 4.0,
+                "optimizer.warmup_epochs": 0.8,
+            },
             "cutmix": {"augment.cutmix_probability": 0.25},
             "cutout_8": {"augment.cutout_pixels": 8.0},
             "no_label_smoothing": {"optimizer.label_smoothing": 0.0},

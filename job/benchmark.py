@@ -119,6 +119,7 @@ def run_benchmark(
     # Backward and forward, in the first phase, which all these steps are of.
     step_tflop = (
         phases.gflop(state.model, plan.phases[0])[1]
+        * train.passes(config)
         * config.global_batch_size
         / 1e3
     )

@@ -200,7 +200,7 @@ _RULES: dict[str, _Rule] = {
     "optimizer.clip_norm": _at_least(0),
     "optimizer.beta_rate": _between(0, 1e6),
     "optimizer.sam_rho": _between(0, 100),
-    "optimizer.lookahead_steps": _between(0, 10**9),
+    "optimizer.lookahead_steps": _between(0, 1000),
     "evaluate.every_epochs": _between(0, 1e6),
     "evaluate.global_batch_size": _between(1, 2**20),
     "checkpoint.every_steps": _between(0, 10**9),
@@ -276,19 +276,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         _refuse("epochs", 0.0, "above 0 where config.steps is 0")
     _check_sizes(fields)
     _check_transfer(fields)
-    if fields["optimizer.lookahead_steps"] and fields["optimizer.ema_decay"]:
-        _refuse(
-            "optimizer.ema_decay",
-            fields["optimizer.ema_decay"],
-            "0.0 with optimizer.lookahead_steps: its slow weights are an"
-            " average already",
-        )
-    if fields["model.pool_first"] and not fields["model.batch_norm"]:
-        _refuse(
-            "model.pool_first",
-            True,
-            "False without model.batch_norm: there is nothing to pool before",
-        )
+    _check_recipe(fields)
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # Only one replica could do both; it has nothing to agree on.
@@ -326,6 +314,38 @@ def _check_sizes(fields: _Fields) -> None:
             "flatten",
             "avg with model.progressive_sizes: the head must fit every size",
         )
+
+
+def _check_recipe(fields: _Fields) -> None:
+    """Refuses what does not go together, or would do nothing."""
+
+    def refuse_with(name: str, needed: tuple[Any, ...], reason: str) -> None:
+        if fields[name] not in needed:
+            shown = " or ".join(repr(value) for value in needed)
+            _refuse(name, fields[name], f"{shown} {reason}")
+
+    if fields["optimizer.lookahead_steps"]:
+        refuse_with(
+            "optimizer.ema_decay",
+            (0.0,),
+            "with optimizer.lookahead_steps: its slow weights are an average"
+            " already",
+        )
+    if fields["optimizer.sam_rho"]:
+        refuse_with(
+            "distribute.sync_batch_norm",
+            (False,),
+            "with optimizer.sam_rho, which goes by each replica's own images",
+        )
+    if not fields["model.batch_norm"]:
+        reason = "without model.batch_norm: it would do nothing"
+        refuse_with("model.pool_first", (False,), reason)
+        refuse_with("optimizer.beta_rate", (1.0,), reason)
+    if fields["model.whitening"]:
+        reason = "with model.whitening, which is of pixels as they are"
+        refuse_with("model.preprocessing", ("auto", "standardize"), reason)
+        refuse_with("model.input_size", (32,), reason)
+        refuse_with("model.progressive_sizes", ([],), reason)
 
 
 def _check_transfer(fields: _Fields) -> None:
@@ -401,9 +421,22 @@ def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
         raise errors.ConfigError(
             f"--workdir={name or workdir}: there is no {FILE} of a run in it"
         )
-    config = ml_collections.ConfigDict(_with_infinities(saved))
+    with_defaults = _filled(saved, to_json(default.get_config()))
+    config = ml_collections.ConfigDict(_with_infinities(with_defaults))
     check(config)
     return config
+
+
+def _filled(saved: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Returns a saved config with the fields that the job has got since.
+
+    By itself a new field leaves everything as it was.
+    """
+    filled = {**base, **saved}
+    for name, value in base.items():
+        if isinstance(value, dict) and isinstance(filled[name], dict):
+            filled[name] = _filled(filled[name], value)
+    return filled
 
 
 def _with_infinities(saved: dict[str, Any]) -> dict[str, Any]:
@@ -465,10 +498,12 @@ def differences(
     """Returns a phrase for each field that a resume may not change, changed.
 
     Args:
-      saved: the flattened config of the checkpoint.
+      saved: the flattened config of the checkpoint. A field that it lacks, as
+        the job has got it since, is as in configs/default.py.
       fields: the flattened config of this start.
     """
     absent = "(absent)"
+    saved = {**flatten(default.get_config()), **saved}
     return [
         f"{name}: {saved.get(name, absent)} -> {fields.get(name, absent)}"
         for name in sorted(saved.keys() | fields.keys())

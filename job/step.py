@@ -423,6 +423,8 @@ def _make_update(
         )
         scale.assign(tf.maximum(1.0, scale / 2))
         variables.loss_scale["good_steps"].assign(0.0)
+        if settings.lookahead_steps:  # It may be due, and at the end must be.
+            average(step, variables)
 
     def update(
         step: tf.Variable, sums: list[tf.Tensor], variables: Replicated

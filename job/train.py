@@ -17,6 +17,7 @@ from typing import Any
 
 import keras
 import ml_collections
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -104,7 +105,7 @@ def train_and_evaluate(
     watchdog.beat("build", seconds=LONG_SECONDS)
     plan = Plan.create(config, num_images=len(data.train))
     state = create_state(config, strategy)
-    log_cost(state.model, plan)
+    log_cost(config, state.model, plan)
     evaluator = create_evaluator(config, strategy, data.test, peers)
     checkpoints = store.CheckpointStore(
         storage or workdir / "checkpoints",
@@ -130,7 +131,7 @@ def train_and_evaluate(
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if peers.is_chief and not history.step:
-        load_first_weights(config, state, data.train)
+        state.load_weights(first_weights(config, data.train))
     if peers.count > 1:
         state.restore(peers.broadcast_arrays(state.snapshot()))
     picture.write(
@@ -199,7 +200,7 @@ def train_and_evaluate(
             train_steps=plan.train_steps,
             global_batch_size=plan.global_batch_size,
             extracted=0 if network is state.model else len(train_split),
-            passes=2 if config.optimizer.sam_rho else 1,
+            passes=passes(config),
         ),
         replicas=strategy.num_replicas_in_sync,
         data_source=data.source,
@@ -389,6 +390,9 @@ def create_model(
     config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
 ) -> keras.Model:
     """Returns the network of a config; call it under the strategy's scope."""
+    preprocessing = config.model.preprocessing
+    if preprocessing == "auto":
+        preprocessing = "caffe" if config.model.weights else "standardize"
     return model.vgg16(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
@@ -400,7 +404,7 @@ def create_model(
         batch_norm_epsilon=config.model.batch_norm_epsilon,
         sync_batch_norm=config.distribute.sync_batch_norm,
         init=config.model.init,
-        preprocessing=preprocessing(config),
+        preprocessing=preprocessing,
         input_size=config.model.input_size,
         head_pooling=config.model.head_pooling,
         head_units=config.model.head_units,
@@ -411,23 +415,29 @@ def create_model(
     )
 
 
-def preprocessing(config: ml_collections.ConfigDict) -> str:
-    """Returns what is done to pixels first; see `model.PREPROCESSING`."""
-    if config.model.preprocessing != "auto":
-        return config.model.preprocessing
-    return "caffe" if config.model.weights else "standardize"
+def first_weights(
+    config: ml_collections.ConfigDict, split: dataset.Split
+) -> dict[str, np.ndarray]:
+    """Returns the weights that a run does not begin with at random, if any.
 
+    Args:
+      config: of the run.
+      split: the training images.
 
-def load_first_weights(
-    config: ml_collections.ConfigDict, state: TrainState, split: dataset.Split
-) -> None:
-    """Sets the weights that a run does not begin with at random, if any."""
+    Returns:
+      float32 arrays by path; see `TrainState.load_weights`.
+
+    Raises:
+      DataError: the file that the config names is no such file.
+    """
+    first: dict[str, np.ndarray] = {}
     if config.model.weights:
-        state.load_weights(weights.load(config.model.weights))
+        first |= weights.load(config.model.weights)
     if config.model.whitening:
-        mean, divisor, _ = model.PREPROCESSING[preprocessing(config)]
-        filters = whitening.whitening_filters(split.images, mean, divisor)
-        state.load_weights({f"{model.WHITENING}/kernel": filters})
+        first[f"{model.WHITENING}/kernel"] = whitening.whitening_filters(
+            split.images, model.PIXEL_MEAN, model.PIXEL_STD
+        )
+    return first
 
 
 def create_state(
@@ -450,7 +460,14 @@ def averages(config: ml_collections.ConfigDict) -> bool:
     return bool(config.optimizer.ema_decay or config.optimizer.lookahead_steps)
 
 
-def log_cost(network: keras.Model, plan: Plan) -> None:
+def passes(config: ml_collections.ConfigDict) -> int:
+    """Returns how often a step goes forward and backward."""
+    return 2 if config.optimizer.sam_rho else 1
+
+
+def log_cost(
+    config: ml_collections.ConfigDict, network: keras.Model, plan: Plan
+) -> None:
     """Logs what an image costs in each phase: forward, and with backward."""
     for phase in plan.phases:
         forward, trained = phases.gflop(network, phase)
@@ -459,7 +476,7 @@ def log_cost(network: keras.Model, plan: Plan) -> None:
             phase.first_step,
             phase.input_size,
             forward,
-            trained,
+            passes(config) * trained,
         )
 
 

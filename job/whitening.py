@@ -32,7 +32,7 @@ def whitening_filters(
 
     Args:
       images: uint8 [n, h, w, 3]; the first 5,000 are looked at.
-      mean: a number a channel, taken off each pixel first.
+      mean: a number a channel, red, green, blue, taken off each pixel first.
       divisor: likewise, by which it is divided then.
 
     Returns:

@@ -174,13 +174,20 @@ def test_the_report_compares_variants(tmp_path):
                 "compile_seconds": 7.0,
             }
             (folder / "result.json").write_text(json.dumps(result))
-            lines = [
-                {"step": 50, "epoch": 0.5, "split": "train", "accuracy": 0.3},
-                {"step": 100, "epoch": 1.0, "split": "test", "accuracy": 0.05},
-                {"step": 500, "epoch": 5.0, "split": "test", "accuracy": 0.2},
-            ]
+            scores = [(100, 100.0, 0.05), (300, 1000.0, 0.2), (500, 1e3, 0.3)]
             if variant == "naive":
-                lines[-1]["accuracy"] = accuracy
+                scores[1] = (300, 1000.0, accuracy)
+            lines = [
+                {
+                    "step": step,
+                    "epoch": step / 100,
+                    "split": split,
+                    "accuracy": score,
+                    "images_per_second": rate,
+                }
+                for step, rate, score in scores
+                for split in ("train", "test")
+            ]
             (folder / "metrics.jsonl").write_text(
                 "".join(json.dumps(line) + "\n" for line in lines)
             )
@@ -188,8 +195,8 @@ def test_the_report_compares_variants(tmp_path):
     rows = [
         [cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:]
     ]
-    # 500 steps of 100 images: 41 s.
-    spent = ["10", "41 + 7", "1,234", "5"]
+    # 100 steps of 100 images at 100 images/s, and 200 at 1,000.
+    spent = ["10", "120 + 7", "1,234", "5"]
     assert rows == [
         ["naive", "10.00", "", "11.00", "1 (1 diverged)", *spent],
         ["recipe", "85.00 ± 7.07", "+75.00", "86.00 ± 7.07", "2", *spent],

@@ -293,12 +293,44 @@ def test_one_average_is_enough(config):
     config_lib.check(config)
 
 
-def test_pooling_before_a_normalization_needs_one(config):
-    config.model.pool_first = True
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (("model.pool_first", True), ("model.batch_norm", False)),
+        (("optimizer.beta_rate", 8.0), ("model.batch_norm", False)),
+        (("distribute.sync_batch_norm", True), ("optimizer.sam_rho", 0.05)),
+        (("model.preprocessing", "unit"), ("model.whitening", True)),
+        (("model.input_size", 64), ("model.whitening", True)),
+        (
+            ("model.progressive_sizes", (32,)),
+            ("model.whitening", True),
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_refused(config, first, then):
+    config.model.progressive_epochs = (1.0,) * ("sizes" in first[0])
+    _set(config, *first)
     config_lib.check(config)
-    config.model.batch_norm = False
-    with pytest.raises(errors.ConfigError, match="pool_first is True"):
+    _set(config, *then)
+    with pytest.raises(errors.ConfigError, match=rf"config\.{first[0]} is "):
         config_lib.check(config)
+
+
+def test_a_run_of_an_older_job_has_the_new_fields_as_they_are_by_default(
+    config, tmp_path
+):
+    saved = config_lib.to_json(config)
+    del saved["optimizer"]["sam_rho"], saved["model"]["whitening"]
+    (tmp_path / config_lib.FILE).write_text(json.dumps(saved))
+    loaded = config_lib.load(tmp_path)
+    assert config_lib.flatten(loaded) == config_lib.flatten(config)
+    fields = config_lib.flatten(config)
+    older = {k: v for k, v in fields.items() if k != "optimizer.sam_rho"}
+    assert config_lib.differences(older, fields) == []
+    config.optimizer.sam_rho = 0.05
+    assert config_lib.differences(older, config_lib.flatten(config)) == [
+        "optimizer.sam_rho: 0.0 -> 0.05"
+    ]
 
 
 def test_progressive_sizes_fit_together(config):

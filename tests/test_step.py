@@ -115,8 +115,20 @@ def test_mixed_targets_are_those_of_both_partners():
     )
 
 
-def test_replicas_stay_equal(data):
-    trainer = Trainer(data, 2)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "model.whitening": True,
+            "optimizer.sam_rho": 0.05,
+            "optimizer.ema_decay": 0.0,
+            "optimizer.lookahead_steps": 2,
+        },
+    ],
+)
+def test_replicas_stay_equal(data, changes):
+    trainer = Trainer(data, 2, **changes)
     trainer.train(3)
     for name, variable in trainer.state.variables().items():
         copies = [v.numpy() for v in variable.values]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from job import config as config_lib
-from job import errors, files, metrics, results, train, weights
+from job import errors, files, metrics, results, train
 from job.augment import make_augment
 from job.checkpoint import store
 from job.data import pipeline
@@ -309,8 +309,7 @@ def try_network(
     probed = ("first_loss", "stuck_at_chance", "overfit_one_batch")
     rest = ("dead_relus", "range_test", "precision")
     try:
-        source = config.model.weights
-        pretrained = weights.load(source) if source else None
+        first_weights = train.first_weights(config, split)
     except errors.DataError as error:
         if not run:
             raise
@@ -335,7 +334,7 @@ def try_network(
             plan,
             precision=precision,
             batch_size=batch,
-            pretrained=pretrained,
+            first_weights=first_weights,
         )
 
     trial = create(precision)
@@ -348,7 +347,7 @@ def try_network(
         f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps"
         f" on the same {batch} images, at the rate {rate:.2g}"
     )
-    if pretrained:
+    if config.model.weights:
         # Its features are of any size, and a head adapts to that in no time.
         notes.skip("the weights are not new", "first_loss")
     else:

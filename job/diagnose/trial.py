@@ -36,7 +36,7 @@ class Trial:
         *,
         precision: str,
         batch_size: int,
-        pretrained: dict[str, _Array] | None,
+        first_weights: dict[str, _Array],
     ) -> None:
         """Builds the network; nothing is compiled yet.
 
@@ -45,7 +45,7 @@ class Trial:
           plan: of the run: which blocks ever train, at which share of the rate.
           precision: of the arithmetic.
           batch_size: images a step.
-          pretrained: see `weights.load`; None: as initialized.
+          first_weights: see `train.first_weights`; the others are drawn.
         """
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
@@ -58,8 +58,7 @@ class Trial:
                 loss_scaling=precision == "float16",
                 adam=config.optimizer.name == "adam",
             )
-        if pretrained:
-            self._state.load_weights(pretrained)
+        self._state.load_weights(first_weights)
         self._start = self._state.snapshot()
         self._batches: Iterator[TrainBatch] | None = None
         self._upsample = train.create_upsample(config)
@@ -82,6 +81,8 @@ class Trial:
                 label_smoothing=0.0,
                 ema_decay=0.0,
                 clip_norm=config.optimizer.clip_norm,
+                beta_rate=config.optimizer.beta_rate,
+                sam_rho=config.optimizer.sam_rho,
             ),
             network=self._state.model,
             upsample=self._upsample,

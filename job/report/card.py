@@ -21,7 +21,7 @@ probabilities = model(images=images)["probabilities"]
 
 `model.keras` is the same for `keras.models.load_model`. Pixels go in as they
 are: what is done to them first (standardizing, scaling up) is inside, and batch
-normalization is folded into the convolutions."""
+normalization right behind a convolution is folded into it."""
 
 
 def write(

@@ -189,11 +189,14 @@ def _seconds_to(run: Run, accuracy: float) -> float | None:
     """Returns how long a run's steps took until an evaluation said so much."""
     if not run.result:
         return None
-    rate = run.result.get("images_per_second", 0.0)
-    images_per_step = run.fields["global_batch_size"]
+    seconds, step = 0.0, 0
     for line in run.lines:
-        if line["split"] != "train" and line["accuracy"] >= accuracy:
-            return line["step"] * images_per_step / rate if rate else None
+        if line["split"] == "train":
+            images = (line["step"] - step) * run.fields["global_batch_size"]
+            seconds += images / line["images_per_second"]
+            step = line["step"]
+        elif line["accuracy"] >= accuracy:
+            return seconds
     return None
 
 
