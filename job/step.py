@@ -340,10 +340,7 @@ def _make_update(
         settings.weight_decay if decays else 0.0
         for decays in model_lib.decayed(state.model)
     ]
-    faster = [
-        settings.beta_rate if is_offset else 1.0
-        for is_offset in model_lib.offsets(state.model)
-    ]
+    offsets = model_lib.offsets(state.model)
     running_momentum = model_lib.running_momentum(state.model)
     places = np.flatnonzero(opened)
     # Of `trainable` and `running`: what a step changes.
@@ -357,7 +354,9 @@ def _make_update(
         gradients = _rescaled(gradients, variables.loss_scale, settings)
         rate = settings.learning_rate(step) * variables.learning_rate_factor
         for i, gradient in zip(places, gradients, strict=True):
-            own_rate = groups[i].rate(rate, step) * faster[i]
+            own_rate = groups[i].rate(rate, step)
+            if offsets[i] and settings.beta_rate != 1.0:
+                own_rate *= settings.beta_rate
             if settings.name == "adam":
                 optimizer.adam_update(
                     variables.trainable[i],
