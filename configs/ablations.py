@@ -30,6 +30,10 @@ from configs import augment_presets, naive, peers, stem32, transfer
 
 _Overrides = Mapping[str, Any]
 
+# Plans whose lines are each on top of the one before; in the others each is
+# compared with the first.
+CUMULATIVE = ("ladder",)
+
 _BUDGET: _Overrides = {
     "epochs": 5.0,
     "global_batch_size": 128,

@@ -1,10 +1,11 @@
 """Makes a plan of runs that differ in one thing each, one after another.
 
 A plan is a config file with two functions: `get_variants(plan)`, the names of
-its runs, and `get_config("PLAN/VARIANT")`, one of them. Each run is a process
-of its own with the command that a person would give, so that one that runs
-out of memory or diverges leaves the others alone, and a killed plan goes on
-where it stopped: what is finished says so at once.
+its runs, and `get_config("PLAN/VARIANT")`, one of them. `CUMULATIVE`, where it
+is there, names the plans in which each run builds on the one before. Each run
+is a process of its own with the command that a person would give, so that one
+that runs out of memory or diverges leaves the others alone, and a killed plan
+goes on where it stopped: what is finished says so at once.
 
     run_plan(Plan.load("configs/ablations.py", "ladder"), workdir, ...)
 
@@ -41,12 +42,14 @@ class Plan:
       name: of the plan, as the file calls it.
       variants: names of the runs; the first is what others are compared with.
       seeds: of each of them.
+      cumulative: each is what the one before is, and something on top.
     """
 
     file: str
     name: str
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
+    cumulative: bool = False
 
     @classmethod
     def load(cls, config: str, seeds: Sequence[int]) -> "Plan":
@@ -57,13 +60,15 @@ class Plan:
         """
         file, _, name = config.partition(":")
         try:
-            variants = runpy.run_path(file)["get_variants"](name)
+            module = runpy.run_path(file)
+            variants = module["get_variants"](name)
         except (OSError, KeyError, ValueError) as error:
             raise errors.ConfigError(
                 f"--config={config} names no plan of runs ({error}); try"
                 " --config=configs/ablations.py:ladder"
             ) from None
-        return cls(file, name, tuple(variants), tuple(seeds))
+        cumulative = name in module.get("CUMULATIVE", ())
+        return cls(file, name, tuple(variants), tuple(seeds), cumulative)
 
     def runs(self) -> list[tuple[str, int]]:
         """Returns (variant, seed) of each run, all variants of a seed first."""
@@ -110,6 +115,7 @@ def run_plan(
             "plan": f"{plan.file}:{plan.name}",
             "variants": plan.variants,
             "seeds": plan.seeds,
+            "cumulative": plan.cumulative,
             "arguments": list(arguments),
         },
     )

@@ -131,6 +131,14 @@ def test_a_stop_is_handed_on(plan):
     assert not pathlib.Path("out/second").exists()
 
 
+def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
+    assert not plan.cumulative
+    with open("plan.py", "a") as file:
+        file.write('CUMULATIVE = ("pair",)')
+    assert ablate.Plan.load("plan.py:pair", (4,)).cumulative
+    assert set(ablations.CUMULATIVE) <= set(ablations._PLANS)
+
+
 @pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])
 def test_a_plan_that_is_none_is_named(plan, name):
     with pytest.raises(errors.ConfigError, match=name):
@@ -149,12 +157,14 @@ def test_every_variant_of_every_plan_is_a_config(plan_name):
     assert len(set(fields[1:])) == len(names)
 
 
-def test_the_report_compares_variants(tmp_path):
+@pytest.mark.parametrize("cumulative", [True, False])
+def test_the_report_compares_variants(tmp_path, cumulative):
     made = {"naive": [0.1, None], "recipe": [0.8, 0.9], "lost": [None]}
     files = {
         "plan": "x:y",
         "variants": ["naive", "recipe", "lost", "not_run"],
         "seeds": [0, 1],
+        "cumulative": cumulative,
     }
     (tmp_path / ablate.FILE).write_text(json.dumps(files))
     for variant, accuracies in made.items():

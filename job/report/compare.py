@@ -1,7 +1,7 @@
 """Compares finished runs: one table, and pictures.
 
     WORKDIR/report.md               a line a variant, mean and spread over seeds
-    WORKDIR/waterfall.png           what each variant adds to the first one
+    WORKDIR/waterfall.png           what each variant adds
     WORKDIR/curves.png              accuracy in the course of training
     WORKDIR/accuracy_gflop.png      accuracy against the cost of training
 
@@ -110,7 +110,12 @@ def write_report(
     table = to_markdown(rows)
     out = folders[0]
     files.write_atomically(out / FILE, table.encode())
-    draw_waterfall(rows, out / "waterfall.png")
+    plan = files.read_json(out / ablate.FILE)
+    draw_waterfall(
+        rows,
+        out / "waterfall.png",
+        cumulative=isinstance(plan, dict) and plan.get("cumulative", False),
+    )
     draw_curves(runs, out / "curves.png")
     draw_cost(rows, out / "accuracy_gflop.png")
     return table
@@ -239,14 +244,25 @@ def _spread(scores: Sequence[float]) -> str:
     return text
 
 
-def draw_waterfall(rows: Sequence[Row], path: pathlib.Path) -> None:
-    """Draws each variant's accuracy, and how it differs from the one before."""
+def draw_waterfall(
+    rows: Sequence[Row], path: pathlib.Path, *, cumulative: bool
+) -> None:
+    """Draws each variant's accuracy, and how it differs from another one.
+
+    Args:
+      rows: of the table.
+      path: of the picture.
+      cumulative: from the line above; else from the first one, and magnified.
+    """
     height = 1.2 + 0.4 * len(rows)
     figure, axes = plt.subplots(figsize=(7, height), layout="constrained")
-    before = 0.0
-    for place, row in enumerate(rows):
-        value = 100 * row.mean
-        start = before if place else 0.0
+    values = [100 * row.mean for row in rows]
+    low, high = 0.0, 112.0  # With room for the numbers.
+    if not cumulative:
+        room = max(max(values) - min(values), 1.0)
+        low, high = min(values) - 0.3 * room, max(values) + 0.5 * room
+    for place, value in enumerate(values):
+        start = values[place - 1 if cumulative else 0] if place else low
         grew = value >= start
         axes.barh(
             place,
@@ -256,17 +272,19 @@ def draw_waterfall(rows: Sequence[Row], path: pathlib.Path) -> None:
         )
         change = f" ({value - start:+.1f})" if place else ""
         axes.text(
-            max(value, start) + 0.5,
+            max(value, start) + 0.005 * (high - low),
             place,
             f"{value:.1f}{change}",
             va="center",
             fontsize=9,
         )
-        before = value
+    if not cumulative:
+        axes.axvline(values[0], color=_COLORS[6], linewidth=0.8)
     axes.set_yticks(range(len(rows)), [row.variant for row in rows])
     axes.invert_yaxis()
-    axes.set_xlim(0, 112)
-    axes.set_xlabel("accuracy, %; in brackets: against the line above")
+    axes.set_xlim(low, high)
+    other = "line above" if cumulative else "first line"
+    axes.set_xlabel(f"accuracy, %; in brackets: against the {other}")
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 
