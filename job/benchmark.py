@@ -221,10 +221,8 @@ def _create_bare(
         first_step=0,
         num_replicas=replicas,
     )
-    same = iter(
-        strategy.distribute_datasets_from_function(
-            lambda context: batches.take(replicas).cache().repeat()
-        )
+    same = pipeline.distribute(
+        strategy, lambda own: batches.take(replicas).cache().repeat()
     )
     steps = step.make_train_steps(
         strategy,

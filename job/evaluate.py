@@ -79,13 +79,11 @@ class Evaluator:
         ]
         self._steps = pipeline.eval_steps(len(split), global_batch_size)
         # Endless, and a whole number of evaluations long when it repeats.
-        self._dataset = strategy.distribute_datasets_from_function(
-            lambda context: pipeline.eval_batches(
-                split,
-                global_batch_size=global_batch_size,
-                num_replicas=strategy.num_replicas_in_sync,
-                own_replicas=pipeline.own_replicas(context),
-            )
+        self._create_batches = lambda own: pipeline.eval_batches(
+            split,
+            global_batch_size=global_batch_size,
+            num_replicas=strategy.num_replicas_in_sync,
+            own_replicas=own,
         )
         self._batches: Iterator[pipeline.EvalBatch] | None = None
         self._sums = tf.function(self._sum_batches, autograph=False)
@@ -109,7 +107,9 @@ class Evaluator:
         for variable, weight in zip(self._variables, weights, strict=True):
             variable.assign(weight.read_value())
         # Only a whole evaluation leaves the iterator where the next may begin.
-        batches = self._batches or iter(self._dataset)
+        batches = self._batches or pipeline.distribute(
+            self._strategy, self._create_batches
+        )
         self._batches = None
         sums = tf.zeros([4])
         parts = []

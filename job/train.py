@@ -626,17 +626,16 @@ def create_batches(
     first_step: int,
 ) -> Iterator[pipeline.TrainBatch]:
     """Returns an endless iterator over `TrainBatch`, for `strategy`."""
-    return iter(
-        strategy.distribute_datasets_from_function(
-            lambda context: pipeline.train_batches(
-                split,
-                seed=config.seed,
-                global_batch_size=config.global_batch_size,
-                first_step=first_step,
-                num_replicas=strategy.num_replicas_in_sync,
-                own_replicas=pipeline.own_replicas(context),
-            )
-        )
+    return pipeline.distribute(
+        strategy,
+        lambda own: pipeline.train_batches(
+            split,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            first_step=first_step,
+            num_replicas=strategy.num_replicas_in_sync,
+            own_replicas=own,
+        ),
     )
 
 

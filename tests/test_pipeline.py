@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.data.ops import iterator_ops
 
 from job.data import pipeline
 
@@ -130,6 +131,37 @@ def test_workers_have_the_elements_of_their_replicas(split, kind):
     everyone = elements()
     for worker in range(2):
         context = tf.distribute.InputContext(2, worker, 4)
-        own = pipeline.own_replicas(context)
+        own = pipeline._own_replicas(context)
         wanted = [everyone[4 * s + r] for s in range(3) for r in own]
         assert_equal(elements(own), wanted)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_no_iterator_has_a_thread_that_tunes(split, monkeypatch, replicas):
+    """Nor TensorFlow's own, on each device: to drop one would take seconds."""
+    seen = []
+    create = iterator_ops.OwnedIterator._create_iterator
+
+    def note(self, dataset):
+        seen.append(dataset.options().autotune.enabled)
+        create(self, dataset)
+
+    monkeypatch.setattr(iterator_ops.OwnedIterator, "_create_iterator", note)
+    strategy = tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)]
+    )
+    batches = pipeline.distribute(
+        strategy,
+        lambda own: pipeline.train_batches(
+            split,
+            seed=0,
+            global_batch_size=30,
+            first_step=0,
+            num_replicas=replicas,
+            own_replicas=own,
+        ),
+    )
+    assert seen == [False] * replicas
+    first = strategy.experimental_local_results(next(batches).index)
+    (wanted,) = global_batches(split, 1)
+    np.testing.assert_array_equal(np.concatenate(first), wanted.index)

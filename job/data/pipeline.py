@@ -13,12 +13,17 @@ Both give one element a replica and step, in the replicas' order: with R
 replicas, elements s * R to s * R + R - 1 are step s. That is what
 `tf.distribute` hands out, and a plain iteration with `num_replicas=1` gives
 global batches. A worker of several asks for the elements of its own replicas.
+
+    iterator = distribute(strategy, lambda own: train_batches(...))
 """
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from unittest import mock
 
 import tensorflow as tf
+from tensorflow.python.data.ops import multi_device_iterator_ops
 
 from job.data.dataset import Split
 
@@ -136,7 +141,7 @@ def train_batches(
     batches = elements.map(
         gather, num_parallel_calls=_THREADS, deterministic=True
     )
-    return _untuned(batches.prefetch(2 * len(own)))
+    return untuned(batches.prefetch(2 * len(own)))
 
 
 def eval_batches(
@@ -176,10 +181,10 @@ def eval_batches(
     elements = tf.data.Dataset.range(steps * len(own))
     # Endless, because tf.distribute handles a data set that ends by way of
     # optionals, at a price; the caller knows how many steps there are.
-    return _untuned(elements.map(gather).repeat().prefetch(len(own)))
+    return untuned(elements.map(gather).repeat().prefetch(len(own)))
 
 
-def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
+def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Returns the same without tf.data's tuning, which has nothing to tune.
 
     Its thread may sleep through its end: TensorFlow 2.21 wakes it before it
@@ -191,7 +196,32 @@ def _untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
     return batches.with_options(options)
 
 
-def own_replicas(context: tf.distribute.InputContext) -> range:
+def distribute(
+    strategy: tf.distribute.Strategy,
+    create: Callable[[range], tf.data.Dataset],
+) -> Iterator[Any]:
+    """Returns an iterator over what each replica gets, on its device.
+
+    Args:
+      strategy: over whose replicas a step runs.
+      create: makes the batches of a worker, given which of a step's replicas
+        are its own: one element a replica and step.
+    """
+    batches = strategy.distribute_datasets_from_function(
+        lambda context: create(_own_replicas(context))
+    )
+    # TensorFlow's own data set of each device, which fetches ahead, would be
+    # tuned too, and there is no option for it.
+    on_device = multi_device_iterator_ops._create_device_dataset
+    with mock.patch.object(
+        multi_device_iterator_ops,
+        on_device.__name__,
+        lambda *args: untuned(on_device(*args)),
+    ):
+        return iter(batches)
+
+
+def _own_replicas(context: tf.distribute.InputContext) -> range:
     """Returns which of a step's replicas a worker of several has."""
     each = context.num_replicas_in_sync // context.num_input_pipelines
     first = context.input_pipeline_id * each

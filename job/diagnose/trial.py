@@ -19,6 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from job import phases, step, train
+from job.data import pipeline
 from job.data.pipeline import TrainBatch
 from job.loop import Plan
 from job.state import TrainState
@@ -107,12 +108,9 @@ class Trial:
         zeros = np.zeros_like(labels)
         batches = tf.data.Dataset.from_tensor_slices(
             TrainBatch(images, labels, zeros, zeros)
-        ).repeat()
-        self._batches = iter(
-            self._strategy.distribute_datasets_from_function(
-                lambda context: batches
-            )
         )
+        batches = pipeline.untuned(batches.repeat())
+        self._batches = pipeline.distribute(self._strategy, lambda own: batches)
 
     def step(self, rate: float) -> float:
         """Makes a step; returns the loss before it, NaN if not finite."""
