@@ -41,7 +41,7 @@ def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
     if variant == "frozen":
         return _frozen(config)
     config.epochs = 6.0
-    config.optimizer.peak_learning_rate = 0.04
+    config.optimizer.peak_learning_rate = 0.08
     config.optimizer.warmup_epochs = 0.25
     config.optimizer.schedule = "cosine"
     config.optimizer.ema_decay = 0.995
