@@ -11,6 +11,7 @@ WORKDIR ?= runs/$(subst :,-,$(subst .py,,$(notdir $(CONFIG))))
 DATA ?=
 # Of predict: image files.
 INPUT ?=
+given = $(filter command line environment,$(origin $(1)))
 # Of configs/ablations.py.
 PLAN ?= ladder
 ARGS ?=
@@ -38,7 +39,8 @@ READY_DEV := $(VENV)/.ready-dev-$(SET)
 help: ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' \
 	  $(MAKEFILE_LIST)
-	@echo '  variables: CONFIG=FILE[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y" SET=cpu|gpu'
+	@echo '  variables: CONFIG=FILE[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y"'
+	@echo '    SET=cpu|gpu PYTHON=python3.12; INPUT= of predict, PLAN= of ablate'
 
 .PHONY: train
 train: $(READY) ## train; CONFIG=configs/quickstart.py where none is given
@@ -61,16 +63,19 @@ report: $(READY) ## WORKDIR/report.html of a run; of an ablation the comparison
 
 .PHONY: predict
 predict: $(READY) ## what a run says of image files; INPUT=FILE|DIR|gs://...
-	$(RUN) -m job.main --mode=predict --workdir=$(WORKDIR) --input=$(INPUT) $(ARGS)
+	$(RUN) -m job.main --mode=predict --workdir=$(WORKDIR) \
+	  $(foreach input,$(or $(wildcard $(INPUT)),$(INPUT)),--input=$(input)) $(ARGS)
 
 .PHONY: export
 export: $(READY) ## WORKDIR/export: a SavedModel, a .keras file, a model card
 	$(RUN) -m job.main --mode=export --workdir=$(WORKDIR) $(ARGS)
 
 .PHONY: diagnose
-diagnose: $(READY) ## why the accuracy of a config is low
-	$(RUN) -m job.main --mode=diagnose --config=$(CONFIG) \
-	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+diagnose: $(READY) ## why the accuracy of a config is low, or of a run, WORKDIR=
+	$(RUN) -m job.main --mode=diagnose \
+	  $(if $(call given,WORKDIR),--workdir=$(WORKDIR)) \
+	  $(if $(or $(call given,CONFIG),$(if $(call given,WORKDIR),,x)), \
+	  --config=$(CONFIG) $(if $(DATA),--config.data.dir=$(DATA))) $(ARGS)
 
 .PHONY: benchmark
 benchmark: $(READY) ## images/s of the step, the job and the input, here
@@ -152,7 +157,7 @@ k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wr
 
 .PHONY: need-name
 need-name:
-	@$(if $(filter command line environment,$(origin NAME)),,\
+	@$(if $(call given,NAME),,\
 	  echo "which run? NAME=...; make k8s-apply says it" >&2; exit 2)
 
 .PHONY: clean
@@ -163,7 +168,8 @@ clean: ## remove the environment and caches; runs stay
 $(READY): requirements/$(SET).txt
 	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(0 if ok else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
-	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "making the environment in $(VENV): a minute or two, once"
+	$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(SET).txt
 	rm -f $(VENV)/.ready-*; touch $@

@@ -8,7 +8,7 @@
 
     variant     what
     frozen      a linear head on the frozen base's features, computed once
-    gradual     32 px: the head, then a block each half epoch, layer-wise rates
+    gradual     32 px: the head, then a block each 1/4 epoch, layer-wise rates
     at_once     the same, all blocks from the start
     uniform     the same as gradual, one rate for all blocks
     gradual128  128 px, 25 epochs; for a GPU

@@ -276,6 +276,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         _refuse("epochs", 0.0, "above 0 where config.steps is 0")
     _check_sizes(fields)
     _check_transfer(fields)
+    if fields["data.source"] == "synthetic" and fields["data.dir"]:
+        _refuse(
+            "data.dir",
+            fields["data.dir"],
+            "empty with data.source=synthetic, whose images are drawn; a config"
+            " for those in a folder is configs/stem32.py:8ep",
+        )
     _check_recipe(fields)
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
@@ -418,8 +425,10 @@ def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
     """
     saved = files.read_json(workdir / FILE)
     if not isinstance(saved, dict):
+        there = (workdir / FILE).exists()
         raise errors.ConfigError(
-            f"--workdir={name or workdir}: there is no {FILE} of a run in it"
+            f"--workdir={name or workdir}: "
+            + (f"{FILE} in it is damaged" if there else f"no {FILE} of a run")
         )
     with_defaults = _filled(saved, to_json(default.get_config()))
     config = ml_collections.ConfigDict(_with_infinities(with_defaults))

@@ -206,12 +206,13 @@ class History:
     record: list[str] | None = None
     validation: tuple[int, float] | None = None
 
-    def begin(self, replicas: int) -> None:
-        """Notes what this start runs on, and logs what is not as before."""
+    def begin(self, replicas: int, train_steps: int) -> None:
+        """Notes what this start is, and logs what is not as before."""
         now = datetime.datetime.now(datetime.UTC)
         start = {
             "step": self.step,
             "replicas": replicas,
+            "train_steps": train_steps,
             "host": platform.node(),
             "versions": _versions(),
             "time": now.isoformat(timespec="seconds"),
@@ -220,7 +221,21 @@ class History:
             before = self.starts[-1].get(name)
             if before != start[name]:
                 logging.info("%s: %s, were %s", name, start[name], before)
+        planned = self.planned_steps()
+        if planned and planned[-1] != train_steps:
+            logging.warning(
+                "the run was planned for %d steps and is for %d from here on:"
+                " so is the course of its learning rate; for a run that is so"
+                " from its start, choose another workdir",
+                planned[-1],
+                train_steps,
+            )
         self.starts = [*self.starts[1 - _MAX_STARTS :], start]
+
+    def planned_steps(self) -> list[int]:
+        """Returns for how many steps the run was meant, at first and since."""
+        planned = [s["train_steps"] for s in self.starts if "train_steps" in s]
+        return [steps for steps, _ in itertools.groupby(planned)]
 
     def to_manifest(
         self, step: int, replicas: int, record: list[str]

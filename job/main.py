@@ -270,8 +270,13 @@ def _report_on(names: Sequence[str]) -> None:
         found = [
             opened.enter_context(workdirs.open_workdir(name)) for name in names
         ]
+        first = found[0]
+        if len(found) > 1 and not first.local.exists():
+            first.local.mkdir(parents=True)  # For the comparison alone.
         for workdir in found:
             if not run.is_run(workdir.local):
+                if workdir is first and len(found) > 1:
+                    continue
                 if (workdir.local / ablate.FILE).exists():
                     continue
                 raise errors.ConfigError(
@@ -285,7 +290,6 @@ def _report_on(names: Sequence[str]) -> None:
                 name=str(workdir),
             )
             print(f"{workdir.file(page.FILE)}")
-        first = found[0]
         if len(found) > 1 or not run.is_run(first.local):
             first.check_writable()
             print(
@@ -301,7 +305,8 @@ def _report_on(names: Sequence[str]) -> None:
 def _predict(stop: preemption.StopRequest) -> None:
     """Prints what the newest checkpoint says of each --input."""
     stop.saved = "answers that are printed are whole"
-    if not _INPUT.value:
+    names = [name for name in _INPUT.value if name]
+    if not names:
         raise errors.ConfigError(
             "--input is missing: an image file, a folder or gs:// of either"
         )
@@ -309,7 +314,7 @@ def _predict(stop: preemption.StopRequest) -> None:
         config_lib.load(workdir.local, str(workdir))
         from job.data import image_file
 
-        inputs = image_file.find(_INPUT.value)
+        inputs = image_file.find(names)
         _import_quietly()
         from job import predict, train
 
@@ -529,7 +534,7 @@ def _diagnose(stop: preemption.StopRequest) -> str:
         _import_quietly()
         from job.diagnose import finding, run
 
-        path = pathlib.Path(_KERAS_MODEL.value)
+        path = pathlib.Path(os.path.expanduser(_KERAS_MODEL.value))
         return finding.to_text(run.diagnose_model(path, config, stop))
     if not _WORKDIR.value and _CONFIG.value is None:
         raise errors.ConfigError(
@@ -596,6 +601,8 @@ def _print_result(result: dict[str, Any], workdir: workdirs.Workdir) -> None:
     for name, field in (("resumed", "resumes"), ("rolled back", "rollbacks")):
         if result.get(field):
             rows.append((name, f"{result[field]} times"))
+    if len(planned := result.get("planned_steps", [])) > 1:
+        rows.append(("planned for", ", then ".join(f"{n:,}" for n in planned)))
     rows.append(("results", workdir.file(results.FILE)))
     if (workdir.local / "report.html").exists():
         rows.append(("report", workdir.file("report.html")))
@@ -648,7 +655,11 @@ def _one_line(error: BaseException) -> str:
     if "Traceback" in text:
         # ml_collections quotes the config file's own error: its last line.
         text = text.strip().splitlines()[-1]
-    if not isinstance(error, flags.Error):
+    # What config files say in words of their own.
+    text = text.removeprefix("ValueError: ")
+    if "get_config() takes 0 positional arguments" in text:
+        text = "--config: the file has no variants; leave out what follows it"
+    elif not isinstance(error, flags.Error):
         text = f"--config cannot be read: {type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text).strip()[:500]
 

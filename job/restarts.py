@@ -64,7 +64,8 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         "end": _NO_WORD,
     }
     existed = workdir.exists()
-    workdir.mkdir(parents=True, exist_ok=True)
+    with files.explained(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     _write(workdir, [*starts, this])
     try:
         yield

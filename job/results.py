@@ -41,6 +41,7 @@ def summarize(
     data_source: str,
     resumes: int,
     rollbacks: int,
+    planned_steps: list[int],
     ended: str,
 ) -> dict[str, Any]:
     """Returns the result of a run: the last epoch's scores, and what it took.
@@ -60,6 +61,8 @@ def summarize(
       data_source: tfds, binary or synthetic.
       resumes: how often it went on from a checkpoint.
       rollbacks: how often a number was not finite, and the rate was halved.
+      planned_steps: for how many steps the run was meant, at first and, where a
+        resume changed it, since.
       ended: when, in ISO 8601.
     """
     rates = [
@@ -83,6 +86,7 @@ def summarize(
         "seed": fields["seed"],
         "resumes": resumes,
         "rollbacks": rollbacks,
+        "planned_steps": planned_steps,
         "ended": ended,
         "config_hash": config_lib.fingerprint(fields),
         "config": {name: fields[name] for name in _ASKED},

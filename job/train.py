@@ -125,7 +125,7 @@ def train_and_evaluate(
             f" {plan.train_steps} steps that config.epochs and config.steps ask"
             " for; choose another workdir for a shorter run"
         )
-    history.begin(strategy.num_replicas_in_sync)
+    history.begin(strategy.num_replicas_in_sync, plan.train_steps)
     files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
     files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
     if history.record is not None:
@@ -206,6 +206,7 @@ def train_and_evaluate(
         data_source=data.source,
         resumes=history.resumes,
         rollbacks=len(history.rollbacks),
+        planned_steps=history.planned_steps(),
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     files.write_json(workdir / results.FILE, result)
@@ -472,7 +473,8 @@ def log_cost(
     for phase in plan.phases:
         forward, trained = phases.gflop(network, phase)
         logging.info(
-            "from step %d: %d px, %.3f GFLOP an image forward, %.3f trained",
+            "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
+            " trained",
             phase.first_step,
             phase.input_size,
             forward,
@@ -790,7 +792,7 @@ def restore_or_initialize(
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} does not fit: {error}"
         ) from None
-    logging.info("resumed from the checkpoint of step %d", saved.step)
+    logging.info("the checkpoint of step %d is restored", saved.step)
     return History(
         fields,
         data_crc32c,

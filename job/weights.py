@@ -65,7 +65,7 @@ def load(source: str) -> dict[str, np.ndarray]:
     if source.startswith("gs://"):
         return parse(_from_bucket(source), where)
     try:
-        with open(source, "rb") as file:
+        with open(os.path.expanduser(source), "rb") as file:
             return parse(file.read(_MOST_BYTES + 1), where)
     except OSError as error:
         raise errors.DataError(

@@ -116,7 +116,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
       StorageError: the bucket cannot be read.
     """
     if "://" not in name:
-        yield Workdir(name, pathlib.Path(name))
+        yield Workdir(name, pathlib.Path(os.path.expanduser(name)))
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(

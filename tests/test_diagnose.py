@@ -245,6 +245,14 @@ PLAIN = {
             plain_accuracy=0.98, test_accuracy=0.96, heavy=["a", "b"]
         ),
     ),
+    "short_run": (
+        lambda: check_fields("short_run", STEM, steps=20),
+        lambda: check_fields("short_run", STEM, epochs=2.0),
+    ),
+    "at_chance": (
+        lambda: keras_model.check_at_chance({"raw": 9.0, "unit": 10.7}),
+        lambda: keras_model.check_at_chance({"raw": 9.0, "unit": 60.0}),
+    ),
     "replica_batch": (
         lambda: check_fields(
             "replica_batch", STEM, replicas=8, global_batch_size=64

@@ -321,6 +321,6 @@ def test_damaged_checkpoints_are_put_aside_and_the_run_goes_on(
     wait_for_step(workdir, process, newer + 7)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert f"resumed from the checkpoint of step {older}" in output
+    assert f"the checkpoint of step {older} is restored" in output
     assert output.count("damaged checkpoint") == 1
     finish(workdir, tmp_path, uninterrupted[0])

@@ -307,6 +307,9 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     assert "| second |" in capsys.readouterr().out
     with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
         main._report_on([str(workdir), str(workdir / "checkpoints")])
+    compared = other.parent / "compared"
+    main._report_on([str(compared), str(workdir), str(other)])
+    assert "| second |" in (compared / "report.md").read_text()
 
 
 @pytest.fixture

@@ -120,6 +120,7 @@ def test_a_stop_and_a_resume_change_no_byte(finished, tmp_path):
             train.train_and_evaluate(config, tmp_path, stop)
     result = run(tmp_path, smoke.get_config())
     assert result["resumes"] == 1
+    assert result["planned_steps"] == [20]
     assert final_tensors(tmp_path)[1] == final_tensors(whole)[1]
     assert without_timings(metrics.read(tmp_path)) == without_timings(
         metrics.read(whole)
@@ -289,7 +290,7 @@ def test_evaluate_without_a_run_says_so(tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
         train.evaluate_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(errors.ConfigError, match=r"no config\.json"):
+    with pytest.raises(errors.ConfigError, match=r"config\.json in it is dam"):
         train.evaluate_checkpoint(tmp_path)
 
 
@@ -371,7 +372,8 @@ def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
     (tmp_path / "run" / metrics.FILE).write_bytes(b"damaged")
     config = smoke.get_config()
     config.steps = 25
-    run(tmp_path / "run", config)
+    result = run(tmp_path / "run", config)
+    assert result["planned_steps"] == [20, 25]  # The rate's course changed.
     lines = without_timings(metrics.read(tmp_path / "run"))
     assert lines[: len(lines) - 2] == without_timings(metrics.read(whole))
 

@@ -1,5 +1,7 @@
 """Where a run's files lie, and what a bucket gets to see of them."""
 
+import pathlib
+
 import pytest
 
 from job import errors, workdir
@@ -125,3 +127,9 @@ def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(
     bucket.server.faults = [Fault("POST", "403", times=-1)]
     with pytest.raises(errors.StorageError, match="objectUser"):
         write(opened, "result.json")
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    with workdir.open_workdir("~/runs/a") as opened:
+        assert opened.local == pathlib.Path("/home/somebody/runs/a")

@@ -8,6 +8,7 @@ Imports no TensorFlow.
 
 import dataclasses
 import io
+import os
 import pathlib
 import posixpath
 import warnings
@@ -66,7 +67,7 @@ def find(names: Sequence[str]) -> list[Input]:
 
 
 def _find_local(name: str) -> list[Input]:
-    path = pathlib.Path(name)
+    path = pathlib.Path(os.path.expanduser(name))
     if path.is_dir():
         inside = sorted(p for p in path.rglob("*") if p.is_file())
         chosen = [p for p in inside if _is_image(p.name)]

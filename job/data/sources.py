@@ -6,6 +6,7 @@ What a path holds decides which source reads it.
     load("synthetic", "")              # drawn here and now
 """
 
+import os
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def load(
             )
         return _read_from_bucket(data_dir, archive_sha256, poll)
 
-    path = pathlib.Path(data_dir)
+    path = pathlib.Path(os.path.expanduser(data_dir))
     if source == "tfds" and not tfds_source.find(path):
         # Asked for by name: the folder is where to put it.
         return tfds_source.read(path, download=True, poll=poll)

@@ -37,6 +37,8 @@ _SMALL_DECAY_A_STEP = 1e-5
 
 # Epochs from which heavy augmentation has been seen to pay.
 _LONG_RUN = 30.0
+# Epochs, below which convolutions cannot have learnt much.
+_SHORT_RUN = 2.0
 
 _CONV_LAYERS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
@@ -245,6 +247,27 @@ def check_over_augmentation(
     )
 
 
+def check_short_run(
+    *, epochs: float, steps: int, frozen: bool
+) -> Finding | None:
+    """Looks for a run that ends before it has learnt much.
+
+    Args:
+      epochs: of the run.
+      steps: likewise.
+      frozen: only a head is trained.
+    """
+    if frozen or epochs >= _SHORT_RUN:
+        return None
+    return Finding(
+        "short_run",
+        "the run is too short to learn much",
+        f"{epochs:g} epochs, {steps:,} steps",
+        costs.SHORT_RUN,
+        ("--config.epochs=8 --config.steps=0, or more",),
+    )
+
+
 def check_batch_norm(
     *, batch_norm: bool, pretrained: bool, learns: bool | None
 ) -> Finding | None:
@@ -433,6 +456,9 @@ def check_fields(
         ),
         "over_augmentation": lambda: check_over_augmentation(
             augment=augment, epochs=epochs
+        ),
+        "short_run": lambda: check_short_run(
+            epochs=epochs, steps=steps, frozen=all_frozen
         ),
         "constant_rate": lambda: check_constant_rate(
             schedule=fields["optimizer.schedule"],

@@ -218,6 +218,7 @@ def check_model(
             loss=loss,
             metrics=[_name(m) for m in _listed(compiled.get("metrics"))],
         ),
+        "at_chance": check_at_chance(scores),
         "input_scale": check_input_scale(
             scores,
             imagenet=_has_imagenet_kernel(model),
@@ -357,6 +358,27 @@ def check_inflated_accuracy(
         (
             "loss sparse_categorical_crossentropy, metric"
             " sparse_categorical_accuracy",
+        ),
+    )
+
+
+def check_at_chance(accuracies: Mapping[str, float]) -> Finding | None:
+    """Looks for a model that knows the images on no scale of pixels.
+
+    Args:
+      accuracies: points, by what is done to pixels.
+    """
+    best = max(accuracies.values())
+    if best >= 100 / NUM_CLASSES + _LEARNT:
+        return None
+    return Finding(
+        "at_chance",
+        "the model does not know these images, whatever is done to pixels",
+        f"{best:.1f} % at best",
+        costs.AT_CHANCE,
+        (
+            "compare the order of its classes with the data's, and the images"
+            " that it was trained on; or it has not been trained",
         ),
     )
 
