@@ -658,7 +658,7 @@ def _one_line(error: BaseException) -> str:
     # What config files say in words of their own.
     text = text.removeprefix("ValueError: ")
     if "get_config() takes 0 positional arguments" in text:
-        text = "--config: the file has no variants; leave out what follows it"
+        text = "--config: the file has no variants; leave its colon out"
     elif not isinstance(error, flags.Error):
         text = f"--config cannot be read: {type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text).strip()[:500]
