@@ -6,13 +6,13 @@
 
 `model.weights` is imagenet (a download) or the path of the file.
 
-    variant     what
-    frozen      a linear head on the frozen base's features, computed once: 65.72
-    gradual     32 px: the head, then a block each 1/4 epoch, layer-wise rates;
-                6 epochs: 88.09, half an hour on 2 CPU cores
-    at_once     the same, all blocks from the start
-    uniform     the same as gradual, one rate for all blocks
-    gradual128  128 px, 25 epochs; for a GPU
+    variant     accuracy  what
+    frozen      65.72     a linear head on the frozen base's features
+    gradual     88.09     32 px: the head, then a block each 1/4 epoch, a rate
+                          for each; 6 epochs, half an hour on 2 CPU cores
+    at_once     not run   the same, all blocks from the start
+    uniform     not run   the same as gradual, one rate for all blocks
+    gradual128  not run   128 px, 25 epochs; for a GPU
 """
 
 import math

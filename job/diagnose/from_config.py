@@ -171,7 +171,7 @@ def check_frozen_base(*, side: int, frozen: bool) -> Finding | None:
         costs.FROZEN_AT_32,
         (
             "--config=configs/transfer.py, which opens block by block"
-            " (transfer.unfreeze_epochs), with SGD at .04",
+            " (transfer.unfreeze_epochs), with SGD at .08",
         ),
     )
 
