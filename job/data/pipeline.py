@@ -211,7 +211,8 @@ def distribute(
         lambda context: create(_own_replicas(context))
     )
     # TensorFlow's own data set of each device, which fetches ahead, would be
-    # tuned too, and there is no option for it.
+    # tuned too, and there is no option for it. (The operation that sets options
+    # has a kernel for GPUs, as that data set's own have.)
     on_device = multi_device_iterator_ops._create_device_dataset
     with mock.patch.object(
         multi_device_iterator_ops,
