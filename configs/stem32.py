@@ -7,7 +7,7 @@
     200ep    width 1   not run                           a GPU
     100ep    width 1   not run                           a GPU
     30ep     width 1   not run                           a GPU
-    16ep     width .5  see docs/records.md      2 CPU cores
+    16ep     width .5  not run                           2 CPU cores
     8ep      width .5  85.79     86.36   2      14 min   2 CPU cores
 
 Last epoch, mean of seeds 0 and 1 (86.01, 85.57), on CIFAR-10's images as
