@@ -206,10 +206,11 @@ def test_an_outage_of_the_bucket_stops_no_step(
     over = time.monotonic() + OUTAGE_SECONDS
     for line in process.stdout:
         lines.append(line)
-        if time.monotonic() > over or "step 120/120" in line:
+        went_on = any("step 60/120" in line for line in lines)
+        if "step 120/120" in line or (went_on and time.monotonic() > over):
             break
-    # The steps went on, to the end if there was time.
-    assert any("step 60/120" in line for line in lines), lines[-5:]
+        # A client gives up after 120 s: who waits for that was stopped.
+        assert time.monotonic() < over + 60, lines[-5:]
     assert process.poll() is None
     time.sleep(max(0.0, over - time.monotonic()))
     strict.order()

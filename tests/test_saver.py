@@ -114,6 +114,26 @@ def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
     assert "the store is away; tried again in" in caplog.text
 
 
+@pytest.mark.timeout(60)
+def test_a_store_that_goes_away_while_it_is_tidied_stops_no_step(made, at):
+    gate, begun = threading.Event(), threading.Event()
+
+    def block():
+        begun.set()
+        gate.wait()
+
+    at("save.end", block)
+    with saver.AsyncSaver(made, slow_seconds=1.0) as saving:
+        saving.save(1, tensors(1), {})
+        assert begun.wait(10.0)
+        # A second for the first that finds another waiting, not for each.
+        for step in range(2, 102):
+            saving.save(step, tensors(step), {})
+        gate.set()
+        assert saving.flush() == 101
+    assert made.committed_steps() == [1, 101]
+
+
 def test_tried_again_each_time_later(made, at):
     tries = []
 

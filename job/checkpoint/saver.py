@@ -140,7 +140,9 @@ class AsyncSaver:
                     step,
                     self._waiting.step,
                 )
-            if not self._running:
+            # One that waits for the store to be tidied has its own beginning;
+            # else each newer one would wait anew while that takes its time.
+            if not self._running and not self._waiting:
                 self._since = time.monotonic()
             self._waiting = _Job(step, (tensors, run))
             self._changed.notify_all()
