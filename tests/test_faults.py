@@ -175,8 +175,9 @@ def test_the_second_signal_ends_it_at_once(tmp_path):
 
 
 def test_the_workdir_is_all_that_is_written(tmp_path):
-    home = tmp_path / "home"
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
     home.mkdir()
+    scratch.mkdir()
     before = project_files()
     done = run_job(
         "--config=configs/smoke.py",
@@ -184,6 +185,7 @@ def test_the_workdir_is_all_that_is_written(tmp_path):
         f"--workdir={tmp_path}/run",
         env={
             "HOME": str(home),
+            "TMPDIR": str(scratch),
             "PATH": "/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "CUDA_VISIBLE_DEVICES": "-1",
@@ -191,6 +193,7 @@ def test_the_workdir_is_all_that_is_written(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert not [p for p in home.rglob("*") if p.is_file()]
+    assert not [*scratch.rglob("*")]
     assert project_files() == before
 
 

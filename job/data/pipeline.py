@@ -127,6 +127,9 @@ def train_batches(
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
+    # AutoGraph has nothing to convert here, takes its time to find that out,
+    # and leaves a file for each function where a process ends at once.
+    @tf.autograph.experimental.do_not_convert
     def gather(number: tf.Tensor) -> TrainBatch:
         positions = _positions(number, size, num_replicas, own)
         index, epoch = train_indices(
@@ -170,6 +173,7 @@ def eval_batches(
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
+    @tf.autograph.experimental.do_not_convert
     def gather(number: tf.Tensor) -> EvalBatch:
         positions = _positions(number, size, num_replicas, own)
         index = tf.minimum(positions, len(split) - 1)
