@@ -13,6 +13,7 @@ Imports no TensorFlow.
 """
 
 import dataclasses
+import os
 import pathlib
 import runpy
 import shlex
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from job import errors, files
-from job.preemption import StopRequest
+from job.preemption import PARENT_VARIABLE, StopRequest
 
 # In the plan's workdir: which runs there are, in which order.
 FILE = "ablation.json"
@@ -152,7 +153,9 @@ def _run(command: Sequence[str], stop: StopRequest) -> int:
     told = False
     # A group of its own: a terminal sends Ctrl-C to all of a group, and with
     # the one that is handed on that would be two, which end a run at once.
-    with subprocess.Popen(command, process_group=0) as process:
+    # Which also means that it must be told of the parent's end, however hasty.
+    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    with subprocess.Popen(command, process_group=0, env=environment) as process:
         while True:
             try:
                 return process.wait(_POLL_SECONDS)

@@ -2,7 +2,9 @@
 
 Every room raises these; only `main` turns one into an exit. The message is
 one line for a person: what, where, and what would do. A Kubernetes Job fails
-for good on 2, 3, 4 and 5 and starts again on the others.
+for good on 2, 3, 4 and 5 and starts again on the others. The codes above 64
+are those of sysexits.h where it has one: 69 EX_UNAVAILABLE, 74 EX_IOERR, 75
+EX_TEMPFAIL.
 """
 
 EXIT_DONE = 0
@@ -42,7 +44,12 @@ class StorageError(JobError):
 
 
 class UnavailableError(StorageError):
-    """It did not answer, or not in time; a later try may succeed."""
+    """It did not answer, or not in time; a later try may succeed.
+
+    Kubernetes makes that try, as often as `backoffLimit` says.
+    """
+
+    exit_code = 74
 
 
 class ResumeError(JobError):
@@ -87,9 +94,8 @@ class PeerLostError(JobError):
 
 def of_exit_code(code: int, message: str) -> JobError:
     """Returns the error that ends this process as another one ended."""
-    known = {
-        kind.exit_code: kind for kind in reversed(JobError.__subclasses__())
-    }
+    kinds = [*JobError.__subclasses__(), UnavailableError]
+    known = {kind.exit_code: kind for kind in reversed(kinds)}
     error = known.get(code, JobError)(message)
     error.exit_code = code if code > 0 else 1
     return error

@@ -4,21 +4,30 @@ import contextlib
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from job import errors
 
+# In containers every process has the same number.
+_PROCESS = uuid.uuid4().hex[:12]
+
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
     """Replaces `path` by a file with `content`, at once, on the disk."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    staged = path.with_name(f".{path.name}.{_PROCESS}")
     with explained(path):
-        with open(staged, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
+        try:
+            with open(staged, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(staged, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                staged.unlink()
+            raise
 
 
 @contextlib.contextmanager

@@ -477,16 +477,22 @@ class Loop:
         self.stop.ask("another worker's signal")
         if done > self._handed_over:
             self.save(done)
-        left = self.stop.remaining() - _LAST_LINE_SECONDS
         try:
-            self.saver.flush(timeout=min(max(left, 0.0), LONG_SECONDS))
-            self.saver.wait(min(max(left / 2, 0.0), _TIDY_SECONDS))
+            self.saver.flush(timeout=self.time_to_save())
+            self.saver.wait(min(self.time_to_save() / 2, _TIDY_SECONDS))
         except errors.StorageError as error:
             # It shall start again: 75, not the exit code of a bad disk.
             self.stop.saved += f"; {error}"
         self.stop.saved = self.peers.broadcast_json(self.stop.saved)
         self.peers.part()
         self.stop.check()
+
+    def time_to_save(self) -> float:
+        """Returns the seconds that a process that was told to stop has left."""
+        left = self.stop.remaining() - _LAST_LINE_SECONDS
+        left = min(max(left, 0.0), LONG_SECONDS)
+        self.watchdog.beat("save", seconds=left + LONG_SECONDS)
+        return left
 
     def finish(self, done: int) -> None:
         """Returns when all that was saved is committed."""
@@ -517,6 +523,7 @@ class Loop:
         rollbacks = self.history.rollbacks
         if self.on_nonfinite != "rollback" or len(rollbacks) >= _MAX_ROLLBACKS:
             self.end_diverged(error.what)
+        self.await_saves()
         found = self.saver.restore_newest()
         if found is None:  # Somebody removed what was saved at the start.
             self.end_diverged(error.what)
@@ -539,10 +546,25 @@ class Loop:
         )
         return saved.step
 
+    def await_saves(self) -> None:
+        """Returns when all that was handed over is committed.
+
+        Raises:
+          PreemptedError: told to stop; what is now in the state is not saved.
+          StorageError: it cannot be.
+        """
+        while not self.saver.wait(1.0):
+            self.watchdog.beat("save")
+            if self.peers.any(self.stop.requested):
+                self.stop.ask("another worker's signal")
+                with contextlib.suppress(errors.StorageError):
+                    self.saver.flush(timeout=self.time_to_save())
+                self.stop.check()
+
     def end_diverged(self, what: str) -> NoReturn:
         """Raises DivergedError, saying what is left and what would help."""
         with contextlib.suppress(errors.StorageError):
-            self.saver.flush(timeout=LONG_SECONDS)
+            self.await_saves()
         newest = self.saver.committed_step
         kept = (
             f"the checkpoint of step {newest} is finite"

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import contextlib
 import errno
+import functools
 import importlib
 import json
 import math
@@ -138,7 +139,8 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
       argv: the command line.
       stop: installed.
     """
-    threading.excepthook = _end_loudly
+    # Its own: file descriptor 2 may be led elsewhere for a while.
+    threading.excepthook = functools.partial(_end_loudly, os.dup(2))
     try:
         rest = _parse_flags(argv)
         if rest is None:
@@ -180,7 +182,7 @@ def _report(error: errors.JobError, stop: preemption.StopRequest) -> int:
     return error.exit_code
 
 
-def _end_loudly(failed: threading.ExceptHookArgs) -> None:
+def _end_loudly(stderr: int, failed: threading.ExceptHookArgs) -> None:
     """Ends the process where a thread does not know what to do.
 
     Python's own way is a traceback in the log of a process that waits for ever,
@@ -193,10 +195,10 @@ def _end_loudly(failed: threading.ExceptHookArgs) -> None:
         failed.exc_type, failed.exc_value, failed.exc_traceback
     )
     text = f"{''.join(lines)}bug: thread {name} failed, so the job ends\n"
-    os.write(2, text.encode())
     termination.write(
         errors.JobError.exit_code, f"bug: thread {name}: {failed.exc_value}"
     )
+    termination.say(stderr, text)
     os._exit(errors.JobError.exit_code)
 
 
@@ -811,4 +813,9 @@ def _exit(code: int) -> None:
 
 
 if __name__ == "__main__":
-    _exit(main(sys.argv, _STOP))
+    try:
+        _code = main(sys.argv, _STOP)
+    except BaseException:  # A bug; the threads may be in no state to end.
+        traceback.print_exc()
+        _code = errors.JobError.exit_code
+    _exit(_code)

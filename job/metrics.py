@@ -64,7 +64,7 @@ class MetricsLog:
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
         for old in events.glob("*.tfevents.*"):
-            old.unlink()
+            old.unlink(missing_ok=True)
         self._events = tf.summary.create_file_writer(str(events))
         self._write_what_it_is_of()
         for line in kept:

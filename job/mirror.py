@@ -44,6 +44,8 @@ _LAST = "result.json"
 _EVENTS = "events/"
 # For the last copy of a run that ends early; its checkpoints are safe.
 _HASTY_SECONDS = 5.0
+# For one that a run waits for, as the last: there may be no later one.
+LAST_SECONDS = 600.0
 
 _Stamp = tuple[int, int]
 
@@ -105,7 +107,7 @@ class Mirror:
             self._try(_HASTY_SECONDS)
             raise
         self._over.set()
-        self.push()
+        self.push(LAST_SECONDS)
 
     def push(self, timeout: float | None = None) -> None:
         """Copies what has changed since the last time.
@@ -121,7 +123,9 @@ class Mirror:
         def left() -> float | None:
             return deadline and max(0.1, deadline - time.monotonic())
 
-        with self._lock:
+        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise errors.UnavailableError("the copy before is still under way")
+        try:
             here = self._files()
             for name in sorted(here, key=lambda name: (name == _LAST, name)):
                 stamp = here[name]
@@ -135,16 +139,22 @@ class Mirror:
                 self._sent[name] = stamp
             gone = {*self._sent} - here.keys()
             if any(name.startswith(_EVENTS) for name in here):
-                gone |= self._old_events(here)
+                gone |= self._old_events(here, left())
             for name in gone:
-                self._bucket.delete(name)
+                self._bucket.delete(name, timeout=left())
                 self._sent.pop(name, None)
+        finally:
+            self._lock.release()
 
-    def _old_events(self, here: dict[str, _Stamp]) -> set[str]:
+    def _old_events(
+        self, here: dict[str, _Stamp], timeout: float | None
+    ) -> set[str]:
         """Returns events of earlier starts, once: each writes all anew."""
         if self._pruned:
             return set()
-        there = {entry.name for entry in self._bucket.find(_EVENTS)}
+        there = {
+            entry.name for entry in self._bucket.find(_EVENTS, timeout=timeout)
+        }
         self._pruned = True
         return there - here.keys()
 

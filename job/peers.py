@@ -158,12 +158,17 @@ class Peers:
                 said = {"value": work()}
             except errors.JobError as error:
                 failed = error
-                said = {"code": error.exit_code, "message": str(error)}
+                kind = next(
+                    k
+                    for k in type(error).__mro__
+                    if hasattr(errors, k.__name__)
+                )
+                said = {"error": kind.__name__, "message": str(error)}
         said = self.broadcast_json(said)
         if failed:
             raise failed
-        if "code" in said:
-            raise errors.of_exit_code(said["code"], said["message"])
+        if "error" in said:
+            raise getattr(errors, said["error"])(said["message"])
         return said["value"]
 
     def part(self) -> None:

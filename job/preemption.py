@@ -10,6 +10,8 @@ shortly before the node would; a second signal does so on the spot. Imports no
 TensorFlow.
 """
 
+import contextlib
+import ctypes
 import math
 import os
 import select
@@ -29,6 +31,11 @@ GRACE_SECONDS = 25.0
 _MARGIN_SECONDS = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+# In the environment: the process to end with, by its number.
+PARENT_VARIABLE = "JOB_PARENT"
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
@@ -66,6 +73,15 @@ class StopRequest:
         thread.start()
         self._installed = True
         self.listen()
+        if parent := os.environ.pop(PARENT_VARIABLE, ""):
+            self._end_with(int(parent))
+
+    def _end_with(self, parent: int) -> None:
+        """Has the end of the process that started this one stop it."""
+        with contextlib.suppress(OSError, AttributeError):  # Linux alone.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # It was quicker.
+            signal.raise_signal(signal.SIGTERM)
 
     def listen(self) -> None:
         """Takes the signals back, if it had them, from a library."""
@@ -139,4 +155,4 @@ class StopRequest:
 
     def _say(self, text: str) -> None:
         # Logging takes locks, which the interrupted code may hold.
-        os.write(self._stderr, f"{text}\n".encode())
+        termination.say(self._stderr, f"{text}\n")

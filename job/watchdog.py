@@ -36,6 +36,9 @@ _BACKSTOP_SECONDS = 60.0
 
 _HEARTBEAT_SECONDS = 5.0
 
+# Of all stacks: some 100 threads.
+_MOST_BYTES = 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class _Beat:
@@ -123,7 +126,9 @@ class Watchdog:
             before, now = now, time.monotonic()
             if self._beat is seen:
                 # Nobody hangs while the whole process is halted, as a paused
-                # container or a laptop's lid does it: ticks are counted.
+                # container or a laptop's lid does it: ticks are counted. (The
+                # backstop counts all the same: a pause that outlasts it ends
+                # the process, and a start goes on from what was saved.)
                 silent += min(now - before, 2 * tick)
             else:
                 seen, silent = self._beat, 0.0
@@ -131,14 +136,19 @@ class Watchdog:
 
     def _end(self, last: _Beat) -> None:
         faulthandler.cancel_dump_traceback_later()
-        faulthandler.dump_traceback(file=self._stderr)
         at = "" if last.step is None else f" at step {last.step}"
         line = (
             f"hung: no progress for {last.allowed:g} s in {last.phase}{at};"
             f" the stacks of all threads are above: {self._saved()}\n"
         )
-        os.write(self._stderr, line.encode())
         termination.write(errors.HungError.exit_code, line)
+        # Not to stderr itself: where nobody reads that, it may be the very
+        # thing that hangs, and who waits for it has Python's lock.
+        stacks = os.memfd_create("stacks")
+        faulthandler.dump_traceback(file=stacks)
+        text = os.pread(stacks, _MOST_BYTES, 0).decode(errors="replace")
+        termination.say(self._stderr, text)
+        termination.say(self._stderr, line)
         os._exit(errors.HungError.exit_code)
 
     def _write_heartbeats(self) -> None:
@@ -148,7 +158,7 @@ class Watchdog:
             last = self._beat
             if last is not written:
                 # A full disk is not for this thread to report.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, errors.StorageError):
                     files.write_json(
                         self._heartbeat_file,
                         {

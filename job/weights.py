@@ -8,6 +8,7 @@ and data sets that do are refused, and so is all that has not VGG16's very
 names and shapes. Nothing in the file is executed or unpickled.
 """
 
+import contextlib
 import hashlib
 import io
 import os
@@ -18,7 +19,7 @@ import urllib.request
 import h5py
 import numpy as np
 
-from job import errors
+from job import errors, files
 from job.model import BLOCKS
 
 # keras.applications.vgg16: WEIGHTS_PATH_NO_TOP, and the md5 it checks.
@@ -198,13 +199,10 @@ def _imagenet() -> bytes:
             f"model.weights=imagenet: {_URL} gave {len(content)} bytes that"
             f" have not the md5 {_MD5}"
         )
-    try:
+    # A cache that cannot be kept costs the next run a download.
+    with contextlib.suppress(OSError, errors.StorageError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
-        staged.write_bytes(content)
-        staged.replace(path)
-    except OSError:
-        pass  # A cache that cannot be kept costs the next run a download.
+        files.write_atomically(path, content)
     return content
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from job import errors
 from job.checkpoint import disk
 from job.checkpoint.storage import Storage
-from job.mirror import Mirror
+from job.mirror import LAST_SECONDS, Mirror
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Workdir:
     def push(self) -> None:
         """Copies what was written, now; raises StorageError."""
         if self.mirror:
-            self.mirror.push()
+            self.mirror.push(LAST_SECONDS)
 
     @contextlib.contextmanager
     def kept_up(self, *, seconds: float) -> Iterator[None]:

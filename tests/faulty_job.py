@@ -102,6 +102,7 @@ def plant(phase, faults):
 if __name__ == "__main__":
     STOP = preemption.StopRequest()
     STOP.install()
-    watchdog._BACKSTOP_SECONDS = 1.0
+    watchdog._BACKSTOP_SECONDS = 5.0
+    watchdog._HEARTBEAT_SECONDS = 0.5
     plant(sys.argv[1], sys.argv[2].split("+"))
     main._exit(main.main([sys.argv[0], *sys.argv[3:]], STOP))

@@ -379,6 +379,52 @@ def test_what_a_failed_save_left_goes_with_the_next_one(place):
     assert {n.partition("/")[0] for n in place.files()} == {"step-00000006"}
 
 
+def test_who_is_in_a_hurry_leaves_old_ones_to_the_next_call(place):
+    made = store.CheckpointStore(place.open(), keep=2)
+    for step in (1, 2):
+        made.save(step, tensors(step), RUN)
+    made.commit(made.pack(3, tensors(3), RUN))
+    made.tidy(3, lambda: True)
+    assert made.committed_steps() == [1, 2, 3]
+    # Nor is what lies between a manifest and its data left for an hour.
+    asked = iter([False, True])
+    made.tidy(3, lambda: next(asked))
+    assert made.committed_steps() == [2, 3]
+    assert [name for name in place.files() if name.startswith("step-00000001")]
+    made.tidy(3)
+    names = [name.partition("/")[0] for name in place.files()]
+    assert {*names} == {"step-00000002", "step-00000003"}
+
+
+@pytest.mark.parametrize("best_by", ["", "score"])
+def test_what_another_process_has_retired_is_no_trouble(place, best_by):
+    made = store.CheckpointStore(place.open(), best_by=best_by)
+    made.commit(made.pack(7, tensors(7), RUN))
+    other = store.CheckpointStore(place.open())
+    for step in (14, 21):
+        other.save(step, tensors(step), RUN)
+    made.tidy(7)
+    assert made.committed_steps() == [14, 21]
+
+
+def test_a_damaged_one_that_cannot_be_put_aside_is_said(place, monkeypatch):
+    """Passed over, it would look like another process that is ahead."""
+    storage = place.open()
+    made = store.CheckpointStore(storage)
+    made.save(7, tensors(7), RUN)
+    made.save(14, tensors(14), RUN)
+    flip_bit(place, data_name(place, 14))
+
+    def move(name, to):
+        raise errors.UnavailableError("no answer")
+
+    monkeypatch.setattr(storage, "move", move)
+    with pytest.raises(errors.UnavailableError, match="14 is damaged and can"):
+        made.restore_newest()
+    monkeypatch.undo()
+    assert newest(made) == 7
+
+
 def test_files_that_grew_old_before_their_commit_are_written_anew(
     place, monkeypatch
 ):

@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import resource
 import signal
 import subprocess
@@ -244,7 +245,7 @@ def test_told_to_stop_in_an_outage_it_ends_in_time_with_what_was_saved(
     strict, tmp_path, uninterrupted
 ):
     workdir = "gs://bucket/run"
-    process = start_job(workdir, "--grace_seconds=8")
+    process = start_job(workdir, "--grace_seconds=15")
     wait_for_commit(workdir, process, 21)
     strict.order(Fault(".", "503", times=-1))
     time.sleep(0.5)
@@ -253,10 +254,29 @@ def test_told_to_stop_in_an_outage_it_ends_in_time_with_what_was_saved(
     output, _ = process.communicate(timeout=60)
     seconds = time.monotonic() - start
     assert process.returncode == 75, output
-    assert seconds < 8
+    assert seconds < 15
     strict.order()
     saved = max(steps_in(workdir))
     assert f"saved up to step {saved}" in output.splitlines()[-1]
+    finish(workdir, tmp_path, uninterrupted[0])
+
+
+def test_told_to_stop_while_a_removal_hangs_it_saves(
+    strict, tmp_path, uninterrupted
+):
+    workdir = "gs://bucket/run"
+    strict.order(Fault("DELETE.*step-", "stall", times=-1, seconds=3600.0))
+    process = start_job(
+        workdir, "--grace_seconds=25", "--config.log_every_steps=1"
+    )
+    wait_for_commit(workdir, process, 21)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    done = re.findall(r"step (\d+)/120", output)[-1]
+    assert output.splitlines()[-1].endswith(f"all is saved up to step {done}")
+    assert max(steps_in(workdir)) == int(done)
+    strict.order()
     finish(workdir, tmp_path, uninterrupted[0])
 
 

@@ -8,9 +8,11 @@ The real client, over HTTP, against `gcs_server`.
 
 import threading
 import time
+import types
 
 import numpy as np
 import pytest
+from google.auth import exceptions as auth_errors
 
 from job import errors
 from job.checkpoint import gcs, manifest, store
@@ -166,6 +168,30 @@ def test_what_does_not_pass_is_said_at_once(bucket, url, kind, said):
     assert not isinstance(caught.value, errors.UnavailableError)
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 5.0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (None, errors.UnavailableError),
+        (503, errors.UnavailableError),
+        (404, errors.StorageError),
+    ],
+)
+def test_a_metadata_server_that_is_away_may_be_back(bucket, status, kind):
+    """As google.auth says it, where a token is due: GKE has such a server."""
+    storage = bucket.open()
+    answer = types.SimpleNamespace(status=status)
+    cause = auth_errors.TransportError("away", *([answer] if status else []))
+
+    def refresh(*unused, **unused_too):
+        raise auth_errors.RefreshError(cause)
+
+    storage._client._http.request = refresh
+    storage._timeout = 0.5
+    with pytest.raises(errors.StorageError, match="away") as caught:
+        storage.find()
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize("match", ["POST", "GET .*download", "GET .*prefix"])

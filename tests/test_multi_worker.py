@@ -14,6 +14,8 @@ from job.checkpoint import store
 
 from .conftest import ROOT, run_job
 
+pytestmark = pytest.mark.timeout(900)
+
 # As tests/test_step.py has it for replicas: what rounding does not blow up.
 SYNCED = {
     "distribute.sync_batch_norm": True,

@@ -1,5 +1,6 @@
 """The wish to stop, without a job around it; with one: test_faults.py."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -95,6 +96,65 @@ def test_who_does_not_answer_is_ended_before_the_grace_is_over():
         "preempted: stopped by SIGTERM, the grace was over before the work at"
         " hand was: step 5 is saved"
     )
+
+
+def test_a_log_that_nobody_reads_does_not_keep_it():
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import os, signal, time\n"
+            "from job import preemption\n"
+            "os.set_blocking(2, False)\n"
+            "try:\n"
+            "    while os.write(2, bytes(4096)): pass\n"
+            "except BlockingIOError: os.set_blocking(2, True)\n"
+            "preemption.StopRequest(grace_seconds=1.0).install()\n"
+            "os.kill(os.getpid(), signal.SIGTERM)\n"
+            "os.write(2, bytes(4096))\n",
+        ],
+        cwd=ROOT,
+        stderr=writer,
+    )
+    os.close(writer)
+    try:
+        assert process.wait(60) == 75
+    finally:
+        process.kill()
+        os.close(reader)
+
+
+def test_who_was_started_by_another_ends_with_it(tmp_path):
+    marks = tmp_path / "marks"
+    child = f"""
+        import os, pathlib, time
+        from job import preemption
+        stop = preemption.StopRequest()
+        stop.install()
+        assert preemption.PARENT_VARIABLE not in os.environ
+        print("ready", flush=True)
+        while not stop.requested:
+            time.sleep(0.01)
+        pathlib.Path({str(marks)!r}).write_text("heard")
+        """
+    done = run_script(f"""
+        import os, subprocess, sys
+        from job import preemption
+        name = preemption.PARENT_VARIABLE
+        child = subprocess.Popen(
+            [sys.executable, "-c", {textwrap.dedent(child)!r}],
+            env={{**os.environ, name: str(os.getpid())}},
+            process_group=0,
+            stdout=subprocess.PIPE,
+        )
+        child.stdout.readline()
+        os._exit(75)
+        """)
+    assert done.returncode == 75, done.stderr
+    deadline = time.monotonic() + 30
+    while not marks.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_signals_are_taken_back_from_a_library():

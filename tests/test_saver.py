@@ -100,7 +100,9 @@ def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
     made, at, caplog
 ):
     over = time.monotonic() + OUTAGE_SECONDS
-    at("save.begin", lambda: time.monotonic() < over and unavailable())
+    away = threading.Event()
+    away.set()
+    at("save.begin", lambda: away.is_set() and unavailable())
     step = 0
     with saver.AsyncSaver(made, first_wait_seconds=0.02) as saving:
         while time.monotonic() < over:
@@ -108,10 +110,33 @@ def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
             saving.save(step, tensors(step), {})
             time.sleep(0.02)
         assert saving.committed_step is None
+        away.clear()
         assert saving.flush() == step
     assert step > 5
     assert made.committed_steps() == [step]
     assert "the store is away; tried again in" in caplog.text
+
+
+def test_who_lost_the_race_commits_nothing_more(made, at):
+    """What waits might be ahead of the one who won, who would lose then."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def block():
+        begun.set()
+        gate.wait()
+
+    at("save.begin", block)
+    saving = saver.AsyncSaver(made)
+    saving.save(21, tensors(21), {})
+    assert begun.wait(10.0)
+    saving.save(28, tensors(28), {})
+    faults.hook = None
+    store.CheckpointStore(made._storage).save(21, tensors(21), {})
+    gate.set()
+    with pytest.raises(errors.LostRaceError):
+        saving.flush()
+    saving._thread.join(10.0)
+    assert made.committed_steps() == [21]
 
 
 @pytest.mark.timeout(60)

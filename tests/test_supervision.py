@@ -94,7 +94,8 @@ def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
         assert done.returncode == 75, (phase, fault, done.stderr[-2000:])
         assert last_line(done).startswith("preempted: stopped by SIG")
         assert last_line(done).endswith(said), (phase, fault, last_line(done))
-        assert committed(tmp_path) == steps
+        # Older ones are removed as far as the time allows.
+        assert committed(tmp_path)[-len(steps) :] == steps
         scored = [s for s in (10, 20) if steps and s <= steps[-1]]
         if phase in ("evaluate", "score"):
             scored.remove(steps[-1])  # It was about to be.

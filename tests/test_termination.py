@@ -56,7 +56,7 @@ elif what == "hang":
     watch.start()
     watch.beat("train", 7)
 elif what == "thread":
-    threading.excepthook = main._end_loudly
+    threading.excepthook = lambda failed: main._end_loudly(2, failed)
     threading.Thread(target=lambda: 1 / 0, name="planted").start()
 else:
     def fail(stop): raise RuntimeError("nobody saw it coming")

@@ -1,6 +1,7 @@
 """The watchdog without a job around it; with one: test_supervision.py."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -42,16 +43,43 @@ def test_no_beat_ends_with_76_and_says_where():
 
 def test_beats_and_long_pieces_of_work_are_let_be():
     done = run_script(
-        "watch = watchdog.Watchdog(1.0)\n"
+        "watch = watchdog.Watchdog(3.0)\n"
         "watch.start()\n"
-        "for _ in range(20):\n"
+        "for _ in range(40):\n"
         "    watch.beat('train')\n"
         "    time.sleep(0.1)\n"
         "watch.beat('compile', seconds=60)\n"
-        "time.sleep(2)\n"
+        "time.sleep(5)\n"
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_a_log_that_nobody_reads_stops_it_not():
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import os, time\n"
+            "from job import watchdog\n"
+            "os.set_blocking(2, False)\n"
+            "try:\n"
+            "    while os.write(2, bytes(4096)): pass\n"
+            "except BlockingIOError: os.set_blocking(2, True)\n"
+            "watch = watchdog.Watchdog(0.5)\n"
+            "watch.start()\n"
+            "watch.beat('train')\n"
+            "os.write(2, bytes(4096))\n",
+        ],
+        cwd=ROOT,
+        stderr=writer,
+    )
+    os.close(writer)
+    try:
+        assert process.wait(60) == 76
+    finally:
+        process.kill()
+        os.close(reader)
 
 
 def test_zero_seconds_is_off():
@@ -65,9 +93,11 @@ def test_zero_seconds_is_off():
 
 def test_the_heartbeat_stops_with_the_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(watchdog, "_HEARTBEAT_SECONDS", 0.01)
-    path = tmp_path / "heartbeat"
+    path = tmp_path / "later" / "heartbeat"
     watch = watchdog.Watchdog(0.0, heartbeat_file=path)
     watch.start()
+    time.sleep(0.1)  # A disk that takes nothing, for a while.
+    path.parent.mkdir()
 
     def wait_for(step):
         deadline = time.monotonic() + 30

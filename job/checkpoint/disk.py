@@ -37,8 +37,10 @@ class Disk:
     def __str__(self) -> str:
         return str(self._root)
 
-    def find(self, prefix: str = "") -> list[Entry]:
-        """See `storage.Storage`."""
+    def find(
+        self, prefix: str = "", *, timeout: float | None = None
+    ) -> list[Entry]:
+        """See `storage.Storage`; a disk knows no timeout."""
         with _explained(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise errors.ResumeError(
@@ -57,7 +59,7 @@ class Disk:
                             )
             return sorted(entries, key=lambda entry: entry.name)
 
-    def read(self, *names: str) -> list[bytes]:
+    def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
         """See `storage.Storage`."""
         with _explained(self._root):
             return [(self._root / name).read_bytes() for name in names]
@@ -112,7 +114,7 @@ class Disk:
             path.rename(self._root / to)
             _sync_folder(path.parent)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, timeout: float | None = None) -> None:
         """See `storage.Storage`; folders that it leaves empty go too."""
         path = self._root / name
         with _explained(path):

@@ -127,7 +127,9 @@ class Bucket:
     def __str__(self) -> str:
         return self._url
 
-    def find(self, prefix: str = "") -> list[Entry]:
+    def find(
+        self, prefix: str = "", *, timeout: float | None = None
+    ) -> list[Entry]:
         """See `storage.Storage`."""
 
         def once(timeout: tuple[float, float]) -> list[Entry]:
@@ -145,9 +147,10 @@ class Bucket:
             ]
 
         with self._explained(prefix):
-            return sorted(self._persist(once), key=lambda entry: entry.name)
+            found = self._persist(once, timeout)
+        return sorted(found, key=lambda entry: entry.name)
 
-    def read(self, *names: str) -> list[bytes]:
+    def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
         """See `storage.Storage`; several files are read at once."""
 
         def read_one(name: str) -> bytes:
@@ -158,7 +161,7 @@ class Bucket:
 
             with self._explained(name):
                 try:
-                    return self._persist(once)
+                    return self._persist(once, timeout)
                 except api_errors.NotFound:
                     raise FileNotFoundError(f"{name} is not there") from None
 
@@ -223,14 +226,14 @@ class Bucket:
             ):
                 self._persist(remove)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, timeout: float | None = None) -> None:
         """See `storage.Storage`."""
 
         def once(timeout: tuple[float, float]) -> None:
             self._blob(name).delete(timeout=timeout, retry=None)
 
         with self._explained(name), contextlib.suppress(api_errors.NotFound):
-            self._persist(once)
+            self._persist(once, timeout)
 
     def check_writable(self) -> None:
         """See `storage.Storage`: writes, reads, lists and removes a file."""
@@ -356,7 +359,7 @@ class Bucket:
         except auth_errors.RefreshError as error:
             kind = (
                 errors.UnavailableError
-                if error.retryable
+                if _may_pass(error)
                 else errors.StorageError
             )
             raise kind(
@@ -390,8 +393,16 @@ class Bucket:
 
 def _may_pass(error: BaseException) -> bool:
     """Says whether another try may have another outcome."""
-    if isinstance(error, auth_errors.TransportError):
+    if isinstance(error, auth_errors.RefreshError):
+        # What a metadata server that does not answer comes as.
         cause = error.args[0] if error.args else None
+        return error.retryable or (
+            isinstance(cause, auth_errors.TransportError) and _may_pass(cause)
+        )
+    if isinstance(error, auth_errors.TransportError):
+        cause, *rest = error.args or (None,)
+        if status := getattr(rest[0], "status", None) if rest else None:
+            return status in _PASSING_CODES
         return not isinstance(cause, BaseException) or _may_pass(cause)
     if isinstance(error, api_errors.BadRequest):
         # What arrived is not what was sent: the server compares.

@@ -269,6 +269,9 @@ class AsyncSaver:
                 logging.error("no checkpoint is saved any more: %s", error)
                 with self._changed:
                     self._fatal = error
+                    # Not to be committed: another process may be ahead.
+                    self._waiting = None
+                return
             finally:
                 with self._changed:
                     self._running = None
@@ -282,7 +285,12 @@ class AsyncSaver:
             self._running = None
             self._tidying = True
             self._changed.notify_all()
-        self._store.tidy(step)
+        self._store.tidy(step, self._is_awaited)
+
+    def _is_awaited(self) -> bool:
+        """Says whether somebody waits for what waits to be saved."""
+        with self._changed:
+            return bool(self._waiting and self._deadline is not None)
 
     def _save(self, job: _Job) -> bool:
         """Commits a checkpoint, or leaves it for a newer one.
@@ -295,6 +303,8 @@ class AsyncSaver:
         if isinstance(job.content, tuple):
             job.content = self._store.pack(job.step, *job.content)
         while True:
+            with self._changed:
+                flushes = self._flushes
             try:
                 self._store.commit(job.content, timeout=self._left())
                 break
@@ -302,7 +312,7 @@ class AsyncSaver:
                 if self._is_out_of_patience():
                     raise
                 logging.warning("%s; tried again in %.0f s", error, wait)
-                if not self._wait(error, wait):
+                if not self._wait(error, wait, flushes):
                     return False
                 wait = min(2 * wait, self._longest_wait)
         self._on_commit(job.step)
@@ -322,17 +332,24 @@ class AsyncSaver:
             self._changed.notify_all()
             return now - self._failing_since > self._patience
 
-    def _wait(self, error: errors.StorageError, seconds: float) -> bool:
-        """Waits for the next try; returns whether there shall be one."""
+    def _wait(
+        self, error: errors.StorageError, seconds: float, flushes: int
+    ) -> bool:
+        """Waits for the next try; returns whether there shall be one.
+
+        Args:
+          error: of the try before.
+          seconds: to wait, at most.
+          flushes: how many there had been when that try began.
+        """
         with self._changed:
             self._last_error = error
             if self._deadline is not None:
                 seconds = min(seconds, self._first_wait)
-            before = self._flushes
 
             def called() -> bool:
                 return bool(
-                    self._waiting or self._closed or self._flushes > before
+                    self._waiting or self._closed or self._flushes > flushes
                 )
 
             self._changed.wait_for(called, seconds)

@@ -34,10 +34,12 @@ class Storage(Protocol):
     the storage holds for right. `str` of it is where it is, for messages.
     """
 
-    def find(self, prefix: str = "") -> list[Entry]:
+    def find(
+        self, prefix: str = "", *, timeout: float | None = None
+    ) -> list[Entry]:
         """Returns the files whose names begin with `prefix`, by name."""
 
-    def read(self, *names: str) -> list[bytes]:
+    def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
         """Returns files' bytes; FileNotFoundError where one is absent."""
 
     def create(
@@ -64,7 +66,7 @@ class Storage(Protocol):
     def move(self, name: str, to: str) -> None:
         """Renames a file; FileNotFoundError where it is absent."""
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, *, timeout: float | None = None) -> None:
         """Removes a file, if it is there."""
 
     def check_writable(self) -> None:

@@ -18,6 +18,7 @@ import pathlib
 import re
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ _ABANDONED_SECONDS = 3600.0
 _FRESH_SECONDS = 1200.0
 # How often a checkpoint may be retired by another process while we read it.
 _READS = 5
+# For each call of a removal: no more than somebody in a hurry can wait for.
+_TIDY_SECONDS = 5.0
 
 
 @dataclasses.dataclass
@@ -89,7 +92,7 @@ class CheckpointStore:
         self._best_by = best_by
         self._process = uuid.uuid4().hex[:12]
         self._attempts = itertools.count(1)
-        # Files of ours that no manifest names, now or later.
+        # Files for us to remove, which no manifest names, now or later.
         self._litter: set[str] = set()
         self._manifests: dict[str, manifest.Manifest] = {}
 
@@ -148,7 +151,9 @@ class CheckpointStore:
         faults.reach("save.committed")
         return packed.made
 
-    def tidy(self, newest: int) -> None:
+    def tidy(
+        self, newest: int, in_a_hurry: Callable[[], bool] = lambda: False
+    ) -> None:
         """Removes what a commit made superfluous; raises nothing.
 
         Those are checkpoints beyond `keep`, and what dead attempts left. Where
@@ -156,18 +161,21 @@ class CheckpointStore:
 
         Args:
           newest: the step that was committed just now.
+          in_a_hurry: asked before each removal; if so, the rest is left out.
         """
         try:
-            self._tidy(newest)
+            self._tidy(newest, in_a_hurry)
+        except _HurryError:
+            pass
         except errors.StorageError as error:
             logging.warning("old checkpoints cannot be removed: %s", error)
         faults.reach("save.end")
 
     def _commit(self, packed: Packed, timeout: float | None) -> None:
-        self._refresh(packed)
+        self._refresh(packed, timeout)
         assert packed.begun is not None
         made = packed.made
-        if self._is_committed(made):
+        if self._is_committed(made, timeout):
             return
         names = [_name(made.step, file.name) for file in made.files]
         self._litter |= {*names}
@@ -185,7 +193,7 @@ class CheckpointStore:
             self._storage.publish(name, content, timeout=timeout)
         except FileExistsError:
             # Our own, if a try succeeded and we never heard of it.
-            if not self._holds(name, content):
+            if not self._holds(name, content, timeout):
                 self._litter |= {*names}
                 self._lose(made.step)
 
@@ -308,7 +316,7 @@ class CheckpointStore:
         """Returns an id for file names; a step may be saved twice by us."""
         return f"{self._process}{next(self._attempts):04x}"
 
-    def _refresh(self, packed: Packed) -> None:
+    def _refresh(self, packed: Packed, timeout: float | None) -> None:
         """Gives files new names where the old ones may be taken for litter."""
         now = time.monotonic()
         if packed.begun is None:
@@ -322,34 +330,37 @@ class CheckpointStore:
                 for file in packed.made.files
             )
             # A commit of the old names may have gone unheard: it counts.
-            if not self._is_committed(packed.made):
+            if not self._is_committed(packed.made, timeout):
                 packed.made = dataclasses.replace(
                     packed.made, attempt=attempt, files=files
                 )
                 packed.begun = now
 
-    def _is_committed(self, made: manifest.Manifest) -> bool:
+    def _is_committed(
+        self, made: manifest.Manifest, timeout: float | None
+    ) -> bool:
         """Says whether an earlier try of this very save has succeeded.
 
         Raises:
           LostRaceError: another process's has, or it is ahead.
         """
-        ahead = [s for s in self.committed_steps() if s >= made.step]
+        there = _committed(self._folders(timeout))
+        ahead = [s for s in there if s >= made.step]
         name = _name(made.step, manifest.NAME)
-        if made.step in ahead and self._holds(name, made.to_json()):
+        if made.step in ahead and self._holds(name, made.to_json(), timeout):
             return True
         if ahead:
             self._lose(max(ahead))
         return False
 
-    def _holds(self, name: str, content: bytes) -> bool:
+    def _holds(self, name: str, content: bytes, timeout: float | None) -> bool:
         try:
-            return self._storage.read(name) == [content]
+            return self._storage.read(name, timeout=timeout) == [content]
         except FileNotFoundError:  # Retired meanwhile: another one is ahead.
             return False
 
     def _lose(self, step: int) -> None:
-        self._remove_litter()
+        self._remove_litter(self._delete)
         raise errors.LostRaceError(
             f"another process has committed step-{step:08d}: this one ends"
         )
@@ -360,38 +371,61 @@ class CheckpointStore:
         faults.reach("quarantine.begin")
         try:
             self._storage.move(name, aside)
-        except (errors.StorageError, FileNotFoundError) as error:
+        except FileNotFoundError as error:
             logging.error("%s/%s cannot be renamed: %s", self, name, error)
+        except errors.StorageError as error:
+            # Left there, it would pass for another process that is ahead.
+            raise type(error)(
+                f"{self}: step-{step:08d} is damaged and cannot be put aside:"
+                f" {error}"
+            ) from None
         faults.reach("quarantine.end")
 
-    def _tidy(self, newest: int) -> None:
-        self._remove_litter()
-        folders = self._folders()
+    def _tidy(self, newest: int, in_a_hurry: Callable[[], bool]) -> None:
+        def delete(name: str) -> None:
+            if in_a_hurry():
+                raise _HurryError
+            self._delete(name)
+
+        self._remove_litter(delete)
+        folders = self._folders(_TIDY_SECONDS)
         committed = [s for s in _committed(folders) if s <= newest]
+        if newest not in committed:
+            return  # Another process is ahead, and has retired it.
         kept = {*committed[-self._keep :]}
         if self._best_by:
             scores = {s: self._score(s) for s in committed}
             kept.add(max(committed, key=lambda s: (scores[s], s)))
         for step in committed:
             if step not in kept:
-                self._retire(step)
-        self._sweep({s: folders[s] for s in folders if s <= newest}, newest)
+                self._retire(step, delete)
+        self._sweep(
+            {s: folders[s] for s in folders if s <= newest}, newest, delete
+        )
 
-    def _retire(self, step: int) -> None:
-        made = self._manifest(step)
+    def _retire(self, step: int, delete: Callable[[str], None]) -> None:
+        made = self._manifest(step, _TIDY_SECONDS)
         if made is None:
             return  # Damaged, or newer than us: not ours to judge.
         faults.reach("retire.begin")
         # The manifest first: without it there is no checkpoint, and a kill
         # between the two leaves only what a later call sweeps away.
-        self._storage.delete(_name(step, manifest.NAME))
+        delete(_name(step, manifest.NAME))
         faults.reach("retire.manifest")
-        for file in made.files:
-            self._storage.delete(_name(step, file.name))
+        names = [_name(step, file.name) for file in made.files]
+        self._litter |= {*names}
+        for name in names:
+            delete(name)
+            self._litter.discard(name)
             faults.reach("retire.data")
         self._manifests.pop(_name(step, manifest.NAME), None)
 
-    def _sweep(self, folders: dict[int, list[Entry]], newest: int) -> None:
+    def _sweep(
+        self,
+        folders: dict[int, list[Entry]],
+        newest: int,
+        delete: Callable[[str], None],
+    ) -> None:
         """Removes files that no manifest names and nobody will come back for.
 
         Their writer may live, and commit them yet; so only those that are older
@@ -407,35 +441,40 @@ class CheckpointStore:
                 continue  # What was put aside is evidence.
             named = {manifest.NAME}
             if step in _committed({step: entries}):
-                made = self._manifest(step)
+                made = self._manifest(step, _TIDY_SECONDS)
                 if made is None:
                     continue
                 named |= {file.name for file in made.files}
             for entry in old:
                 if _base(entry.name) not in named:
-                    self._storage.delete(entry.name)
+                    delete(entry.name)
                     faults.reach("sweep.data")
 
-    def _remove_litter(self) -> None:
+    def _remove_litter(self, delete: Callable[[str], None]) -> None:
         """Removes what tries of ours left that came to nothing."""
         try:
             for name in sorted(self._litter):
-                self._storage.delete(name)
+                delete(name)
                 self._litter.discard(name)
         except errors.StorageError as error:
             logging.warning("%s", error)
 
+    def _delete(self, name: str) -> None:
+        self._storage.delete(name, timeout=_TIDY_SECONDS)
+
     def _score(self, step: int) -> float:
-        made = self._manifest(step)
+        made = self._manifest(step, _TIDY_SECONDS)
         score = made.run.get(self._best_by) if made else None
         return score if isinstance(score, int | float) else -np.inf
 
-    def _manifest(self, step: int) -> manifest.Manifest | None:
+    def _manifest(
+        self, step: int, timeout: float | None = None
+    ) -> manifest.Manifest | None:
         """Returns a step's manifest; None where it says nothing to us."""
         name = _name(step, manifest.NAME)
         if name not in self._manifests:
             try:
-                (content,) = self._storage.read(name)
+                (content,) = self._storage.read(name, timeout=timeout)
                 self._manifests[name] = dataclasses.replace(
                     manifest.from_json(content), tensors=()
                 )
@@ -447,10 +486,10 @@ class CheckpointStore:
                 return None
         return self._manifests[name]
 
-    def _folders(self) -> dict[int, list[Entry]]:
+    def _folders(self, timeout: float | None = None) -> dict[int, list[Entry]]:
         """Returns the files of each step that has any, by step."""
         folders: dict[int, list[Entry]] = {}
-        for entry in self._storage.find("step-"):
+        for entry in self._storage.find("step-", timeout=timeout):
             if match := _NAME.fullmatch(entry.name):
                 folders.setdefault(int(match[1]), []).append(entry)
         return dict(sorted(folders.items()))
@@ -458,6 +497,10 @@ class CheckpointStore:
 
 class _RetiredError(Exception):
     """The checkpoint was removed by whoever owns the run."""
+
+
+class _HurryError(Exception):
+    """Somebody waits; what is left to remove, the next call removes."""
 
 
 def _name(step: int, base: str) -> str:
