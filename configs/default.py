@@ -197,13 +197,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.evaluate = ml_collections.ConfigDict()
     # Epochs between two evaluations; 0.0: only at the end. The end always.
     config.evaluate.every_epochs = 5.0
-    # Images a step of evaluation, over all replicas.
+    # Images a step of evaluation, over all replicas; rounded up to a multiple
+    # of them.
     config.evaluate.global_batch_size = 1000
     # Scores the mirror images too at the end, which takes twice as long.
     config.evaluate.tta = True
 
     config.checkpoint = ml_collections.ConfigDict()
-    # Training steps between two checkpoints; 0: once an epoch.
+    # Training steps between two checkpoints; 0: once an epoch, where one takes
+    # 30 s or more, else at the first epoch's end 30 s behind the last one.
     config.checkpoint.every_steps = 0
     # How many are kept; at least 2.
     config.checkpoint.keep = 2

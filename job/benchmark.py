@@ -187,6 +187,7 @@ def _create_loop(
             train_steps=_NEVER,
             evaluate_every_steps=0,
             checkpoint_every_steps=_NEVER,
+            phases=plan.phases[:1],
         ),
         state=state,
         train_steps=functools.partial(

@@ -472,16 +472,18 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
-    """Raises ConfigError where a global batch does not split into replicas."""
-    for name in ("global_batch_size", "evaluate.global_batch_size"):
-        if fields[name] % num_replicas:
-            nearest = max(1, round(fields[name] / num_replicas)) * num_replicas
-            _refuse(
-                name,
-                fields[name],
-                f"a multiple of the {num_replicas} replicas, such as {nearest}",
-            )
+    """Raises ConfigError where the global batch does not split into replicas.
+
+    That of an evaluation is filled up, which changes no score.
+    """
     batch = fields["global_batch_size"]
+    if batch % num_replicas:
+        nearest = max(1, round(batch / num_replicas)) * num_replicas
+        _refuse(
+            "global_batch_size",
+            batch,
+            f"a multiple of the {num_replicas} replicas, such as {nearest}",
+        )
     for name in ("augment.mixup_alpha", "augment.cutmix_probability"):
         if fields[name] and batch // num_replicas % 2:
             pairs = 2 * num_replicas

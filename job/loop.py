@@ -57,6 +57,9 @@ _MAX_STARTS = 100
 # What is left of the grace for the last line, once all is saved or given up.
 _LAST_LINE_SECONDS = 0.5
 
+# Between two checkpoints whose cadence is left to us: an epoch may take half a
+# second, and what is saved so often is not worth its time.
+_SAVE_SECONDS = 30.0
 # Of the grace, at most, for removing old checkpoints; a later start can do it.
 _TIDY_SECONDS = 2.0
 
@@ -81,6 +84,7 @@ class Plan:
       log_every_steps: between two lines of the record.
       evaluate_every_steps: between two evaluations; 0: at the end only.
       checkpoint_every_steps: between two checkpoints.
+      checkpoint_seconds: between two checkpoints, at least.
       steps_per_call: of the compiled loop; 0: as many as fit its time.
       learning_rate: as a function of the step.
       groups: how each block's rate differs from it.
@@ -93,6 +97,7 @@ class Plan:
     log_every_steps: int
     evaluate_every_steps: int
     checkpoint_every_steps: int
+    checkpoint_seconds: float
     steps_per_call: int
     learning_rate: optimizer.LearningRateFn
     groups: dict[str, phases_lib.Group]
@@ -123,6 +128,9 @@ class Plan:
             log_every_steps=config.log_every_steps,
             evaluate_every_steps=steps(every_epochs) if every_epochs else 0,
             checkpoint_every_steps=config.checkpoint.every_steps or steps(1.0),
+            checkpoint_seconds=(
+                0.0 if config.checkpoint.every_steps else _SAVE_SECONDS
+            ),
             steps_per_call=config.steps_per_loop,
             learning_rate=optimizer.create_learning_rate_fn(
                 peak=config.optimizer.peak_learning_rate,
@@ -396,6 +404,7 @@ class Loop:
         self._train_steps: step.TrainSteps = _no_steps
         self._batches = self.make_batches(self.history.step)
         self._handed_over = self.history.step
+        self._saved_at = time.monotonic()
         if self.peers.is_chief:
             self.stop.note_saved(self.history.step)
 
@@ -466,8 +475,15 @@ class Loop:
             self.show(done)
         if plan.due(plan.evaluate_every_steps, done):
             self.write_evaluation_line(done)
-        if plan.due(plan.checkpoint_every_steps, done):
+        if plan.due(plan.checkpoint_every_steps, done) and (
+            done == plan.train_steps or self.is_time_to_save()
+        ):
             self.save(done)
+
+    def is_time_to_save(self) -> bool:
+        """Says whether the last checkpoint is old enough, by one clock."""
+        age = time.monotonic() - self._saved_at
+        return bool(self.peers.chiefs(age >= self.plan.checkpoint_seconds))
 
     def obey_stop(self, done: int) -> None:
         """Saves and raises PreemptedError if the process was told to stop."""
@@ -704,3 +720,4 @@ class Loop:
         run = self.history.to_manifest(done, replicas, self.log.lines())
         self.saver.save(done, tensors, run)
         self._handed_over = done
+        self._saved_at = time.monotonic()

@@ -211,13 +211,14 @@ def _run(stop: preemption.StopRequest) -> str:
     if mode == "evaluate":
         stop.saved = "an evaluation leaves nothing behind"
         with workdirs.open_workdir(_require_workdir()) as workdir:
-            config_lib.load(workdir.local, str(workdir))
+            saved = config_lib.load(workdir.local, str(workdir))
             _import_quietly()
             from job import train
 
-            scores = train.evaluate_checkpoint(
-                workdir.local, stop.check, storage=workdir.checkpoints
-            )
+            with train.memory_explained(config_lib.flatten(saved)):
+                scores = train.evaluate_checkpoint(
+                    workdir.local, stop.check, storage=workdir.checkpoints
+                )
         print(json.dumps(scores, indent=2))
         return f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
     if mode == "report":
@@ -241,12 +242,15 @@ def _run(stop: preemption.StopRequest) -> str:
         _ablate(config.seed, _require_folder(), stop)
     elif mode == "benchmark":
         _import_quietly()
-        from job import benchmark
+        from job import benchmark, train
 
+        explained = train.memory_explained(config_lib.flatten(config))
         if not _WORKDIR.value:
-            print(benchmark.run_benchmark(config, None, stop))
+            with explained:
+                print(benchmark.run_benchmark(config, None, stop))
             return ""
         with (
+            explained,
             workdirs.open_workdir(_WORKDIR.value) as workdir,
             workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
         ):
@@ -508,6 +512,11 @@ def _ablate(
 ) -> None:
     index = _INDEX.value
     if index is None and (given := os.environ.get("JOB_COMPLETION_INDEX")):
+        if not given.isdecimal():
+            raise errors.ConfigError(
+                f"JOB_COMPLETION_INDEX={given}: it must be a run's number,"
+                " from 0"
+            )
         index = int(given)
     plan = ablate.Plan.load(
         flags.FLAGS["config"].config_filename,

@@ -161,15 +161,19 @@ def lookahead_kept(
     return tf.where(due, kept, 1.0)
 
 
-def ema_update(
-    average: tf.Variable, value: tf.Tensor, *, decay: float, step: tf.Tensor
-) -> None:
-    """Moves an average towards a value, in place.
+def ema_kept(step: tf.Tensor, *, decay: float) -> tf.Tensor:
+    """Returns the share, float32 [], 0 to 1, that an average keeps of itself.
 
-    The share kept grows with the step, (1 + step) / (10 + step), until it is
-    `decay`: so the start is soon forgotten, as in
+    It grows with the step, (1 + step) / (10 + step), until it is `decay`: so
+    the start is soon forgotten, as in
     `tf.train.ExponentialMovingAverage(num_updates=step)`.
     """
     t = tf.cast(step, tf.float32)
-    kept = tf.minimum(decay, (1 + t) / (10 + t))
+    return tf.minimum(decay, (1 + t) / (10 + t))
+
+
+def ema_update(
+    average: tf.Variable, value: tf.Tensor, *, kept: tf.Tensor
+) -> None:
+    """Moves an average towards a value, in place; see `ema_kept`."""
     average.assign_sub((1 - kept) * (average - value))

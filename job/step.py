@@ -95,7 +95,8 @@ def make_train_steps(
         left as they are, and no gradient is computed for them.
       seed: of the dropout.
       global_batch_size: images a step, B.
-      jit_compile: XLA for the forward and backward pass, which is pure.
+      jit_compile: XLA for all that no other replica is asked about: the
+        forward and backward pass, and the update.
 
     Returns:
       (iterator over `TrainBatch`, int32 [] number of steps) -> None. It stops
@@ -152,8 +153,14 @@ def make_train_steps(
         sums: list[tf.Tensor] | tf.Tensor,
         copies: dict[str, Any],
     ) -> None:
-        tensors = sums if replicas == 1 else bucket.unpack(sums)
-        update(step, tensors, Replicated(**copies))
+        def change(sums: list[tf.Tensor] | tf.Tensor) -> None:
+            tensors = sums if replicas == 1 else bucket.unpack(sums)
+            update(step, tensors, Replicated(**copies))
+
+        if jit_compile:
+            # Else hundreds of small kernels, each of which costs a launch.
+            change = tf.function(change, jit_compile=True, autograph=False)
+        change(sums)
 
     def train_step(batch: TrainBatch) -> None:
         sums = strategy.run(replica_sums, args=(batch,))
@@ -403,13 +410,9 @@ def _make_update(
 
             tf.cond(kept < 1, _branch(look_ahead), _branch(lambda: None))
         elif variables.ema:
+            kept = optimizer.ema_kept(step, decay=settings.ema_decay)
             for i in changed:
-                optimizer.ema_update(
-                    variables.ema[i],
-                    now[i],
-                    decay=settings.ema_decay,
-                    step=step,
-                )
+                optimizer.ema_update(variables.ema[i], now[i], kept=kept)
 
     def skip(step: tf.Variable, variables: Replicated) -> None:
         if not variables.loss_scale:

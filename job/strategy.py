@@ -20,6 +20,8 @@ from absl import logging
 from job import errors, memory
 from job.cluster import Cluster
 
+# There, whoever may use it, where the kernel has the driver.
+_DRIVER = "/proc/driver/nvidia/version"
 # How long TensorFlow waits for workers that were there a moment ago.
 _REGISTER_SECONDS = 60
 
@@ -56,6 +58,11 @@ def create_strategy(
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         memory.keep_freed_memory()
+        if os.path.exists(_DRIVER) and not logical_devices and not require_gpus:
+            logging.warning(
+                "a CPU computes, although there is an NVIDIA driver: %s",
+                _no_gpus_because(),
+            )
     if len(gpus) < require_gpus:
         raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
     for gpu in gpus:
@@ -208,25 +215,31 @@ def split_cpu(count: int) -> int:
 
 
 def _missing_gpus(wanted: int, found: int) -> str:
-    if not os.path.exists("/proc/driver/nvidia/version"):
-        cause = (
+    return (
+        f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}:"
+        f" {_no_gpus_because()}"
+    )
+
+
+def _no_gpus_because() -> str:
+    """Returns the likely cause, and what would do."""
+    if not os.path.exists(_DRIVER):
+        return (
             "there is no NVIDIA driver here; on the host, install it; in a"
             " container, install the NVIDIA container toolkit and start with"
             " --gpus all"
         )
-    elif not tf.test.is_built_with_cuda():
-        cause = (
+    if not tf.test.is_built_with_cuda():
+        return (
             "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
             " or build the image's gpu target"
         )
-    elif not shutil.which("nvidia-smi"):
-        cause = (
+    if not shutil.which("nvidia-smi"):
+        return (
             "the driver's tools are not in this container; start it with"
             " --gpus all and check the NVIDIA container toolkit"
         )
-    else:
-        cause = "see nvidia-smi, CUDA_VISIBLE_DEVICES and the log above"
     return (
-        f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}:"
-        f" {cause}"
+        "see nvidia-smi, CUDA_VISIBLE_DEVICES and, with"
+        " TF_CPP_MIN_LOG_LEVEL=0, TensorFlow's log"
     )

@@ -104,6 +104,8 @@ def train_and_evaluate(
     poll()
     watchdog.beat("build", seconds=LONG_SECONDS)
     plan = Plan.create(config, num_images=len(data.train))
+    for doubt in doubts(config, plan):
+        logging.warning("%s", doubt)
     state = create_state(config, strategy)
     log_cost(config, state.model, plan)
     evaluator = create_evaluator(config, strategy, data.test, peers)
@@ -239,7 +241,10 @@ def evaluate_checkpoint(
       ResumeError: it has no usable checkpoint.
     """
     config = config_lib.load(workdir)
-    strategy = create_strategy(config)
+    # On what is here: no score depends on what it was trained on.
+    strategy = strategy_lib.create_strategy(
+        logical_devices=config.distribute.logical_devices
+    )
     data = load_data(config, poll)
     state = create_state(config, strategy)
     history = restore_or_initialize(
@@ -335,6 +340,25 @@ def load_trained(
         data_crc32c=str(saved.run.get("data_crc32c", "")),
         result=result,
     )
+
+
+def doubts(config: ml_collections.ConfigDict, plan: Plan) -> Iterator[str]:
+    """Says, a line each, what of a config lies behind the end of its run."""
+    steps = plan.train_steps
+    warmup = config.optimizer.warmup_epochs
+    if config.optimizer.schedule != "constant" and warmup >= plan.epoch(steps):
+        yield (
+            f"config.optimizer.warmup_epochs={warmup:g} is as long as the run"
+            f" or longer, {plan.epoch(steps):g} epochs: its learning rate never"
+            " falls, which costs some points; a fifth of the run is usual"
+        )
+    for phase in plan.phases:
+        if phase.first_step >= steps:
+            yield (
+                f"the run ends with step {steps}, before what is to begin at"
+                f" step {phase.first_step}: {phase.input_size} px, training"
+                f" {', '.join(sorted(phase.open_blocks))}"
+            )
 
 
 def create_strategy(
@@ -650,12 +674,14 @@ def create_evaluator(
     """Returns what scores `split`, in float32, trained how it may."""
     with strategy.scope():
         network = create_model(config, "float32")
+    replicas = strategy.num_replicas_in_sync
+    each = -(-config.evaluate.global_batch_size // replicas)
     return Evaluator(
         strategy,
         split,
         network,
         create_upsample(config),
-        global_batch_size=config.evaluate.global_batch_size,
+        global_batch_size=each * replicas,
         agree=(peers or Peers()).chiefs,
     )
 
@@ -751,8 +777,10 @@ def memory_explained(fields: dict[str, Any]) -> Iterator[None]:
             " --config.global_batch_size (now"
             f" {fields['global_batch_size']}),"
             " --config.evaluate.global_batch_size (now"
-            f" {fields['evaluate.global_batch_size']}) or --config.model.width"
-            f" (now {fields['model.width']}), or more replicas"
+            f" {fields['evaluate.global_batch_size']}),"
+            f" --config.model.width (now {fields['model.width']}) or"
+            f" --config.model.input_size (now {fields['model.input_size']}), or"
+            " more replicas"
         ) from None
 
 

@@ -157,6 +157,9 @@ def test_a_batch_that_does_not_split_is_refused_with_one_that_does(config):
     config.global_batch_size = 65
     with pytest.raises(errors.ConfigError, match=r"65.*2 replicas, such as 64"):
         config_lib.check_replicas(config_lib.flatten(config), 2)
+    # 4 nodes with 8 GPUs each; an evaluation's is filled up.
+    config.global_batch_size = 1024
+    config_lib.check_replicas(config_lib.flatten(config), 32)
 
 
 @pytest.mark.parametrize("field", ["mixup_alpha", "cutmix_probability"])

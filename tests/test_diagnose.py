@@ -135,7 +135,11 @@ def ranged(best):
 
 def check_range(best, learnt):
     return probes.check_range(
-        ranged(best), rate=0.1, peak_learning_rate=0.4, learnt=learnt
+        ranged(best),
+        rate=0.1,
+        peak_learning_rate=0.4,
+        learnt=learnt,
+        images=32,
     )
 
 
@@ -207,6 +211,14 @@ PLAIN = {
     "constant_rate": (
         lambda: check_fields("constant_rate", naive.get_config()),
         lambda: check_fields("constant_rate", STEM),
+    ),
+    "constant_rate, a warm-up as long as the run": (
+        lambda: check_fields(
+            "constant_rate", STEM, **{"optimizer.warmup_epochs": 100.0}
+        ),
+        lambda: check_fields(
+            "constant_rate", STEM, **{"optimizer.warmup_epochs": 1.0}
+        ),
     ),
     "no_batch_norm": (
         lambda: check_fields("no_batch_norm", naive.get_config()),
@@ -351,10 +363,10 @@ PLAIN = {
     ),
     "precision": (
         lambda: probes.check_precision(
-            {"float16": 0.3, "float32": 0.1}, precision="float16"
+            {"float16": 0.3, "float32": 0.1}, precision="float16", images=32
         ),
         lambda: probes.check_precision(
-            {"bfloat16": 0.1, "float32": 0.1}, precision="bfloat16"
+            {"bfloat16": 0.1, "float32": 0.1}, precision="bfloat16", images=32
         ),
     ),
     "loss_scaling": (

@@ -269,11 +269,59 @@ def test_xla_gives_the_same_step_on_2_replicas(data):
     compiled = Trainer(data, 2, jit_compile="on").train(1)
     # After one step the momentum is the gradient, with its decay.
     for name in plain:
-        if name.startswith("momentum/"):
+        if name.startswith(("momentum/", "model/", "ema/")):
             assert distance(plain[name], compiled[name]) < 0.05, name
+    assert plain["step"] == compiled["step"] == 1
     assert plain["window/loss"] == pytest.approx(
         compiled["window/loss"], rel=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer.clip_norm": 1.0, "optimizer.beta_rate": 8.0},
+        {"optimizer.name": "adam"},
+        {"precision": "float16", "optimizer.lookahead_steps": 2},
+    ],
+)
+def test_xla_gives_the_same_update(data, changes):
+    """Three steps of given gradients, the second not finite."""
+    rng = np.random.default_rng(0)
+    config = smoke.get_config()
+    config.update_from_flattened_dict(changes)
+    plan = loop.Plan.create(config, num_images=len(data.train))
+    own = train.create_state(config, tf.distribute.get_strategy())
+    update = step._make_update(
+        own,
+        train.optimizer_settings(config, plan),
+        [True] * len(own.trainable),
+    )
+    start = own.snapshot()
+    shapes = [v.shape for v in own.trainable + own.running] + [[], []]
+    given = [
+        [rng.uniform(0.1, 1.0, shape).astype(np.float32) for shape in shapes]
+        for _ in range(3)
+    ]
+    given[1][0][:] = np.inf
+    results = []
+    for compiled in (False, True):
+        own.restore(start)
+        apply = tf.function(
+            lambda sums: update(own.step, sums, own.replicated()),
+            jit_compile=compiled,
+            autograph=False,
+        )
+        for sums in given:
+            apply([tf.constant(value) for value in sums])
+        results.append(own.snapshot())
+    plain, compiled = results
+    assert plain.keys() == compiled.keys()
+    assert plain["step"] == compiled["step"] == 3
+    for name in plain:
+        np.testing.assert_allclose(
+            plain[name], compiled[name], rtol=1e-4, atol=1e-6, err_msg=name
+        )
 
 
 def test_smoothed_targets():

@@ -84,24 +84,32 @@ def check_rate_rule(
 
 
 def check_constant_rate(
-    *, schedule: str, global_batch_size: int, epochs: float, frozen: bool
+    *,
+    schedule: str,
+    warmup_epochs: float,
+    global_batch_size: int,
+    epochs: float,
+    frozen: bool,
 ) -> Finding | None:
     """Looks for a rate that never falls.
 
     Args:
       schedule: cosine, linear or constant.
+      warmup_epochs: in which it rises.
       global_batch_size: for the remedy's rate.
       epochs: of the run.
       frozen: only a head is trained, which needs no schedule: .3 points of
         which the same table says that they are within its error.
     """
-    if schedule != "constant" or frozen:
+    if frozen or (schedule != "constant" and warmup_epochs < epochs):
         return None
     rate = rule_of_thumb(optimizer="sgd", global_batch_size=global_batch_size)
     return Finding(
         "constant_rate",
         "the learning rate never falls",
-        f"schedule constant: epoch {epochs:g} is trained as the first one",
+        f"schedule constant: epoch {epochs:g} is trained as the first one"
+        if schedule == "constant"
+        else f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}",
         costs.CONSTANT_RATE,
         (
             "--config.optimizer.name=sgd"
@@ -462,6 +470,7 @@ def check_fields(
         ),
         "constant_rate": lambda: check_constant_rate(
             schedule=fields["optimizer.schedule"],
+            warmup_epochs=fields["optimizer.warmup_epochs"],
             global_batch_size=batch,
             epochs=epochs,
             frozen=all_frozen,

@@ -106,6 +106,12 @@ def load(path: pathlib.Path) -> Loaded:
             f"{where} takes {list(shape)}; it must be images, [None, height,"
             " width, 3]"
         )
+    answer = tuple(model.outputs[0].shape)
+    if len(answer) != 2:
+        raise errors.DataError(
+            f"{where} gives {list(answer)}; it must be a number a class,"
+            " [None, 10]: behind convolutions, Flatten or pooling makes it that"
+        )
     compiled = config.get("compile_config") or {}
     return Loaded(model, compiled, _policy(config))
 

@@ -254,7 +254,12 @@ def read_range(pairs: Sequence[tuple[float, float]]) -> Range:
 
 
 def check_range(
-    found: Range, *, rate: float, peak_learning_rate: float, learnt: bool
+    found: Range,
+    *,
+    rate: float,
+    peak_learning_rate: float,
+    learnt: bool,
+    images: int,
 ) -> Finding | None:
     """Says whether it is for its rate that a network does not learn.
 
@@ -263,6 +268,7 @@ def check_range(
       rate: of the run, for the batch of the test.
       peak_learning_rate: of the run, for its own batch.
       learnt: whether one batch could be learnt at that rate: then it will do.
+      images: in the batch.
     """
     if learnt or found.best is None:
         return None
@@ -271,7 +277,7 @@ def check_range(
     return Finding(
         "range_test",
         f"the learning rate is too {side}",
-        f"at the run's rate, {rate:.2g} for a batch of {BATCH}, one batch is"
+        f"at the run's rate, {rate:.2g} for a batch of {images}, one batch is"
         f" not learnt; its loss falls fastest at {found.best:.2g}; see"
         " range_test.png",
         costs.RATE_TOO_LOW if ratio > 1 else costs.RATE_TOO_HIGH,
@@ -282,8 +288,17 @@ def check_range(
     )
 
 
-def draw_range(found: Range, path: pathlib.Path, *, rate: float) -> None:
-    """Draws the loss over the rate, and where the run's rate lies."""
+def draw_range(
+    found: Range, path: pathlib.Path, *, rate: float, images: int
+) -> None:
+    """Draws the loss over the rate, and where the run's rate lies.
+
+    Args:
+      found: what `read_range` returned.
+      path: of the picture.
+      rate: of the run, for the batch of the test.
+      images: in the batch.
+    """
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     count = len(found.smooth)
     axes.plot(found.rates[:count], found.losses[:count], ".", color="#999999")
@@ -297,7 +312,7 @@ def draw_range(found: Range, path: pathlib.Path, *, rate: float) -> None:
     axes.set_xscale("log")
     # What explodes would press all else into a line.
     axes.set_ylim(0, 2 * max(CHANCE, found.losses[0]))
-    axes.set_xlabel(f"learning rate at a batch of {BATCH}")
+    axes.set_xlabel(f"learning rate at a batch of {images}")
     axes.set_ylabel("training loss")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8)
@@ -392,13 +407,14 @@ def check_dead_relus(shares: dict[str, float], images: int) -> Finding | None:
 
 
 def check_precision(
-    seconds: dict[str, float], *, precision: str
+    seconds: dict[str, float], *, precision: str, images: int
 ) -> Finding | None:
     """Looks for a reduced precision that is slower than float32.
 
     Args:
       seconds: of a step, least of some, by precision; with float32.
       precision: that the run asks for.
+      images: in the batch.
     """
     slower = seconds[precision] / seconds["float32"]
     if slower < _SLOWER:
@@ -406,7 +422,7 @@ def check_precision(
     return Finding(
         "precision",
         f"{precision} is slower than float32 here",
-        f"a step of {BATCH} images takes {1e3 * seconds[precision]:.0f} ms in"
+        f"a step of {images} images takes {1e3 * seconds[precision]:.0f} ms in"
         f" {precision} and {1e3 * seconds['float32']:.0f} ms in float32,"
         f" {slower:.1f} times as long",
         costs.SLOW_PRECISION,

@@ -184,7 +184,11 @@ def diagnose(
 
 
 def _take_little_memory() -> None:
-    """Leaves the memory of a GPU to a run that may be going on there."""
+    """Leaves the memory of a GPU to a run that may be going on there.
+
+    And has float32 be float32 there, as the run has it (see `strategy`).
+    """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
         # In use already, by this process: it stays as it is.
         with contextlib.suppress(RuntimeError):
@@ -390,13 +394,14 @@ def try_network(
                 f"the loss falls fastest at {ranged.best:.2g}, the run's rate"
                 f" is {rate:.2g} for {batch} images"
             )
-        probes.draw_range(ranged, picture, rate=rate)
+        probes.draw_range(ranged, picture, rate=rate, images=batch)
         learning = ("stuck_at_chance", "overfit_one_batch")
         found = probes.check_range(
             ranged,
             rate=rate,
             peak_learning_rate=config.optimizer.peak_learning_rate,
             learnt=not any(notes.found(name) for name in learning),
+            images=batch,
         )
         notes.add("range_test", found)
         for name in learning:
@@ -418,7 +423,10 @@ def try_network(
     notes.facts["a step"] = ", ".join(
         f"{1e3 * each:.0f} ms in {name}" for name, each in seconds.items()
     )
-    notes.add("precision", probes.check_precision(seconds, precision=precision))
+    notes.add(
+        "precision",
+        probes.check_precision(seconds, precision=precision, images=batch),
+    )
 
 
 def _late(steps: int) -> str:

@@ -90,7 +90,8 @@ class Trial:
             open_blocks=opened,
             seed=config.seed,
             global_batch_size=batch_size,
-            jit_compile=False,
+            # As the run has it: a probe of the speed compares two of these.
+            jit_compile=train.use_jit(config, self._strategy),
         )
 
     @property
