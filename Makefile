@@ -14,6 +14,7 @@ INPUT ?=
 given = $(filter command line environment,$(origin $(1)))
 # Of configs/ablations.py.
 PLAN ?= ladder
+PLAN_DIR = $(if $(call given,WORKDIR),$(WORKDIR),runs/$(PLAN))
 ARGS ?=
 
 # Of the image and of a cluster. A run's name is new each time: the same one
@@ -23,7 +24,10 @@ KUBECTL ?= kubectl
 NAMESPACE := vgg16-cifar10
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 OVERLAY ?= local
-NAME ?= $(OVERLAY)-$(shell date -u +%y%m%d-%H%M%S)
+# Not from the environment, where some systems keep the host's.
+ifneq ($(origin NAME),command line)
+NAME = $(OVERLAY)-$(shell date -u +%y%m%d-%H%M%S)
+endif
 IMAGE ?=
 GPUS ?=
 NODES ?=
@@ -50,8 +54,8 @@ train: $(READY) ## train; CONFIG=configs/quickstart.py where none is given
 .PHONY: ablate
 ablate: $(READY) ## all runs of a plan, and their comparison; PLAN=ladder
 	$(RUN) -m job.main --mode=ablate --config=configs/ablations.py:$(PLAN) \
-	  --workdir=runs/$(PLAN) $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
-	$(RUN) -m job.main --mode=report --workdir=runs/$(PLAN)
+	  --workdir=$(PLAN_DIR) $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+	$(RUN) -m job.main --mode=report --workdir=$(PLAN_DIR)
 
 .PHONY: records
 records: ## stem32.py beside its peers' recipes, as long as the hardware allows
@@ -145,7 +149,7 @@ k8s-apply: ## start a run on the cluster; the same variables
 .PHONY: k8s-logs
 k8s-logs: need-name ## follow the pods of a run; NAME=
 	$(KUBECTL) logs --namespace=$(NAMESPACE) --selector=run=$(NAME) \
-	  --all-containers --prefix --follow --tail=-1 --max-log-requests=20
+	  --all-containers --prefix --follow --tail=-1 --max-log-requests=200
 
 .PHONY: k8s-delete
 k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wrote
@@ -157,7 +161,7 @@ k8s-delete: need-name ## end a run; NAME=. Its volume or bucket keeps what it wr
 
 .PHONY: need-name
 need-name:
-	@$(if $(call given,NAME),,\
+	@$(if $(filter command,$(origin NAME)),,\
 	  echo "which run? NAME=...; make k8s-apply says it" >&2; exit 2)
 
 .PHONY: clean
@@ -169,6 +173,9 @@ $(READY): requirements/$(SET).txt
 	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(0 if ok else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
 	@echo "making the environment in $(VENV): a minute or two, once"
+	@# tensorflow-cpu and tensorflow are the same files: never one on the other.
+	@if ls $(VENV)/.ready-* 2> /dev/null | grep -qv -e '-$(SET)$$'; then \
+	  echo "$(VENV) is of another SET, and is made anew"; rm -rf $(VENV); fi
 	$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(SET).txt

@@ -94,7 +94,10 @@ class PeerLostError(JobError):
 
 def of_exit_code(code: int, message: str) -> JobError:
     """Returns the error that ends this process as another one ended."""
-    kinds = [*JobError.__subclasses__(), UnavailableError]
+    kinds: list[type[JobError]] = [
+        *JobError.__subclasses__(),
+        UnavailableError,
+    ]
     known = {kind.exit_code: kind for kind in reversed(kinds)}
     error = known.get(code, JobError)(message)
     error.exit_code = code if code > 0 else 1

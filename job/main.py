@@ -522,9 +522,10 @@ def _ablate(
         flags.FLAGS["config"].config_filename,
         range(seed, seed + _SEEDS.value),
     )
-    # With what stands in a --flagfile, which is where a cluster keeps them.
-    expanded = flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False)
-    arguments = [a for a in expanded if a.startswith("--config.")]
+    # Whether they stand on the command line or in a --flagfile, as a cluster
+    # has them, and however they are written.
+    changed = config_flags.get_override_values(flags.FLAGS["config"])
+    arguments = [f"--config.{name}={value}" for name, value in changed.items()]
     arguments += [
         f"--{name}={flags.FLAGS[name].value}"
         for name in ("grace_seconds", "watchdog_seconds", "heartbeat_file")

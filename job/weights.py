@@ -13,6 +13,7 @@ import hashlib
 import io
 import os
 import pathlib
+import posixpath
 import urllib.error
 import urllib.request
 
@@ -59,6 +60,7 @@ def load(source: str) -> dict[str, np.ndarray]:
 
     Raises:
       DataError: the file cannot be had, or does not hold that and nothing else.
+      UnavailableError: it could not be had in time; a later try may succeed.
     """
     if source == IMAGENET:
         return parse(_imagenet(), "model.weights=imagenet")
@@ -190,7 +192,11 @@ def _imagenet() -> bytes:
         with urllib.request.urlopen(_URL, timeout=_DOWNLOAD_SECONDS) as answer:
             content = answer.read(_MOST_BYTES)
     except (OSError, urllib.error.URLError) as error:
-        raise errors.DataError(
+        passes = isinstance(error, urllib.error.HTTPError) and (
+            error.code == 429 or error.code >= 500
+        )
+        kind = errors.UnavailableError if passes else errors.DataError
+        raise kind(
             f"model.weights=imagenet: {_URL} cannot be downloaded"
             f" ({_first_line(error)}); give its path, once you have it"
         ) from None
@@ -212,26 +218,18 @@ def _md5(content: bytes) -> str:
 
 def _from_bucket(source: str) -> bytes:
     # Slow to import, and of use to this line only.
-    from google.api_core import exceptions as api_errors
-    from google.auth import exceptions as auth_errors
-    from google.cloud import storage
+    from job.checkpoint import gcs
 
-    bucket, _, name = source.removeprefix("gs://").partition("/")
+    folder, name = posixpath.split(source)
+    where = f"model.weights={source}"
     try:
-        blob = storage.Client().bucket(bucket).blob(name)
-        return blob.download_as_bytes(
-            end=_MOST_BYTES, timeout=_DOWNLOAD_SECONDS, checksum="crc32c"
-        )
-    except (
-        api_errors.GoogleAPIError,
-        auth_errors.GoogleAuthError,
-        OSError,
-        ValueError,
-    ) as error:
-        raise errors.DataError(
-            f"model.weights={source} cannot be downloaded"
-            f" ({_first_line(error)})"
-        ) from None
+        return gcs.Bucket(folder).fetch(name, most_bytes=_MOST_BYTES)
+    except FileNotFoundError:
+        raise errors.DataError(f"{where} is not there") from None
+    except errors.UnavailableError as error:
+        raise errors.UnavailableError(f"{where}: {error}") from None
+    except errors.StorageError as error:
+        raise errors.DataError(f"{where} cannot be read: {error}") from None
 
 
 def _first_line(error: BaseException) -> str:

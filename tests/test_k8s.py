@@ -77,6 +77,15 @@ def test_the_job_takes_the_flags(overlay):
     assert manifests.refused_by_the_parser(render(overlay)) == ""
 
 
+@pytest.mark.parametrize("run", ["007", "1e5", "0x1f", "2026-11-24", "null"])
+def test_a_name_that_looks_like_a_number_is_a_name(run):
+    documents = render("local", run)
+    job = manifests.find(documents, "Job")
+    assert job["metadata"]["name"] == f"train-{run}"
+    assert job["spec"]["template"]["metadata"]["labels"]["run"] == run
+    assert manifests.problems(documents) == []
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_an_overlay_can_be_applied_without_the_script(overlay):
     ended = subprocess.run(

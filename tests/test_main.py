@@ -154,13 +154,18 @@ def test_an_image_for_gpus_asks_for_them_by_its_environment(monkeypatch):
     assert "JOB_REQUIRE_GPUS=all" in done.stderr
 
 
-def test_a_flag_file_reaches_the_runs_of_an_ablation(tmp_path):
+@pytest.mark.parametrize("apart", [False, True])
+def test_fields_reach_the_runs_of_an_ablation(tmp_path, apart):
     file = tmp_path / "run.flags"
     file.write_text(
         "# As a cluster's ConfigMap has them.\n--mode=ablate\n"
-        "--config=configs/ablations.py:ladder\n--config.data.dir=/no/such\n"
+        "--config=configs/ablations.py:ladder\n"
+        + ("" if apart else "--config.data.dir=/no/such\n")
     )
-    done = run_job(f"--workdir={tmp_path}/a", f"--flagfile={file}", "--index=1")
+    more = ("--config.data.dir", "/no/such") if apart else ()
+    done = run_job(
+        *(f"--workdir={tmp_path}/a", f"--flagfile={file}", "--index=1", *more)
+    )
     # Of the one run, which would else go and download.
     assert done.returncode == 3, done.stderr
     assert "/no/such: there is no such path" in done.stderr

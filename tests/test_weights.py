@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from job import errors, weights
+from job.checkpoint import gcs
 
 from .conftest import ROOT, from_environment, run_job
+from .gcs_server import Fault
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,25 @@ def test_every_form_of_kerass_file_is_read(tmp_path, network, form):
         kernel, bias = network.get_layer(layer).get_weights()
         np.testing.assert_array_equal(found[f"{layer}/kernel"], kernel)
         np.testing.assert_array_equal(found[f"{layer}/bias"], bias)
+
+
+def test_a_file_in_a_bucket_is_read(tmp_path, bucket, monkeypatch):
+    path = write_keras_1(tmp_path / "x.h5")
+    bucket.put("x.h5", path.read_bytes())
+    bucket.server.faults = [Fault("GET", "503", times=2)]
+    found = weights.load(f"{bucket.url}/x.h5")
+    for name, value in weights.load(str(path)).items():
+        np.testing.assert_array_equal(found[name], value)
+    refused(f"{bucket.url}/y.h5", "is not there")
+    refused("gs://no-such-bucket/x.h5", "is not there")
+    monkeypatch.setattr(weights, "_MOST_BYTES", 1000)
+    refused(f"{bucket.url}/x.h5", "more than 1,000")
+    # Not refused for good: a later start may find it.
+    bucket.server.faults = [Fault("GET", "503", times=-1)]
+    defaults = gcs.Bucket.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "timeout_seconds", 0.5)
+    with pytest.raises(errors.UnavailableError, match="no success in time"):
+        weights.load(f"{bucket.url}/x.h5")
 
 
 def test_imagenets_weights_are_read():

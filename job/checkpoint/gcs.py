@@ -167,6 +167,36 @@ class Bucket:
 
         return _in_threads(read_one, names)
 
+    def fetch(self, name: str, *, most_bytes: int) -> bytes:
+        """Returns an object that somebody else keeps: images, weights.
+
+        It needs the right to read it, and none to list what is beside it.
+
+        Args:
+          name: relative to the root.
+          most_bytes: it may have.
+
+        Raises:
+          FileNotFoundError: it is not there, or the bucket is not.
+          StorageError: it is larger, or cannot be read.
+        """
+
+        def stat(timeout: tuple[float, float]) -> int:
+            blob = self._blob(name)
+            blob.reload(timeout=timeout, retry=None)
+            return blob.size
+
+        with self._explained(name):
+            try:
+                size = self._persist(stat)
+            except api_errors.NotFound:
+                raise FileNotFoundError(f"{name} is not there") from None
+        if size > most_bytes:
+            raise errors.StorageError(
+                f"{self}/{name} has {size:,} bytes, more than {most_bytes:,}"
+            )
+        return self.read(name)[0]
+
     def create(
         self, contents: Mapping[str, bytes], *, timeout: float | None = None
     ) -> None:

@@ -6,11 +6,11 @@ As the environment's own account: no key is ever asked for.
 """
 
 import pathlib
+import posixpath
 
 from job import errors
 from job.data import binary
 
-_SECONDS = 60
 # The official archive has 170,052,171 bytes.
 _MOST_BYTES = 2**30
 
@@ -24,41 +24,28 @@ def fetch(url: str, folder: pathlib.Path) -> pathlib.Path:
       folder: where to put it.
 
     Raises:
-      DataError: there is no such object, no right to read it, no way to it, or
-        it came damaged.
+      ConfigError: that is no URL of a bucket.
+      DataError: there is no such object, or no right to read it.
+      UnavailableError: it could not be had in time.
     """
     # Slow to import, and of use to this line only.
-    from google.api_core import exceptions as api_errors
-    from google.auth import exceptions as auth_errors
-    from google.cloud import storage
+    from job.checkpoint import gcs
 
-    bucket, _, name = url.removeprefix("gs://").partition("/")
-    if not name.endswith(".gz"):
-        name = f"{name.rstrip('/')}/{binary.ARCHIVE}".lstrip("/")
-    path = folder / binary.ARCHIVE
+    parent, name = url.rstrip("/"), binary.ARCHIVE
+    if url.endswith(".gz"):
+        parent, name = posixpath.split(url)
+    where = f"config.data.dir={url}"
     try:
-        blob = storage.Client().bucket(bucket).get_blob(name, timeout=_SECONDS)
-        if blob is None:
-            raise errors.DataError(
-                f"config.data.dir={url}: gs://{bucket}/{name} is not there;"
-                f" of a bucket, the {binary.ARCHIVE} is read"
-            )
-        if blob.size > _MOST_BYTES:
-            raise errors.DataError(
-                f"config.data.dir={url}: {blob.size:,} bytes are no CIFAR-10"
-            )
-        blob.download_to_filename(
-            str(path), timeout=_SECONDS, checksum="crc32c"
-        )
-    except (
-        api_errors.GoogleAPIError,
-        auth_errors.GoogleAuthError,
-        OSError,
-        ValueError,
-    ) as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        content = gcs.Bucket(parent).fetch(name, most_bytes=_MOST_BYTES)
+    except FileNotFoundError:
         raise errors.DataError(
-            f"config.data.dir={url} cannot be downloaded"
-            f" ({type(error).__name__}: {reason})"
+            f"{where}: {parent}/{name} is not there; of a bucket, the"
+            f" {binary.ARCHIVE} is read"
         ) from None
+    except errors.UnavailableError as error:
+        raise errors.UnavailableError(f"{where}: {error}") from None
+    except errors.StorageError as error:
+        raise errors.DataError(f"{where} cannot be read: {error}") from None
+    path = folder / binary.ARCHIVE
+    path.write_bytes(content)
     return path
