@@ -1,4 +1,4 @@
-"""The question's first answer, as it stands: Keras' classic augmentation.
+"""What people are told first, as it stands: Keras' classic augmentation.
 
     make train CONFIG=configs/seed_augment.py DATA=DIR
 

@@ -1,4 +1,4 @@
-"""The question's second answer, as it stands: ImageNet's base, frozen, 32 px.
+"""What people are told next, as it stands: ImageNet's base, frozen, 32 px.
 
     make train CONFIG=configs/seed_frozen.py DATA=DIR \
         ARGS=--config.model.weights=PATH          # or imagenet, the default

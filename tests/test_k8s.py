@@ -17,6 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from job import config
 from tests import manifests
 from tests.conftest import ROOT
 
@@ -84,6 +85,14 @@ def test_a_name_that_looks_like_a_number_is_a_name(run):
     assert job["metadata"]["name"] == f"train-{run}"
     assert job["spec"]["template"]["metadata"]["labels"]["run"] == run
     assert manifests.problems(documents) == []
+
+
+@pytest.mark.parametrize("nodes", ["2", "4"])
+def test_the_batch_splits_over_all_gpus_of_all_nodes(nodes):
+    documents = render("multi-node", NODES=nodes, GPUS="8")
+    file, _, variant = manifests.flag(documents, "config").partition(":")
+    fields = runpy.run_path(ROOT / file)["get_config"](variant)
+    config.check_replicas(config.flatten(fields), int(nodes) * 8)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

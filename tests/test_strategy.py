@@ -41,3 +41,14 @@ def test_a_missing_gpu_names_what_is_missing(
     )
     with pytest.raises(errors.DeviceError, match=said):
         strategy.create_strategy(require_gpus=1)
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_a_cpu_in_the_place_of_a_gpu_is_said(monkeypatch, caplog, driver):
+    monkeypatch.setattr(strategy.os.path, "exists", lambda path: driver)
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
+    strategy.create_strategy()
+    assert ("requirements/gpu.txt" in caplog.text) == driver
+    caplog.clear()
+    strategy.create_strategy(logical_devices=2)  # Asked for.
+    assert not caplog.text

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from configs import smoke
 from job import config as config_lib
-from job import errors, metrics, preemption, results, train
+from job import errors, loop, metrics, preemption, results, train
 from job.checkpoint import store
 
 
@@ -162,6 +162,32 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
         assert tensors["first_bad_step"] == -1
 
 
+@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+def test_saves_that_are_left_to_us_are_some_time_apart(
+    tmp_path, monkeypatch, seconds
+):
+    monkeypatch.setattr(loop, "_SAVE_SECONDS", seconds)
+    config = smoke.get_config()
+    config.checkpoint.every_steps = 0
+    config.checkpoint.keep = 9
+    run(tmp_path, config)
+    saved = store.CheckpointStore(tmp_path / "checkpoints").committed_steps()
+    assert saved == ([20] if seconds else [10, 20])
+
+
+def test_what_lies_behind_the_end_of_a_run_is_said():
+    config = smoke.get_config()
+    plan = train.Plan.create(config, num_images=640)
+    assert [*train.doubts(config, plan)] == []
+    config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
+    config.model.progressive_sizes = (16,)
+    config.model.progressive_epochs = (2.0,)
+    plan = train.Plan.create(config, num_images=640)
+    rate, size = train.doubts(config, plan)
+    assert "learning rate never falls" in rate
+    assert "before what is to begin at step 20: 32 px" in size
+
+
 def rollback_config(replicas=0):
     """Twenty steps; a checkpoint each 5."""
     config = smoke.get_config()
@@ -284,6 +310,16 @@ def test_evaluate_scores_what_training_scored(finished):
     assert scores["accuracy"] == result["test_accuracy"]
     assert scores["accuracy_tta"] == result["test_accuracy_tta"]
     assert scores["images"] == 200
+
+
+def test_evaluate_runs_on_what_is_there(finished, tmp_path):
+    """The config says what it was trained on."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    fields = json.loads((workdir / "config.json").read_text())
+    fields["distribute"]["require_gpus"] = 8
+    (workdir / "config.json").write_text(json.dumps(fields))
+    scores = train.evaluate_checkpoint(workdir)
+    assert scores["accuracy"] == finished[1]["test_accuracy"]
 
 
 def test_evaluate_without_a_run_says_so(tmp_path):
