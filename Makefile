@@ -175,7 +175,8 @@ $(READY): requirements/$(SET).txt
 	@echo "making the environment in $(VENV): a minute or two, once"
 	@# tensorflow-cpu and tensorflow are the same files: never one on the other.
 	@if ls $(VENV)/.ready-* 2> /dev/null | grep -qv -e '-$(SET)$$'; then \
-	  echo "$(VENV) is of another SET, and is made anew"; rm -rf $(VENV); fi
+	  echo "$(VENV) is of another SET: 'make clean' first, or VENV=.venv-$(SET)" >&2; \
+	  exit 2; fi
 	$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(SET).txt

@@ -124,9 +124,10 @@ def run_benchmark(
         / 1e3
     )
     step_seconds = statistics.median(b for b, _ in pairs) / count
-    saving = (
-        statistics.median(stalls) / plan.checkpoint_every_steps / step_seconds
-    )
+    # An epoch may be too short for a save each.
+    every = plan.checkpoint_every_steps
+    every *= max(1, math.ceil(plan.checkpoint_seconds / (every * step_seconds)))
+    saving = statistics.median(stalls) / every / step_seconds
     report = {
         "config_hash": config_lib.fingerprint(config_lib.flatten(config)),
         "hardware": _hardware(),
@@ -159,7 +160,7 @@ def run_benchmark(
         "save_bytes": commits[0][0],
         "save_stall_seconds": _spread(stalls),
         "save_seconds": _spread([seconds for _, seconds in commits]),
-        "save_every_steps": plan.checkpoint_every_steps,
+        "save_every_steps": every,
         "save_overhead": saving,
         "load_to_first_step_seconds": first_step_seconds,
         "compile_seconds": loop.history.compile_seconds,

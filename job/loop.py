@@ -475,13 +475,17 @@ class Loop:
             self.show(done)
         if plan.due(plan.evaluate_every_steps, done):
             self.write_evaluation_line(done)
-        if plan.due(plan.checkpoint_every_steps, done) and (
-            done == plan.train_steps or self.is_time_to_save()
+        if plan.due(plan.checkpoint_every_steps, done) and self.is_worth_it(
+            done
         ):
             self.save(done)
 
-    def is_time_to_save(self) -> bool:
-        """Says whether the last checkpoint is old enough, by one clock."""
+    def is_worth_it(self, done: int) -> bool:
+        """Says whether a save that is due need not wait for a later one."""
+        scored, _ = self.history.validation or (None, None)
+        # What was scored may be the best, which is kept.
+        if done in (scored, self.plan.train_steps):
+            return True
         age = time.monotonic() - self._saved_at
         return bool(self.peers.chiefs(age >= self.plan.checkpoint_seconds))
 
@@ -499,6 +503,10 @@ class Loop:
         except errors.StorageError as error:
             # It shall start again: 75, not the exit code of a bad disk.
             self.stop.saved += f"; {error}"
+        self.part()
+
+    def part(self) -> None:
+        """Ends this start, and those of the other workers, as preempted."""
         self.stop.saved = self.peers.broadcast_json(self.stop.saved)
         self.peers.part()
         self.stop.check()
@@ -575,7 +583,7 @@ class Loop:
                 self.stop.ask("another worker's signal")
                 with contextlib.suppress(errors.StorageError):
                     self.saver.flush(timeout=self.time_to_save())
-                self.stop.check()
+                self.part()
 
     def end_diverged(self, what: str) -> NoReturn:
         """Raises DivergedError, saying what is left and what would help."""

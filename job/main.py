@@ -217,7 +217,10 @@ def _run(stop: preemption.StopRequest) -> str:
 
             with train.memory_explained(config_lib.flatten(saved)):
                 scores = train.evaluate_checkpoint(
-                    workdir.local, stop.check, storage=workdir.checkpoints
+                    workdir.local,
+                    stop.check,
+                    storage=workdir.checkpoints,
+                    require_gpus=_image_gpus(),
                 )
         print(json.dumps(scores, indent=2))
         return f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
@@ -446,7 +449,7 @@ def _train(
                     storage=workdir.checkpoints,
                     command=_command(fields, workdir),
                     cluster=workers,
-                    publish=workdir.push,
+                    publish=workdir.push_last,
                 )
     _print_result(result, workdir)
     if fields["data.source"] == "synthetic":

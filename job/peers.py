@@ -227,9 +227,13 @@ class SharedSaver:
 
     def wait(self, seconds: float) -> bool:
         """Waits; returns whether all is committed, and old ones are removed."""
-        return self._peers.tell(
-            lambda: self._saver.wait(seconds) if self._saver else None
-        )
+
+        def wait() -> list[Any]:
+            assert self._saver
+            return [self._saver.wait(seconds), self._saver.committed_step]
+
+        is_idle, self._committed = self._peers.tell(wait)
+        return is_idle
 
     def flush(self, timeout: float | None = None) -> int | None:
         """Waits until all that was handed over is committed."""

@@ -12,6 +12,7 @@ Imports no TensorFlow; takes no lock, so that any thread may call it last.
 import contextlib
 import os
 import select
+import time
 
 # terminationMessagePath of a container, where its manifest names no other.
 DEFAULT_PATH = "/dev/termination-log"
@@ -30,15 +31,19 @@ def say(fd: int, text: str) -> None:
     """Writes text to a file descriptor that nobody may be reading.
 
     What is no longer than `select.PIPE_BUF` comes in one piece, or not at all;
-    what is longer may be cut. Raises nothing, and returns in about a second.
+    what is longer may be cut. Raises nothing, and returns in a second or two.
 
     Args:
       fd: of a pipe, a terminal or a file, blocking or not.
       text: with its newline.
     """
     left = text.encode()
+    end = time.monotonic() + _PATIENCE_SECONDS
     with contextlib.suppress(OSError):
-        while left and select.select([], [fd], [], _PATIENCE_SECONDS)[1]:
+        while (
+            left
+            and select.select([], [fd], [], max(0.0, end - time.monotonic()))[1]
+        ):
             left = left[os.write(fd, left[: select.PIPE_BUF]) :]
 
 

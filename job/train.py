@@ -225,13 +225,17 @@ def evaluate_checkpoint(
     poll: Callable[[], None] = lambda: None,
     *,
     storage: Storage | None = None,
+    require_gpus: int = 0,
 ) -> dict[str, Any]:
     """Scores the newest checkpoint of a run, finished or not; writes nothing.
+
+    On what is here, whatever the run was trained on: no score depends on that.
 
     Args:
       workdir: of the run; its config.json says which data and network.
       poll: called between two batches; what it raises ends it.
       storage: of its checkpoints; None: a folder in `workdir`.
+      require_gpus: fewest GPUs to score on; 0: a CPU will do.
 
     Returns:
       The step, and the fields of `evaluate.Scores`.
@@ -241,9 +245,9 @@ def evaluate_checkpoint(
       ResumeError: it has no usable checkpoint.
     """
     config = config_lib.load(workdir)
-    # On what is here: no score depends on what it was trained on.
     strategy = strategy_lib.create_strategy(
-        logical_devices=config.distribute.logical_devices
+        logical_devices=config.distribute.logical_devices,
+        require_gpus=require_gpus,
     )
     data = load_data(config, poll)
     state = create_state(config, strategy)

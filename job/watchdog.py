@@ -144,10 +144,11 @@ class Watchdog:
         termination.write(errors.HungError.exit_code, line)
         # Not to stderr itself: where nobody reads that, it may be the very
         # thing that hangs, and who waits for it has Python's lock.
-        stacks = os.memfd_create("stacks")
-        faulthandler.dump_traceback(file=stacks)
-        text = os.pread(stacks, _MOST_BYTES, 0).decode(errors="replace")
-        termination.say(self._stderr, text)
+        with contextlib.suppress(OSError):
+            stacks = os.memfd_create("stacks")
+            faulthandler.dump_traceback(file=stacks)
+            text = os.pread(stacks, _MOST_BYTES, 0).decode(errors="replace")
+            termination.say(self._stderr, text)
         termination.say(self._stderr, line)
         os._exit(errors.HungError.exit_code)
 

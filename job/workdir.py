@@ -84,6 +84,11 @@ class Workdir:
     def push(self) -> None:
         """Copies what was written, now; raises StorageError."""
         if self.mirror:
+            self.mirror.push()
+
+    def push_last(self) -> None:
+        """The same, with much patience: there may be no later copy."""
+        if self.mirror:
             self.mirror.push(LAST_SECONDS)
 
     @contextlib.contextmanager

@@ -162,17 +162,27 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
         assert tensors["first_bad_step"] == -1
 
 
-@pytest.mark.parametrize("seconds", [0.0, 3600.0])
+@pytest.mark.parametrize(
+    ("seconds", "held_out", "wanted"),
+    [
+        (0.0, 0.0, [10, 20]),
+        (3600.0, 0.0, [20]),
+        # The best of those that were scored is kept: all of them are saved.
+        (3600.0, 0.1, [9, 18]),
+    ],
+)
 def test_saves_that_are_left_to_us_are_some_time_apart(
-    tmp_path, monkeypatch, seconds
+    tmp_path, monkeypatch, seconds, held_out, wanted
 ):
     monkeypatch.setattr(loop, "_SAVE_SECONDS", seconds)
     config = smoke.get_config()
     config.checkpoint.every_steps = 0
     config.checkpoint.keep = 9
+    config.evaluate.every_epochs = 1.0
+    config.data.validation_fraction = held_out
     run(tmp_path, config)
     saved = store.CheckpointStore(tmp_path / "checkpoints").committed_steps()
-    assert saved == ([20] if seconds else [10, 20])
+    assert saved == wanted
 
 
 def test_what_lies_behind_the_end_of_a_run_is_said():

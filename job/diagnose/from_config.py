@@ -103,19 +103,25 @@ def check_constant_rate(
     """
     if frozen or (schedule != "constant" and warmup_epochs < epochs):
         return None
+    warmup = f"--config.optimizer.warmup_epochs={epochs / 5:g}"
+    if schedule != "constant":
+        return Finding(
+            "constant_rate",
+            "the learning rate never falls",
+            f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}",
+            costs.CONSTANT_RATE,
+            (warmup,),
+        )
     rate = rule_of_thumb(optimizer="sgd", global_batch_size=global_batch_size)
     return Finding(
         "constant_rate",
         "the learning rate never falls",
-        f"schedule constant: epoch {epochs:g} is trained as the first one"
-        if schedule == "constant"
-        else f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}",
+        f"schedule constant: epoch {epochs:g} is trained as the first one",
         costs.CONSTANT_RATE,
         (
             "--config.optimizer.name=sgd"
             f" --config.optimizer.peak_learning_rate={rate:g}"
-            " --config.optimizer.schedule=linear"
-            f" --config.optimizer.warmup_epochs={epochs / 5:g}"
+            f" --config.optimizer.schedule=linear {warmup}"
             " --config.optimizer.weight_decay=5e-4",
         ),
     )

@@ -314,7 +314,7 @@ def try_network(
     rest = ("dead_relus", "range_test", "precision")
     try:
         first_weights = train.first_weights(config, split)
-    except errors.DataError as error:
+    except (errors.DataError, errors.UnavailableError) as error:
         if not run:
             raise
         notes.skip(str(error), *probed, *rest)
