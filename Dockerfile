@@ -14,7 +14,7 @@ WORKDIR /build
 RUN python3 -m venv --without-pip /opt/venv
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 
-# Of all of them, tensorflow-datasets' promise alone has no wheel.
+# Only promise, which tensorflow-datasets needs, has no wheel.
 FROM packages AS packages-cpu
 COPY requirements/cpu.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
