@@ -137,6 +137,8 @@ def train(storage: Storage, report) -> int:
             report("reached", step)
             saving.save(step, tensors, {"step": step})
             report("told", saving.flush(timeout=20.0))
+            # Who is in a hurry at each step has old ones removed at none.
+            saving.wait(20.0)
         saving.flush(timeout=20.0)
     return 75 if stop.requested else 0
 
