@@ -98,6 +98,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.upsampling = "bilinear"
     # Progressive resizing: the first size up to the first of these epochs, and
     # so on, input_size from the last one to the end; (): input_size always.
+    # Multiples of 8 from 16 on: below 32, images are scaled down.
     config.model.progressive_sizes = ()
     config.model.progressive_epochs = ()
 

@@ -232,7 +232,7 @@ def _create_bare(
         train.take_images,
         train.optimizer_settings(config, plan),
         network=state.model,
-        upsample=train.create_upsample(config, plan.phases[0].input_size),
+        resize=train.create_resize(config, plan.phases[0].input_size),
         open_blocks=plan.phases[0].open_blocks,
         seed=config.seed,
         global_batch_size=config.global_batch_size,

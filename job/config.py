@@ -108,6 +108,10 @@ def _is_size(value: Any) -> bool:
 _SIZE = "a multiple of 32, 32 to 512"
 
 
+def _is_progressive_size(value: Any) -> bool:
+    return type(value) is int and 16 <= value <= 512 and value % 8 == 0
+
+
 _RULES: dict[str, _Rule] = {
     "seed": _Rule(lambda v: 0 <= v < 2**31, "0 to 2147483647"),
     "epochs": _between(0, 1e6),
@@ -153,7 +157,9 @@ _RULES: dict[str, _Rule] = {
     "model.preprocessing": _one_of("auto", "standardize", "caffe", "unit"),
     "model.input_size": _Rule(_is_size, _SIZE),
     "model.upsampling": _one_of("nearest", "bilinear", "bicubic"),
-    "model.progressive_sizes": _tuple_of(_is_size, "a tuple; each " + _SIZE),
+    "model.progressive_sizes": _tuple_of(
+        _is_progressive_size, "a tuple; each a multiple of 8, 16 to 512"
+    ),
     "model.progressive_epochs": _tuple_of(
         lambda v: type(v) in (int, float) and 0 < v <= 1e6,
         "a tuple of epochs above 0",

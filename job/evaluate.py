@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from job.data import pipeline
 from job.data.dataset import NUM_CLASSES, Split
-from job.resize import Upsample
+from job.resize import Resize
 
 # A call scores so many batches as fit into these seconds, so that a wish to
 # stop is heard soon.
@@ -52,7 +52,7 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         split: Split,
         model: keras.Model,
-        upsample: Upsample,
+        resize: Resize,
         *,
         global_batch_size: int,
         agree: Callable[[int], int] = lambda group: group,
@@ -64,7 +64,7 @@ class Evaluator:
           split: the images to score.
           model: as `model.vgg16` builds it, in float32, under `strategy`'s
             scope; its weights are overwritten.
-          upsample: what is done to images before; see `resize`.
+          resize: what is done to images before; see `job.resize`.
           global_batch_size: images a step, a multiple of the replicas.
           agree: on the size of the next group of batches, among workers.
         """
@@ -72,7 +72,7 @@ class Evaluator:
         self._count = len(split)
         self._agree = agree
         self._model = model
-        self._upsample = upsample
+        self._resize = resize
         self._variables = [
             v.value
             for v in model.trainable_variables + model.non_trainable_variables
@@ -134,7 +134,7 @@ class Evaluator:
         )
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        return self._model(self._upsample(images), training=False)[0]
+        return self._model(self._resize(images), training=False)[0]
 
     def _sum_batches(
         self,

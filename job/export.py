@@ -1,6 +1,6 @@
 """A trained network for those who have nothing of this job.
 
-    export(network, upsample, workdir / FOLDER, card, ...)
+    export(network, resize, workdir / FOLDER, card, ...)
 
     folder/saved_model/    for TensorFlow and TensorFlow Serving
            model.keras     for Keras, of its own layers only
@@ -24,9 +24,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from job import errors, files, model, resize
+from job import errors, files, model
+from job import resize as resize_lib
 from job.data.dataset import IMAGE_SIZE
-from job.resize import Upsample
+from job.resize import Resize
 
 FOLDER = "export"
 SAVED_MODEL = "saved_model"
@@ -47,7 +48,7 @@ class _DisagreementError(errors.JobError):
 
 def export(
     network: keras.Model,
-    upsample: Upsample,
+    resize: Resize,
     folder: pathlib.Path,
     card: str,
     *,
@@ -58,11 +59,11 @@ def export(
 
     Args:
       network: as `model.vgg16` builds it, in float32, trained.
-      upsample: what is done to images before; see `resize`.
+      resize: what is done to images before; see `job.resize`.
       folder: where they go; what an earlier export left there is replaced.
       card: the model card, in Markdown; {difference} stands for what is
         returned.
-      method: of `upsample`.
+      method: of `resize`.
       images: uint8 [n, 32, 32, 3]; on these, and on drawn ones, what is
         exported is compared with `network`; None: on drawn ones only.
 
@@ -81,11 +82,11 @@ def export(
         )
     try:
         with files.explained(folder), _written(folder):
-            size = int(upsample(_zeros()).shape[1])
+            size = int(resize(_zeros()).shape[1])
             folded = fold(network, size=size, method=method)
             folded.save(staged / KERAS)
             _save_model(folded, staged / SAVED_MODEL)
-            difference = compare(network, upsample, staged, images)
+            difference = compare(network, resize, staged, images)
             (staged / CARD).write_text(
                 card.replace("{difference}", f"{difference:.1g}"),
                 encoding="utf-8",
@@ -113,7 +114,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
     x = keras.layers.Rescaling(1.0, dtype="float32", name="cast")(images)
     weights: dict[str, list[np.ndarray]] = {}
     if size != IMAGE_SIZE:
-        matrix = resize.interpolation_matrix(IMAGE_SIZE, size, method).T
+        matrix = resize_lib.interpolation_matrix(IMAGE_SIZE, size, method).T
         for name, equation, shape in (
             ("rows", "bijc,io->bojc", (size, IMAGE_SIZE, 3)),
             ("columns", "bijc,jo->bioc", (size, size, 3)),
@@ -214,7 +215,7 @@ def _save_model(folded: keras.Model, folder: pathlib.Path) -> None:
 
 def compare(
     network: keras.Model,
-    upsample: Upsample,
+    resize: Resize,
     folder: pathlib.Path,
     images: np.ndarray | None,
 ) -> float:
@@ -222,7 +223,7 @@ def compare(
 
     Args:
       network: what they were made of.
-      upsample: what is done to images before.
+      resize: what is done to images before.
       folder: where they are.
       images: uint8 [n, 32, 32, 3], or None.
 
@@ -239,7 +240,7 @@ def compare(
     for start in range(0, len(shown), 16):
         batch = tf.constant(shown[start : start + 16])
         with tf.device("CPU:0"):  # The same sums in the same order.
-            logits = network(upsample(batch), training=False)[0]
+            logits = network(resize(batch), training=False)[0]
             expected = tf.nn.softmax(logits).numpy()
             found = {
                 SAVED_MODEL: signature(**{INPUT: batch})[OUTPUT].numpy(),

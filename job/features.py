@@ -1,7 +1,7 @@
 """Features of a base that never trains: computed once, not once an epoch.
 
 base, head = model.split(network)
-split = extract(base, upsample, split, batch_size=500)
+split = extract(base, resize, split, batch_size=500)
 split.images                     # float32 [n, f] where images had been
 """
 
@@ -13,12 +13,12 @@ import numpy as np
 import tensorflow as tf
 
 from job.data.dataset import Split
-from job.resize import Upsample
+from job.resize import Resize
 
 
 def extract(
     base: keras.Model,
-    upsample: Upsample,
+    resize: Resize,
     split: Split,
     *,
     batch_size: int,
@@ -28,7 +28,7 @@ def extract(
 
     Args:
       base: from images, 0 to 255, to features [b, f].
-      upsample: what is done to images before; see `resize`.
+      resize: what is done to images before; see `job.resize`.
       split: uint8 [n, 32, 32, 3] images.
       batch_size: images at once, on one device.
       poll: called between two batches; what it raises ends it.
@@ -42,7 +42,7 @@ def extract(
         autograph=False,
     )
     def compute(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(base(upsample(images), training=False), tf.float32)
+        return tf.cast(base(resize(images), training=False), tf.float32)
 
     parts = []
     for first in range(0, len(split), batch_size):

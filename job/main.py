@@ -335,7 +335,7 @@ def _predict(stop: preemption.StopRequest) -> None:
     answers = predict.predict(
         inputs,
         trained.network,
-        trained.upsample,
+        trained.resize,
         trained.class_names,
         poll=stop.check,
     )
@@ -374,7 +374,7 @@ def _export(stop: preemption.StopRequest) -> None:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells how it saves.
         difference = export.export(
             trained.network,
-            trained.upsample,
+            trained.resize,
             workdir.local / export.FOLDER,
             card.write(
                 about,

@@ -69,6 +69,7 @@ def vgg16(
     init: str = "he_fan_out",
     preprocessing: str = "standardize",
     input_size: int = 32,
+    odd_maps: bool = False,
     head_pooling: str = "avg",
     head_units: Sequence[int] = (),
     dropout: float = 0.0,
@@ -95,6 +96,8 @@ def vgg16(
       preprocessing: of pixels; see `PREPROCESSING`.
       input_size: side s of the images, a multiple of 32; only with flatten
         does it change the weights, else the network takes every such size.
+      odd_maps: take other sizes too: where a map's side is odd, pool its last
+        row and column by themselves rather than drop them.
       head_pooling: avg or flatten, of the last block's map.
       head_units: units of the dense layers with ReLU before the logits.
       dropout: share of the units set to 0 behind each of these layers, or of
@@ -182,7 +185,12 @@ def vgg16(
         filters = max(1, round(base * width))
         if block == 1 and stem_filters:
             filters = stem_filters
-        pool = pools[pooling](2, dtype=policy, name=f"block{block}_pool")
+        pool = pools[pooling](
+            2,
+            padding="same" if odd_maps else "valid",
+            dtype=policy,
+            name=f"block{block}_pool",
+        )
         for conv in range(1, depth + 1):
             last = conv == depth
             x = convolution(
@@ -272,7 +280,7 @@ def gflop(model: keras.Model, size: int) -> dict[str, float]:
 
     Args:
       model: as `vgg16` builds it.
-      size: side of the images in pixels, a multiple of 32.
+      size: side of the images in pixels.
 
     Returns:
       By block; see `blocks`.
@@ -282,7 +290,9 @@ def gflop(model: keras.Model, size: int) -> dict[str, float]:
         block = _block(layer.name)
         if isinstance(layer, keras.layers.Conv2D):
             halved = 0 if block == WHITENING else int(block[-1]) - 1
-            outputs = (size >> halved) ** 2
+            # Rounded up, as with `odd_maps`.
+            side = -(-size >> halved)
+            outputs = side**2
         elif isinstance(layer, keras.layers.Dense):
             outputs = 1
         else:

@@ -1,7 +1,7 @@
 """What a trained network says of image files.
 
     inputs = image_file.find(["cat.png", "photos/", "gs://bucket/photos"])
-    for answer in predict(inputs, network, upsample, class_names):
+    for answer in predict(inputs, network, resize, class_names):
         print(to_json(answer))
 
 A file that cannot be read is answered with what is wrong with it; the others
@@ -20,7 +20,7 @@ import tensorflow as tf
 from job import errors
 from job.data import image_file
 from job.data.dataset import IMAGE_SIZE
-from job.resize import Upsample
+from job.resize import Resize
 
 # How many classes an answer names.
 TOP = 3
@@ -48,7 +48,7 @@ class Answer:
 def predict(
     inputs: Iterable[image_file.Input],
     network: keras.Model,
-    upsample: Upsample,
+    resize: Resize,
     class_names: Sequence[str],
     *,
     poll: Callable[[], None] = lambda: None,
@@ -58,11 +58,11 @@ def predict(
     Args:
       inputs: as `image_file.find` returns them.
       network: as `model.vgg16` builds it, in float32, trained.
-      upsample: what is done to images before; see `resize`.
+      resize: what is done to images before; see `job.resize`.
       class_names: ten names, in the order of the labels.
       poll: called before each batch; what it raises ends it.
     """
-    size = int(upsample(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
+    size = int(resize(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
     batch = max(1, _BATCH * IMAGE_SIZE**2 // size**2)
 
     @tf.function(
@@ -72,7 +72,7 @@ def predict(
         autograph=False,
     )
     def compute(images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(network(upsample(images), training=False)[0])
+        return tf.nn.softmax(network(resize(images), training=False)[0])
 
     remaining = iter(inputs)
     while group := list(itertools.islice(remaining, batch)):

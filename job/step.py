@@ -26,7 +26,7 @@ from job.augment.mixing import partner
 from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
 from job.phases import Group
-from job.resize import Upsample
+from job.resize import Resize
 from job.state import Replicated, TrainState
 
 TrainSteps = Callable[[Iterator[TrainBatch], tf.Tensor], None]
@@ -75,7 +75,7 @@ def make_train_steps(
     settings: OptimizerSettings,
     *,
     network: keras.Model,
-    upsample: Upsample,
+    resize: Resize,
     open_blocks: Collection[str],
     seed: int,
     global_batch_size: int,
@@ -90,7 +90,7 @@ def make_train_steps(
       settings: see `OptimizerSettings`.
       network: what the batch goes through: `state.model`, or its head where
         the batches hold its features (see `model.split`).
-      upsample: what is done to the batch before; see `resize`.
+      resize: what is done to the batch before; see `job.resize`.
       open_blocks: which blocks train (see `model.blocks`); the others are
         left as they are, and no gradient is computed for them.
       seed: of the dropout.
@@ -109,7 +109,7 @@ def make_train_steps(
     trained = [state.model.trainable_variables[place] for place in places]
     forward_backward = _make_forward_backward(
         network,
-        upsample,
+        resize,
         trained,
         label_smoothing=settings.label_smoothing,
         sam_rho=settings.sam_rho,
@@ -260,7 +260,7 @@ def _hits(
 
 def _make_forward_backward(
     network: keras.Model,
-    upsample: Upsample,
+    resize: Resize,
     trained: list[keras.Variable],
     *,
     label_smoothing: float,
@@ -294,7 +294,7 @@ def _make_forward_backward(
         loss_scale: tf.Tensor,
     ) -> list[tf.Tensor]:
         images, share = augmented
-        images = upsample(images)
+        images = resize(images)
         inputs = images if noise is None else [images, noise]
         targets = smoothed_targets(labels, label_smoothing)
         targets = mixed_targets(targets, share)

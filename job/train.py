@@ -30,12 +30,12 @@ from job import (
     metrics,
     model,
     phases,
-    resize,
     results,
     step,
     weights,
     whitening,
 )
+from job import resize as resize_lib
 from job import strategy as strategy_lib
 from job.augment import picture
 from job.checkpoint import store
@@ -274,7 +274,7 @@ class Trained:
     Attributes:
       config: of the run.
       network: in float32, with the weights that an evaluation scores.
-      upsample: what is done to images before.
+      resize: what is done to images before.
       class_names: ten names, in the order of the labels.
       step: of the checkpoint.
       data_crc32c: of the training images.
@@ -283,7 +283,7 @@ class Trained:
 
     config: ml_collections.ConfigDict
     network: keras.Model
-    upsample: resize.Upsample
+    resize: resize_lib.Resize
     class_names: tuple[str, ...]
     step: int
     data_crc32c: str
@@ -338,7 +338,7 @@ def load_trained(
     return Trained(
         config=config,
         network=network,
-        upsample=create_upsample(config),
+        resize=create_resize(config),
         class_names=sources.class_names(config.data.source),
         step=saved.step,
         data_crc32c=str(saved.run.get("data_crc32c", "")),
@@ -435,6 +435,7 @@ def create_model(
         init=config.model.init,
         preprocessing=preprocessing,
         input_size=config.model.input_size,
+        odd_maps=any(size % 32 for size in config.model.progressive_sizes),
         head_pooling=config.model.head_pooling,
         head_units=config.model.head_units,
         dropout=dropout,
@@ -527,11 +528,11 @@ def prepare_inputs(
         return split, state.model
     base, head = model.split(state.model)
     logging.info("the base is frozen: its features are computed once")
-    upsample = create_upsample(config)
+    resize = create_resize(config)
     # As much work at once as in a batch of 500 images at 32 px.
     batch = max(1, 500 * 32**2 // config.model.input_size**2)
     return features.extract(
-        base, upsample, split, batch_size=batch, poll=poll
+        base, resize, split, batch_size=batch, poll=poll
     ), head
 
 
@@ -549,11 +550,11 @@ def augments(config: ml_collections.ConfigDict) -> bool:
     return config.augment.flip != "none" or any(strengths.values())
 
 
-def create_upsample(
+def create_resize(
     config: ml_collections.ConfigDict, size: int = 0
-) -> resize.Upsample:
-    """Returns what scales images up, to `size` or else the config's."""
-    return resize.make_upsample(
+) -> resize_lib.Resize:
+    """Returns what scales images, to `size` or else the config's."""
+    return resize_lib.make_resize(
         size or config.model.input_size, method=config.model.upsampling
     )
 
@@ -574,9 +575,9 @@ def create_train_steps(
         take_images if on_features else create_augment(config, strategy, plan),
         optimizer_settings(config, plan),
         network=network,
-        upsample=tf.identity
+        resize=tf.identity
         if on_features
-        else create_upsample(config, phase.input_size),
+        else create_resize(config, phase.input_size),
         open_blocks=phase.open_blocks,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
@@ -684,7 +685,7 @@ def create_evaluator(
         strategy,
         split,
         network,
-        create_upsample(config),
+        create_resize(config),
         global_batch_size=each * replicas,
         agree=(peers or Peers()).chiefs,
     )

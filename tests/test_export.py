@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 
 from configs import default, smoke
-from job import errors, evaluate, export, model, preemption, resize, train
+from job import errors, evaluate, export, model, preemption, train
+from job import resize as resize_lib
 from job.report import card, page, predictions
 from job.report import run as run_lib
 
@@ -50,17 +51,17 @@ def randomized(network, seed=0):
     return network
 
 
-def tell_apart(network, upsample, images):
+def tell_apart(network, resize, images):
     """Has the last layer tell images apart, however large its input is."""
-    logits = network(upsample(tf.constant(images)), training=False)[0].numpy()
+    logits = network(resize(tf.constant(images)), training=False)[0].numpy()
     head = network.get_layer("logits")
     spread = logits.std(0).mean()
     kernel, bias = head.get_weights()
     head.set_weights([kernel / spread, (bias - logits.mean(0)) / spread])
 
 
-def probabilities(network, upsample, images):
-    logits = network(upsample(tf.constant(images)), training=False)[0]
+def probabilities(network, resize, images):
+    logits = network(resize(tf.constant(images)), training=False)[0]
     return tf.nn.softmax(logits).numpy()
 
 
@@ -79,11 +80,11 @@ def test_a_folded_network_says_what_the_network_says(
     split, fields, size, method
 ):
     network = randomized(model.vgg16(width=0.0625, **fields))
-    upsample = resize.make_upsample(size, method=method)
+    resize = resize_lib.make_resize(size, method=method)
     images = split.images[:8]
-    tell_apart(network, upsample, images)
+    tell_apart(network, resize, images)
     folded = export.fold(network, size=size, method=method)
-    expected = probabilities(network, upsample, images)
+    expected = probabilities(network, resize, images)
     np.testing.assert_allclose(folded(images), expected, atol=1e-5)
     assert np.ptp(expected, axis=0).max() > 0.1, "all images look the same"
     own = {type(layer).__module__.partition(".")[0] for layer in folded.layers}
@@ -97,11 +98,11 @@ def test_a_folded_network_says_what_the_network_says(
 def test_what_is_behind_a_pooling_is_not_folded(split, pooling):
     network = model.vgg16(width=0.0625, pool_first=True, pooling=pooling)
     network = randomized(network)
-    upsample = resize.make_upsample(32, method="nearest")
+    resize = resize_lib.make_resize(32, method="nearest")
     images = split.images[:8]
-    tell_apart(network, upsample, images)
+    tell_apart(network, resize, images)
     folded = export.fold(network, size=32, method="nearest")
-    expected = probabilities(network, upsample, images)
+    expected = probabilities(network, resize, images)
     np.testing.assert_allclose(folded(images), expected, atol=1e-5)
     kinds = [type(layer).__name__ for layer in folded.layers]
     assert kinds.count("BatchNormalization") == len(model.BLOCKS)
@@ -180,10 +181,10 @@ def test_the_card_is_beside_it(exported):
 def test_what_differs_is_not_published(monkeypatch, tmp_path):
     folder = tmp_path / "export"
     network = randomized(model.vgg16(width=0.0625))
-    upsample = resize.make_upsample(32, method="nearest")
+    resize = resize_lib.make_resize(32, method="nearest")
     folder.mkdir()
     (folder / "old").touch()
-    first = export.export(network, upsample, folder, "first", method="nearest")
+    first = export.export(network, resize, folder, "first", method="nearest")
     assert not (folder / "old").exists()
     assert 0 <= first <= export.TOLERANCE
     plain = export._folded
@@ -194,7 +195,7 @@ def test_what_differs_is_not_published(monkeypatch, tmp_path):
 
     monkeypatch.setattr(export, "_folded", wrong)
     with pytest.raises(errors.JobError, match="saved_model differs"):
-        export.export(network, upsample, folder, "second", method="nearest")
+        export.export(network, resize, folder, "second", method="nearest")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
 
@@ -205,7 +206,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     assert trained.result["train_steps"] == 20
     assert "circle" in trained.class_names or len(trained.class_names) == 10
     test = train.load_data(trained.config).test
-    said = probabilities(trained.network, trained.upsample, test.images)
+    said = probabilities(trained.network, trained.resize, test.images)
     kept = predictions.load(trained_run / predictions.FILE)
     np.testing.assert_allclose(said, kept.probabilities, atol=1e-6)
     # An unfinished run's too, which is said.

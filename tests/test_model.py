@@ -97,6 +97,33 @@ def test_the_forward_pass_assigns_nothing(split):
         np.testing.assert_array_equal(old, variable.numpy())
 
 
+def test_odd_maps_are_pooled_whole(split):
+    one = model.vgg16(width=0.125, pooling="avg")
+    odd = model.vgg16(width=0.125, pooling="avg", odd_maps=True)
+    images = split.images[:2]
+    np.testing.assert_array_equal(
+        one(images, training=False)[0], odd(images, training=False)[0]
+    )
+    maps = keras.Model(
+        odd.inputs, {f"block{i}": _before_pool(odd, i) for i in range(1, 6)}
+    )
+    small = tf.image.resize(images, (24, 24))
+    outputs = maps(small, training=False)
+    sides = [outputs[f"block{i}"].shape[1] for i in range(1, 6)]
+    assert sides == [24, 12, 6, 3, 2]
+    # The corner of 3x3 is on its own, in the last row of 2x2.
+    pooled = odd.get_layer("block4_pool")(outputs["block4"])
+    np.testing.assert_array_equal(pooled[:, 1, 1], outputs["block4"][:, 2, 2])
+    assert model.gflop(odd, 24)["block4"] == pytest.approx(
+        model.gflop(odd, 32)["block4"] * 9 / 16
+    )
+    assert model.gflop(odd, 24)["block5"] == model.gflop(odd, 32)["block5"]
+
+
+def _before_pool(network, block):
+    return network.get_layer(f"block{block}_pool").input
+
+
 @pytest.mark.parametrize(
     ("init", "std"),
     [

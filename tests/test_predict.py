@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from job import errors, model, predict, resize
+from job import errors, model, predict
+from job import resize as resize_lib
 from job.data import dataset, image_file
 
 from .conftest import run_job
@@ -134,7 +135,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(
 ):
     monkeypatch.setattr(predict, "_BATCH", 4)
     network = model.vgg16(width=0.0625, init="torch")
-    upsample = resize.make_upsample(32, method="nearest")
+    resize = resize_lib.make_resize(32, method="nearest")
     contents = [encode(Image.fromarray(image)) for image in split.images[:9]]
     contents.insert(5, b"broken")
     inputs = [
@@ -142,7 +143,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(
         for n, content in enumerate(contents)
     ]
     names = dataset.CLASS_NAMES
-    answers = list(predict.predict(inputs, network, upsample, names))
+    answers = list(predict.predict(inputs, network, resize, names))
     assert [a.name for a in answers] == [str(n) for n in range(10)]
     bad = answers.pop(5)
     assert (bad.top, bad.error) == ((), "it is no PNG or JPEG image")

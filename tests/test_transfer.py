@@ -11,11 +11,11 @@ from job import (
     metrics,
     model,
     preemption,
-    resize,
     step,
     train,
     weights,
 )
+from job import resize as resize_lib
 from job.augment import Augmented
 from job.data import sources
 
@@ -159,7 +159,7 @@ def test_a_frozen_block_has_no_backward_pass(opened, filters, sam_rho):
     passes = 2 if sam_rho else 1
     run = step._make_forward_backward(
         network,
-        resize.make_upsample(32, method="nearest"),
+        resize_lib.make_resize(32, method="nearest"),
         trained,
         label_smoothing=0.0,
         sam_rho=sam_rho,
@@ -240,17 +240,17 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
 def test_extraction_keeps_order_and_the_last_short_batch(split):
     network = model.vgg16(width=0.125, batch_norm=False)
     base, _ = model.split(network)
-    upsample = resize.make_upsample(32, method="nearest")
+    resize = resize_lib.make_resize(32, method="nearest")
     stop = preemption.StopRequest()
     found = features.extract(
-        base, upsample, split, batch_size=33, poll=stop.check
+        base, resize, split, batch_size=33, poll=stop.check
     )
     assert found.images.shape == (100, 64)
     np.testing.assert_allclose(found.images, base(split.images), atol=1e-5)
     np.testing.assert_array_equal(found.labels, split.labels)
     stop.requested = True
     with pytest.raises(train.errors.PreemptedError):
-        features.extract(base, upsample, split, batch_size=33, poll=stop.check)
+        features.extract(base, resize, split, batch_size=33, poll=stop.check)
 
 
 def test_dropout_is_the_same_on_one_and_two_replicas():
@@ -283,8 +283,8 @@ def test_dropout_is_the_same_on_one_and_two_replicas():
 
 def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):
     config.model.input_size = 64
-    config.model.progressive_sizes = (32,)
-    config.model.progressive_epochs = (0.8,)
+    config.model.progressive_sizes = (24, 32)
+    config.model.progressive_epochs = (0.4, 0.8)
     config.data.synthetic_train_images = 40
     config.data.synthetic_test_images = 10
     config.evaluate.global_batch_size = 10
@@ -292,19 +292,19 @@ def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):
     config.steps = 6
     config.checkpoint.every_steps = 6
     sizes = []
-    traced = resize.make_upsample
+    traced = resize_lib.make_resize
 
     def spy(size, *, method):
         sizes.append(size)
         return traced(size, method=method)
 
-    monkeypatch.setattr(resize, "make_upsample", spy)
+    monkeypatch.setattr(resize_lib, "make_resize", spy)
     result = train.train_and_evaluate(
         config, tmp_path, preemption.StopRequest()
     )
     assert result["train_steps"] == 6
-    # The evaluation's, then those of the two phases.
-    assert sizes == [64, 32, 64]
+    # The evaluation's, then those of the three phases.
+    assert sizes == [64, 24, 32, 64]
     assert result["train_tflop"] > 0
 
 

@@ -514,12 +514,12 @@ def _check_weights(
     saved, tensors = newest
     network = train.create_model(config, "float32")
     load_weights(network, tensors)
-    upsample = train.create_upsample(config)
+    resize = train.create_resize(config)
     size = max(8, 250 * 32**2 // config.model.input_size**2)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def predict(images: tf.Tensor, training: bool) -> tf.Tensor:
-        logits, _ = network(upsample(images), training=training)
+        logits, _ = network(resize(images), training=training)
         return tf.argmax(logits, axis=-1)
 
     def accuracy(split: Split, training: bool = False) -> float:

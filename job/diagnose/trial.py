@@ -62,7 +62,7 @@ class Trial:
         self._state.load_weights(first_weights)
         self._start = self._state.snapshot()
         self._batches: Iterator[TrainBatch] | None = None
-        self._upsample = train.create_upsample(config)
+        self._resize = train.create_resize(config)
         opened = {k: g for k, g in plan.groups.items() if g.opens is not None}
         self._steps = step.make_train_steps(
             self._strategy,
@@ -86,7 +86,7 @@ class Trial:
                 sam_rho=config.optimizer.sam_rho,
             ),
             network=self._state.model,
-            upsample=self._upsample,
+            resize=self._resize,
             open_blocks=opened,
             seed=config.seed,
             global_batch_size=batch_size,
@@ -126,8 +126,8 @@ class Trial:
 
     def logits(self, images: _Array, *, training: bool) -> tf.Tensor:
         """Calls the network, eagerly; uint8 [b, 32, 32, 3] to [b, 10]."""
-        upsampled = self._upsample(tf.constant(images))
-        return self._state.model(upsampled, training=training)[0]
+        resized = self._resize(tf.constant(images))
+        return self._state.model(resized, training=training)[0]
 
     def reset(self) -> None:
         """Puts everything back to how it was before the first step."""
