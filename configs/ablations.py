@@ -268,6 +268,7 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         {
             "8ep": {},
             "whitening": {"model.whitening": True},
+            "dirac": {"model.init": "dirac"},
             "beta_rate_8": {"optimizer.beta_rate": 8.0},
             "beta_rate_64": {"optimizer.beta_rate": 64.0},
             "pool_first": {"model.pool_first": True},
@@ -290,6 +291,15 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 "epochs": 10.0,
                 "optimizer.warmup_epochs": 2.0,
             },
+            "peak_rate_half": {"optimizer.peak_learning_rate": 0.1},
+            "peak_rate_twice": {"optimizer.peak_learning_rate": 0.4},
+            "batch_128": {
+                "global_batch_size": 128,
+                "optimizer.peak_learning_rate": 0.1,
+                "optimizer.ema_decay": 0.995,
+            },
+            "cosine": {"optimizer.schedule": "cosine"},
+            "label_smoothing_twice": {"optimizer.label_smoothing": 0.2},
             "cutmix": {"augment.cutmix_probability": 0.25},
             "cutout_8": {"augment.cutout_pixels": 8.0},
             "no_label_smoothing": {"optimizer.label_smoothing": 0.0},

@@ -72,7 +72,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.batch_norm_momentum = 0.9
     # Added to the variance.
     config.model.batch_norm_epsilon = 1e-5
-    # he_fan_out (He et al. 2015), glorot (Keras' own) or torch (PyTorch's own).
+    # he_fan_out (He et al. 2015), glorot (Keras' own), torch (PyTorch's own) or
+    # dirac: he_fan_out, but the first filters hand each channel on unchanged.
     config.model.init = "he_fan_out"
     # What becomes of the last block's map: avg (over its pixels) or flatten.
     # At 32 px it is one pixel, and both are the same.

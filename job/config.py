@@ -143,7 +143,7 @@ _RULES: dict[str, _Rule] = {
     "model.pooling": _one_of("max", "avg"),
     "model.batch_norm_momentum": _share(),
     "model.batch_norm_epsilon": _above(0),
-    "model.init": _one_of("he_fan_out", "glorot", "torch"),
+    "model.init": _one_of("he_fan_out", "glorot", "torch", "dirac"),
     "model.head_pooling": _one_of("avg", "flatten"),
     "model.head_units": _tuple_of(
         lambda v: type(v) is int and 1 <= v <= 65536,

@@ -92,7 +92,7 @@ def vgg16(
       batch_norm_momentum: share of the old running moments that a step keeps.
       batch_norm_epsilon: added to the variance.
       sync_batch_norm: take the batch moments over all replicas.
-      init: he_fan_out, glorot or torch; see `_initializers`.
+      init: he_fan_out, glorot, torch or dirac; see `_initializers`.
       preprocessing: of pixels; see `PREPROCESSING`.
       input_size: side s of the images, a multiple of 32; only with flatten
         does it change the weights, else the network takes every such size.
@@ -528,6 +528,23 @@ class BatchNormalization(keras.layers.Layer):
         }
 
 
+class _Dirac(keras.initializers.Initializer):
+    """Hands channels on by the first filters; draws the others."""
+
+    def __init__(self, others: keras.Initializer) -> None:
+        self._others = others
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
+        """Returns [h, w, c, f], h and w odd; filter i < c passes channel i."""
+        kernel = np.array(self._others(shape, dtype))
+        height, width, channels, filters = shape
+        passing = min(channels, filters)
+        kernel[..., :passing] = 0.0
+        index = np.arange(passing)
+        kernel[height // 2, width // 2, index, index] = 1.0
+        return tf.constant(kernel)
+
+
 def _initializers(init: str) -> tuple[Callable, Callable, Callable]:
     """Returns functions that make initializers of kernels, biases and the head.
 
@@ -536,6 +553,10 @@ def _initializers(init: str) -> tuple[Callable, Callable, Callable]:
     glorot: uniform, by fan_in and fan_out, as Keras does by itself.
     torch: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for all of them, biases
       too, as PyTorch does by itself.
+    dirac: he_fan_out, but the first filters of a convolution, one for each
+      channel that comes in, hand that channel on unchanged, so that a deep
+      network starts as a shallow one (Zagoruyko & Komodakis 2017, DiracNets;
+      in part as here: Jordan 2024, arXiv:2404.00498).
     """
     initializers = keras.initializers
 
@@ -551,6 +572,9 @@ def _initializers(init: str) -> tuple[Callable, Callable, Callable]:
             2.0, "fan_out", "untruncated_normal", seed=seed
         )
 
+    def dirac(seed: int) -> keras.Initializer:
+        return _Dirac(he(seed))
+
     def small_normal(seed: int) -> keras.Initializer:
         return initializers.RandomNormal(stddev=0.01, seed=seed)
 
@@ -564,6 +588,7 @@ def _initializers(init: str) -> tuple[Callable, Callable, Callable]:
 
     return {
         "he_fan_out": (he, zeros, small_normal),
+        "dirac": (dirac, zeros, small_normal),
         "glorot": (glorot, zeros, glorot),
         "torch": (torch_kernel, torch_bias, torch_kernel),
     }[init]

@@ -139,6 +139,21 @@ def test_kernels_start_as_their_formula_says(init, std):
     assert abs(kernel.mean()) < std / 100
 
 
+def test_a_network_can_start_by_handing_its_channels_on():
+    network = model.vgg16(width=0.125, init="dirac")
+    plain = model.vgg16(width=0.125)
+    for name, passed in (("block1_conv1", 3), ("block5_conv2", 64)):
+        layer = network.get_layer(name)
+        x = np.random.default_rng(0).normal(size=(2, 4, 4, passed))
+        y = layer(tf.constant(x, tf.float32)).numpy()
+        np.testing.assert_allclose(y[..., :passed], x, rtol=1e-6)
+        # The other filters are what they would be.
+        np.testing.assert_array_equal(
+            layer.kernel[..., passed:],
+            plain.get_layer(name).kernel[..., passed:],
+        )
+
+
 def test_the_seed_fixes_the_weights():
     one, again, other = (model.vgg16(width=0.125, seed=s) for s in (1, 1, 2))
     for a, b in zip(one.variables, again.variables, strict=True):
