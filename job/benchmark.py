@@ -30,15 +30,15 @@ import tensorflow as tf
 
 from job import config as config_lib
 from job import files, metrics, phases, step, train
-from job.checkpoint import disk, store
+from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
-from job.checkpoint.storage import Storage
 from job.data import pipeline
 from job.data.dataset import Dataset
 from job.loop import History, Loop, Plan
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
+from job.storage import Storage, disk
 
 FILE = "benchmark.json"
 

@@ -498,8 +498,8 @@ class Loop:
         if done > self._handed_over:
             self.save(done)
         try:
-            self.saver.flush(timeout=self.time_to_save())
-            self.saver.wait(min(self.time_to_save() / 2, _TIDY_SECONDS))
+            self.saver.flush(timeout=self.claim_grace())
+            self.saver.wait(min(self.claim_grace() / 2, _TIDY_SECONDS))
         except errors.StorageError as error:
             # It shall start again: 75, not the exit code of a bad disk.
             self.stop.saved += f"; {error}"
@@ -511,8 +511,11 @@ class Loop:
         self.peers.part()
         self.stop.check()
 
-    def time_to_save(self) -> float:
-        """Returns the seconds that a process that was told to stop has left."""
+    def claim_grace(self) -> float:
+        """Returns the seconds left to a process that was told to stop.
+
+        The watchdog lets it have them.
+        """
         left = self.stop.remaining() - _LAST_LINE_SECONDS
         left = min(max(left, 0.0), LONG_SECONDS)
         self.watchdog.beat("save", seconds=left + LONG_SECONDS)
@@ -582,7 +585,7 @@ class Loop:
             if self.peers.any(self.stop.requested):
                 self.stop.ask("another worker's signal")
                 with contextlib.suppress(errors.StorageError):
-                    self.saver.flush(timeout=self.time_to_save())
+                    self.saver.flush(timeout=self.claim_grace())
                 self.part()
 
     def end_diverged(self, what: str) -> NoReturn:

@@ -23,7 +23,7 @@ from absl import logging
 from job import errors
 
 if TYPE_CHECKING:  # It takes half a second to import.
-    from job.checkpoint.gcs import Bucket
+    from job.storage.gcs import Bucket
 
 # What a later start reads, by these names and no other: a bucket's names never
 # become a local path.

@@ -40,7 +40,6 @@ from job import strategy as strategy_lib
 from job.augment import picture
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
-from job.checkpoint.storage import Storage
 from job.cluster import Cluster
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
@@ -50,6 +49,7 @@ from job.preemption import StopRequest
 from job.progress import Progress
 from job.report import predictions
 from job.state import TrainState
+from job.storage import Storage
 from job.watchdog import LONG_SECONDS, Watchdog
 
 

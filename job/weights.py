@@ -218,7 +218,7 @@ def _md5(content: bytes) -> str:
 
 def _from_bucket(source: str) -> bytes:
     # Slow to import, and of use to this line only.
-    from job.checkpoint import gcs
+    from job.storage import gcs
 
     folder, name = posixpath.split(source)
     where = f"model.weights={source}"

@@ -18,9 +18,8 @@ import tempfile
 from collections.abc import Iterator
 
 from job import errors
-from job.checkpoint import disk
-from job.checkpoint.storage import Storage
 from job.mirror import LAST_SECONDS, Mirror
+from job.storage import Storage, disk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Workdir:
         if not self.mirror:
             return disk.Disk(self.local / folder)
         # Half a second, for those who need it.
-        from job.checkpoint import gcs
+        from job.storage import gcs
 
         return gcs.Bucket(self.file(folder))
 
@@ -127,7 +126,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
         raise errors.ConfigError(
             f"--workdir={name}: it must be a folder or gs://BUCKET/PATH"
         )
-    from job.checkpoint import gcs
+    from job.storage import gcs
 
     url = name.rstrip("/")
     bucket = gcs.Bucket(url, timeout_seconds=gcs.PROBE_SECONDS)

@@ -3,7 +3,7 @@
 fake-gcs-server, which the other tests use, takes a resumable upload whatever
 its precondition says, removes what a precondition protects, and believes any
 checksum. This one refuses all of that as Google's does, and can be told to
-fail: see `Fault`. It knows the calls that `job/checkpoint/gcs.py` makes.
+fail: see `Fault`. It knows the calls that `job/storage/gcs.py` makes.
 
     with StrictServer() as server:
         server.faults.append(Fault("POST .*MANIFEST", "503", times=2))

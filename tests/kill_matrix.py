@@ -3,7 +3,7 @@
     python -m tests.kill_matrix DIR|gs://BUCKET/PATH     # prints a line a case
 
 A case is a small training of 6 steps, saved at each by the job's own saver. One
-child is killed at a point (`job/checkpoint/faults.py`); what it left must be
+child is killed at a point (`job/faults.py`); what it left must be
 readable and must not be behind what it was told was saved; a second child must
 go on from there and end with the very bytes of a run that nothing happened to.
 No TensorFlow, and children are forked: a case takes some milliseconds.
@@ -21,9 +21,9 @@ import uuid
 
 import numpy as np
 
-from job import preemption
-from job.checkpoint import disk, faults, gcs, manifest, saver, store
-from job.checkpoint.storage import Storage
+from job import faults, preemption
+from job.checkpoint import manifest, saver, store
+from job.storage import Storage, disk, gcs
 
 STEPS = 6
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)

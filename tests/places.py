@@ -5,7 +5,8 @@ import pathlib
 import time
 import uuid
 
-from job.checkpoint import disk, gcs, storage
+from job import storage
+from job.storage import disk, gcs
 
 from .gcs_server import Blob, StrictServer
 

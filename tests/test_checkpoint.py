@@ -14,8 +14,9 @@ import time
 import numpy as np
 import pytest
 
-from job import errors
-from job.checkpoint import disk, faults, manifest, store
+from job import errors, faults
+from job.checkpoint import manifest, store
+from job.storage import disk
 
 from .conftest import ROOT
 from .places import DiskPlace
@@ -522,7 +523,7 @@ def test_a_fault_that_names_no_point_is_refused():
 
 
 def test_the_protocol_imports_no_tensorflow():
-    code = "import job.checkpoint.saver, job.checkpoint.gcs, job.workdir, sys;"
+    code = "import job.checkpoint.saver, job.storage.gcs, job.workdir, sys;"
     code += "sys.exit('tensorflow' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

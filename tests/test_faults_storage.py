@@ -19,8 +19,9 @@ import urllib.request
 import numpy as np
 import pytest
 
-from job import metrics
-from job.checkpoint import faults, gcs, store
+from job import faults, metrics
+from job.checkpoint import store
+from job.storage import gcs
 
 from .conftest import ROOT, job_command, run_job
 from .gcs_server import Fault

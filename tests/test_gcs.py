@@ -15,7 +15,8 @@ import pytest
 from google.auth import exceptions as auth_errors
 
 from job import errors
-from job.checkpoint import gcs, manifest, store
+from job.checkpoint import manifest, store
+from job.storage import gcs
 
 from .conftest import run_job
 from .gcs_server import Fault

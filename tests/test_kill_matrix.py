@@ -13,7 +13,7 @@ import tempfile
 
 import pytest
 
-from job.checkpoint import faults
+from job import faults
 
 from . import kill_matrix
 from .conftest import ROOT

@@ -1,6 +1,5 @@
 """The wish to stop, without a job around it; with one: test_faults.py."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 
 from job import errors, preemption
 
+from . import unread
 from .conftest import ROOT
 
 _WAIT = """
@@ -99,29 +99,13 @@ def test_who_does_not_answer_is_ended_before_the_grace_is_over():
 
 
 def test_a_log_that_nobody_reads_does_not_keep_it():
-    reader, writer = os.pipe()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import os, signal, time\n"
-            "from job import preemption\n"
-            "os.set_blocking(2, False)\n"
-            "try:\n"
-            "    while os.write(2, bytes(4096)): pass\n"
-            "except BlockingIOError: os.set_blocking(2, True)\n"
-            "preemption.StopRequest(grace_seconds=1.0).install()\n"
-            "os.kill(os.getpid(), signal.SIGTERM)\n"
-            "os.write(2, bytes(4096))\n",
-        ],
-        cwd=ROOT,
-        stderr=writer,
+    code = unread.exit_code(
+        "import os, signal\n"
+        "from job import preemption\n"
+        "preemption.StopRequest(grace_seconds=1.0).install()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
     )
-    os.close(writer)
-    try:
-        assert process.wait(60) == 75
-    finally:
-        process.kill()
-        os.close(reader)
+    assert code == 75
 
 
 def test_who_was_started_by_another_ends_with_it(tmp_path):

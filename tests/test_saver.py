@@ -8,8 +8,8 @@ import weakref
 import numpy as np
 import pytest
 
-from job import errors
-from job.checkpoint import faults, saver, store
+from job import errors, faults
+from job.checkpoint import saver, store
 
 # Of the store, in seconds; the promise is ten minutes.
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "1.0"))

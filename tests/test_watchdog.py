@@ -1,13 +1,13 @@
 """The watchdog without a job around it; with one: test_supervision.py."""
 
 import json
-import os
 import subprocess
 import sys
 import time
 
 from job import watchdog
 
+from . import unread
 from .conftest import ROOT
 
 
@@ -56,30 +56,13 @@ def test_beats_and_long_pieces_of_work_are_let_be():
 
 
 def test_a_log_that_nobody_reads_stops_it_not():
-    reader, writer = os.pipe()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import os, time\n"
-            "from job import watchdog\n"
-            "os.set_blocking(2, False)\n"
-            "try:\n"
-            "    while os.write(2, bytes(4096)): pass\n"
-            "except BlockingIOError: os.set_blocking(2, True)\n"
-            "watch = watchdog.Watchdog(0.5)\n"
-            "watch.start()\n"
-            "watch.beat('train')\n"
-            "os.write(2, bytes(4096))\n",
-        ],
-        cwd=ROOT,
-        stderr=writer,
+    code = unread.exit_code(
+        "from job import watchdog\n"
+        "watch = watchdog.Watchdog(0.5)\n"
+        "watch.start()\n"
+        "watch.beat('train')\n"
     )
-    os.close(writer)
-    try:
-        assert process.wait(60) == 76
-    finally:
-        process.kill()
-        os.close(reader)
+    assert code == 76
 
 
 def test_zero_seconds_is_off():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from job import errors, weights
-from job.checkpoint import gcs
+from job.storage import gcs
 
 from .conftest import ROOT, from_environment, run_job
 from .gcs_server import Fault

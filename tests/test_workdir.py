@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from job import errors, workdir
-from job.checkpoint import disk, gcs
+from job.storage import disk, gcs
 
 from .gcs_server import Fault
 

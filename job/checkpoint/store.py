@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from job import errors
-from job.checkpoint import disk, faults, manifest
-from job.checkpoint.storage import Entry, Storage
+from job import errors, faults
+from job.checkpoint import manifest
+from job.storage import Entry, Storage, disk
 
 _NAME = re.compile(r"step-([0-9]{8,})/([^/]+)")
 _QUARANTINED = manifest.NAME + ".quarantined-"

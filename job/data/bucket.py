@@ -29,7 +29,7 @@ def fetch(url: str, folder: pathlib.Path) -> pathlib.Path:
       UnavailableError: it could not be had in time.
     """
     # Slow to import, and of use to this line only.
-    from job.checkpoint import gcs
+    from job.storage import gcs
 
     parent, name = url.rstrip("/"), binary.ARCHIVE
     if url.endswith(".gz"):

@@ -23,7 +23,7 @@ from job import errors
 from job.data.dataset import IMAGE_SIZE
 
 if TYPE_CHECKING:  # Half a second, for those who need it.
-    from job.checkpoint.gcs import Bucket
+    from job.storage.gcs import Bucket
 
 # What is read: the two formats that images of this size come in. Others are
 # refused before a byte of them is decoded.
@@ -94,7 +94,7 @@ def _find_remote(url: str) -> list[Input]:
         raise errors.DataError(
             f"--input={url}: it must be a path or gs://BUCKET/PATH"
         )
-    from job.checkpoint import gcs
+    from job.storage import gcs
 
     url = url.rstrip("/")
     folder = gcs.Bucket(url, timeout_seconds=gcs.PROBE_SECONDS)

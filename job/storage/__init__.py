@@ -1,4 +1,4 @@
-"""What the commit protocol needs of a place to keep files: `Storage`.
+"""Files by name, whole or absent: what checkpoints need of a place.
 
 Two places are known, a folder (`disk`) and a bucket (`gcs`). Files have names
 with slashes, relative to the storage's root, and are small enough for memory.
