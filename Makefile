@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.py
 # A folder a config, so that two of them never meet: configs/stem32.py:8ep is
-# runs/stem32-8ep.
-WORKDIR ?= runs/$(subst :,-,$(subst .py,,$(notdir $(CONFIG))))
+# runs/stem32-8ep, configs/ablations.py:ladder/ema is runs/ablations-ladder-ema.
+dashed = $(subst /,-,$(subst :,-,$(subst .py,,$(1))))
+WORKDIR ?= runs/$(call dashed,$(patsubst configs/%,%,$(CONFIG)))
 DATA ?=
 # Of predict: image files.
 INPUT ?=
@@ -58,7 +59,7 @@ ablate: $(READY) ## all runs of a plan, and their comparison; PLAN=ladder
 	$(RUN) -m job.main --mode=report --workdir=$(PLAN_DIR)
 
 .PHONY: records
-records: ## stem32.py beside its peers' recipes, as long as the hardware allows
+records: ## stem32.py beside its peers; 16 epochs, on a GPU 30, 100 and 200
 	$(MAKE) ablate PLAN=$(if $(filter gpu,$(SET)),records_gpu,records)
 
 .PHONY: report

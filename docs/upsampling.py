@@ -8,7 +8,7 @@ import sys
 
 import tensorflow as tf
 
-from job import resize
+from job import resize as resize_lib
 from job.data import sources
 from job.plotting import plt
 
@@ -21,7 +21,7 @@ def main(data_dir: str) -> None:
     images = sources.load("auto", data_dir).test.images[list(_IMAGES)]
     methods = ("nearest", "bilinear", "bicubic")
     columns = [("32 px", images)] + [
-        (method, resize.make_upsample(_SIZE, method=method)(images).numpy())
+        (method, resize_lib.make_resize(_SIZE, method=method)(images).numpy())
         for method in methods
     ]
     figure, axes = plt.subplots(

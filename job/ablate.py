@@ -3,11 +3,12 @@
 A plan is a config file with two functions: `get_variants(plan)`, the names of
 its runs, and `get_config("PLAN/VARIANT")`, one of them. `CUMULATIVE`, where it
 is there, names the plans in which each run builds on the one before. Each run
-is a process of its own with the command that a person would give, so that one
-that runs out of memory or diverges leaves the others alone, and a killed plan
-goes on where it stopped: what is finished says so at once.
+is a process of its own with the command that a person would give. One that
+diverges is a result, and the plan goes on; any other failure ends it. A plan
+that was stopped goes on where it was: what is finished says so at once.
 
-    run_plan(Plan.load("configs/ablations.py", "ladder"), workdir, ...)
+    plan = Plan.load("configs/ablations.py:ladder", seeds=(0, 1))
+    run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
 
 Imports no TensorFlow.
 """
@@ -99,8 +100,7 @@ def run_plan(
       index: only this one of `plan.runs()`; so a cluster can share them out.
 
     Raises:
-      JobError: with the exit code of a run that others would share: anything
-        but divergence, which is a result.
+      JobError: a run failed, other than by divergence; with its exit code.
     """
     runs = plan.runs()
     if index is not None and not 0 <= index < len(runs):
@@ -125,8 +125,6 @@ def run_plan(
             continue
         stop.check()
         where = folder(workdir, variant, seed)
-        if (where / FAILURE).exists():
-            continue
         command = [
             *(sys.executable, "-m", "job.main"),
             f"--config={plan.file}:{plan.name}/{variant}",
@@ -136,6 +134,10 @@ def run_plan(
         ]
         logging.info("run %d of %d: %s", number + 1, len(runs), variant)
         logging.info("%s", shlex.join(command))
+        if _failed(where, command):
+            logging.info("it diverged, and would again")
+            continue
+        (where / FAILURE).unlink(missing_ok=True)
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
             files.write_json(
@@ -146,6 +148,14 @@ def run_plan(
             raise errors.of_exit_code(
                 code, f"{variant}, seed {seed} ended with {code}"
             )
+
+
+def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
+    """Says whether a run of this very command has ended without a result."""
+    failure = files.read_json(where / FAILURE)
+    return isinstance(failure, dict) and failure.get("command") == shlex.join(
+        command
+    )
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:

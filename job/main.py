@@ -301,10 +301,14 @@ def _report_on(names: Sequence[str]) -> None:
             print(f"{workdir.file(page.FILE)}")
         if len(found) > 1 or not run.is_run(first.local):
             first.check_writable()
+            paths = [pathlib.PurePath(str(workdir)) for workdir in found]
+            short = [path.name for path in paths]
+            # seed-0 of one and seed-0 of another are two runs.
+            unique = len({*short}) == len(short)
             print(
                 compare.write_report(
                     [workdir.local for workdir in found],
-                    [pathlib.PurePath(str(workdir)).name for workdir in found],
+                    short if unique else [str(path) for path in paths],
                 )
             )
         for workdir in found:

@@ -130,6 +130,10 @@ def train_and_evaluate(
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
     files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
     files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
+    if history.step < plan.train_steps:
+        # Of a run that was shorter: this one has no result yet.
+        (workdir / results.FILE).unlink(missing_ok=True)
+        (workdir / predictions.FILE).unlink(missing_ok=True)
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if peers.is_chief and not history.step:
@@ -238,7 +242,7 @@ def evaluate_checkpoint(
       require_gpus: fewest GPUs to score on; 0: a CPU will do.
 
     Returns:
-      The step, and the fields of `evaluate.Scores`.
+      The step, and the fields of `evaluate.Scores` but the logits.
 
     Raises:
       ConfigError: there is no run in `workdir`.

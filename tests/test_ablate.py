@@ -102,6 +102,17 @@ def test_divergence_is_a_result_and_is_not_tried_again(plan):
     assert failure["exit_code"] == 5
 
 
+def test_what_diverged_is_tried_with_other_arguments(plan):
+    pathlib.Path("action").write_text("first 5")
+    run(plan)
+    pathlib.Path("action").write_text("none 0")
+    stop = preemption.StopRequest()
+    milder = ["--config.optimizer.peak_learning_rate=0.1"]
+    ablate.run_plan(plan, pathlib.Path("out"), milder, stop)
+    assert len(starts("first", 4)) == 2
+    assert not pathlib.Path("out/first/seed-4/failure.json").exists()
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [(3, errors.DataError), (69, errors.DeviceError), (1, errors.JobError)],

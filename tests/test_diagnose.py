@@ -133,6 +133,16 @@ def ranged(best):
     return probes.read_range(pairs)
 
 
+def check_learning(losses, *, batch_norm):
+    return probes.check_learning(
+        losses,
+        batch_norm=batch_norm,
+        rate=0.1,
+        peak_learning_rate=0.4,
+        images=32,
+    )
+
+
 def check_range(best, learnt):
     return probes.check_range(
         ranged(best),
@@ -153,32 +163,20 @@ STEM = stem32.get_config()
 # check -> with the fault, and without.
 PLAIN = {
     "stuck_at_chance": (
-        lambda: probes.check_learning(
-            STAYS, batch_norm=False, rate=0.1, images=32
-        ),
-        lambda: probes.check_learning(
-            FALLS, batch_norm=False, rate=0.1, images=32
-        ),
+        lambda: check_learning(STAYS, batch_norm=False),
+        lambda: check_learning(FALLS, batch_norm=False),
     ),
     "stuck_at_chance of a record": (
         lambda: from_run.check_record_stuck([line(500, 2.3031, 0.1)]),
         lambda: from_run.check_record_stuck([line(500, 2.25, 0.14)]),
     ),
     "overfit_one_batch": (
-        lambda: probes.check_learning(
-            SLOW, batch_norm=True, rate=0.1, images=32
-        ),
-        lambda: probes.check_learning(
-            FALLS, batch_norm=True, rate=0.1, images=32
-        ),
+        lambda: check_learning(SLOW, batch_norm=True),
+        lambda: check_learning(FALLS, batch_norm=True),
     ),
     "overfit_one_batch, diverged": (
-        lambda: probes.check_learning(
-            [2.3, 9.0, math.nan], batch_norm=True, rate=0.1, images=32
-        ),
-        lambda: probes.check_learning(
-            [2.3, 9.0, 0.05], batch_norm=True, rate=0.1, images=32
-        ),
+        lambda: check_learning([2.3, 9.0, math.nan], batch_norm=True),
+        lambda: check_learning([2.3, 9.0, 0.05], batch_norm=True),
     ),
     "first_loss": (
         lambda: probes.check_first_loss(40.0),
@@ -398,6 +396,11 @@ PLAIN = {
         ),
     ),
 }
+
+
+def test_what_mends_is_told_for_the_runs_own_batch():
+    diverged = check_learning([2.3, 9.0, math.nan], batch_norm=True)
+    assert diverged.remedy == ("--config.optimizer.peak_learning_rate=0.04",)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -412,6 +412,26 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
     }
 
 
+def test_a_run_that_goes_on_has_no_result_meanwhile(
+    finished, tmp_path, monkeypatch
+):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path / "run")
+    assert (tmp_path / "run" / "predictions.npz").exists()
+
+    class Stopped(train.Loop):
+        def run(self, *, until):
+            raise errors.PreemptedError("in the middle of it")
+
+    monkeypatch.setattr(train, "Loop", Stopped)
+    config = smoke.get_config()
+    config.steps = 25
+    with pytest.raises(errors.PreemptedError, match="in the middle"):
+        run(tmp_path / "run", config)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {"result.json", "predictions.npz"}
+
+
 def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
     whole, _ = finished
     shutil.copytree(whole, tmp_path / "run")

@@ -101,7 +101,7 @@ def load(path: pathlib.Path) -> Loaded:
             " outputs; a classifier has one of each"
         )
     shape = tuple(model.inputs[0].shape)
-    if len(shape) != 4 or shape[-1] != 3 or None in _sides(shape):
+    if len(shape) != 4 or shape[-1] != 3:
         raise errors.DataError(
             f"{where} takes {list(shape)}; it must be images, [None, height,"
             " width, 3]"
@@ -243,9 +243,34 @@ def check_model(
         side=last_map(model), frozen=has_frozen_base(model)
     )
     found |= check_activations(model, some, best)
+    found = {name: _for_keras(each) for name, each in found.items()}
     listed = ", ".join(f"{name} {score:.1f}" for name, score in scores.items())
     what = f"top-1 accuracy on {len(some)} images, by what is done to pixels"
     return found, {what: listed}
+
+
+# Checks that a config of the job has too, where flags mend them.
+_REMEDIES = {
+    "frozen_base": (
+        "base.trainable = True for its last block at least, with a rate of 1e-4"
+        " or less; or larger images",
+    ),
+    "first_loss": (
+        'kernel_initializer="he_normal" where there is ReLU, and pixels'
+        " scaled as the weights had them",
+    ),
+    "dead_relus": (
+        "keras.layers.BatchNormalization() before each ReLU,"
+        ' kernel_initializer="he_normal", or a smaller learning rate',
+    ),
+}
+
+
+def _for_keras(found: Finding | None) -> Finding | None:
+    """Returns a finding with what mends a model, where flags would."""
+    if found is None or found.check not in _REMEDIES:
+        return found
+    return dataclasses.replace(found, remedy=_REMEDIES[found.check])
 
 
 def check_activations(

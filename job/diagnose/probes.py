@@ -155,7 +155,12 @@ def check_first_loss(loss: float) -> Finding | None:
 
 
 def check_learning(
-    losses: Sequence[float], *, batch_norm: bool, rate: float, images: int
+    losses: Sequence[float],
+    *,
+    batch_norm: bool,
+    rate: float,
+    peak_learning_rate: float,
+    images: int,
 ) -> Finding | None:
     """Says whether a network can learn one batch by heart.
 
@@ -163,6 +168,7 @@ def check_learning(
       losses: what `overfit` returned; see `is_conclusive`.
       batch_norm: whether the network has it.
       rate: that was trained with.
+      peak_learning_rate: of the run, for its own batch.
       images: in the batch.
     """
     seen = (
@@ -176,7 +182,10 @@ def check_learning(
             "it diverges on one batch",
             seen,
             costs.DIVERGED,
-            (f"--config.optimizer.peak_learning_rate={rate / 10:g}",),
+            (
+                "--config.optimizer.peak_learning_rate="
+                f"{peak_learning_rate / 10:.2g}",
+            ),
         )
     if _is_stuck(losses):
         mend = "--config.model.init=he_fan_out"
@@ -260,6 +269,7 @@ def check_range(
     peak_learning_rate: float,
     learnt: bool,
     images: int,
+    picture: str = "",
 ) -> Finding | None:
     """Says whether it is for its rate that a network does not learn.
 
@@ -269,6 +279,7 @@ def check_range(
       peak_learning_rate: of the run, for its own batch.
       learnt: whether one batch could be learnt at that rate: then it will do.
       images: in the batch.
+      picture: the file in which it is drawn; "": it is not.
     """
     if learnt or found.best is None:
         return None
@@ -278,8 +289,8 @@ def check_range(
         "range_test",
         f"the learning rate is too {side}",
         f"at the run's rate, {rate:.2g} for a batch of {images}, one batch is"
-        f" not learnt; its loss falls fastest at {found.best:.2g}; see"
-        " range_test.png",
+        f" not learnt; its loss falls fastest at {found.best:.2g}"
+        + (f"; see {picture}" if picture else ""),
         costs.RATE_TOO_LOW if ratio > 1 else costs.RATE_TOO_HIGH,
         (
             "--config.optimizer.peak_learning_rate="

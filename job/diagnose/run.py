@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -53,6 +52,8 @@ _RANGE = 30.0
 _SCORED = 1000
 _SHUFFLED_BATCHES = 20
 _LOOKED_AT = 64
+# Checks that look at a checkpoint.
+_OF_WEIGHTS = ("train_test_gap", "running_moments")
 _TIMINGS = 4
 
 _Array = npt.NDArray
@@ -133,6 +134,7 @@ def diagnose(
     stop.saved = "a diagnosis changes nothing"
     notes = _Notes(stop, seconds)
     local = workdir.local if workdir else None
+    kept = local if workdir and not workdir.mirror else None
     lines = from_run.whole_lines(metrics.read(local)) if local else []
     result = files.read_json(local / results.FILE) if local else None
     result = result if isinstance(result, dict) else {}
@@ -141,14 +143,10 @@ def diagnose(
     data = train.load_data(config, stop.check)
     plan = Plan.create(config, num_images=len(data.train))
     check_data(notes, config, data)
-    with tempfile.TemporaryDirectory() as scratch:
-        writes = local is not None and not workdir_is_bucket(workdir)
-        picture = (
-            local if writes and local else pathlib.Path(scratch)
-        ) / PICTURE
-        if writes and local:
-            local.mkdir(parents=True, exist_ok=True)
-        try_network(notes, config, plan, data.train, picture, run=bool(lines))
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+    picture = kept / PICTURE if kept else None
+    try_network(notes, config, plan, data.train, picture, run=bool(lines))
     stuck = notes.found("stuck_at_chance")
     learns = None
     if notes.found("range_test"):
@@ -168,7 +166,7 @@ def diagnose(
         "loss_scaling",
         probes.check_loss_scaling(precision=config.precision, scaled=True),
     )
-    if lines or result:
+    if workdir and (lines or result):
         check_run(notes, config, plan, lines, result, data, workdir)
     notes.drop("no_batch_norm", where="stuck_at_chance")
     notes.drop("overfit_one_batch", where="no_batch_norm")
@@ -178,8 +176,8 @@ def diagnose(
         notes.drop("stuck_at_chance", where="rate_rule")
         notes.drop("overfit_one_batch", where="rate_rule")
     report = notes.report()
-    if writes and local:
-        files.write_json(local / FILE, finding_lib.to_json(report))
+    if kept:
+        files.write_json(kept / FILE, finding_lib.to_json(report))
     return report
 
 
@@ -193,11 +191,6 @@ def _take_little_memory() -> None:
         # In use already, by this process: it stays as it is.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
-
-
-def workdir_is_bucket(workdir: Workdir | None) -> bool:
-    """Says whether a run's files lie in a bucket."""
-    return workdir is not None and workdir.mirror is not None
 
 
 def diagnose_model(
@@ -270,7 +263,7 @@ def check_data(
     augment = make_augment(
         settings,
         seed=config.seed,
-        num_images=len(data.train),
+        num_images=max(len(data.train), probes.BATCH),
         global_batch_size=2 * probes.BATCH,
         num_replicas=2,
     )
@@ -296,7 +289,7 @@ def try_network(
     config: ml_collections.ConfigDict,
     plan: Plan,
     split: Split,
-    picture: pathlib.Path,
+    picture: pathlib.Path | None,
     *,
     run: bool,
 ) -> None:
@@ -307,7 +300,7 @@ def try_network(
       config: of the run.
       plan: of the run.
       split: the training images.
-      picture: where the range test is drawn.
+      picture: where the range test is drawn; None: nowhere.
       run: there is a run already: where it began from is not needed any more.
     """
     probed = ("first_loss", "stuck_at_chance", "overfit_one_batch")
@@ -361,6 +354,7 @@ def try_network(
             losses,
             batch_norm=config.model.batch_norm,
             rate=rate,
+            peak_learning_rate=config.optimizer.peak_learning_rate,
             images=batch,
         )
         for name in ("stuck_at_chance", "overfit_one_batch"):
@@ -394,7 +388,8 @@ def try_network(
                 f"the loss falls fastest at {ranged.best:.2g}, the run's rate"
                 f" is {rate:.2g} for {batch} images"
             )
-        probes.draw_range(ranged, picture, rate=rate, images=batch)
+        if picture:
+            probes.draw_range(ranged, picture, rate=rate, images=batch)
         learning = ("stuck_at_chance", "overfit_one_batch")
         found = probes.check_range(
             ranged,
@@ -402,6 +397,7 @@ def try_network(
             peak_learning_rate=config.optimizer.peak_learning_rate,
             learnt=not any(notes.found(name) for name in learning),
             images=batch,
+            picture=picture.name if picture else "",
         )
         notes.add("range_test", found)
         for name in learning:
@@ -411,7 +407,8 @@ def try_network(
         notes.skip(_late(len(pairs)), "range_test")
 
     if precision == "float32":
-        notes.add("precision", None)
+        if config.precision == "float32":
+            notes.add("precision", None)
         return
     if notes.seconds() < _BUILD_SECONDS:
         notes.skip(_late(0), "precision")
@@ -470,7 +467,7 @@ def check_run(
     lines: Sequence[Mapping[str, Any]],
     result: dict[str, Any],
     data: Dataset,
-    workdir: Workdir | None,
+    workdir: Workdir,
 ) -> None:
     """Looks at what a run has left so far.
 
@@ -488,13 +485,10 @@ def check_run(
     notes.add("best_epoch", from_run.check_best_epoch(lines, result))
     if scores := from_run.describe_scores(lines):
         notes.facts["accuracy"] = scores
-    names = ("train_test_gap", "running_moments")
-    if workdir is None:
-        return
     try:
         _check_weights(notes, config, plan, data, workdir)
     except (errors.ResumeError, errors.StorageError, KeyError) as error:
-        notes.skip(f"no checkpoint can be read: {error}", *names)
+        notes.skip(f"no checkpoint can be read: {error}", *_OF_WEIGHTS)
 
 
 def _check_weights(
@@ -504,12 +498,11 @@ def _check_weights(
     data: Dataset,
     workdir: Workdir,
 ) -> None:
-    names = ("train_test_gap", "running_moments")
     checkpoints = store.CheckpointStore(workdir.checkpoints)
     # Reading puts nothing aside: the run may be writing there.
     newest = checkpoints.restore_newest(quarantine=False)
     if newest is None:
-        notes.skip("the run has no checkpoint yet", *names)
+        notes.skip("the run has no checkpoint yet", *_OF_WEIGHTS)
         return
     saved, tensors = newest
     network = train.create_model(config, "float32")
@@ -564,14 +557,16 @@ def _check_weights(
         )
     if config.model.batch_norm:
         batch = some(data.test).take(np.arange(min(size, len(data.test))))
-        notes.add(
-            "running_moments",
-            from_run.check_running_moments(
-                by_batch=accuracy(batch, training=True),
-                by_running=accuracy(batch),
-                images=len(batch),
-            ),
+        found = from_run.check_running_moments(
+            by_batch=accuracy(batch, training=True),
+            by_running=accuracy(batch),
+            images=len(batch),
         )
+        if found:
+            # The other remedy is for models that call their layers themselves.
+            mend = "--config.model.batch_norm_momentum=0.9, and more steps"
+            found = dataclasses.replace(found, remedy=(mend,))
+        notes.add("running_moments", found)
 
 
 def _replicas(fields: Mapping[str, Any]) -> int:
