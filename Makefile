@@ -61,6 +61,8 @@ ablate: $(READY) ## all runs of a plan, and their comparison; PLAN=ladder
 .PHONY: records
 records: ## stem32.py beside its peers; 16 epochs, on a GPU 30, 100 and 200
 	$(MAKE) ablate PLAN=$(if $(filter gpu,$(SET)),records_gpu,records)
+	$(if $(filter gpu,$(SET)),$(MAKE) ablate PLAN=records_transfer \
+	  $(if $(call given,WORKDIR),WORKDIR=$(WORKDIR)-transfer))
 
 .PHONY: report
 report: $(READY) ## WORKDIR/report.html of a run; of an ablation the comparison

@@ -14,10 +14,13 @@
     recipe      stem32.py:8ep at width .25, one thing changed; held-out images
     records     stem32.py beside the recipes of peers.py, for a CPU
     records_gpu the same at 30, 100 and 200 epochs, and what they are made of
+    records_transfer  ImageNet's weights at 64 and 128 px, for a GPU
 
-Small budgets, for 2 CPU cores: width .25, 5 epochs; on a GPU give
-`--config.model.width=1 --config.epochs=30 --seeds=3`. resolution and unfreeze
-need `--config.model.weights=PATH` where imagenet cannot be downloaded.
+Flags come on top of each variant. ladder, augment, over and scratch are small,
+for 2 CPU cores (width .25, 5 epochs): on a GPU give
+`--config.model.width=1 --config.epochs=30 --seeds=3`. resolution, unfreeze and
+records_transfer need `--config.model.weights=PATH` where imagenet cannot be
+downloaded.
 """
 
 import math
@@ -143,27 +146,32 @@ def _peers(**budget: Any) -> dict[str, _Overrides]:
 
 
 def _records_gpu() -> dict[str, _Overrides]:
-    """Returns what each length has: both peers, ours and ours changed."""
+    """Returns what each length has: both peers, ours and ours changed.
+
+    What answers most comes first; a GPU may be there for half an hour only.
+    """
     variants: dict[str, _Overrides] = {}
     for epochs in (30, 100, 200):
-        for name, fields in _peers(epochs=float(epochs)).items():
-            variants[f"{name}_{epochs}"] = fields
-        ours = _fields(stem32.get_config(f"{epochs}ep"))
-        variants[f"stem32_{epochs}"] = ours
-        if epochs == 100:
-            variants |= {
-                "stem32_100_max": {**ours, "model.pooling": "max"},
-                "stem32_100_no_cutmix": {
-                    **ours,
-                    "augment.cutmix_probability": 0.0,
-                },
-            }
-    for size in (64, 128):
-        fields = _fields(transfer.get_config("gradual128"))
-        variants[f"transfer_{size}"] = {**fields, "model.input_size": size}
+        theirs = _peers(epochs=float(epochs))
+        variants |= {
+            f"common_{epochs}": theirs["common"],
+            f"stem32_{epochs}": _fields(stem32.get_config(f"{epochs}ep")),
+            f"autoaugment_cutout_{epochs}": theirs["autoaugment_cutout"],
+        }
+    best = variants["stem32_100"]
+    variants |= {
+        "stem32_100_max": {**best, "model.pooling": "max"},
+        "stem32_100_no_cutmix": {**best, "augment.cutmix_probability": 0.0},
+    }
     return {
-        # Often, so that it is seen when a recipe gets where another one ends.
-        name: {**fields, "evaluate.every_epochs": 1.0}
+        name: {
+            **fields,
+            # So often that it is seen when a recipe gets where another ends;
+            # an evaluation takes as long as half an epoch.
+            "evaluate.every_epochs": 2.0 if fields["epochs"] == 30.0 else 5.0,
+            # An epoch at batch 128 is 391 steps, and a second or two.
+            "log_every_steps": 200,
+        }
         for name, fields in variants.items()
     }
 
@@ -322,6 +330,10 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         },
     ),
     "records_gpu": ((stem32.get_config("30ep"), {}), _records_gpu()),
+    "records_transfer": (
+        (transfer.get_config("gradual128"), {}),
+        {f"transfer_{size}": {"model.input_size": size} for size in (64, 128)},
+    ),
 }
 
 

@@ -49,6 +49,8 @@ _EVALUATIONS = 3
 # Side of the matrices whose product is taken for the hardware's best: large
 # enough that a larger one is no quicker.
 _MATRIX_SIDE = {"CPU": 2048, "GPU": 8192}
+# Products in a row: on a GPU one takes little more than to ask for it.
+_PRODUCTS = {"CPU": 1, "GPU": 50}
 # No log line, evaluation or checkpoint is due at a step that is never reached.
 _NEVER = 10**9
 
@@ -266,21 +268,22 @@ def _create_augment(
 
         @tf.function(autograph=False)
         def steps(count: tf.Tensor) -> tf.Tensor:
+            # Counted in int32, which stays on the host of a GPU.
             def body(done: tf.Tensor, total: tf.Tensor) -> tuple:
-                images = augment(batch, done, tf.constant(0)).image
-                pixel = tf.cast(images[-1, -1, -1, -1], tf.int64)
+                step = tf.cast(done, tf.int64)
+                images = augment(batch, step, tf.constant(0)).image
+                pixel = tf.cast(images[-1, -1, -1, -1], tf.float32)
                 return done + 1, total + pixel
 
-            zero = tf.constant(0, tf.int64)
             return tf.while_loop(
                 lambda done, _: done < count,
                 body,
-                (zero, zero),
+                (tf.constant(0), tf.constant(0.0)),
                 parallel_iterations=1,
             )[1]
 
     def run(count: int) -> None:
-        steps(tf.constant(count, tf.int64)).numpy()
+        steps(tf.constant(count)).numpy()
 
     return run
 
@@ -294,20 +297,27 @@ def _create_multiply(
     in the type of the step's arithmetic, accumulated as the step's are.
     """
     device = strategy.extended.worker_devices[0]
-    side = _MATRIX_SIDE["GPU" if "GPU" in device else "CPU"]
+    kind = "GPU" if "GPU" in device else "CPU"
+    side, count = _MATRIX_SIDE[kind], _PRODUCTS[kind]
     with tf.device(device):
+        # So scaled, a product with it is no larger than what it is taken of.
         matrix = tf.cast(
-            tf.random.stateless_normal([side, side], [0, 1]), precision
+            tf.random.stateless_normal([side, side], [0, 1]) * side**-0.5,
+            precision,
         )
 
     @tf.function(autograph=False)
-    def product() -> tf.Tensor:
+    def products() -> tf.Tensor:
         with tf.device(device):
-            return tf.linalg.matmul(matrix, matrix)[0, 0]
+            return tf.while_loop(
+                lambda done, _: done < count,
+                lambda done, x: (done + 1, tf.linalg.matmul(x, matrix)),
+                (tf.constant(0), matrix),
+            )[1][0, 0]
 
     def measure() -> float:
-        seconds = min(_seconds(lambda: product().numpy()) for _ in range(3))
-        return 2 * side**3 / seconds / 1e12
+        seconds = min(_seconds(lambda: products().numpy()) for _ in range(3))
+        return 2 * side**3 * count / seconds / 1e12
 
     return measure
 
@@ -341,15 +351,16 @@ def _input_rate(config: ml_collections.ConfigDict, data: Dataset) -> float:
         )
     )
 
+    # Where there is a GPU, reading a pixel would take the batch there.
     @tf.function(autograph=False)
     def take(count: tf.Tensor) -> tf.Tensor:
         def body(done: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, ...]:
             pixel = next(batches).image[-1, -1, -1, -1]
             return done + 1, total + tf.cast(pixel, tf.int32)
 
-        return tf.while_loop(
-            lambda done, _: done < count, body, (tf.constant(0), tf.constant(0))
-        )[1]
+        with tf.device("CPU:0"):
+            start = (tf.constant(0), tf.constant(0))
+            return tf.while_loop(lambda done, _: done < count, body, start)[1]
 
     take(tf.constant(10)).numpy()
     count = max(20, 400_000 // config.global_batch_size)

@@ -436,14 +436,17 @@ def _make_update(
         finite = tf.math.is_finite(_square_norm(gradients) + loss)
         # After a bad step nothing changes any more, so that what is in
         # memory is the state before it.
+        going = variables.first_bad_step < 0
+        # One condition decides a good step: under XLA the host of a GPU waits
+        # for each that is met.
         tf.cond(
-            variables.first_bad_step < 0,
+            going & finite,
+            _branch(lambda: apply(step, sums, variables)),
             lambda: tf.cond(
-                finite,
-                _branch(lambda: apply(step, sums, variables)),
+                going,
                 _branch(lambda: skip(step, variables)),
+                _branch(lambda: None),
             ),
-            _branch(lambda: None),
         )
         step.assign_add(1)
 

@@ -68,7 +68,12 @@ def _started(
         commands["torch eager"] = [args.torch, script]
         if not args.no_compile:
             commands["torch.compile"] = [args.torch, script, "--compile"]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ}
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        # By itself TensorFlow takes all of a GPU; here others want some of it.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        **os.environ,
+    }
     peers = [
         _Peer(
             name,
@@ -125,11 +130,15 @@ def main() -> None:
         counts = {}
         for peer in peers:
             peer.run(_WARM_UP_STEPS)
-            seconds = min(peer.run(_WARM_UP_STEPS) for _ in range(2))
-            steps = round(args.seconds / seconds * _WARM_UP_STEPS)
-            counts[peer.name] = max(2, steps)
+            count = _WARM_UP_STEPS
+            # Once more, by a turn of almost the right length: of a few steps
+            # the start of a turn is too large a part, where they are quick.
+            for _ in range(2):
+                seconds = min(peer.run(count) for _ in range(2))
+                count = max(2, round(args.seconds / seconds * count))
+            counts[peer.name] = count
             # Keras traces anew for another number of steps.
-            peer.run(counts[peer.name])
+            peer.run(count)
         for number in range(args.rounds):
             # Whoever comes first does so every other time.
             for peer in peers if number % 2 else reversed(peers):

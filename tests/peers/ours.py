@@ -1,5 +1,7 @@
 """The job's own step, with its input pipeline and its augmentation."""
 
+import os
+
 import tensorflow as tf
 
 from configs import stem32
@@ -18,6 +20,8 @@ def make(settings):
     config.augment.flip = "random"
     # The others average no weights.
     config.optimizer.ema_decay = 0.0
+    # Against a PyTorch that has found the GPU, a CPU would say nothing.
+    config.distribute.require_gpus = int(os.environ.get("JOB_REQUIRE_GPUS", 0))
     if settings.replicas > 1:
         config.distribute.logical_devices = settings.replicas
     strategy = train.create_strategy(config)

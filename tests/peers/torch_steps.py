@@ -47,6 +47,8 @@ def _augment(images):
 def make(settings):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
+    # As the job and Keras here: float32 is float32.
+    torch.backends.cudnn.allow_tf32 = False
     model = _network(settings.width).to(
         device, memory_format=torch.channels_last
     )
