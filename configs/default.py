@@ -58,7 +58,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.stem_filters = 0
     # End of each block: max or avg.
     config.model.pooling = "max"
-    # Pools before a block's last batch normalization, not behind its ReLU: a
+    # Pools before a block's last batch normalization, not after its ReLU: a
     # little quicker, and another network (Page 2019, How to train your ResNet).
     config.model.pool_first = False
     # Whitens 3x3 patches of pixels before the first convolution, by 27 filters
@@ -81,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Units of the dense layers between the map and the logits: (4096, 4096) in
     # VGG16 as published.
     config.model.head_units = ()
-    # Share of the units set to 0 behind each of them (without any: of the
+    # Share of the units set to 0 after each of them (without any: of the
     # map), in training.
     config.model.dropout = 0.0
     # Where the convolutions start from: "" (see init), imagenet (downloads
@@ -105,7 +105,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.transfer = ml_collections.ConfigDict()
     # The epoch at which a block begins to train; inf: it stays frozen. From
-    # the output on: no block opens before the one behind it. The head is
+    # the output on: no block opens before the next one. The head is
     # always open.
     config.transfer.unfreeze_epochs = ml_collections.ConfigDict()
     config.transfer.unfreeze_epochs.block1 = 0.0
@@ -113,7 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.transfer.unfreeze_epochs.block3 = 0.0
     config.transfer.unfreeze_epochs.block4 = 0.0
     config.transfer.unfreeze_epochs.block5 = 0.0
-    # A block's learning rate, times that of what stands behind it (the head's
+    # A block's learning rate, times that of the next one (the head's
     # is the schedule's); 1.0: the same for all (Howard & Ruder 2018, ULMFiT,
     # arXiv:1801.06146).
     config.transfer.layer_decay = 1.0
@@ -207,7 +207,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.checkpoint = ml_collections.ConfigDict()
     # Training steps between two checkpoints; 0: once an epoch, where one takes
-    # 30 s or more, else at the first epoch's end 30 s behind the last one.
+    # 30 s or more, else at the first epoch's end 30 s after the last save.
     config.checkpoint.every_steps = 0
     # How many are kept; at least 2.
     config.checkpoint.keep = 2

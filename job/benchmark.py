@@ -433,12 +433,12 @@ def _table(report: dict[str, Any]) -> str:
             f" {report['model_flop_utilization']['median']:.0%} of the rate of"
             " a large matrix product"
             f" ({report['matrix_product_tflops']['median']:.2f} TFLOP/s)",
-            f"the loop costs {loop['median']:+.1%} over the step"
-            f" ({loop['low']:+.1%} to {loop['high']:+.1%}); a save each"
-            f" {report['save_every_steps']} steps stops it for {stall:.2f} s,"
-            f" {saving:.1%}: {loop['median'] + saving:+.1%} in all",
-            f"of which the augmentation is"
-            f" {report['augment_share_of_step']['median']:.1%} of the step",
+            f"the job costs {loop['median']:+.1%} over the bare step"
+            f" ({loop['low']:+.1%} to {loop['high']:+.1%}), its augmentation of"
+            f" {report['augment_share_of_step']['median']:.1%} included",
+            f"a save each {report['save_every_steps']} steps stops it for"
+            f" {stall:.2f} s, {saving:.1%}: {loop['median'] + saving:+.1%} in"
+            " all",
             f"a save: {megabytes:.0f} MB to {report['save_to']} in"
             f" {save:.2f} s, beside the training",
             f"data to first step: {report['load_to_first_step_seconds']:.1f} s,"

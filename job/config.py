@@ -351,11 +351,11 @@ def _check_recipe(fields: _Fields) -> None:
             "with optimizer.sam_rho, which goes by each replica's own images",
         )
     if not fields["model.batch_norm"]:
-        reason = "without model.batch_norm: it would do nothing"
+        reason = "without model.batch_norm, which it is about"
         refuse_with("model.pool_first", (False,), reason)
         refuse_with("optimizer.beta_rate", (1.0,), reason)
     if fields["model.whitening"]:
-        reason = "with model.whitening, which is of pixels as they are"
+        reason = "with model.whitening, whose filters are of 32 px images"
         refuse_with("model.preprocessing", ("auto", "standardize"), reason)
         refuse_with("model.input_size", (32,), reason)
         refuse_with("model.progressive_sizes", ([],), reason)
@@ -371,7 +371,8 @@ def _check_transfer(fields: _Fields) -> None:
             _refuse(
                 name,
                 fields[name],
-                f"at least {behind:g}, when the block behind it opens",
+                f"at least {behind:g}, when the next block towards the output"
+                " opens",
             )
     if not fields["model.weights"]:
         if any(opens):

@@ -2,7 +2,7 @@
 
 The last batch is filled up, and what fills it counts for nothing.
 
-    evaluator = Evaluator(strategy, split, network, global_batch_size=1000)
+    evaluator = Evaluator(strategy, split, network, resize, ...)
     scores = evaluator(state.evaluated())
     scores.accuracy
 """

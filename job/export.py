@@ -7,7 +7,7 @@
            README.md       the model card
 
 Both take uint8 images [n, 32, 32, 3], RGB, and give float32 probabilities
-[n, 10]. What is done to pixels is in them, and batch normalization right behind
+[n, 10]. What is done to pixels is in them, and batch normalization right after
 a convolution is folded into it: y = gamma (W x - mean) / sqrt(var + eps) + beta
 is a convolution itself. Before they are published they are read back and
 compared with the network that they were made of.

@@ -168,7 +168,7 @@ class Plan:
         return min([*ahead, self.train_steps - done])
 
     def phase(self, done: int) -> phases_lib.Phase:
-        """Returns the phase in which the step behind `done` steps lies."""
+        """Returns the phase to which the step after `done` steps belongs."""
         return [p for p in self.phases if p.first_step <= done][-1]
 
 
@@ -182,7 +182,8 @@ class History:
       step: steps done when this start began.
       resumes: how often the run went on from a checkpoint.
       train_seconds: in the loop, over all starts, as far as it was saved.
-      compile_seconds: of the newest start's first call, less a step.
+      compile_seconds: of the newest start: of each phase's first call, less its
+        steps.
       rollbacks: for each, the step that was bad, the step it went back to, and
         the learning rate's factor from there on.
       starts: what each start ran on, and from which step; the newest last.

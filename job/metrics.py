@@ -106,7 +106,7 @@ class MetricsLog:
         self._events.close()
 
     def settle(self) -> None:
-        """Leaves the record of this start, who else ever wrote into the file.
+        """Leaves the record of this start, whoever else wrote into the file.
 
         Another process may have begun on the same run, and given up.
         """

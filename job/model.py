@@ -84,7 +84,7 @@ def vgg16(
       stem_filters: filters of the first block; 0: 64 * width.
       pooling: max or avg, at the end of each block.
       pool_first: pool between a block's last convolution and what follows it,
-        not behind (Page 2019, "How to train your ResNet"): batch moments are
+        not after it (Page 2019, "How to train your ResNet"): batch moments are
         those of fewer values then, which is another network.
       whitening: begin with a convolution of `whitening.FILTERS` filters whose
         kernel, zeros here, never trains; see `whitening`.
@@ -100,7 +100,7 @@ def vgg16(
         row and column by themselves rather than drop them.
       head_pooling: avg or flatten, of the last block's map.
       head_units: units of the dense layers with ReLU before the logits.
-      dropout: share of the units set to 0 behind each of these layers, or of
+      dropout: share of the units set to 0 after each of these layers, or of
         the features where there are none; 0 to 1, exclusive.
       precision: of the layers' arithmetic: float32, bfloat16 or float16.
         Variables, moments and logits are float32.

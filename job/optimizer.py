@@ -24,7 +24,7 @@ def create_learning_rate_fn(
       peak: the rate when the warm-up is over.
       schedule: after it: constant; linear: straight to 0; or cosine: half a
         wave to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983).
-      train_steps: steps of the run; 0 is reached behind the last one.
+      train_steps: steps of the run; 0 is reached after the last one.
       warmup_steps: steps of straight climb; the first one has peak / steps.
 
     Returns:

@@ -186,7 +186,7 @@ class Peers:
 class SharedSaver:
     """The chief's saver, as all workers see it.
 
-    It does what `AsyncSaver` does. What that returns or raises behind a wait
+    It does what `AsyncSaver` does. What that returns or raises after a wait
     is the same on all workers; who is not the chief saves nothing.
     """
 

@@ -4,7 +4,7 @@ A run is cut into phases at the steps where that changes; each has a compiled
 step of its own, so a frozen block costs no backward pass and a small image no
 more than its size.
 
-    groups = create_groups(config.transfer, ...)      # a block's own schedule
+    groups = create_groups(unfreeze_epochs, ...)       # a block's own schedule
     phases = create_phases(groups, sizes=(64,), until=(500,), final_size=128)
     phases[0].open_blocks                             # {"head", "block5"}
 """
@@ -29,7 +29,7 @@ class Group:
     Attributes:
       opens: the step at which it begins to train; None: it stays frozen.
       scale: times the schedule's rate.
-      warmup_steps: of a straight climb from 0 behind `opens`.
+      warmup_steps: of a straight climb from 0 after `opens`.
     """
 
     opens: int | None = 0
@@ -41,7 +41,7 @@ class Group:
 
         Args:
           rate: float32 [], the schedule's.
-          step: int64 [], at or behind `opens`.
+          step: int64 [], `opens` or later.
         """
         if self.scale != 1.0:
             rate *= self.scale
@@ -53,7 +53,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a run in which one compiled step does.
+    """A part of a run for which one compiled step suffices.
 
     Attributes:
       first_step: where it begins.
@@ -133,8 +133,9 @@ def create_groups(
 
     Args:
       unfreeze_epochs: when each block opens; infinity: never.
-      layer_decay: a block's rate, times that of what stands behind it.
-      warmup_epochs: of each block that opens behind the start.
+      layer_decay: a block's rate, times that of the next one towards the
+        output.
+      warmup_epochs: of each block that opens after the start.
       steps: converts epochs above 0 into steps.
     """
     groups = {HEAD: Group(), WHITENING: Group(opens=None)}

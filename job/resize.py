@@ -51,8 +51,8 @@ def interpolation_matrix(size: int, new_size: int, method: str) -> np.ndarray:
     Pixels are squares and their values stand in the middle (half-pixel
     centres); beyond the border the weights are left out and the others scaled
     to a sum of 1. Where the row shrinks, the kernel is as much wider, so that
-    every pixel counts (antialiasing). All as in Pillow, and in
-    `tf.image.resize` with antialias=True.
+    every pixel counts (antialiasing); nearest takes some and drops the others.
+    All as in `tf.image.resize` with antialias=True, and as in Pillow.
 
     Args:
       size: pixels of the row, n.

@@ -1,6 +1,6 @@
 """The guard against a run that is started again and again and gets nowhere.
 
-A node that kills each pod within a minute, or a crash behind each resume, makes
+A node that kills each pod within a minute, or a crash after each resume, makes
 an endless loop that looks like work. So each start writes down which step it
 found; ten in a row that found the same one are enough.
 

@@ -38,7 +38,7 @@ class TrainState:
       loss_scale: "scale", and "good_steps" since it changed; float16 only.
       first_bad_step: int64 [], step whose loss or gradient was not finite; -1.
       learning_rate_factor: float32 [], times the schedule's rate: 1; less
-        behind a rollback.
+        after a rollback.
     """
 
     def __init__(

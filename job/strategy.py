@@ -150,7 +150,7 @@ def _create_multi_worker(
 
 @contextlib.contextmanager
 def _at_most(seconds: int) -> Iterator[None]:
-    """Has a signal end the process, behind its stacks, if this takes longer.
+    """Has a signal end the process, after its stacks, if this takes longer.
 
     Worker 0's TensorFlow waits for one that has just died for as long as it
     likes, and holds Python's lock: no thread of ours can do anything about it.

@@ -351,7 +351,7 @@ def load_trained(
 
 
 def doubts(config: ml_collections.ConfigDict, plan: Plan) -> Iterator[str]:
-    """Says, a line each, what of a config lies behind the end of its run."""
+    """Says, a line each, what a config wants only after its run has ended."""
     steps = plan.train_steps
     warmup = config.optimizer.warmup_epochs
     if config.optimizer.schedule != "constant" and warmup >= plan.epoch(steps):
@@ -680,7 +680,7 @@ def create_evaluator(
     split: dataset.Split,
     peers: Peers | None = None,
 ) -> Evaluator:
-    """Returns what scores `split`, in float32, trained how it may."""
+    """Returns what scores `split`, in float32, whatever it is trained in."""
     with strategy.scope():
         network = create_model(config, "float32")
     replicas = strategy.num_replicas_in_sync

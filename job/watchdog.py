@@ -5,8 +5,8 @@
     watchdog.beat("train", step)        # between two pieces of work
 
 A beat is one assignment; two threads do the rest. One ends the process with 76
-where no beat came for too long, behind the stacks of all threads, also while
-the main thread is in native code. The other writes the heartbeat file behind a
+where no beat came for too long, after the stacks of all threads, also while
+the main thread is in native code. The other writes the heartbeat file after a
 beat, so that its age is the time since something was last done: what a
 container's liveness probe looks at. Imports no TensorFlow.
 """
@@ -74,7 +74,7 @@ class Watchdog:
 
         Args:
           seconds: a piece of work may take so long; 0: as long as it likes.
-          heartbeat_file: written behind a beat, each few seconds; or None.
+          heartbeat_file: written after a beat, each few seconds; or None.
           saved: what the last line says of the state that a later start finds.
         """
         self._seconds = seconds

@@ -1,7 +1,7 @@
 """What a check returns, and how people and programs are told.
 
-Finding("frozen_base", "...", evidence="...", cost=costs.FROZEN_AT_32)
-print(to_text(Report(findings, passed=[...], skipped={...}, seconds=31)))
+found = Finding("frozen_base", what, evidence, costs.FROZEN_AT_32, remedies)
+print(to_text(Report([found], passed, skipped, facts, seconds=31.0)))
 """
 
 import dataclasses

@@ -61,7 +61,7 @@ def check_rate_rule(
 
     Args:
       optimizer: sgd (momentum .9) or adam.
-      peak_learning_rate: behind the warm-up.
+      peak_learning_rate: after the warm-up.
       global_batch_size: images a step.
       pretrained: weights that are there already want smaller rates.
     """
@@ -159,7 +159,7 @@ def check_large_head(
         "large_head",
         "the head has more weights than the convolutions",
         f"{head / 1e6:.1f} million in the head, {convolutions / 1e6:.1f}"
-        f" million in the convolutions, behind a map of {side} x {side}",
+        f" million in the convolutions, on a map of {side} x {side}",
         costs.LARGE_HEAD,
         (
             '--config.model.head_units="()" --config.model.dropout=0'
@@ -180,7 +180,7 @@ def check_frozen_base(*, side: int, frozen: bool) -> Finding | None:
     return Finding(
         "frozen_base",
         f"the whole base is frozen, and its last map is {side} x {side}",
-        f"{side} pixel is left of an image behind the last convolution, and 0"
+        f"{side} pixel is left of an image after the last convolution, and 0"
         " convolutions train",
         costs.FROZEN_AT_32,
         (
@@ -302,7 +302,7 @@ def check_batch_norm(
     return Finding(
         "no_batch_norm",
         "there is no batch normalization",
-        f"0 normalization layers behind 13 convolutions, {seen[learns]}",
+        f"0 normalization layers after 13 convolutions, {seen[learns]}",
         costs.NO_BATCH_NORM if learns else costs.STUCK,
         ("--config.model.batch_norm=true",),
     )
@@ -401,7 +401,7 @@ def check_weight_decay(
 
     Args:
       optimizer: sgd (coupled here) or adam (decoupled).
-      peak_learning_rate: behind the warm-up.
+      peak_learning_rate: after the warm-up.
       weight_decay: as the config has it.
       momentum: of SGD.
     """

@@ -2,7 +2,7 @@
 
 check_labels(labels)
 check_copies(train, test)
-check_shuffling(labels_by_batch)
+check_shuffling(labels_by_batch, all_labels=labels)
 """
 
 import hashlib

@@ -110,7 +110,7 @@ def load(path: pathlib.Path) -> Loaded:
     if len(answer) != 2:
         raise errors.DataError(
             f"{where} gives {list(answer)}; it must be a number a class,"
-            " [None, 10]: behind convolutions, Flatten or pooling makes it that"
+            " [None, 10]: after convolutions, Flatten or pooling makes it that"
         )
     compiled = config.get("compile_config") or {}
     return Loaded(model, compiled, _policy(config))

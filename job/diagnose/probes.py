@@ -3,7 +3,7 @@
 A probe is told how to make a step and returns what it saw; a check judges it.
 So the checks need no model, and other programs can bring a step of their own.
 
-    losses = overfit(train_step, images, labels, rate=.1, steps=40, seconds=20)
+    losses = overfit(train_step, rate=0.1, steps=40, seconds=20)
     check_learning(losses, batch_norm=False, ...)
 """
 

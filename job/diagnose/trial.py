@@ -1,6 +1,6 @@
 """A run's network, for a few steps that leave nothing behind.
 
-    trial = Trial(config, plan, precision="float32")
+    trial = Trial(config, plan, precision="float32", batch_size=32, ...)
     trial.feed(images, labels)          # [steps, b, 32, 32, 3], [steps, b]
     trial.step(0.1)                     # the first batch's loss
     trial.reset()

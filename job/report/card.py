@@ -21,7 +21,7 @@ probabilities = model(images=images)["probabilities"]
 
 `model.keras` is the same for `keras.models.load_model`. Pixels go in as they
 are: what is done to them first (standardizing, scaling up) is inside, and batch
-normalization right behind a convolution is folded into it."""
+normalization right after a convolution is folded into it."""
 
 
 def write(
@@ -52,7 +52,7 @@ def _status(run: run_lib.Run, step: int) -> str:
         return f"The weights of step {step}, the last one of the run."
     return (
         f"**The run is not finished: these are the weights of step {step}.**"
-        " They were scored by nothing but the record's last line, if any."
+        " Their only score is the record's last line, if there is one."
     )
 
 
@@ -173,7 +173,7 @@ def _limits(run: run_lib.Run) -> str:
         "A probability is a score, calibrated only as far as the calibration"
         " error says"
         + (
-            f"; label smoothing of {smoothing:g} lowers it."
+            f"; label smoothing of {smoothing:g} makes all of them lower."
             if smoothing
             else "."
         ),

@@ -1,6 +1,6 @@
 """Curves and diagrams of a run, as SVG for a page.
 
-    svg = curves([Series("train", xs, ys)], x="epoch", y="loss")
+    svg = curves([Series("train", xs, ys)], x="epoch", y="loss", ...)
 
 Colours are CSS variables of the page, so that a dark page has light lines; the
 letters are the page's own. Sized for a column of a phone's width.

@@ -378,7 +378,7 @@ def _cost(run: run_lib.Run) -> str:
         return f"<p>{said}.</p>"
     clock = max(ended - begun, trained)
     rest = clock - trained
-    causes = "the rest is starting up, data and compiling the first evaluation"
+    causes = "the rest is what comes before the first step and after the last"
     if count > 1:
         causes = (
             "the rest is starting up again, waiting for a place to run on, and"

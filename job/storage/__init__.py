@@ -29,9 +29,9 @@ class Entry:
 class Storage(Protocol):
     """Files by name.
 
-    Every method may raise StorageError, and its kind UnavailableError where a
-    later try may succeed. `timeout` is in seconds, for all tries; None: what
-    the storage holds for right. `str` of it is where it is, for messages.
+    Every method may raise StorageError, and its subclass UnavailableError where
+    a later try may succeed. `timeout` is in seconds, for all tries; None: the
+    storage's own. `str` of it is where it is, for messages.
     """
 
     def find(
