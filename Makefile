@@ -80,14 +80,15 @@ export: $(READY) ## WORKDIR/export: a SavedModel, a .keras file, a model card
 .PHONY: diagnose
 diagnose: $(READY) ## why the accuracy of a config is low, or of a run, WORKDIR=
 	$(RUN) -m job.main --mode=diagnose \
-	  $(if $(call given,WORKDIR),--workdir=$(WORKDIR)) \
+	  $(if $(call given,WORKDIR),--workdir=$(WORKDIR)$(if $(call given,CONFIG),, \
+	  $(if $(DATA),$(error the run in WORKDIR has its own data: with DATA give CONFIG too)))) \
 	  $(if $(or $(call given,CONFIG),$(if $(call given,WORKDIR),,x)), \
 	  --config=$(CONFIG) $(if $(DATA),--config.data.dir=$(DATA))) $(ARGS)
 
 .PHONY: benchmark
 benchmark: $(READY) ## images/s of the step, the job and the input, here
 	$(RUN) -m job.main --mode=benchmark --config=$(CONFIG) \
-	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
+	  $(if $(call given,WORKDIR),--workdir=$(WORKDIR)) $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 
 .PHONY: bench
 bench: $(READY) ## the job beside Keras fit and, with TORCH=PYTHON, PyTorch

@@ -34,7 +34,9 @@ from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
 from job.data import pipeline
 from job.data.dataset import Dataset
-from job.loop import History, Loop, Plan
+from job.history import History
+from job.loop import Loop
+from job.plan import Plan
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState

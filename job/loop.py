@@ -10,28 +10,23 @@ touches the device only between two calls.
 """
 
 import contextlib
-import copy
 import dataclasses
-import datetime
 import itertools
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
-import keras
-import ml_collections
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
-from job import config as config_lib
-from job import errors, metrics, optimizer, step
+from job import errors, metrics, step
 from job import phases as phases_lib
 from job.checkpoint.saver import AsyncSaver
 from job.evaluate import Evaluator, Scores
+from job.history import History
 from job.peers import Peers, SharedSaver
+from job.plan import Plan
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.state import TrainState
@@ -48,18 +43,9 @@ _HUNG_FACTOR = 10.0
 _ROLLBACK_FACTOR = 0.5
 _MAX_ROLLBACKS = 3
 
-# Where a manifest says how good a checkpoint is: accuracy on a held-out slice.
-BEST_BY = "validation_accuracy"
-
-# So many starts are remembered.
-_MAX_STARTS = 100
-
 # What is left of the grace for the last line, once all is saved or given up.
 _LAST_LINE_SECONDS = 0.5
 
-# Between two checkpoints whose cadence is left to us: an epoch may take half a
-# second, and what is saved so often is not worth its time.
-_SAVE_SECONDS = 30.0
 # Of the grace, at most, for removing old checkpoints; a later start can do it.
 _TIDY_SECONDS = 2.0
 
@@ -71,212 +57,6 @@ class NonFiniteError(Exception):
         super().__init__(f"{what} is not finite")
         self.what = what
         self.step = step
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A config's cadences, in steps.
-
-    Attributes:
-      train_steps: of the whole run.
-      num_images: images in the training split.
-      global_batch_size: images a step.
-      log_every_steps: between two lines of the record.
-      evaluate_every_steps: between two evaluations; 0: at the end only.
-      checkpoint_every_steps: between two checkpoints.
-      checkpoint_seconds: between two checkpoints, at least.
-      steps_per_call: of the compiled loop; 0: as many as fit its time.
-      learning_rate: as a function of the step.
-      groups: how each block's rate differs from it.
-      phases: of the run, each with a compiled step of its own.
-    """
-
-    train_steps: int
-    num_images: int
-    global_batch_size: int
-    log_every_steps: int
-    evaluate_every_steps: int
-    checkpoint_every_steps: int
-    checkpoint_seconds: float
-    steps_per_call: int
-    learning_rate: optimizer.LearningRateFn
-    groups: dict[str, phases_lib.Group]
-    phases: tuple[phases_lib.Phase, ...]
-
-    @classmethod
-    def create(
-        cls, config: ml_collections.ConfigDict, *, num_images: int
-    ) -> "Plan":
-        """Converts epochs into steps, once and here only."""
-
-        def steps(epochs: float) -> int:
-            return max(1, round(epochs * num_images / config.global_batch_size))
-
-        train_steps = config.steps or steps(config.epochs)
-        warmup = config.optimizer.warmup_epochs
-        every_epochs = config.evaluate.every_epochs
-        groups = phases_lib.create_groups(
-            config.transfer.unfreeze_epochs,
-            layer_decay=config.transfer.layer_decay,
-            warmup_epochs=config.transfer.warmup_epochs,
-            steps=steps,
-        )
-        return cls(
-            train_steps=train_steps,
-            num_images=num_images,
-            global_batch_size=config.global_batch_size,
-            log_every_steps=config.log_every_steps,
-            evaluate_every_steps=steps(every_epochs) if every_epochs else 0,
-            checkpoint_every_steps=config.checkpoint.every_steps or steps(1.0),
-            checkpoint_seconds=(
-                0.0 if config.checkpoint.every_steps else _SAVE_SECONDS
-            ),
-            steps_per_call=config.steps_per_loop,
-            learning_rate=optimizer.create_learning_rate_fn(
-                peak=config.optimizer.peak_learning_rate,
-                schedule=config.optimizer.schedule,
-                train_steps=train_steps,
-                warmup_steps=steps(warmup) if warmup else 0,
-            ),
-            groups=groups,
-            phases=phases_lib.create_phases(
-                groups,
-                sizes=config.model.progressive_sizes,
-                until=[steps(e) for e in config.model.progressive_epochs],
-                final_size=config.model.input_size,
-            ),
-        )
-
-    def epoch(self, done: int) -> float:
-        """Returns how many epochs `done` steps are."""
-        return round(done * self.global_batch_size / self.num_images, 4)
-
-    def due(self, every: int, done: int) -> bool:
-        """Says whether something that comes round every so often is due."""
-        return done == self.train_steps or bool(every and done % every == 0)
-
-    def steps_to_boundary(self, done: int) -> int:
-        """Returns how many steps there are until something is due."""
-        cadences = (
-            self.log_every_steps,
-            self.evaluate_every_steps,
-            self.checkpoint_every_steps,
-        )
-        ahead = [every - done % every for every in cadences if every]
-        starts = [phase.first_step - done for phase in self.phases]
-        ahead += [start for start in starts if start > 0]
-        return min([*ahead, self.train_steps - done])
-
-    def phase(self, done: int) -> phases_lib.Phase:
-        """Returns the phase to which the step after `done` steps belongs."""
-        return [p for p in self.phases if p.first_step <= done][-1]
-
-
-@dataclasses.dataclass
-class History:
-    """What a run knows of its earlier starts; a checkpoint's `run` part.
-
-    Attributes:
-      fields: the flattened config.
-      data_crc32c: of the training split.
-      step: steps done when this start began.
-      resumes: how often the run went on from a checkpoint.
-      train_seconds: in the loop, over all starts, as far as it was saved.
-      compile_seconds: of the newest start: of each phase's first call, less its
-        steps.
-      rollbacks: for each, the step that was bad, the step it went back to, and
-        the learning rate's factor from there on.
-      starts: what each start ran on, and from which step; the newest last.
-      record: the lines of metrics.jsonl when it was saved; None: unknown.
-      validation: step and accuracy, 0 to 1, of the newest evaluation on a
-        held-out slice.
-    """
-
-    # What a checkpoint must say of its run, for a later start.
-    KEYS: ClassVar[frozenset[str]] = frozenset(
-        [
-            "config",
-            "data_crc32c",
-            "resumes",
-            "train_seconds",
-            "compile_seconds",
-            "rollbacks",
-        ]
-    )
-
-    fields: dict[str, Any]
-    data_crc32c: str
-    step: int = 0
-    resumes: int = 0
-    train_seconds: float = 0.0
-    compile_seconds: float = 0.0
-    rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    record: list[str] | None = None
-    validation: tuple[int, float] | None = None
-
-    def begin(self, replicas: int, train_steps: int) -> None:
-        """Notes what this start is, and logs what is not as before."""
-        now = datetime.datetime.now(datetime.UTC)
-        start = {
-            "step": self.step,
-            "replicas": replicas,
-            "train_steps": train_steps,
-            "host": platform.node(),
-            "versions": _versions(),
-            "time": now.isoformat(timespec="seconds"),
-        }
-        for name in ("replicas", "versions") if self.starts else ():
-            before = self.starts[-1].get(name)
-            if before != start[name]:
-                logging.info("%s: %s, were %s", name, start[name], before)
-        planned = self.planned_steps()
-        if planned and planned[-1] != train_steps:
-            logging.warning(
-                "the run was planned for %d steps and is for %d from here on:"
-                " so is the course of its learning rate; for a run that is so"
-                " from its start, choose another workdir",
-                planned[-1],
-                train_steps,
-            )
-        self.starts = [*self.starts[1 - _MAX_STARTS :], start]
-
-    def planned_steps(self) -> list[int]:
-        """Returns for how many steps the run was meant, at first and since."""
-        planned = [s["train_steps"] for s in self.starts if "train_steps" in s]
-        return [steps for steps, _ in itertools.groupby(planned)]
-
-    def to_manifest(
-        self, step: int, replicas: int, record: list[str]
-    ) -> dict[str, Any]:
-        """Returns the manifest's `run` for a checkpoint of `step`.
-
-        Whatever changes later is copied: it is written by another thread.
-        """
-        scored, accuracy = self.validation or (None, None)
-        return {
-            "config": self.fields,
-            "config_hash": config_lib.fingerprint(self.fields),
-            "seed": self.fields["seed"],
-            "data_crc32c": self.data_crc32c,
-            "replicas": replicas,
-            "resumes": self.resumes,
-            "train_seconds": self.train_seconds,
-            "compile_seconds": self.compile_seconds,
-            "rollbacks": copy.deepcopy(self.rollbacks),
-            "versions": _versions(),
-            "starts": copy.deepcopy(self.starts),
-            BEST_BY: accuracy if scored == step else None,
-            "record": record,
-        }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-    }
 
 
 class _Clock:

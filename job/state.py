@@ -8,6 +8,7 @@ Whatever a later start must know to go on as if there had been no stop.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -195,3 +196,29 @@ class Replicated:
     loss_scale: dict[str, tf.Variable]
     first_bad_step: tf.Variable
     learning_rate_factor: tf.Variable
+
+
+def load_evaluated(
+    network: keras.Model, tensors: Mapping[str, np.ndarray]
+) -> None:
+    """Gives a network the weights of a checkpoint that an evaluation scores.
+
+    Those are the averaged ones where there are any.
+
+    Args:
+      network: as `model.vgg16` builds it.
+      tensors: of the checkpoint; see `TrainState.snapshot`.
+
+    Raises:
+      KeyError: the checkpoint is of another network; which weight it lacks.
+    """
+    for variable in (
+        network.trainable_variables + network.non_trainable_variables
+    ):
+        name = f"ema/{variable.path}"
+        if name not in tensors:
+            name = f"model/{variable.path}"
+        value = tensors.get(name)
+        if value is None or value.shape != tuple(variable.shape):
+            raise KeyError(name)
+        variable.assign(value)

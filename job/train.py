@@ -43,12 +43,14 @@ from job.checkpoint.saver import AsyncSaver
 from job.cluster import Cluster
 from job.data import dataset, pipeline, sources
 from job.evaluate import Evaluator
-from job.loop import BEST_BY, History, Loop, Plan
+from job.history import BEST_BY, History
+from job.loop import Loop
 from job.peers import Peers, SharedSaver
+from job.plan import Plan
 from job.preemption import StopRequest
 from job.progress import Progress
 from job.report import predictions
-from job.state import TrainState
+from job.state import TrainState, load_evaluated
 from job.storage import Storage
 from job.watchdog import LONG_SECONDS, Watchdog
 
@@ -322,17 +324,12 @@ def load_trained(
         )
     strategy_lib.create_strategy()  # Memory as it is needed, and no TF32.
     network = create_model(config, "float32")
-    weights_of = "ema" if averages(config) else "model"
-    for variable in (
-        network.trainable_variables + network.non_trainable_variables
-    ):
-        value = tensors.get(f"{weights_of}/{variable.path}")
-        if value is None or value.shape != tuple(variable.shape):
-            raise errors.ResumeError(
-                f"the checkpoint of step {saved.step} does not fit:"
-                f" {weights_of}/{variable.path}"
-            )
-        variable.assign(value)
+    try:
+        load_evaluated(network, tensors)
+    except KeyError as error:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} does not fit: {error.args[0]}"
+        ) from None
     result = results.finished(workdir, fields)
     if result is None:
         logging.warning(
@@ -423,9 +420,6 @@ def create_model(
     config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
 ) -> keras.Model:
     """Returns the network of a config; call it under the strategy's scope."""
-    preprocessing = config.model.preprocessing
-    if preprocessing == "auto":
-        preprocessing = "caffe" if config.model.weights else "standardize"
     return model.vgg16(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
@@ -437,7 +431,7 @@ def create_model(
         batch_norm_epsilon=config.model.batch_norm_epsilon,
         sync_batch_norm=config.distribute.sync_batch_norm,
         init=config.model.init,
-        preprocessing=preprocessing,
+        preprocessing=preprocessing(config),
         input_size=config.model.input_size,
         odd_maps=any(size % 32 for size in config.model.progressive_sizes),
         head_pooling=config.model.head_pooling,
@@ -447,6 +441,13 @@ def create_model(
         for_cpu=not tf.config.list_logical_devices("GPU"),
         seed=config.seed,
     )
+
+
+def preprocessing(config: ml_collections.ConfigDict) -> str:
+    """Returns what is done to pixels first; see `model.PREPROCESSING`."""
+    if config.model.preprocessing != "auto":
+        return config.model.preprocessing
+    return "caffe" if config.model.weights else "standardize"
 
 
 def first_weights(

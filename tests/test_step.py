@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs import augment_presets, smoke
-from job import loop, state, step, train
+from job import state, step, train
 from job.data import sources
 
 
@@ -23,7 +23,7 @@ class Trainer:
         self.strategy = tf.distribute.MirroredStrategy(
             [f"CPU:{i}" for i in range(replicas)]
         )
-        plan = loop.Plan.create(config, num_images=len(data.train))
+        plan = train.Plan.create(config, num_images=len(data.train))
         self.state = train.create_state(config, self.strategy)
         self.steps = train.create_train_steps(
             config,
@@ -290,7 +290,7 @@ def test_xla_gives_the_same_update(data, changes):
     rng = np.random.default_rng(0)
     config = smoke.get_config()
     config.update_from_flattened_dict(changes)
-    plan = loop.Plan.create(config, num_images=len(data.train))
+    plan = train.Plan.create(config, num_images=len(data.train))
     own = train.create_state(config, tf.distribute.get_strategy())
     update = step._make_update(
         own,

@@ -7,7 +7,6 @@ import tensorflow as tf
 from job import config as config_lib
 from job import (
     features,
-    loop,
     metrics,
     model,
     preemption,
@@ -188,7 +187,7 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
     config.augment.translate = 0.0
     config.augment.cutout_pixels = 0.0
     data = train.load_data(config)
-    plan = loop.Plan.create(config, num_images=len(data.train))
+    plan = train.Plan.create(config, num_images=len(data.train))
     assert train.uses_features(config, plan)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     ends = []
@@ -225,7 +224,7 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
     def kept(**changes):
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
-        plan = loop.Plan.create(changed, num_images=40)
+        plan = train.Plan.create(changed, num_images=40)
         return train.uses_features(changed, plan)
 
     assert kept()

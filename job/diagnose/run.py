@@ -32,9 +32,10 @@ from job.diagnose import (
     probes,
 )
 from job.diagnose.finding import Finding, Report
-from job.diagnose.trial import Trial, load_weights
-from job.loop import Plan
+from job.diagnose.trial import Trial
+from job.plan import Plan
 from job.preemption import StopRequest
+from job.state import load_evaluated
 from job.workdir import Workdir
 
 FILE = "diagnose.json"
@@ -247,14 +248,11 @@ def check_data(
         "shuffling",
         from_data.check_shuffling(labels, all_labels=data.train.labels),
     )
-    preprocessing = config.model.preprocessing
-    if preprocessing == "auto":
-        preprocessing = "caffe" if config.model.weights else "standardize"
     notes.add(
         "preprocessing",
         from_data.check_preprocessing(
             data.train.images[:500],
-            preprocessing=preprocessing,
+            preprocessing=train.preprocessing(config),
             pretrained=bool(config.model.weights),
         ),
     )
@@ -506,7 +504,7 @@ def _check_weights(
         return
     saved, tensors = newest
     network = train.create_model(config, "float32")
-    load_weights(network, tensors)
+    load_evaluated(network, tensors)
     resize = train.create_resize(config)
     size = max(8, 250 * 32**2 // config.model.input_size**2)
 

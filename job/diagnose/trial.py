@@ -10,7 +10,6 @@ without dropout or label smoothing: what cannot be learnt so cannot be learnt.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 import ml_collections
@@ -21,7 +20,7 @@ import tensorflow as tf
 from job import phases, step, train
 from job.data import pipeline
 from job.data.pipeline import TrainBatch
-from job.loop import Plan
+from job.plan import Plan
 from job.state import TrainState
 
 _Array = npt.NDArray
@@ -132,20 +131,3 @@ class Trial:
     def reset(self) -> None:
         """Puts everything back to how it was before the first step."""
         self._state.restore(self._start)
-
-
-def load_weights(model: keras.Model, tensors: dict[str, Any]) -> None:
-    """Sets a network's weights to those of a checkpoint that are evaluated.
-
-    Args:
-      model: as `train.create_model` builds it.
-      tensors: of a checkpoint; see `TrainState.variables`.
-
-    Raises:
-      KeyError: the checkpoint is of another network.
-    """
-    for variable in model.trainable_variables + model.non_trainable_variables:
-        name = f"ema/{variable.path}"
-        if name not in tensors:
-            name = f"model/{variable.path}"
-        variable.assign(tensors[name])

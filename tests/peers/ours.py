@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from configs import stem32
 from job import train
-from job.loop import Plan
+from job.plan import Plan
 from tests.peers import turns
 
 
