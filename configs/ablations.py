@@ -327,6 +327,11 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 }
             ),
             "stem32": {},
+            # As many operations, in more epochs.
+            "stem32_20ep": {
+                **_fields(stem32.get_config("20ep")),
+                "evaluate.every_epochs": 2.0,
+            },
         },
     ),
     "records_gpu": ((stem32.get_config("30ep"), {}), _records_gpu()),

@@ -159,6 +159,7 @@ class Loop:
         `TrainBatch`.
       on_nonfinite: stop or rollback; see `configs/default.py`.
       tta: score the mirror images too at the end.
+      tflop: steps done -> what they cost, in 10^12 operations.
       peers: the other workers, if any; all run this loop, in step.
     """
 
@@ -176,6 +177,7 @@ class Loop:
     watchdog: Watchdog = dataclasses.field(default_factory=Watchdog)
     on_nonfinite: str = "stop"
     tta: bool = False
+    tflop: Callable[[int], float] = lambda done: 0.0
     peers: Peers = dataclasses.field(default_factory=Peers)
 
     def __post_init__(self) -> None:
@@ -427,6 +429,7 @@ class Loop:
                 "accuracy": accuracy,
                 "learning_rate": learning_rate,
                 "images_per_second": rate,
+                "train_tflop": round(self.tflop(done), 3),
             }
         )
         self.progress.update(
@@ -466,6 +469,7 @@ class Loop:
                 "accuracy": scores.accuracy,
                 "learning_rate": None,
                 "images_per_second": round(rate, 1),
+                "train_tflop": round(self.tflop(done), 3),
             }
         )
         self.progress.line(

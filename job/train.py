@@ -149,6 +149,17 @@ def train_and_evaluate(
         seed=config.seed,
     )
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
+
+    def tflop(steps: int) -> float:
+        return phases.train_tflop(
+            state.model,
+            plan.phases,
+            train_steps=steps,
+            global_batch_size=plan.global_batch_size,
+            extracted=0 if network is state.model else len(train_split),
+            passes=passes(config),
+        )
+
     log = metrics.MetricsLog(
         workdir,
         first_step=history.step,
@@ -177,6 +188,7 @@ def train_and_evaluate(
         watchdog=watchdog,
         on_nonfinite=config.checkpoint.on_nonfinite,
         tta=config.evaluate.tta,
+        tflop=tflop,
         peers=peers,
     )
     try:
@@ -202,14 +214,7 @@ def train_and_evaluate(
         train_seconds=history.train_seconds,
         compile_seconds=history.compile_seconds,
         params=state.model.count_params(),
-        train_tflop=phases.train_tflop(
-            state.model,
-            plan.phases,
-            train_steps=plan.train_steps,
-            global_batch_size=plan.global_batch_size,
-            extracted=0 if network is state.model else len(train_split),
-            passes=passes(config),
-        ),
+        train_tflop=tflop(plan.train_steps),
         replicas=strategy.num_replicas_in_sync,
         data_source=data.source,
         resumes=history.resumes,

@@ -71,8 +71,15 @@ def test_the_record_has_each_logged_step_once(finished):
         "accuracy",
         "learning_rate",
         "images_per_second",
+        "train_tflop",
     ]
     assert all(list(line) == fields for line in lines)
+    assert lines[-1]["train_tflop"] == result["train_tflop"]
+    for line in lines:
+        share = line["step"] / 20
+        assert line["train_tflop"] == pytest.approx(
+            share * result["train_tflop"], abs=1e-3
+        )
 
 
 def test_the_workdir_holds_what_was_promised(finished):

@@ -2,7 +2,7 @@
 
     WORKDIR/report.md               a line a variant, mean and spread over seeds
     WORKDIR/waterfall.png           what each variant adds
-    WORKDIR/curves.png              accuracy in the course of training
+    WORKDIR/curves.png              accuracy over what it had cost so far
     WORKDIR/accuracy_gflop.png      accuracy against the cost of training
 
 Reads what `ablate` and single runs left.
@@ -13,7 +13,7 @@ Reads what `ablate` and single runs left.
 import dataclasses
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job import ablate, errors, files, metrics, results
@@ -27,6 +27,7 @@ _COLORS = (
     *("#0072B2", "#E69F00", "#009E73", "#D55E00"),
     *("#CC79A7", "#56B4E9", "#000000", "#999999"),
 )
+_COST = "cost of the training, 10$^{12}$ operations"
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -289,23 +290,38 @@ def draw_waterfall(
     _save(figure, path)
 
 
+def _cost_of(run: Run, line: Mapping[str, Any]) -> float | None:
+    """Returns what a run had cost when a line was written, in 10^12."""
+    if "train_tflop" in line:
+        return line["train_tflop"]
+    # Of an earlier version: each step as much as any other.
+    total, steps = (
+        (run.result or {}).get(name) for name in ("train_tflop", "train_steps")
+    )
+    return total * line["step"] / steps if total and steps else None
+
+
 def draw_curves(runs: Sequence[Run], path: pathlib.Path) -> None:
-    """Draws the accuracies on held-out images over the epochs."""
+    """Draws the accuracies on held-out images over what they cost."""
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     names = list(dict.fromkeys(run.variant for run in runs))
     for run in runs:
-        scored = [line for line in run.lines if line["split"] != "train"]
+        scored = [
+            (cost, 100 * line["accuracy"])
+            for line in run.lines
+            if line["split"] != "train" and (cost := _cost_of(run, line))
+        ]
         place = names.index(run.variant)
         first = run is next(r for r in runs if r.variant == run.variant)
         axes.plot(
-            [line["epoch"] for line in scored],
-            [100 * line["accuracy"] for line in scored],
+            [cost for cost, _ in scored],
+            [accuracy for _, accuracy in scored],
             _STYLES[place // len(_COLORS) % len(_STYLES)],
             marker=".",
             color=_COLORS[place % len(_COLORS)],
             label=run.variant if first else None,
         )
-    axes.set_xlabel("epoch")
+    axes.set_xlabel(_COST)
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -331,7 +347,7 @@ def draw_cost(rows: Sequence[Row], path: pathlib.Path) -> None:
         axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.margins(x=0.2)
-    axes.set_xlabel("cost of the training, 10$^{12}$ operations")
+    axes.set_xlabel(_COST)
     axes.set_ylabel("accuracy, %")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
