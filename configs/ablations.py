@@ -115,6 +115,21 @@ _FROZEN = {f"transfer.unfreeze_epochs.block{i}": math.inf for i in range(1, 6)}
 _AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
 
 
+# Images of 24 px cost .60 of what those of 32 px do: ten epochs, the first half
+# of them small, cost as much as eight.
+_SMALL_FIRST: _Overrides = {
+    "model.progressive_sizes": (24,),
+    "model.progressive_epochs": (5.0,),
+    "epochs": 10.0,
+    "optimizer.warmup_epochs": 2.0,
+}
+_BATCH_128: _Overrides = {
+    "global_batch_size": 128,
+    "optimizer.peak_learning_rate": 0.1,
+    "optimizer.ema_decay": 0.995,
+}
+
+
 def _size(size: int, upsampling: str = "bilinear") -> _Overrides:
     # As much work a step of evaluation as 1,000 images at 32 px.
     batch = max(1, 1000 * 32**2 // size**2)
@@ -291,21 +306,19 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 "epochs": 4.0,
                 "optimizer.warmup_epochs": 0.8,
             },
-            # Images of 24 px cost .60 of what those of 32 px do: ten epochs,
-            # the first half of them small, cost as much as eight.
-            "progressive_24_same_cost": {
-                "model.progressive_sizes": (24,),
-                "model.progressive_epochs": (5.0,),
-                "epochs": 10.0,
-                "optimizer.warmup_epochs": 2.0,
+            "progressive_24_same_cost": _SMALL_FIRST,
+            "dirac_progressive_24_same_cost": {
+                **_SMALL_FIRST,
+                "model.init": "dirac",
+            },
+            "dirac_progressive_24_batch_128_same_cost": {
+                **_SMALL_FIRST,
+                **_BATCH_128,
+                "model.init": "dirac",
             },
             "peak_rate_half": {"optimizer.peak_learning_rate": 0.1},
             "peak_rate_twice": {"optimizer.peak_learning_rate": 0.4},
-            "batch_128": {
-                "global_batch_size": 128,
-                "optimizer.peak_learning_rate": 0.1,
-                "optimizer.ema_decay": 0.995,
-            },
+            "batch_128": _BATCH_128,
             "cosine": {"optimizer.schedule": "cosine"},
             "label_smoothing_twice": {"optimizer.label_smoothing": 0.2},
             "cutmix": {"augment.cutmix_probability": 0.25},

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from configs import smoke
 from job import config as config_lib
-from job import errors, loop, metrics, preemption, results, train
+from job import errors, metrics, preemption, results, train
+from job import plan as plan_lib
 from job.checkpoint import store
 
 
@@ -181,7 +182,7 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
 def test_saves_that_are_left_to_us_are_some_time_apart(
     tmp_path, monkeypatch, seconds, held_out, wanted
 ):
-    monkeypatch.setattr(loop, "_SAVE_SECONDS", seconds)
+    monkeypatch.setattr(plan_lib, "_SAVE_SECONDS", seconds)
     config = smoke.get_config()
     config.checkpoint.every_steps = 0
     config.checkpoint.keep = 9
