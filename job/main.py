@@ -209,34 +209,24 @@ def _run(stop: preemption.StopRequest) -> str:
     stop.grace_seconds = _require_seconds("grace_seconds", above=0.0)
     mode = _MODE.value
     if mode == "evaluate":
-        stop.saved = "an evaluation leaves nothing behind"
-        with workdirs.open_workdir(_require_workdir()) as workdir:
-            saved = config_lib.load(workdir.local, str(workdir))
-            _import_quietly()
-            from job import train
-
-            with train.memory_explained(config_lib.flatten(saved)):
-                scores = train.evaluate_checkpoint(
-                    workdir.local,
-                    stop.check,
-                    storage=workdir.checkpoints,
-                    require_gpus=_image_gpus(),
-                )
-        print(json.dumps(scores, indent=2))
-        return f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
+        return _evaluate(stop)
     if mode == "report":
         _report_on([_require_workdir(), *_RUNS.value])
-        return ""
-    if mode == "predict":
+    elif mode == "predict":
         _predict(stop)
-        return ""
-    if mode == "export":
+    elif mode == "export":
         _export(stop)
-        return ""
-    if mode == "diagnose":
+    elif mode == "diagnose":
         print(_diagnose(stop))
-        return ""
-    config = _require_config()
+    else:
+        return _run_config(mode, _require_config(), stop)
+    return ""
+
+
+def _run_config(
+    mode: str, config: ml_collections.ConfigDict, stop: preemption.StopRequest
+) -> str:
+    """Does what --mode says with a config; see `_run`."""
     if mode == "config":
         print(config)
     elif mode == "fetch":
@@ -244,31 +234,52 @@ def _run(stop: preemption.StopRequest) -> str:
     elif mode == "ablate":
         _ablate(config.seed, _require_folder(), stop)
     elif mode == "benchmark":
-        _import_quietly()
-        from job import benchmark, train
-
-        explained = train.memory_explained(config_lib.flatten(config))
-        if not _WORKDIR.value:
-            with explained:
-                print(benchmark.run_benchmark(config, None, stop))
-            return ""
-        with (
-            explained,
-            workdirs.open_workdir(_WORKDIR.value) as workdir,
-            workdir.kept_up(seconds=_UPLOAD_SECONDS.value),
-        ):
-            workdir.check_writable()
-            table = benchmark.run_benchmark(
-                config,
-                workdir.local,
-                stop,
-                storage=workdir.storage("benchmark"),
-            )
-        print(table)
+        print(_benchmark(config, stop))
     else:
         with workdirs.open_workdir(_require_workdir()) as workdir:
             return _train(config, workdir, stop)
     return ""
+
+
+def _evaluate(stop: preemption.StopRequest) -> str:
+    """Prints the newest checkpoint's scores; returns them in a few words."""
+    stop.saved = "an evaluation leaves nothing behind"
+    with workdirs.open_workdir(_require_workdir()) as workdir:
+        saved = config_lib.load(workdir.local, str(workdir))
+        _import_quietly()
+        from job import train
+
+        with train.memory_explained(config_lib.flatten(saved)):
+            scores = train.evaluate_checkpoint(
+                workdir.local,
+                stop.check,
+                storage=workdir.checkpoints,
+                require_gpus=_image_gpus(),
+            )
+    print(json.dumps(scores, indent=2))
+    return f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
+
+
+def _benchmark(
+    config: ml_collections.ConfigDict, stop: preemption.StopRequest
+) -> str:
+    """Returns the table; with --workdir, saves go there while it measures."""
+    _import_quietly()
+    from job import benchmark, train
+
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(train.memory_explained(config_lib.flatten(config)))
+        if not _WORKDIR.value:
+            return benchmark.run_benchmark(config, None, stop)
+        workdir = opened.enter_context(workdirs.open_workdir(_WORKDIR.value))
+        opened.enter_context(workdir.kept_up(seconds=_UPLOAD_SECONDS.value))
+        workdir.check_writable()
+        return benchmark.run_benchmark(
+            config,
+            workdir.local,
+            stop,
+            storage=workdir.storage("benchmark"),
+        )
 
 
 def _report_on(names: Sequence[str]) -> None:
@@ -280,18 +291,18 @@ def _report_on(names: Sequence[str]) -> None:
             opened.enter_context(workdirs.open_workdir(name)) for name in names
         ]
         first = found[0]
-        if len(found) > 1 and not first.local.exists():
-            first.local.mkdir(parents=True)  # For the comparison alone.
+        runs = [each for each in found if run.is_run(each.local)]
         for workdir in found:
-            if not run.is_run(workdir.local):
-                if workdir is first and len(found) > 1:
-                    continue
-                if (workdir.local / ablate.FILE).exists():
-                    continue
+            known = workdir in runs or (workdir.local / ablate.FILE).exists()
+            # The first one may be for the comparison alone.
+            if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
                     f"{workdir}: there is no {config_lib.FILE} of a run in it,"
                     f" and no {ablate.FILE} of an ablation in a folder"
                 )
+        if len(found) > 1:
+            first.local.mkdir(parents=True, exist_ok=True)
+        for workdir in runs:
             workdir.check_writable()
             page.write(
                 workdir.local,
@@ -299,7 +310,7 @@ def _report_on(names: Sequence[str]) -> None:
                 name=str(workdir),
             )
             print(f"{workdir.file(page.FILE)}")
-        if len(found) > 1 or not run.is_run(first.local):
+        if len(found) > 1 or first not in runs:
             first.check_writable()
             paths = [pathlib.PurePath(str(workdir)) for workdir in found]
             short = [path.name for path in paths]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import signal
 import sys
 import threading
@@ -11,6 +12,8 @@ import pytest
 from configs import ablations
 from job import ablate, config, errors, preemption
 from job.report import compare
+
+from .conftest import run_job
 
 PLAN = """
 import ml_collections
@@ -227,3 +230,22 @@ def test_the_report_compares_variants(tmp_path, cumulative):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(errors.ConfigError, match="no run has come to an end"):
         compare.write_report([tmp_path / "naive"])
+
+
+def test_runs_that_share_their_last_name_are_compared_by_the_whole(
+    trained_run, tmp_path
+):
+    for name in ("a", "b"):
+        shutil.copytree(trained_run, tmp_path / name / "seed-0")
+    runs = [str(tmp_path / name / "seed-0") for name in ("a", "b")]
+    out = tmp_path / "new"
+    report = ("--mode=report", f"--workdir={out}")
+    done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
+    assert done.returncode == 2
+    assert "there is no config.json" in done.stderr
+    assert not out.exists()
+    done = run_job(*report, f"--runs={','.join(runs)}")
+    assert done.returncode == 0, done.stderr
+    table = (out / "report.md").read_text()
+    assert [f"| {name} |" in table for name in runs] == [True, True]
+    assert (tmp_path / "b" / "seed-0" / "report.html").exists()

@@ -105,7 +105,8 @@ def write_report(
     ]
     if not runs:
         raise errors.ConfigError(
-            f"--workdir={folders[0]}: no run has come to an end in it"
+            "no run has come to an end in "
+            + ", ".join(str(name) for name in names)
         )
     rows = summarize(runs)
     table = to_markdown(rows)
@@ -149,46 +150,51 @@ def _read_run(folder: pathlib.Path, variant: str) -> Run | None:
 
 def summarize(runs: Sequence[Run]) -> list[Row]:
     """Returns a row for each variant, in the order of their first runs."""
+    by_variant: dict[str, list[Run]] = {}
+    for run in runs:
+        by_variant.setdefault(run.variant, []).append(run)
+    goal: float | None = None
     rows: list[Row] = []
-    for variant in dict.fromkeys(run.variant for run in runs):
-        own = [run for run in runs if run.variant == variant]
-        ended = [run.result for run in own if run.result]
-        failed = len(own) - len(ended)
-
-        def scores(name: str, ended: list = ended) -> tuple[float, ...]:
-            found = [
-                result.get(f"test_{name}", result.get(f"validation_{name}"))
-                for result in ended
-            ]
-            return tuple(score for score in found if score is not None)
-
-        def median(name: str, ended: list = ended) -> float:
-            values = [result.get(name, 0.0) for result in ended]
-            return statistics.median(values) if values else 0.0
-
-        accuracies = scores("accuracy")
-        first = rows[0].accuracies if rows else accuracies
-        reached = [
-            seconds
-            for run in own
-            if first
-            and (seconds := _seconds_to(run, statistics.fmean(first)))
-            is not None
-        ]
-        rows.append(
-            Row(
-                variant,
-                accuracies,
-                scores("accuracy_tta"),
-                failed,
-                median("train_seconds"),
-                median("images_per_second"),
-                median("train_tflop"),
-                statistics.median(reached) if reached else None,
-                median("compile_seconds"),
-            )
-        )
+    for variant, own in by_variant.items():
+        if not rows and (accuracies := _scores(own, "accuracy")):
+            goal = statistics.fmean(accuracies)
+        rows.append(_row(variant, own, goal=goal))
     return rows
+
+
+def _row(variant: str, runs: Sequence[Run], *, goal: float | None) -> Row:
+    """Returns a variant's row; `goal` is the accuracy of the first one."""
+
+    def median(name: str) -> float:
+        values = [run.result.get(name, 0.0) for run in runs if run.result]
+        return statistics.median(values) if values else 0.0
+
+    reached = [
+        seconds
+        for run in runs
+        if goal is not None and (seconds := _seconds_to(run, goal)) is not None
+    ]
+    return Row(
+        variant=variant,
+        accuracies=_scores(runs, "accuracy"),
+        mirrored=_scores(runs, "accuracy_tta"),
+        failed=sum(not run.result for run in runs),
+        seconds=median("train_seconds"),
+        images_per_second=median("images_per_second"),
+        train_tflop=median("train_tflop"),
+        seconds_to_base=statistics.median(reached) if reached else None,
+        compile_seconds=median("compile_seconds"),
+    )
+
+
+def _scores(runs: Sequence[Run], name: str) -> tuple[float, ...]:
+    """Returns a score of each run that came to its end and has it."""
+    found = [
+        run.result.get(f"test_{name}", run.result.get(f"validation_{name}"))
+        for run in runs
+        if run.result
+    ]
+    return tuple(score for score in found if score is not None)
 
 
 def _seconds_to(run: Run, accuracy: float) -> float | None:
