@@ -11,8 +11,9 @@
     16ep     width .5  88.20     88.69   2      19 min   2 CPU cores
     8ep      width .5  85.79     86.36   2      14 min   2 CPU cores
 
-Last epoch, mean of seeds 0 and 1 (88.38, 88.87; 88.16, 88.23; 86.01, 85.57), on
-CIFAR-10's images as quality-75 JPEGs: not to be compared with published figures.
+Last epoch, mean of seeds 0 and 1 (88.38, 88.87; 88.16, 88.23; 86.01, 85.57),
+on CIFAR-10's images as quality-75 JPEGs: not to be compared with published
+figures.
 """
 
 import ml_collections
