@@ -7,8 +7,9 @@ VENV ?= .venv
 CONFIG ?= configs/quickstart.py
 # A folder a config, so that two of them never meet: configs/stem32.py:8ep is
 # runs/stem32-8ep, configs/ablations.py:ladder/ema is runs/ablations-ladder-ema.
-dashed = $(subst /,-,$(subst :,-,$(subst .py,,$(1))))
-WORKDIR ?= runs/$(call dashed,$(patsubst configs/%,%,$(CONFIG)))
+config_file = $(firstword $(subst :, ,$(CONFIG)))
+variant = $(patsubst $(config_file)%,%,$(CONFIG))
+WORKDIR ?= runs/$(basename $(notdir $(config_file)))$(subst /,-,$(subst :,-,$(variant)))
 DATA ?=
 # Of predict: image files.
 INPUT ?=
@@ -114,7 +115,7 @@ format: $(READY_DEV) ## let ruff mend what it can
 	$(RUN) -m ruff format .
 
 .PHONY: types
-types: $(READY_DEV) ## mypy on job/ and configs/
+types: $(READY_DEV) ## mypy on job/, configs/ and docs/
 	$(RUN) -m mypy
 
 .PHONY: setup

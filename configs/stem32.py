@@ -47,7 +47,7 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
         config.epochs = 16.0
         config.optimizer.warmup_epochs = 3.2
     if variant == "20ep":
-        # No more work than 16ep: images of 24 px cost .60 of what those of 32
+        # As much work as 16ep: images of 24 px cost .60 of what those of 32
         # px do.
         config.epochs = 20.0
         config.optimizer.warmup_epochs = 4.0

@@ -137,7 +137,6 @@ def run_plan(
         if _failed(where, command):
             logging.info("it diverged, and would again")
             continue
-        (where / FAILURE).unlink(missing_ok=True)
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
             files.write_json(
@@ -148,6 +147,8 @@ def run_plan(
             raise errors.of_exit_code(
                 code, f"{variant}, seed {seed} ended with {code}"
             )
+        else:
+            (where / FAILURE).unlink(missing_ok=True)
 
 
 def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:

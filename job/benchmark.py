@@ -139,6 +139,7 @@ def run_benchmark(
         "global_batch_size": config.global_batch_size,
         "precision": config.precision,
         "model_width": config.model.width,
+        "input_size": plan.phases[0].input_size,
         "rounds": _ROUNDS,
         "steps_a_round": count,
         "step_images_per_second": _spread([images / b for b, _ in pairs]),
@@ -420,7 +421,7 @@ def _table(report: dict[str, Any]) -> str:
         [
             f"{report['hardware']}, {report['replicas']} replica(s), batch"
             f" {report['global_batch_size']}, {report['precision']}, width"
-            f" {report['model_width']}",
+            f" {report['model_width']}, {report['input_size']} px",
             f"median of {report['rounds']} rounds of {report['steps_a_round']}"
             " steps, 95 % interval of the mean; compile time not included",
             "",

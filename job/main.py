@@ -300,8 +300,6 @@ def _report_on(names: Sequence[str]) -> None:
                     f"{workdir}: there is no {config_lib.FILE} of a run in it,"
                     f" and no {ablate.FILE} of an ablation in a folder"
                 )
-        if len(found) > 1:
-            first.local.mkdir(parents=True, exist_ok=True)
         for workdir in runs:
             workdir.check_writable()
             page.write(
@@ -312,14 +310,14 @@ def _report_on(names: Sequence[str]) -> None:
             print(f"{workdir.file(page.FILE)}")
         if len(found) > 1 or first not in runs:
             first.check_writable()
-            paths = [pathlib.PurePath(str(workdir)) for workdir in found]
-            short = [path.name for path in paths]
+            whole = [str(workdir) for workdir in found]
+            short = [pathlib.PurePath(name).name for name in whole]
             # seed-0 of one and seed-0 of another are two runs.
             unique = len({*short}) == len(short)
             print(
                 compare.write_report(
                     [workdir.local for workdir in found],
-                    short if unique else [str(path) for path in paths],
+                    short if unique else whole,
                 )
             )
         for workdir in found:

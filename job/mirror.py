@@ -25,8 +25,8 @@ from job import errors
 if TYPE_CHECKING:  # It takes half a second to import.
     from job.storage.gcs import Bucket
 
-# What a later start reads, by these names and no other: a bucket's names never
-# become a local path.
+# What a later start reads or removes, by these names and no other: a bucket's
+# names never become a local path.
 _PULLED = frozenset(
     {
         "augmentation.png",
@@ -34,6 +34,7 @@ _PULLED = frozenset(
         "config.json",
         "metrics.jsonl",
         "predictions.npz",
+        "report.html",
         "result.json",
         "starts.json",
         "diagnose.json",

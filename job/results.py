@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # Reading a result needs no TensorFlow.
     from job.evaluate import Scores
 
 FILE = "result.json"
+# What `report.page`, slow to import, makes of it.
+PAGE = "report.html"
 
 # What the config's fingerprint leaves out because a resume may change it, and
 # what makes it another result all the same.

@@ -134,8 +134,8 @@ def train_and_evaluate(
     files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
     if history.step < plan.train_steps:
         # Of a run that was shorter: this one has no result yet.
-        (workdir / results.FILE).unlink(missing_ok=True)
-        (workdir / predictions.FILE).unlink(missing_ok=True)
+        for name in (results.FILE, results.PAGE, predictions.FILE):
+            (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if peers.is_chief and not history.step:

@@ -110,10 +110,18 @@ def test_what_diverged_is_tried_with_other_arguments(plan):
     run(plan)
     pathlib.Path("action").write_text("none 0")
     stop = preemption.StopRequest()
-    milder = ["--config.optimizer.peak_learning_rate=0.1"]
-    ablate.run_plan(plan, pathlib.Path("out"), milder, stop)
+    patient = ["--config.checkpoint.on_nonfinite=rollback"]
+    ablate.run_plan(plan, pathlib.Path("out"), patient, stop)
     assert len(starts("first", 4)) == 2
     assert not pathlib.Path("out/first/seed-4/failure.json").exists()
+    # What cannot go on leaves it said.
+    pathlib.Path("action").write_text("first 5")
+    again = ablate.Plan.load("plan.py:pair", (6,))
+    run(again)
+    pathlib.Path("action").write_text("first 4")
+    with pytest.raises(errors.ResumeError):
+        ablate.run_plan(again, pathlib.Path("out"), patient, stop)
+    assert pathlib.Path("out/first/seed-6/failure.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +177,28 @@ def test_every_variant_of_every_plan_is_a_config(plan_name):
         hashed = config.fingerprint(config.flatten(made))
         fields.append((hashed, made.epochs))  # Which a resume may change.
     assert len(set(fields[1:])) == len(names)
+
+
+def test_what_a_line_had_cost():
+    result = {"train_tflop": 5.0, "train_steps": 500}
+    run = compare.Run("a", result, {}, [])
+    assert compare._cost_of(run, {"step": 100, "train_tflop": 0.7}) == 0.7
+    # An earlier version's.
+    assert compare._cost_of(run, {"step": 100}) == 1.0
+    assert compare._cost_of(compare.Run("a", None, {}, []), {"step": 1}) is None
+
+
+def test_seconds_are_counted_up_to_the_evaluation_itself():
+    lines = [
+        {"split": "train", "step": 100, "images_per_second": 100.0},
+        {"split": "test", "step": 150, "accuracy": 0.5},
+        {"split": "train", "step": 200, "images_per_second": 10.0},
+        {"split": "test", "step": 200, "accuracy": 0.6},
+    ]
+    run = compare.Run("a", {"x": 1}, {"global_batch_size": 10}, lines)
+    assert compare._seconds_to(run, 0.4) == pytest.approx(10 + 50)
+    assert compare._seconds_to(run, 0.55) == pytest.approx(10 + 100)
+    assert compare._seconds_to(run, 0.7) is None
 
 
 @pytest.mark.parametrize("cumulative", [True, False])

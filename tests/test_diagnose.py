@@ -417,7 +417,7 @@ def test_a_planted_fault_is_found_and_nothing_where_there_is_none(name):
 
 
 def shipped():
-    for variant in ("8ep", "30ep", "100ep", "200ep"):
+    for variant in stem32._VARIANTS:
         yield f"stem32:{variant}", stem32.get_config(variant)
     for variant in ("gradual", "at_once", "uniform", "gradual128"):
         yield f"transfer:{variant}", transfer.get_config(variant)

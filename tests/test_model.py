@@ -142,7 +142,7 @@ def test_kernels_start_as_their_formula_says(init, std):
 def test_a_network_can_start_by_handing_its_channels_on():
     network = model.vgg16(width=0.125, init="dirac")
     plain = model.vgg16(width=0.125)
-    for name, passed in (("block1_conv1", 3), ("block5_conv2", 64)):
+    for name, passed in (("block1_conv1", 3), ("block4_conv1", 32)):
         layer = network.get_layer(name)
         x = np.random.default_rng(0).normal(size=(2, 4, 4, passed))
         y = layer(tf.constant(x, tf.float32)).numpy()

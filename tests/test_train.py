@@ -437,7 +437,7 @@ def test_a_run_that_goes_on_has_no_result_meanwhile(
     with pytest.raises(errors.PreemptedError, match="in the middle"):
         run(tmp_path / "run", config)
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert not left & {"result.json", "predictions.npz"}
+    assert not left & {"result.json", "predictions.npz", "report.html"}
 
 
 def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):

@@ -173,7 +173,7 @@ def _limits(run: run_lib.Run) -> str:
         "A probability is a score, calibrated only as far as the calibration"
         " error says"
         + (
-            f"; label smoothing of {smoothing:g} makes all of them lower."
+            f"; label smoothing of {smoothing:g} makes the largest one lower."
             if smoothing
             else "."
         ),

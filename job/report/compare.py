@@ -111,6 +111,7 @@ def write_report(
     rows = summarize(runs)
     table = to_markdown(rows)
     out = folders[0]
+    out.mkdir(parents=True, exist_ok=True)
     files.write_atomically(out / FILE, table.encode())
     plan = files.read_json(out / ablate.FILE)
     draw_waterfall(
@@ -201,15 +202,25 @@ def _seconds_to(run: Run, accuracy: float) -> float | None:
     """Returns how long a run's steps took until an evaluation said so much."""
     if not run.result:
         return None
+    reached = next(
+        (
+            line["step"]
+            for line in run.lines
+            if line["split"] != "train" and line["accuracy"] >= accuracy
+        ),
+        None,
+    )
+    if reached is None:
+        return None
     seconds, step = 0.0, 0
     for line in run.lines:
-        if line["split"] == "train":
-            images = (line["step"] - step) * run.fields["global_batch_size"]
+        if line["split"] == "train" and step < reached:
+            # The line after the evaluation says how quick the last steps were.
+            until = min(line["step"], reached)
+            images = (until - step) * run.fields["global_batch_size"]
             seconds += images / line["images_per_second"]
-            step = line["step"]
-        elif line["accuracy"] >= accuracy:
-            return seconds
-    return None
+            step = until
+    return seconds
 
 
 def to_markdown(rows: Sequence[Row]) -> str:

@@ -26,13 +26,13 @@ from PIL import Image
 
 from configs import default
 from job import config as config_lib
-from job import files, metrics
+from job import files, metrics, results
 from job.checkpoint import store
 from job.report import charts, predictions
 from job.report import run as run_lib
 from job.report.charts import Series
 
-FILE = "report.html"
+FILE = results.PAGE
 
 _TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 

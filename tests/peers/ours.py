@@ -21,7 +21,9 @@ def make(settings):
     # The others average no weights.
     config.optimizer.ema_decay = 0.0
     # Against a PyTorch that has found the GPU, a CPU would say nothing.
-    config.distribute.require_gpus = int(os.environ.get("JOB_REQUIRE_GPUS", 0))
+    config.distribute.require_gpus = int(
+        os.environ.get("JOB_REQUIRE_GPUS") or 0
+    )
     if settings.replicas > 1:
         config.distribute.logical_devices = settings.replicas
     strategy = train.create_strategy(config)
