@@ -93,7 +93,7 @@ benchmark: $(READY) ## images/s of the step, the job and the input, here
 
 .PHONY: bench
 bench: $(READY) ## the job beside Keras fit and, with TORCH=PYTHON, PyTorch
-	$(RUN) -m tests.peers.bench $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
+	$(RUN) -m benchmarks.bench $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
 
 .PHONY: test
 test: $(READY_DEV) ## the tests, within 8 minutes on 2 cores
@@ -135,7 +135,7 @@ image: ## build the image with docker; SET=cpu|gpu, IMAGE=NAME:TAG
 
 .PHONY: test-container
 test-container: $(READY_DEV) ## build the CPU image and run it, hardened (root, Debian, no docker)
-	tests/container/run $(RUN) -m pytest tests/container $(ARGS)
+	tests/e2e/container/run $(RUN) -m pytest tests/e2e/container $(ARGS)
 
 render = GPUS=$(GPUS) NODES=$(NODES) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
   k8s/render $(OVERLAY) "$${name}" $(IMAGE)

@@ -8,9 +8,9 @@ import sys
 
 import tensorflow as tf
 
-from job import resize as resize_lib
 from job.data import sources
-from job.plotting import plt
+from job.model import resize as resize_lib
+from job.output.plotting import plt
 
 _SIZE = 128
 _IMAGES = (12, 13, 26)

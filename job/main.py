@@ -9,7 +9,7 @@ job in well under a second.
 if __name__ == "__main__":
     # Ahead of all other imports: who is process 1 of a container is deaf to
     # signals until it asks for them.
-    from job import preemption
+    from job.supervision import preemption
 
     _STOP = preemption.StopRequest()
     _STOP.install()
@@ -36,19 +36,14 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from job import (
-    ablate,
-    cluster,
-    errors,
-    preemption,
-    restarts,
-    results,
-    termination,
-    watchdog,
-)
-from job import config as config_lib
-from job import workdir as workdirs
+from job import errors
 from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.distribute import environment as cluster
+from job.modes import ablate
+from job.output import results
+from job.storage import workdir as workdirs
+from job.supervision import preemption, restarts, termination, watchdog
 
 _FIELDS = "configs/default.py has them all"
 
@@ -265,7 +260,8 @@ def _benchmark(
 ) -> str:
     """Returns the table; with --workdir, saves go there while it measures."""
     _import_quietly()
-    from job import benchmark, train
+    from job import train
+    from job.modes import benchmark
 
     with contextlib.ExitStack() as opened:
         opened.enter_context(train.memory_explained(config_lib.flatten(config)))
@@ -284,7 +280,8 @@ def _benchmark(
 
 def _report_on(names: Sequence[str]) -> None:
     """Writes the page of each run, and compares where there are several."""
-    from job.report import compare, page, run
+    from job.report import comparison as compare
+    from job.report import page, run
 
     with contextlib.ExitStack() as opened:
         found = [
@@ -338,7 +335,8 @@ def _predict(stop: preemption.StopRequest) -> None:
 
         inputs = image_file.find(names)
         _import_quietly()
-        from job import predict, train
+        from job import train
+        from job.modes import predict
 
         trained = train.load_trained(
             workdir.local, storage=workdir.checkpoints, name=str(workdir)
@@ -372,7 +370,8 @@ def _export(stop: preemption.StopRequest) -> None:
         config_lib.load(workdir.local, str(workdir))
         workdir.check_writable()
         _import_quietly()
-        from job import export, train
+        from job import train
+        from job.modes import export
         from job.report import card, run
 
         trained = train.load_trained(
@@ -451,7 +450,8 @@ def _train(
             watch.start()
             stop.check()
             _import_quietly()
-            from job import peers, train
+            from job import train
+            from job.distribute import workers as peers
 
             with train.memory_explained(fields), peers.lost_explained(workers):
                 result = train.train_and_evaluate(
@@ -488,7 +488,8 @@ def _follow(
     watch.start()
     stop.check()
     _import_quietly()
-    from job import peers, train
+    from job import train
+    from job.distribute import workers as peers
 
     fields = config_lib.flatten(config)
     with (

@@ -22,37 +22,29 @@ import tensorflow as tf
 from absl import logging
 
 from job import augment as augment_lib
-from job import config as config_lib
-from job import (
-    errors,
-    features,
-    files,
-    metrics,
-    model,
-    phases,
-    results,
-    step,
-    weights,
-    whitening,
-)
-from job import resize as resize_lib
-from job import strategy as strategy_lib
+from job import errors
 from job.augment import picture
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
-from job.cluster import Cluster
+from job.config import ranges as config_lib
 from job.data import dataset, pipeline, sources
-from job.evaluate import Evaluator
-from job.history import BEST_BY, History
-from job.loop import Loop
-from job.peers import Peers, SharedSaver
-from job.plan import Plan
-from job.preemption import StopRequest
-from job.progress import Progress
-from job.report import predictions
-from job.state import TrainState, load_evaluated
-from job.storage import Storage
-from job.watchdog import LONG_SECONDS, Watchdog
+from job.distribute import strategy as strategy_lib
+from job.distribute.environment import Cluster
+from job.distribute.workers import Peers, SharedSaver
+from job.model import features, weights, whitening
+from job.model import resize as resize_lib
+from job.model import vgg as model
+from job.output import metrics, predictions, results
+from job.output.progress import Progress
+from job.storage import Storage, files
+from job.supervision.preemption import StopRequest
+from job.supervision.watchdog import LONG_SECONDS, Watchdog
+from job.training import phases, step
+from job.training.evaluate import Evaluator
+from job.training.history import BEST_BY, History
+from job.training.loop import Loop
+from job.training.plan import Plan
+from job.training.state import TrainState, load_evaluated
 
 
 def train_and_evaluate(

@@ -6,7 +6,6 @@ the tests share one process wherever isolation is not the point.
 
 import os
 import pathlib
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -23,18 +22,16 @@ from google.cloud import storage as cloud_storage
 
 from configs import smoke
 from job.data import dataset
-
-from . import places
-from .gcs_server import StrictServer
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests.support import places
+from tests.support.gcs_server import StrictServer
+from tests.support.jobs import from_environment
 
 
 @pytest.fixture(scope="session", autouse=True)
 def two_cpus():
     """Splits the CPU in two, before any test makes TensorFlow start."""
     if "tensorflow" in sys.modules:
-        from job import strategy
+        from job.distribute import strategy
 
         strategy.split_cpu(2)
 
@@ -58,21 +55,14 @@ def split() -> dataset.Split:
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> pathlib.Path:
     """The workdir of a small run that is finished; not to be written to."""
-    from job import preemption, train
+    from job import train
+    from job.supervision import preemption
 
     config = smoke.get_config().unlock()
     config.model.width = 0.0625
     workdir = tmp_path_factory.mktemp("trained")
     train.train_and_evaluate(config, workdir, preemption.StopRequest())
     return workdir
-
-
-def from_environment(name: str) -> pathlib.Path:
-    """Returns the path that a variable names; skips the test without it."""
-    value = os.environ.get(name)
-    if not value:
-        pytest.skip(f"{name} is not set: no real data here")
-    return pathlib.Path(value)
 
 
 @pytest.fixture(scope="session")
@@ -85,26 +75,6 @@ def cifar10_dir() -> pathlib.Path:
 def cifar10_tfds_dir() -> pathlib.Path:
     """The same images, as tensorflow-datasets keeps them."""
     return from_environment("CIFAR10_TFDS_DIR")
-
-
-def run_job(
-    *args: str, timeout: float = 240, **kwargs
-) -> subprocess.CompletedProcess:
-    """Runs the job as a user would, to its end."""
-    return subprocess.run(
-        job_command(*args),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-        **kwargs,
-    )
-
-
-def job_command(*args: str) -> list[str]:
-    """Returns the command line of the job."""
-    return [sys.executable, "-m", "job.main", *args]
 
 
 @pytest.fixture(scope="session")

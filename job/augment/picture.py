@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job import files
 from job.augment.make import AugmentSettings, make_augment
 from job.data.pipeline import TrainBatch
+from job.storage import files
 
 FILE = "augmentation.png"
 

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from job import errors, faults
+from job import errors
 from job.checkpoint import manifest
-from job.storage import Entry, Storage, disk
+from job.storage import Entry, Storage, disk, faults
 
 _NAME = re.compile(r"step-([0-9]{8,})/([^/]+)")
 _QUARANTINED = manifest.NAME + ".quarantined-"

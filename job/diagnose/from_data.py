@@ -14,7 +14,7 @@ import numpy.typing as npt
 from job.data.dataset import NUM_CLASSES, Split
 from job.diagnose import costs
 from job.diagnose.finding import Cost, Finding
-from job.model import PREPROCESSING
+from job.model.vgg import PREPROCESSING
 
 _Array = npt.NDArray
 

@@ -27,7 +27,7 @@ from job.diagnose import costs, probes
 from job.diagnose.finding import Cost, Finding
 from job.diagnose.from_config import check_frozen_base
 from job.diagnose.from_run import check_running_moments
-from job.model import PREPROCESSING
+from job.model.vgg import PREPROCESSING
 
 _Array = npt.NDArray
 

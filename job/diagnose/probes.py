@@ -25,7 +25,7 @@ from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
 from job.diagnose import costs
 from job.diagnose.finding import Finding
-from job.plotting import plt
+from job.output.plotting import plt
 
 _Array = npt.NDArray
 

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job import config as config_lib
-from job import errors, files, metrics, results, train
+from job import errors, train
 from job.augment import make_augment
 from job.checkpoint import store
+from job.config import ranges as config_lib
 from job.data import pipeline
 from job.data.dataset import Dataset, Split
 from job.diagnose import finding as finding_lib
@@ -33,10 +33,12 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Finding, Report
 from job.diagnose.trial import Trial
-from job.plan import Plan
-from job.preemption import StopRequest
-from job.state import load_evaluated
-from job.workdir import Workdir
+from job.output import metrics, results
+from job.storage import files
+from job.storage.workdir import Workdir
+from job.supervision.preemption import StopRequest
+from job.training.plan import Plan
+from job.training.state import load_evaluated
 
 FILE = "diagnose.json"
 PICTURE = "range_test.png"

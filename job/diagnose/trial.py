@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job import phases, step, train
+from job import train
 from job.data import pipeline
 from job.data.pipeline import TrainBatch
-from job.plan import Plan
-from job.state import TrainState
+from job.training import phases, step
+from job.training.plan import Plan
+from job.training.state import TrainState
 
 _Array = npt.NDArray
 

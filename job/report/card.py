@@ -7,7 +7,7 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting"
 import json
 from typing import Any
 
-from job import config as config_lib
+from job.config import ranges as config_lib
 from job.report import run as run_lib
 
 _CLIENT = """\

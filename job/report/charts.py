@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from job.plotting import Axes, Figure, matplotlib
-from job.report.predictions import Bin
+from job.output.plotting import Axes, Figure, matplotlib
+from job.output.predictions import Bin
 
 # Inches of 72 points: 360 units of SVG, about a phone's width.
 _SIZE = (5.0, 3.2)

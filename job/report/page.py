@@ -25,12 +25,13 @@ import numpy as np
 from PIL import Image
 
 from configs import default
-from job import config as config_lib
-from job import files, metrics, results
 from job.checkpoint import store
-from job.report import charts, predictions
+from job.config import ranges as config_lib
+from job.output import metrics, predictions, results
+from job.report import charts
 from job.report import run as run_lib
 from job.report.charts import Series
+from job.storage import files
 
 FILE = results.PAGE
 

@@ -11,10 +11,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from job import config as config_lib
-from job import errors, files, metrics, results
+from job import errors
 from job.checkpoint import store
-from job.report import predictions
+from job.config import ranges as config_lib
+from job.output import metrics, predictions, results
+from job.storage import files
 
 # As `augment.picture` names it, which imports TensorFlow.
 AUGMENTATION = "augmentation.png"

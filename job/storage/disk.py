@@ -14,8 +14,8 @@ import pathlib
 import uuid
 from collections.abc import Iterator, Mapping
 
-from job import errors, faults
-from job.storage import Entry
+from job import errors
+from job.storage import Entry, faults
 
 # A network disk that is away for a moment; all others stay as they are.
 _TRANSIENT = frozenset(

@@ -35,8 +35,8 @@ from google.auth import exceptions as auth_errors
 from google.cloud import storage as cloud_storage
 from google.cloud.storage import exceptions as storage_errors
 
-from job import errors, faults
-from job.storage import Entry
+from job import errors
+from job.storage import Entry, faults
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
 

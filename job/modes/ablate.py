@@ -1,0 +1,177 @@
+"""Makes a plan of runs that differ in one thing each, one after another.
+
+A plan is a config file with two functions: `get_variants(plan)`, the names of
+its runs, and `get_config("PLAN/VARIANT")`, one of them. `CUMULATIVE`, where it
+is there, names the plans in which each run builds on the one before. Each run
+is a process of its own with the command that a person would give. One that
+diverges is a result, and the plan goes on; any other failure ends it. A plan
+that was stopped goes on where it was: what is finished says so at once.
+
+    plan = Plan.load("configs/ablations.py:ladder", seeds=(0, 1))
+    run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
+
+Imports no TensorFlow.
+"""
+
+import dataclasses
+import os
+import pathlib
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from job import errors
+from job.storage import files
+from job.supervision.preemption import PARENT_VARIABLE, StopRequest
+
+# In the plan's workdir: which runs there are, in which order.
+FILE = "ablation.json"
+# In a run's workdir, where it ended for good without a result.
+FAILURE = "failure.json"
+
+_POLL_SECONDS = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which runs there are.
+
+    Attributes:
+      file: the config file.
+      name: of the plan, as the file calls it.
+      variants: names of the runs; the first is what others are compared with.
+      seeds: of each of them.
+      cumulative: each is what the one before is, and something on top.
+    """
+
+    file: str
+    name: str
+    variants: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cumulative: bool = False
+
+    @classmethod
+    def load(cls, config: str, seeds: Sequence[int]) -> "Plan":
+        """Returns the plan that `--config=FILE:NAME` names.
+
+        Raises:
+          ConfigError: it names none.
+        """
+        file, _, name = config.partition(":")
+        try:
+            module = runpy.run_path(file)
+            variants = module["get_variants"](name)
+        except (OSError, KeyError, ValueError) as error:
+            raise errors.ConfigError(
+                f"--config={config} names no plan of runs ({error}); try"
+                " --config=configs/ablations.py:ladder"
+            ) from None
+        cumulative = name in module.get("CUMULATIVE", ())
+        return cls(file, name, tuple(variants), tuple(seeds), cumulative)
+
+    def runs(self) -> list[tuple[str, int]]:
+        """Returns (variant, seed) of each run, all variants of a seed first."""
+        return [(name, seed) for seed in self.seeds for name in self.variants]
+
+
+def folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
+    """Returns the workdir of one run."""
+    return workdir / variant / f"seed-{seed}"
+
+
+def run_plan(
+    plan: Plan,
+    workdir: pathlib.Path,
+    arguments: Sequence[str],
+    stop: StopRequest,
+    *,
+    index: int | None = None,
+) -> None:
+    """Runs what is not finished.
+
+    Args:
+      plan: which runs there are.
+      workdir: above those of the runs.
+      arguments: flags for each of them, such as --config.data.dir=DIR.
+      stop: handed on to the run at hand.
+      index: only this one of `plan.runs()`; so a cluster can share them out.
+
+    Raises:
+      JobError: a run failed, other than by divergence; with its exit code.
+    """
+    runs = plan.runs()
+    if index is not None and not 0 <= index < len(runs):
+        raise errors.ConfigError(
+            f"--index={index}: the plan has {len(runs)} runs, 0 to"
+            f" {len(runs) - 1}"
+        )
+    stop.saved = "finished runs are kept, the one at hand goes on"
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.write_json(
+        workdir / FILE,
+        {
+            "plan": f"{plan.file}:{plan.name}",
+            "variants": plan.variants,
+            "seeds": plan.seeds,
+            "cumulative": plan.cumulative,
+            "arguments": list(arguments),
+        },
+    )
+    for number, (variant, seed) in enumerate(runs):
+        if index is not None and number != index:
+            continue
+        stop.check()
+        where = folder(workdir, variant, seed)
+        command = [
+            *(sys.executable, "-m", "job.main"),
+            f"--config={plan.file}:{plan.name}/{variant}",
+            f"--workdir={where}",
+            *arguments,
+            f"--config.seed={seed}",
+        ]
+        logging.info("run %d of %d: %s", number + 1, len(runs), variant)
+        logging.info("%s", shlex.join(command))
+        if _failed(where, command):
+            logging.info("it diverged, and would again")
+            continue
+        code = _run(command, stop)
+        if code == errors.DivergedError.exit_code:
+            files.write_json(
+                where / FAILURE,
+                {"exit_code": code, "command": shlex.join(command)},
+            )
+        elif code:
+            raise errors.of_exit_code(
+                code, f"{variant}, seed {seed} ended with {code}"
+            )
+        else:
+            (where / FAILURE).unlink(missing_ok=True)
+
+
+def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
+    """Says whether a run of this very command has ended without a result."""
+    failure = files.read_json(where / FAILURE)
+    return isinstance(failure, dict) and failure.get("command") == shlex.join(
+        command
+    )
+
+
+def _run(command: Sequence[str], stop: StopRequest) -> int:
+    """Runs a command to its end; a wish to stop is handed on, once."""
+    told = False
+    # A group of its own: a terminal sends Ctrl-C to all of a group, and with
+    # the one that is handed on that would be two, which end a run at once.
+    # Which also means that it must be told of the parent's end, however hasty.
+    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+    with subprocess.Popen(command, process_group=0, env=environment) as process:
+        while True:
+            try:
+                return process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                if stop.requested and not told:
+                    process.terminate()
+                    told = True

@@ -1,0 +1,189 @@
+"""What a network said of each scored image, kept beside the result.
+
+    predict(logits, split, class_names).save(workdir / FILE)
+    found = load(workdir / FILE)      # None: there are none
+    found.confusion()                 # int [10, 10]
+
+So figures that nobody thought of before need neither the model nor the images.
+Imports no TensorFlow.
+"""
+
+import dataclasses
+import io
+import pathlib
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+
+from job.data.dataset import Split
+from job.storage import files
+
+FILE = "predictions.npz"
+
+# So many of the worst are kept with their pictures.
+MISTAKES = 25
+
+# Of the reliability diagram; Guo et al. 2017 (arXiv:1706.04599) use 15.
+_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """The images whose highest probability lies between two bounds.
+
+    Attributes:
+      low: above it.
+      high: at most that.
+      count: of images; where it is 0 the next two are NaN.
+      confidence: mean of their highest probabilities.
+      accuracy: share of them that is right, 0 to 1.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Probabilities of a split's images, in its order.
+
+    Attributes:
+      probabilities: float32 [n, 10].
+      labels: int32 [n], 0 to 9.
+      class_names: ten names, in the order of the labels.
+      mistakes: int64 [m], rows of the most confident mistakes, the most
+        confident first; at most `MISTAKES`.
+      pictures: uint8 [m, 32, 32, 3], their images.
+    """
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    mistakes: np.ndarray
+    pictures: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The likeliest class of each image, int64 [n]."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The likeliest class's probability, float32 [n]."""
+        return self.probabilities.max(1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of images whose likeliest class is right, 0 to 1."""
+        return float((self.predicted == self.labels).mean())
+
+    def confusion(self) -> np.ndarray:
+        """Returns int64 [10, 10]: images of class row taken for column."""
+        classes = len(self.class_names)
+        table = np.zeros((classes, classes), np.int64)
+        np.add.at(table, (self.labels, self.predicted), 1)
+        return table
+
+    def calibration(self, bins: int = _BINS) -> list[Bin]:
+        """Returns bins of equal width, from 0 to 1."""
+        right = self.predicted == self.labels
+        confidence = self.confidence.astype(np.float64)
+        places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, None)
+        return [
+            Bin(
+                low=place / bins,
+                high=(place + 1) / bins,
+                count=int(chosen.sum()),
+                confidence=float(confidence[chosen].mean())
+                if chosen.any()
+                else float("nan"),
+                accuracy=float(right[chosen].mean())
+                if chosen.any()
+                else float("nan"),
+            )
+            for place in range(bins)
+            for chosen in [np.minimum(places, bins - 1) == place]
+        ]
+
+    def calibration_error(self) -> float:
+        """Returns the expected calibration error, 0 to 1.
+
+        The mean, over images, of the distance between a bin's confidence and
+        its accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
+        """
+        return sum(
+            b.count / len(self.labels) * abs(b.confidence - b.accuracy)
+            for b in self.calibration()
+            if b.count
+        )
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes them, atomically; raises StorageError."""
+        buffer = io.BytesIO()
+        np.savez_compressed(
+            buffer,
+            probabilities=self.probabilities,
+            labels=self.labels,
+            class_names=np.array(self.class_names),
+            mistakes=self.mistakes,
+            pictures=self.pictures,
+        )
+        files.write_atomically(path, buffer.getvalue())
+
+
+def predict(
+    logits: np.ndarray, split: Split, class_names: Sequence[str]
+) -> Predictions:
+    """Returns the predictions that logits stand for.
+
+    Args:
+      logits: float [n, 10], in the order of `split`.
+      split: the images that were scored.
+      class_names: ten names, in the order of the labels.
+    """
+    if len(logits) != len(split):
+        raise ValueError(f"{len(logits)} predictions of {len(split)} images")
+    shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
+    odds = np.exp(shifted)
+    probabilities = (odds / odds.sum(1, keepdims=True)).astype(np.float32)
+    wrong = np.flatnonzero(probabilities.argmax(1) != split.labels)
+    worst_first = np.argsort(-probabilities.max(1)[wrong], kind="stable")
+    mistakes = wrong[worst_first[:MISTAKES]]
+    return Predictions(
+        probabilities,
+        split.labels,
+        tuple(class_names),
+        mistakes,
+        split.images[mistakes],
+    )
+
+
+def load(path: pathlib.Path) -> Predictions | None:
+    """Returns what `Predictions.save` wrote; None: absent or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = Predictions(
+                arrays["probabilities"],
+                arrays["labels"],
+                tuple(str(name) for name in arrays["class_names"]),
+                arrays["mistakes"],
+                arrays["pictures"],
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    classes = len(found.class_names)
+    rows, shown = len(found.labels), len(found.mistakes)
+    whole = (
+        rows > 0
+        and found.probabilities.shape == (rows, classes)
+        and found.labels.shape == (rows,)
+        and 0 <= found.labels.min() <= found.labels.max() < classes
+        and found.pictures.shape == (shown, 32, 32, 3)
+        and (not shown or found.mistakes.min() >= 0)
+        and (not shown or found.mistakes.max() < rows)
+    )
+    return found if whole else None

@@ -1,0 +1,139 @@
+"""Where a run's files lie: a folder, or a bucket with a folder before it.
+
+    workdir = open_workdir("gs://bucket/runs/a")
+    workdir.check_writable()         # raises, saying what would do
+    with workdir.kept_up(seconds=60):
+        ...                          # rooms write into workdir.local
+
+Checkpoints go where they belong by a protocol of their own. All else is small:
+every room reads and writes it in a local folder, which for a bucket is a
+temporary one, kept up by `mirror`. Imports no TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+
+from job import errors
+from job.storage import Storage, disk
+from job.storage.sync import LAST_SECONDS, Mirror
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Where a run's files lie.
+
+    Attributes:
+      name: as it was given; a folder or gs://BUCKET/PATH.
+      local: the folder that rooms read and write; need not exist.
+      mirror: between `local` and the bucket; None for a folder.
+    """
+
+    name: str
+    local: pathlib.Path
+    mirror: Mirror | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def file(self, name: str) -> str:
+        """Returns where people find a file of the run."""
+        return f"{self.name.rstrip('/')}/{name}"
+
+    def storage(self, folder: str) -> Storage:
+        """Returns a folder in it, for `checkpoint.store`."""
+        if not self.mirror:
+            return disk.Disk(self.local / folder)
+        # Half a second, for those who need it.
+        from job.storage import gcs
+
+        return gcs.Bucket(self.file(folder))
+
+    @property
+    def checkpoints(self) -> Storage:
+        """Where the run's checkpoints are."""
+        return self.storage("checkpoints")
+
+    def check_writable(self) -> None:
+        """Tries what a run will do, before it takes any time.
+
+        Raises:
+          ConfigError: the folder is a file, or closed to us.
+          StorageError: there is no such bucket, no right to write into it, or
+            no way to it.
+        """
+        if self.mirror:
+            self.checkpoints.check_writable()
+            return
+        for folder in (self.local, *self.local.parents):
+            if folder.exists():
+                if not folder.is_dir():
+                    raise errors.ConfigError(
+                        f"--workdir={self}: {folder} is a file, not a folder"
+                    )
+                if not os.access(folder, os.W_OK):
+                    raise errors.ConfigError(
+                        f"--workdir={self}: {folder} cannot be written to"
+                    )
+                break
+
+    def push(self) -> None:
+        """Copies what was written, now; raises StorageError."""
+        if self.mirror:
+            self.mirror.push()
+
+    def push_last(self) -> None:
+        """The same, with much patience: there may be no later copy."""
+        if self.mirror:
+            self.mirror.push(LAST_SECONDS)
+
+    @contextlib.contextmanager
+    def kept_up(self, *, seconds: float) -> Iterator[None]:
+        """Copies what is written meanwhile to where it belongs.
+
+        Args:
+          seconds: between two copies to a bucket; and one at the end.
+
+        Raises:
+          StorageError: what a finished run left could not be copied.
+        """
+        if self.mirror:
+            with self.mirror.kept_up(seconds):
+                yield
+        else:
+            yield
+
+
+@contextlib.contextmanager
+def open_workdir(name: str) -> Iterator[Workdir]:
+    """Opens a run's place, which need not exist; writes nothing to it.
+
+    Args:
+      name: a folder, or gs://BUCKET/PATH: then what an earlier start left there
+        is fetched, and the local folder is removed in the end.
+
+    Raises:
+      ConfigError: it is neither.
+      StorageError: the bucket cannot be read.
+    """
+    if "://" not in name:
+        yield Workdir(name, pathlib.Path(os.path.expanduser(name)))
+        return
+    if not name.startswith("gs://"):
+        raise errors.ConfigError(
+            f"--workdir={name}: it must be a folder or gs://BUCKET/PATH"
+        )
+    from job.storage import gcs
+
+    url = name.rstrip("/")
+    bucket = gcs.Bucket(url, timeout_seconds=gcs.PROBE_SECONDS)
+    with tempfile.TemporaryDirectory(
+        prefix="job-", ignore_cleanup_errors=True
+    ) as folder_name:
+        local = pathlib.Path(folder_name)
+        mirror = Mirror(local, bucket)
+        mirror.pull()
+        yield Workdir(url, local, mirror)

@@ -1,0 +1,174 @@
+"""Ends a run that hangs; tells the outside world that one does not.
+
+    watchdog = Watchdog(600.0, heartbeat_file=path)
+    watchdog.start()
+    watchdog.beat("train", step)        # between two pieces of work
+
+A beat is one assignment; two threads do the rest. One ends the process with 76
+where no beat came for too long, after the stacks of all threads, also while
+the main thread is in native code. The other writes the heartbeat file after a
+beat, so that its age is the time since something was last done: what a
+container's liveness probe looks at. Imports no TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable
+
+from job import errors
+from job.storage import files
+from job.supervision import termination
+
+# How long a piece of work may take; the default of --watchdog_seconds. The
+# loop's calls take 2 s.
+SECONDS = 600.0
+
+# The same where a piece is long by nature: an import from a cold disk, a
+# compilation, a download.
+LONG_SECONDS = 1800.0
+
+# A hang that holds Python's own lock stops the watchdog's thread as well: so
+# much later, a thread that needs no lock ends the process, with 1.
+_BACKSTOP_SECONDS = 60.0
+
+_HEARTBEAT_SECONDS = 5.0
+
+# Of all stacks: some 100 threads.
+_MOST_BYTES = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class _Beat:
+    """What the main thread said last.
+
+    Attributes:
+      phase: what it is about to do.
+      step: training steps done; None before there is a run.
+      at: seconds since the epoch.
+      allowed: seconds until the next beat must have come.
+    """
+
+    phase: str
+    step: int | None
+    at: float
+    allowed: float
+
+
+class Watchdog:
+    """Waits for the beats of the main thread.
+
+    One that was not started takes beats and does nothing.
+    """
+
+    def __init__(
+        self,
+        seconds: float = SECONDS,
+        *,
+        heartbeat_file: pathlib.Path | None = None,
+        saved: Callable[[], str] = str,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+          seconds: a piece of work may take so long; 0: as long as it likes.
+          heartbeat_file: written after a beat, each few seconds; or None.
+          saved: what the last line says of the state that a later start finds.
+        """
+        self._seconds = seconds
+        self._heartbeat_file = heartbeat_file
+        self._saved = saved
+        self._stderr = 2
+        self.beat("start")
+
+    def start(self) -> None:
+        """Starts the threads that are asked for."""
+        # Its own: file descriptor 2 may be led elsewhere for a while.
+        self._stderr = os.dup(2)
+        self.beat("import", seconds=LONG_SECONDS)
+        if self._seconds:
+            self._start_thread("watchdog", self._watch)
+        if self._heartbeat_file:
+            self._start_thread("heartbeat", self._write_heartbeats)
+
+    def beat(
+        self, phase: str, step: int | None = None, *, seconds: float = 0.0
+    ) -> None:
+        """Says that the main thread is alive.
+
+        Args:
+          phase: what it is about to do.
+          step: training steps done.
+          seconds: how long that may take, where that is longer than usual.
+        """
+        allowed = max(self._seconds, seconds)
+        self._beat = _Beat(phase, step, time.time(), allowed)
+
+    def _start_thread(self, name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def _watch(self) -> None:
+        tick = min(1.0, self._seconds / 4)
+        seen, silent = self._beat, 0.0
+        armed = -1.0
+        now = time.monotonic()
+        while silent < seen.allowed:
+            left = seen.allowed - silent + _BACKSTOP_SECONDS
+            # Anew where it is far off, not at each tick: it costs a thread.
+            if abs(armed - (now + left)) > _BACKSTOP_SECONDS / 4:
+                armed = now + left
+                faulthandler.dump_traceback_later(
+                    left, exit=True, file=self._stderr
+                )
+            time.sleep(tick)
+            before, now = now, time.monotonic()
+            if self._beat is seen:
+                # Nobody hangs while the whole process is halted, as a paused
+                # container or a laptop's lid does it: ticks are counted. (The
+                # backstop counts all the same: a pause that outlasts it ends
+                # the process, and a start goes on from what was saved.)
+                silent += min(now - before, 2 * tick)
+            else:
+                seen, silent = self._beat, 0.0
+        self._end(seen)
+
+    def _end(self, last: _Beat) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        at = "" if last.step is None else f" at step {last.step}"
+        line = (
+            f"hung: no progress for {last.allowed:g} s in {last.phase}{at};"
+            f" the stacks of all threads are above: {self._saved()}\n"
+        )
+        termination.write(errors.HungError.exit_code, line)
+        # Not to stderr itself: where nobody reads that, it may be the very
+        # thing that hangs, and who waits for it has Python's lock.
+        with contextlib.suppress(OSError):
+            stacks = os.memfd_create("stacks")
+            faulthandler.dump_traceback(file=stacks)
+            text = os.pread(stacks, _MOST_BYTES, 0).decode(errors="replace")
+            termination.say(self._stderr, text)
+        termination.say(self._stderr, line)
+        os._exit(errors.HungError.exit_code)
+
+    def _write_heartbeats(self) -> None:
+        assert self._heartbeat_file is not None
+        written = None
+        while True:
+            last = self._beat
+            if last is not written:
+                # A full disk is not for this thread to report.
+                with contextlib.suppress(OSError, errors.StorageError):
+                    files.write_json(
+                        self._heartbeat_file,
+                        {
+                            "phase": last.phase,
+                            "step": last.step,
+                            "time": round(last.at, 3),
+                        },
+                    )
+                    written = last
+            time.sleep(_HEARTBEAT_SECONDS)

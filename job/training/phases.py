@@ -1,0 +1,179 @@
+"""What changes in the course of a run: which blocks train, at which size.
+
+A run is cut into phases at the steps where that changes; each has a compiled
+step of its own, so a frozen block costs no backward pass and a small image no
+more than its size.
+
+    groups = create_groups(unfreeze_epochs, ...)       # a block's own schedule
+    phases = create_phases(groups, sizes=(64,), until=(500,), final_size=128)
+    phases[0].open_blocks                             # {"head", "block5"}
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import keras
+import tensorflow as tf
+
+from job.model import vgg as model
+from job.model.vgg import HEAD, WHITENING
+
+# Names of the blocks, from the input on.
+BLOCK_NAMES = tuple(f"block{i}" for i in range(1, len(model.BLOCKS) + 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """How the weights of one block, or of the head, are trained.
+
+    Attributes:
+      opens: the step at which it begins to train; None: it stays frozen.
+      scale: times the schedule's rate.
+      warmup_steps: of a straight climb from 0 after `opens`.
+    """
+
+    opens: int | None = 0
+    scale: float = 1.0
+    warmup_steps: int = 0
+
+    def rate(self, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns this group's learning rate.
+
+        Args:
+          rate: float32 [], the schedule's.
+          step: int64 [], `opens` or later.
+        """
+        if self.scale != 1.0:
+            rate *= self.scale
+        if self.warmup_steps:
+            since = tf.cast(step - (self.opens or 0) + 1, tf.float32)
+            rate *= tf.minimum(1.0, since / self.warmup_steps)
+        return rate
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of a run for which one compiled step suffices.
+
+    Attributes:
+      first_step: where it begins.
+      input_size: side of the images that the network sees, in pixels.
+      open_blocks: those that train; HEAD is always one of them.
+    """
+
+    first_step: int
+    input_size: int
+    open_blocks: frozenset[str]
+
+
+def gflop(network: keras.Model, phase: Phase) -> tuple[float, float]:
+    """Returns what an image costs in a phase, in 10^9 operations.
+
+    Args:
+      network: as `model.vgg16` builds it.
+      phase: says how large images are, and down to where the gradient goes.
+
+    Returns:
+      Forward alone; and forward and backward: twice forward for each open
+      block, towards its weights and towards its input. (The gradient towards
+      the input of the lowest open layer is not computed; it is little, and is
+      left in.)
+    """
+    costs = model.gflop(network, phase.input_size)
+    forward = sum(costs.values())
+    backward = sum(2 * costs[block] for block in phase.open_blocks)
+    return forward, forward + backward
+
+
+def train_tflop(
+    network: keras.Model,
+    phases: Sequence[Phase],
+    *,
+    train_steps: int,
+    global_batch_size: int,
+    extracted: int = 0,
+    passes: int = 1,
+) -> float:
+    """Returns what a whole training costs, in 10^12 operations.
+
+    Args:
+      network: as `model.vgg16` builds it.
+      phases: of the run.
+      train_steps: of the run.
+      global_batch_size: images a step.
+      extracted: where only the head trains, on features: of how many images
+        they were computed, once; else 0.
+      passes: forward and backward, that a step takes.
+    """
+    if extracted:
+        size = phases[-1].input_size
+        head = 3 * model.gflop(network, size)[HEAD]
+        once = gflop(network, phases[-1])[0]
+        heads = passes * train_steps * global_batch_size * head
+        return (extracted * once + heads) / 1e3
+    ends = [phase.first_step for phase in phases[1:]] + [train_steps]
+    return sum(
+        max(0, min(end, train_steps) - phase.first_step)
+        * global_batch_size
+        * passes
+        * gflop(network, phase)[1]
+        / 1e3
+        for phase, end in zip(phases, ends, strict=True)
+    )
+
+
+def create_groups(
+    unfreeze_epochs: Mapping[str, float],
+    *,
+    layer_decay: float,
+    warmup_epochs: float,
+    steps: Callable[[float], int],
+) -> dict[str, Group]:
+    """Returns how each block and the head are trained.
+
+    Args:
+      unfreeze_epochs: when each block opens; infinity: never.
+      layer_decay: a block's rate, times that of the next one towards the
+        output.
+      warmup_epochs: of each block that opens after the start.
+      steps: converts epochs above 0 into steps.
+    """
+    groups = {HEAD: Group(), WHITENING: Group(opens=None)}
+    for depth, block in enumerate(reversed(BLOCK_NAMES), start=1):
+        epoch = unfreeze_epochs[block]
+        opens = None if epoch == float("inf") else steps(epoch) if epoch else 0
+        # The schedule's own warm-up serves what is open from the start.
+        warmup = steps(warmup_epochs) if warmup_epochs and opens else 0
+        groups[block] = Group(opens, layer_decay**depth, warmup)
+    return groups
+
+
+def create_phases(
+    groups: Mapping[str, Group],
+    *,
+    sizes: Sequence[int],
+    until: Sequence[int],
+    final_size: int,
+) -> tuple[Phase, ...]:
+    """Cuts a run where a block opens or the size changes.
+
+    Args:
+      groups: see `create_groups`.
+      sizes: of the images before the final size, in turn.
+      until: for each of them, the step at which it ends, ascending.
+      final_size: from the last of these steps on.
+    """
+    opens = {g.opens for g in groups.values() if g.opens is not None}
+    phases = []
+    for start in sorted({0, *opens, *until}):
+        size = next(
+            (s for s, end in zip(sizes, until, strict=True) if start < end),
+            final_size,
+        )
+        trained = frozenset(
+            block
+            for block, group in groups.items()
+            if group.opens is not None and group.opens <= start
+        )
+        phases.append(Phase(start, size, trained))
+    return tuple(phases)

@@ -1,0 +1,207 @@
+"""Kills of the real job: SIGKILL, SIGTERM, Ctrl-C, as a node would do it."""
+
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from job.checkpoint import store
+from job.output import metrics
+from tests.support.jobs import ROOT, job_command, run_job
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+# Long enough to be hit in its middle: 120 steps of some 30 ms.
+ARGS = (
+    "--config=configs/smoke.py",
+    "--config.steps=120",
+    "--config.log_every_steps=10",
+    "--config.checkpoint.every_steps=7",
+    "--config.evaluate.every_epochs=4",
+    "--config.steps_per_loop=1",
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run that nothing happened to, and how long it took."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    start = time.monotonic()
+    done = run_job(*ARGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, time.monotonic() - start
+
+
+def start_job(workdir):
+    return subprocess.Popen(
+        job_command(*ARGS, f"--workdir={workdir}"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def committed(workdir: pathlib.Path) -> list[int]:
+    return store.CheckpointStore(workdir / "checkpoints").committed_steps()
+
+
+def wait_for_step(workdir, process, step):
+    deadline = time.monotonic() + 120
+    while max(committed(workdir), default=0) < step:
+        if process.poll() is not None:
+            # It may have come to its end between the two looks.
+            assert max(committed(workdir), default=0) >= step, (
+                process.stdout.read()
+            )
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def assert_same_run(workdir, whole):
+    def tensors(folder):
+        made = store.CheckpointStore(folder / "checkpoints")
+        found, content = made.restore_newest()
+        assert found.step == 120
+        return content
+
+    one, other = tensors(workdir), tensors(whole)
+    assert one.keys() == other.keys()
+    for name, value in other.items():
+        assert one[name].tobytes() == value.tobytes(), name
+
+    def lines(folder):
+        return [
+            {k: v for k, v in line.items() if k != "images_per_second"}
+            for line in metrics.read(folder)
+        ]
+
+    assert lines(workdir) == lines(whole)
+    keys = [(line["split"], line["step"]) for line in lines(workdir)]
+    assert len(keys) == len(set(keys))
+
+
+def test_killed_at_ten_random_moments_the_weights_are_byte_equal(
+    tmp_path, uninterrupted
+):
+    whole, seconds = uninterrupted
+    rng = np.random.default_rng(0)
+    kills = finished = 0
+    while kills < 10:
+        workdir = tmp_path / str(finished)
+        process = start_job(workdir)
+        # From the imports to a little behind the next checkpoints: some
+        # kills come before any step is gained, most while it trains or saves.
+        before = max(committed(workdir), default=0)
+        if kills % 3:
+            wait_for_step(workdir, process, min(before + 7, 113))
+            time.sleep(rng.uniform(0, 0.25))
+        else:
+            time.sleep(rng.uniform(0, seconds / 2))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            continue
+        # It was quicker: it counts as one of the runs that were killed, and
+        # the kills that are left are for a new one.
+        assert process.returncode == 0, process.stdout.read()
+        assert_same_run(workdir, whole)
+        finished += 1
+    done = run_job(*ARGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(workdir, whole)
+    again = run_job(*ARGS, f"--workdir={workdir}")
+    assert again.returncode == 0
+    assert "nothing left to do" in again.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_saves_the_step_it_is_at(
+    tmp_path, uninterrupted, number
+):
+    process = start_job(tmp_path)
+    wait_for_step(tmp_path, process, 21)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith(f"preempted: stopped by {number.name}")
+    saved = max(committed(tmp_path))
+    assert last.endswith(f"all is saved up to step {saved}")
+    assert saved >= 21
+    done = run_job(*ARGS, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path, uninterrupted[0])
+
+
+def test_told_to_stop_while_tensorflow_is_imported(tmp_path):
+    process = start_job(tmp_path)
+    wait_for_handler(process)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "nothing is lost" in output
+
+
+def wait_for_handler(process):
+    """Returns as soon as SIGTERM is caught: TensorFlow comes after that."""
+    deadline = time.monotonic() + 60
+    caught = 0
+    while not caught & (1 << (signal.SIGTERM - 1)):
+        assert time.monotonic() < deadline
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(re.search(r"^SigCgt:\s*(\w+)", status, re.M)[1], 16)
+        time.sleep(0.01)
+
+
+def test_the_second_signal_ends_it_at_once(tmp_path):
+    process = start_job(tmp_path)
+    wait_for_step(tmp_path, process, 7)
+    process.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.wait(timeout=10)
+    assert process.returncode == 75
+    done = run_job(*ARGS, f"--workdir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_workdir_is_all_that_is_written(tmp_path):
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    home.mkdir()
+    scratch.mkdir()
+    before = project_files()
+    done = run_job(
+        "--config=configs/smoke.py",
+        "--config.steps=2",
+        f"--workdir={tmp_path}/run",
+        env={
+            "HOME": str(home),
+            "TMPDIR": str(scratch),
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "CUDA_VISIBLE_DEVICES": "-1",
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [p for p in home.rglob("*") if p.is_file()]
+    assert not [*scratch.rglob("*")]
+    assert project_files() == before
+
+
+def project_files():
+    """Returns the project's files but caches and what starts with a dot."""
+    return {
+        path
+        for top in ROOT.iterdir()
+        if not top.name.startswith(".")
+        for path in (top, *top.rglob("*"))
+        if "__pycache__" not in path.parts
+    }

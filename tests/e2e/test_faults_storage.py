@@ -1,0 +1,351 @@
+"""Faults of the place where a run is saved, on the real job, end to end.
+
+Each ends with the weights and the record of a run that nothing happened to,
+byte by byte. Every point of a save, many more times, is `test_kill_matrix`.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+
+from job.checkpoint import store
+from job.output import metrics
+from job.storage import faults, gcs
+from tests.e2e.test_faults import (
+    ARGS,
+    assert_same_run,
+    committed,
+    wait_for_step,
+)
+from tests.e2e.test_faults import uninterrupted as uninterrupted
+from tests.support.gcs_server import Fault
+from tests.support.jobs import ROOT, job_command, run_job
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+
+# Of the store, in seconds; the promise is ten minutes.
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "10"))
+
+
+@dataclasses.dataclass
+class StrictProcess:
+    """`gcs_server` as a process of its own."""
+
+    url: str
+
+    def order(self, *ordered: Fault) -> None:
+        """Has these faults from now on, and no other."""
+        body = json.dumps([dataclasses.asdict(fault) for fault in ordered])
+        request = urllib.request.Request(
+            f"{self.url}/faults", body.encode(), method="POST"
+        )
+        urllib.request.urlopen(request).read()
+
+
+@pytest.fixture
+def strict(monkeypatch):
+    command = [sys.executable, "-m", "tests.support.gcs_server", "bucket"]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as server:
+        url = server.stdout.readline().strip()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield StrictProcess(url)
+        server.kill()
+
+
+def start_job(workdir, *args, **environment):
+    return subprocess.Popen(
+        job_command(*ARGS, *args, f"--workdir={workdir}"),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def steps_in(workdir) -> list[int]:
+    """Returns the committed steps of a folder or a bucket."""
+    if isinstance(workdir, pathlib.Path):
+        return committed(workdir)
+    made = store.CheckpointStore(gcs.Bucket(f"{workdir}/checkpoints"))
+    return made.committed_steps()
+
+
+def fetched(workdir, tmp_path) -> pathlib.Path:
+    """Returns a folder with what a bucket holds."""
+    if isinstance(workdir, pathlib.Path):
+        return workdir
+    bucket = gcs.Bucket(workdir)
+    folder = tmp_path / "fetched"
+    for entry in bucket.find():
+        path = folder / entry.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (content,) = bucket.read(entry.name)
+        path.write_bytes(content)
+    return folder
+
+
+def finish(workdir, tmp_path, whole):
+    """Lets a run go on to its end, and compares it."""
+    done = run_job(*ARGS, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    folder = fetched(workdir, tmp_path)
+    assert_same_run(folder, whole)
+    return folder
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def workdir(request, tmp_path):
+    if request.param == "disk":
+        return tmp_path / "run"
+    request.getfixturevalue("strict")
+    return "gs://bucket/run"
+
+
+# Reached by a plain run: nothing is damaged, and nothing an hour old.
+_REACHED = [
+    point
+    for point in faults.POINTS
+    if not point.startswith(("sweep", "quarantine"))
+]
+
+
+def test_killed_at_seeded_points_of_a_save_the_weights_are_byte_equal(
+    workdir, tmp_path, uninterrupted
+):
+    """Six points, one after another, in one run; half of them by SIGTERM."""
+    rng = np.random.default_rng(0)
+    is_disk = isinstance(workdir, pathlib.Path)
+    points = [
+        point
+        for point in _REACHED
+        if is_disk or point not in ("data.written", "manifest.staged")
+    ]
+    newest = 0
+    for i, point in enumerate(rng.permutation(points)[:6]):
+        number = signal.SIGTERM if i % 2 else signal.SIGKILL
+        when = int(rng.integers(1, 3))
+        process = start_job(
+            workdir, CHECKPOINT_FAULT=f"{point}:{when}={number.name}"
+        )
+        output, _ = process.communicate(timeout=240)
+        wanted = 75 if i % 2 else -signal.SIGKILL
+        assert process.returncode == wanted, (point, output[-3000:])
+        saved = max(steps_in(workdir), default=0)
+        assert saved >= newest, point
+        newest = saved
+    assert newest >= 14
+    folder = finish(workdir, tmp_path, uninterrupted[0])
+    found, _ = store.CheckpointStore(folder / "checkpoints").restore_newest()
+    assert found.run["resumes"] >= 5
+    assert len(found.run["starts"]) >= 6
+
+
+def test_a_run_in_a_bucket_killed_twice_is_a_run_on_a_disk(
+    fake_gcs, tmp_path, uninterrupted
+):
+    """The real client over HTTP against fake-gcs-server; the README's row."""
+    whole, seconds = uninterrupted
+    workdir = "gs://bucket/run"
+    rng = np.random.default_rng(1)
+    for _ in range(2):
+        before = max(steps_in(workdir), default=0)
+        process = start_job(workdir, "--upload_seconds=1")
+        deadline = time.monotonic() + 10 * seconds + 60
+        while max(steps_in(workdir), default=0) < before + 14:
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    folder = finish(workdir, tmp_path, whole)
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file()
+    )
+    print(*names, sep="\n")
+    wanted = {"config.json", "metrics.jsonl", "result.json"}
+    wanted |= {"report.html", "predictions.npz", "augmentation.png"}
+    kept = {f"checkpoints/step-00000{n}/MANIFEST.json" for n in ("119", "120")}
+    assert wanted | kept <= {*names}
+    # And what the killed starts may have been at: no manifest names it, and
+    # a run that goes on for an hour removes it.
+    assert len([n for n in names if n.startswith("checkpoints/")]) <= 4 + 2
+    assert len([n for n in names if n.startswith("events/")]) == 1
+    result = json.loads((folder / "result.json").read_text())
+    other = json.loads((whole / "result.json").read_text())
+    assert result["resumes"] == 2
+    for name in ("test_accuracy", "test_loss", "config_hash"):
+        assert result[name] == other[name]
+    again = run_job(*ARGS, f"--workdir={workdir}")
+    assert again.returncode == 0
+    assert "nothing left to do" in again.stdout
+    scores = run_job("--mode=evaluate", f"--workdir={workdir}")
+    assert scores.returncode == 0, scores.stderr
+    assert json.loads(scores.stdout)["accuracy"] == result["test_accuracy"]
+
+
+@pytest.mark.parametrize("kind", ["503", "stall", "reset"])
+def test_an_outage_of_the_bucket_stops_no_step(
+    strict, tmp_path, uninterrupted, kind
+):
+    workdir = "gs://bucket/run"
+    process = start_job(workdir, "--config.log_every_steps=1")
+    wait_for_commit(workdir, process, 14)
+    strict.order(Fault(".", kind, times=-1, seconds=3600.0))
+    lines = []
+    over = time.monotonic() + OUTAGE_SECONDS
+    for line in process.stdout:
+        lines.append(line)
+        went_on = any("step 60/120" in line for line in lines)
+        if "step 120/120" in line or (went_on and time.monotonic() > over):
+            break
+        # A client gives up after 120 s: who waits for that was stopped.
+        assert time.monotonic() < over + 60, lines[-5:]
+    assert process.poll() is None
+    time.sleep(max(0.0, over - time.monotonic()))
+    strict.order()
+    rest, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, rest
+    output = "".join(lines) + rest
+    assert kind == "stall" or "tried again" in output
+    folder = fetched(workdir, tmp_path)
+    found, tensors = store.CheckpointStore(
+        folder / "checkpoints"
+    ).restore_newest()
+    assert found.step == 120
+    _, wanted = store.CheckpointStore(
+        uninterrupted[0] / "checkpoints"
+    ).restore_newest()
+    for name in wanted:
+        if name.startswith(("model/", "momentum/", "ema/")):
+            assert tensors[name].tobytes() == wanted[name].tobytes()
+    assert len(metrics.read(folder)) >= 120
+
+
+def wait_for_commit(workdir, process, step):
+    deadline = time.monotonic() + 120
+    while max(steps_in(workdir), default=0) < step:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_told_to_stop_in_an_outage_it_ends_in_time_with_what_was_saved(
+    strict, tmp_path, uninterrupted
+):
+    workdir = "gs://bucket/run"
+    process = start_job(workdir, "--grace_seconds=15")
+    wait_for_commit(workdir, process, 21)
+    strict.order(Fault(".", "503", times=-1))
+    time.sleep(0.5)
+    start = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    seconds = time.monotonic() - start
+    assert process.returncode == 75, output
+    assert seconds < 15
+    strict.order()
+    saved = max(steps_in(workdir))
+    assert f"saved up to step {saved}" in output.splitlines()[-1]
+    finish(workdir, tmp_path, uninterrupted[0])
+
+
+def test_told_to_stop_while_a_removal_hangs_it_saves(
+    strict, tmp_path, uninterrupted
+):
+    workdir = "gs://bucket/run"
+    strict.order(Fault("DELETE.*step-", "stall", times=-1, seconds=3600.0))
+    process = start_job(workdir, "--grace_seconds=25")
+    wait_for_commit(workdir, process, 21)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    # Else the line goes on with what was not committed.
+    last = output.splitlines()[-1]
+    assert re.search(r": all is saved up to step \d+$", last), last
+    assert last.endswith(f" {max(steps_in(workdir))}")
+    strict.order()
+    finish(workdir, tmp_path, uninterrupted[0])
+
+
+def test_two_jobs_on_one_workdir_end_cleanly_and_spoil_nothing(
+    workdir, tmp_path, uninterrupted
+):
+    processes = [start_job(workdir) for _ in range(2)]
+    outputs = [p.communicate(timeout=240)[0] for p in processes]
+    codes = sorted(p.returncode for p in processes)
+    assert codes in ([0, 75], [0, 0]), outputs
+    if codes == [0, 75]:
+        loser = next(
+            output
+            for p, output in zip(processes, outputs, strict=True)
+            if p.returncode == 75
+        )
+        assert "another process has committed" in loser.splitlines()[-1]
+    folder = finish(workdir, tmp_path, uninterrupted[0])
+    assert not list(folder.rglob("*quarantined*"))
+
+
+def test_a_file_that_cannot_be_written_ends_it_and_spoils_nothing(
+    tmp_path, uninterrupted
+):
+    """As on a full disk: no file may be larger than a megabyte."""
+    workdir = tmp_path / "run"
+    process = start_job(workdir)
+    wait_for_step(workdir, process, 14)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    before = max(committed(workdir))
+    limited = run_job(
+        *ARGS,
+        f"--workdir={workdir}",
+        preexec_fn=lambda: resource.setrlimit(
+            resource.RLIMIT_FSIZE, (2**20, 2**20)
+        ),
+    )
+    assert limited.returncode == 3, limited.stderr
+    last = limited.stderr.strip().splitlines()[-1]
+    assert last.startswith("storage error: the checkpoint of step")
+    assert "File too large" in last
+    assert max(committed(workdir)) == before
+    finish(workdir, tmp_path, uninterrupted[0])
+
+
+def test_damaged_checkpoints_are_put_aside_and_the_run_goes_on(
+    tmp_path, uninterrupted
+):
+    workdir = tmp_path / "run"
+    process = start_job(workdir)
+    wait_for_step(workdir, process, 28)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    older, newer = committed(workdir)[-2:]
+    for path in (workdir / "checkpoints" / f"step-{newer:08d}").glob("*.bin"):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    # And the record, which is in the checkpoint too.
+    (workdir / "metrics.jsonl").unlink()
+    process = start_job(workdir)
+    wait_for_step(workdir, process, newer + 7)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert f"the checkpoint of step {older} is restored" in output
+    assert output.count("damaged checkpoint") == 1
+    finish(workdir, tmp_path, uninterrupted[0])

@@ -1,0 +1,231 @@
+"""Several workers, each a real process, on loopback: the same training."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import smoke
+from job.checkpoint import store
+from tests.support.jobs import ROOT, run_job
+
+pytestmark = pytest.mark.timeout(900)
+
+# As tests/test_step.py has it for replicas: what rounding does not blow up.
+SYNCED = {
+    "distribute.sync_batch_norm": True,
+    "global_batch_size": 16,
+    "evaluate.global_batch_size": 40,
+    "model.pooling": "avg",
+    "optimizer.schedule": "constant",
+    "optimizer.peak_learning_rate": 0.01,
+    "optimizer.warmup_epochs": 0.0,
+    "steps": 20,
+    "steps_per_loop": 1,
+    # Not behind the last step's line: that begins anew what it sums up.
+    "log_every_steps": 7,
+    "checkpoint.every_steps": 5,
+}
+FLAGS = (
+    "--config=configs/smoke.py",
+    "--config.distribute.strategy=multi_worker",
+    *(f"--config.{name}={value}" for name, value in SYNCED.items()),
+)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def environment(ports, index):
+    workers = [f"127.0.0.1:{port}" for port in ports]
+    task = {"type": "worker", "index": index}
+    config = {"cluster": {"worker": workers}, "task": task}
+    return {
+        **os.environ,
+        "TF_CONFIG": json.dumps(config),
+        "JOB_WORKER_WAIT_SECONDS": "120",
+    }
+
+
+def start(workdirs, *flags, faults=("none", "none")):
+    """Starts a worker a workdir; a fault as in `faulty_job`, while it trains.
+
+    Only the chief's workdir is to be written to, so they are not the same.
+    """
+    ports = free_ports(len(workdirs))
+    workers = []
+    for index, (workdir, fault) in enumerate(
+        zip(workdirs, faults, strict=True)
+    ):
+        entry = ["job.main"] if fault == "none" else _faulty(fault)
+        workers.append(
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-m", *entry, *FLAGS, *flags),
+                    f"--workdir={workdir}",
+                ],
+                cwd=ROOT,
+                env=environment(ports, index),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    return workers
+
+
+def _faulty(fault):
+    return ["tests.support.faulty_job", "train", fault]
+
+
+def end(workers):
+    """Returns each worker's exit code and output."""
+    try:
+        outputs = [one.communicate(timeout=200)[0] for one in workers]
+    finally:
+        for one in workers:
+            one.kill()
+    return [one.returncode for one in workers], outputs
+
+
+def last_line(output):
+    return output.strip().splitlines()[-1]
+
+
+def newest(workdir):
+    found = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    return found[0].step, found[1]
+
+
+def accuracy(workdir):
+    result = json.loads((workdir / "result.json").read_text())
+    return result["test_accuracy"], result["test_loss"], result["replicas"]
+
+
+@pytest.fixture(scope="module")
+def one_worker():
+    """The variables behind 20 steps on one replica, and their scores."""
+    from job import train
+    from job.supervision.preemption import StopRequest
+
+    config = smoke.get_config()
+    config.update_from_flattened_dict(SYNCED)
+
+    def run(workdir):
+        result = train.train_and_evaluate(config, workdir, StopRequest())
+        return newest(workdir)[1], result
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def alone(one_worker, tmp_path_factory):
+    return one_worker(tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """The chief's workdir of a run on two workers that nothing happened to."""
+    folders = [tmp_path_factory.mktemp(f"worker-{i}") for i in range(2)]
+    codes, outputs = end(start(folders))
+    assert codes == [0, 0], outputs
+    assert not [*folders[1].iterdir()], "only the chief writes"
+    assert "the chief has the result" in outputs[1]
+    return folders[0]
+
+
+def assert_alike(workdir, alone, replicas):
+    tensors, result = alone
+    step, others = newest(workdir)
+    assert step == 20
+    assert others.keys() == tensors.keys()
+    for name, value in tensors.items():
+        distance = np.linalg.norm(value - others[name])
+        assert distance < 1e-4 * max(np.linalg.norm(value), 1e-8), name
+    share, loss, count = accuracy(workdir)
+    # Every image once: a share of 200, within an image that is on the edge.
+    assert share == pytest.approx(result["test_accuracy"], abs=0.005)
+    assert loss == pytest.approx(result["test_loss"], rel=1e-3)
+    assert count == replicas
+
+
+@pytest.mark.faults
+def test_2_workers_train_as_1_does(two_workers, alone):
+    assert_alike(two_workers, alone, 2)
+
+
+@pytest.mark.faults
+def test_2_workers_of_2_devices_train_as_1_does(tmp_path, alone):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    codes, outputs = end(
+        start(folders, "--config.distribute.logical_devices=2")
+    )
+    assert codes == [0, 0], outputs
+    assert_alike(folders[0], alone, 4)
+
+
+@pytest.mark.faults
+def test_stopped_and_killed_all_go_on_together(tmp_path, two_workers):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    # One is told to stop: all save the same step and end.
+    codes, outputs = end(start(folders, faults=("none", "SIGTERM")))
+    assert codes == [75, 75], outputs
+    saved, _ = newest(folders[0])
+    assert saved >= 7
+    for output, who in zip(
+        outputs, ("another worker's signal", "SIGTERM"), strict=True
+    ):
+        assert last_line(output) == (
+            f"preempted: stopped by {who}: all is saved up to step {saved}"
+        )
+    # One is killed: the other one ends too, saying who is gone.
+    codes, outputs = end(start(folders, faults=("none", "SIGKILL")))
+    assert codes == [76, -9], outputs
+    assert last_line(outputs[0]).startswith("peer lost error: worker 1 (127")
+    assert newest(folders[0])[0] >= saved
+    # Started again, they end as if nothing had been.
+    codes, outputs = end(start(folders))
+    assert codes == [0, 0], outputs
+    _, tensors = newest(folders[0])
+    for name, value in newest(two_workers)[1].items():
+        assert tensors[name].tobytes() == value.tobytes(), name
+    assert not folders[1].exists()
+
+
+@pytest.mark.faults
+def test_a_worker_that_nobody_joins_ends_with_76(tmp_path):
+    ports = free_ports(2)
+    ended = run_job(
+        *FLAGS,
+        f"--workdir={tmp_path}",
+        env={**environment(ports, 0), "JOB_WORKER_WAIT_SECONDS": "2"},
+    )
+    assert ended.returncode == 76, ended.stderr
+    assert last_line(ended.stderr).startswith(
+        f"peer lost error: worker 1 (127.0.0.1:{ports[1]}) did not come within"
+        " 2 s"
+    )
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_broken_environment_ends_it_before_tensorflow(tmp_path):
+    ended = run_job(
+        *FLAGS,
+        f"--workdir={tmp_path}",
+        env={**os.environ, "TF_CONFIG": "{"},
+        timeout=20,
+    )
+    assert ended.returncode == 2
+    [line] = ended.stderr.strip().splitlines()
+    assert "TF_CONFIG is no JSON" in line

@@ -1,0 +1,109 @@
+"""Runs the real job, and lets one thing happen to it in one phase.
+
+    python -m tests.faulty_job PHASE FAULT JOB_FLAG...
+
+FAULT is joined by "+": the name of a signal, which the process sends to itself;
+`hang`: the main thread sits in native code, deaf to signals; `lock`: the same,
+holding Python's lock; `pause`: three seconds pass; `thread`: another thread
+fails. For tests only.
+"""
+
+import ctypes
+import importlib.abc
+import os
+import signal
+import sys
+import threading
+
+from job import main
+from job.supervision import preemption, watchdog
+
+NATIVE = ctypes.CDLL(None)
+NATIVE_WITH_LOCK = ctypes.PyDLL(None)
+
+
+def happen(faults):
+    """Does it, once."""
+    while faults:
+        fault = faults.pop(0)
+        if fault == "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            NATIVE.sleep(600)
+        elif fault == "pause":
+            NATIVE.sleep(3)
+        elif fault == "lock":
+            NATIVE_WITH_LOCK.sleep(600)
+        elif fault == "thread":
+            threading.Thread(target=lambda: 1 / 0, name="planted").start()
+            NATIVE.sleep(600)
+        else:
+            if "hang" in faults:
+                # Not for the main thread: another one gets it.
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            os.kill(os.getpid(), signal.Signals[fault])
+
+
+class WhileImporting(importlib.abc.MetaPathFinder):
+    """Lets it happen half way through TensorFlow's import."""
+
+    def __init__(self, faults):
+        self.faults = faults
+
+    def find_spec(self, name, path, target=None):
+        if name == "tensorflow.python.ops.math_ops":
+            happen(self.faults)
+
+
+def plant(phase, faults):
+    """Puts the fault where it is to happen."""
+    if phase == "import":
+        sys.meta_path.insert(0, WhileImporting(faults))
+        return
+
+    from job.data import synthetic
+    from job.training import evaluate, loop, optimizer
+
+    def before(room, name, when=lambda *args, **kwargs: True):
+        plain = getattr(room, name)
+
+        def wrapped(*args, **kwargs):
+            if when(*args, **kwargs):
+                happen(faults)
+            return plain(*args, **kwargs)
+
+        setattr(room, name, wrapped)
+
+    if phase == "data":
+        before(synthetic, "_draw_images")
+    elif phase == "compile":
+        before(optimizer, "sgd_update")  # Called while the step is traced.
+    elif phase == "train":
+        before(loop.Loop, "check_health", lambda self, done: done >= 7)
+    elif phase == "save":
+        before(loop.Loop, "save")
+    elif phase in ("evaluate", "score"):
+        plain = evaluate.Evaluator.__call__
+
+        def wrapped(self, weights, *, tta=False, poll):
+            polls = []
+
+            def planted():
+                polls.append(1)
+                if len(polls) == 2 and tta == (phase == "score"):
+                    happen(faults)
+                poll()
+
+            return plain(self, weights, tta=tta, poll=planted)
+
+        evaluate.Evaluator.__call__ = wrapped
+    else:
+        raise ValueError(phase)
+
+
+if __name__ == "__main__":
+    STOP = preemption.StopRequest()
+    STOP.install()
+    watchdog._BACKSTOP_SECONDS = 5.0
+    watchdog._HEARTBEAT_SECONDS = 0.5
+    plant(sys.argv[1], sys.argv[2].split("+"))
+    main._exit(main.main([sys.argv[0], *sys.argv[3:]], STOP))

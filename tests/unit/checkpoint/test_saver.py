@@ -1,0 +1,265 @@
+"""Saving beside the training: bounded, reported, awaited where it counts."""
+
+import os
+import threading
+import time
+import weakref
+
+import numpy as np
+import pytest
+
+from job import errors
+from job.checkpoint import saver, store
+from job.storage import faults
+
+# Of the store, in seconds; the promise is ten minutes.
+OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "1.0"))
+
+
+@pytest.fixture
+def made(place):
+    return store.CheckpointStore(place.open(), keep=2)
+
+
+@pytest.fixture
+def at():
+    """Sets what happens at a point of a save; nothing does in the end."""
+
+    def set_hook(point, happen):
+        def hook(reached):
+            if reached == point:
+                happen()
+
+        faults.hook = hook
+
+    yield set_hook
+    faults.hook = None
+
+
+def unavailable():
+    raise errors.UnavailableError("the store is away")
+
+
+def tensors(step):
+    return {"a": np.full(1000, step, np.float32)}
+
+
+def newest(made):
+    found, content = made.restore_newest()
+    assert (content["a"] == found.step).all()
+    return found.step
+
+
+def test_the_loop_does_not_wait(made, at):
+    gate = threading.Event()
+    at("save.begin", gate.wait)
+    with saver.AsyncSaver(made) as saving:
+        saving.save(1, tensors(1), {})
+        assert saving.committed_step is None
+        assert not saving.wait(0.01)
+        gate.set()
+        assert saving.flush() == 1
+        assert saving.committed_step == 1
+        ((size, seconds),) = saving.commits
+        assert size == 4000
+        assert seconds > 0
+    assert newest(made) == 1
+
+
+def test_the_newest_one_waits_and_no_other_is_held(made, at):
+    gate, begun = threading.Event(), threading.Event()
+
+    def block():
+        begun.set()
+        gate.wait()
+
+    at("save.begin", block)
+    held = []
+    with saver.AsyncSaver(made, slow_seconds=0.0) as saving:
+        for step in range(1, 6):
+            arrays = tensors(step)
+            held.append(weakref.ref(arrays["a"]))
+            saving.save(step, arrays, {})
+            del arrays
+            assert begun.wait(10.0)
+        # Step 1 is packed, so its arrays are gone as well.
+        assert [ref() is not None for ref in held] == [False] * 4 + [True]
+        gate.set()
+        assert saving.flush() == 5
+    assert made.committed_steps() == [1, 5]
+
+
+def test_none_is_dropped_where_the_store_is_well(made):
+    with saver.AsyncSaver(made, slow_seconds=60.0) as saving:
+        for step in range(1, 21):
+            saving.save(step, tensors(step), {})
+        saving.flush()
+        assert len(saving.commits) == 20
+
+
+def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
+    made, at, caplog
+):
+    over = time.monotonic() + OUTAGE_SECONDS
+    away = threading.Event()
+    away.set()
+    at("save.begin", lambda: away.is_set() and unavailable())
+    step = 0
+    with saver.AsyncSaver(made, first_wait_seconds=0.02) as saving:
+        while time.monotonic() < over:
+            step += 1
+            saving.save(step, tensors(step), {})
+            time.sleep(0.02)
+        assert saving.committed_step is None
+        away.clear()
+        assert saving.flush() == step
+    assert step > 5
+    assert made.committed_steps() == [step]
+    assert "the store is away; tried again in" in caplog.text
+
+
+def test_who_lost_the_race_commits_nothing_more(made, at):
+    """What waits might be ahead of the one who won, who would lose then."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def block():
+        begun.set()
+        gate.wait()
+
+    at("save.begin", block)
+    saving = saver.AsyncSaver(made)
+    saving.save(21, tensors(21), {})
+    assert begun.wait(10.0)
+    saving.save(28, tensors(28), {})
+    faults.hook = None
+    store.CheckpointStore(made._storage).save(21, tensors(21), {})
+    gate.set()
+    with pytest.raises(errors.LostRaceError):
+        saving.flush()
+    saving._thread.join(10.0)
+    assert made.committed_steps() == [21]
+
+
+@pytest.mark.timeout(60)
+def test_a_store_that_goes_away_while_it_is_tidied_stops_no_step(made, at):
+    gate, begun = threading.Event(), threading.Event()
+
+    def block():
+        begun.set()
+        gate.wait()
+
+    at("save.end", block)
+    with saver.AsyncSaver(made, slow_seconds=1.0) as saving:
+        saving.save(1, tensors(1), {})
+        assert begun.wait(10.0)
+        # A second for the first that finds another waiting, not for each.
+        for step in range(2, 102):
+            saving.save(step, tensors(step), {})
+        gate.set()
+        assert saving.flush() == 101
+    assert made.committed_steps() == [1, 101]
+
+
+def test_tried_again_each_time_later(made, at):
+    tries = []
+
+    def fail():
+        tries.append(time.monotonic())
+        if len(tries) < 5:
+            unavailable()
+
+    at("save.begin", fail)
+    with saver.AsyncSaver(made, first_wait_seconds=0.05) as saving:
+        saving.save(1, tensors(1), {})
+        while not saving.wait(1.0):
+            pass
+    gaps = np.diff(tries)
+    assert (gaps >= [0.05, 0.1, 0.2, 0.4]).all()
+
+
+def test_who_waits_has_it_tried_at_once(made, at):
+    tries = []
+
+    def fail_once():
+        tries.append(1)
+        if len(tries) == 1:
+            unavailable()
+
+    at("save.begin", fail_once)
+    with saver.AsyncSaver(made, first_wait_seconds=3600.0) as saving:
+        saving.save(1, tensors(1), {})
+        while not tries:
+            time.sleep(0.01)
+        assert saving.flush(timeout=10.0) == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_deadline_holds_and_says_what_is_not_saved(made, at, hangs):
+    gate = threading.Event()
+    saving = saver.AsyncSaver(made, first_wait_seconds=0.05)
+    saving.save(1, tensors(1), {})
+    saving.flush()
+    at("save.begin", gate.wait if hangs else unavailable)
+    saving.save(2, tensors(2), {})
+    with pytest.raises(errors.StorageError, match="step 2 was not committed"):
+        saving.flush(timeout=0.5)
+    assert saving.committed_step == 1
+    gate.set()
+    saving.close()
+
+
+def test_patience_ends(made, at):
+    at("save.begin", unavailable)
+    saving = saver.AsyncSaver(
+        made, patience_seconds=0.2, first_wait_seconds=0.05
+    )
+
+    def save_on():
+        # Newer ones do not begin it anew.
+        for step in range(1, 1000):
+            saving.save(step, tensors(step), {})
+            time.sleep(0.02)
+
+    with pytest.raises(errors.UnavailableError, match="the store is away"):
+        save_on()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.StorageError("no space left"),
+        errors.LostRaceError("another one"),
+        ZeroDivisionError("a bug"),
+    ],
+)
+def test_what_does_not_pass_is_raised_by_the_next_call(made, at, error):
+    def fail():
+        raise error
+
+    at("save.begin", fail)
+    saving = saver.AsyncSaver(made)
+    saving.save(1, tensors(1), {})
+    calls = [
+        saving.flush,
+        saving.check,
+        lambda: saving.wait(1.0),
+        lambda: saving.save(2, tensors(2), {}),
+    ]
+    for call in calls:
+        with pytest.raises(type(error)):
+            call()
+    assert saving.committed_step is None
+
+
+def test_a_bug_elsewhere_leaves_the_save_that_was_under_way(made, at):
+    gate = threading.Event()
+    at("save.begin", lambda: gate.wait(0.2))
+
+    def train():
+        with saver.AsyncSaver(made) as saving:
+            saving.save(1, tensors(1), {})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert newest(made) == 1

@@ -1,0 +1,98 @@
+"""Who trains together: from the environment, or a clear no."""
+
+import json
+
+import pytest
+
+from job import errors
+from job.distribute import environment as cluster
+
+JOB = {
+    "JOB_WORKERS": "3",
+    "JOB_COMPLETION_INDEX": "1",
+    "JOB_WORKER_HOSTS": "train-a-{index}.workers",
+}
+
+
+def tf_config(task_type="worker", index=0, **jobs):
+    task = {"type": task_type, "index": index}
+    return {"TF_CONFIG": json.dumps({"cluster": jobs, "task": task})}
+
+
+def test_an_indexed_job_is_a_cluster():
+    found = cluster.from_environment(JOB)
+    assert found.workers == tuple(
+        f"train-a-{index}.workers:2222" for index in range(3)
+    )
+    assert found.index == 1
+    assert not found.is_chief
+    assert [*found.others()] == [0, 2]
+    assert found.wait_seconds == cluster.WAIT_SECONDS
+
+
+def test_port_and_patience_can_be_set():
+    more = {"JOB_WORKER_PORT": "4000", "JOB_WORKER_WAIT_SECONDS": "9"}
+    found = cluster.from_environment({**JOB, **more})
+    assert found.workers[2] == "train-a-2.workers:4000"
+    assert found.wait_seconds == 9.0
+
+
+@pytest.mark.parametrize("more", [{}, {"JOB_COMPLETION_INDEX": "0"}])
+def test_one_worker_needs_no_more_than_its_number(more):
+    found = cluster.from_environment({"JOB_WORKERS": "1", **more})
+    assert found.workers == ("localhost:2222",)
+    assert found.is_chief
+
+
+def test_tf_config_comes_before_the_job():
+    environment = {**JOB, **tf_config(index=1, worker=["a:1", "b:2"])}
+    found = cluster.from_environment(environment)
+    assert found.workers == ("a:1", "b:2")
+    assert found.index == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "index", "wanted"),
+    [("chief", 0, 0), ("worker", 0, 1), ("worker", "1", 2)],
+)
+def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
+    found = cluster.from_environment(
+        tf_config(kind, index, worker=["a:1", "b:2"], chief=["c:3"])
+    )
+    assert found.workers == ("c:3", "a:1", "b:2")
+    assert found.index == wanted
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({}, "neither TF_CONFIG nor JOB_WORKERS"),
+        ({**JOB, "JOB_COMPLETION_INDEX": "3"}, "INDEX=3 .* 0 to 2"),
+        ({**JOB, "JOB_COMPLETION_INDEX": "-1"}, "INDEX=-1: it must"),
+        ({**JOB, "JOB_COMPLETION_INDEX": ""}, "INDEX is not set"),
+        ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two: it must"),
+        ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0: it must"),
+        ({**JOB, "JOB_WORKER_HOSTS": "train"}, r"HOSTS=train: .*\{index\}"),
+        ({**JOB, "JOB_WORKER_HOSTS": ""}, r"HOSTS=: .*\{index\}"),
+        ({**JOB, "JOB_WORKER_HOSTS": "a_{index}:1"}, "no HOST:PORT"),
+        ({**JOB, "JOB_WORKER_PORT": "70000"}, "no HOST:PORT"),
+        ({**JOB, "JOB_WORKER_PORT": "http"}, "PORT=http: it must"),
+        ({**JOB, "JOB_WORKER_WAIT_SECONDS": "0"}, "WAIT_SECONDS=0"),
+        ({"TF_CONFIG": "{"}, "no JSON"),
+        ({"TF_CONFIG": "[]"}, "a cluster and a task"),
+        ({"TF_CONFIG": "{}"}, "a cluster and a task"),
+        (tf_config(worker=[]), "must have workers"),
+        (tf_config(worker="a:1"), "list of HOST:PORT"),
+        (tf_config(worker=["a:1"], ps=["b:1"]), "has ps in"),
+        (tf_config(worker=["a:1"], chief=["b:1", "c:1"]), "one chief"),
+        (tf_config("evaluator", worker=["a:1"]), "evaluator 0"),
+        (tf_config(index=1, worker=["a:1"]), "worker 1"),
+        (tf_config(index=True, worker=["a:1", "b:1"]), "worker True"),
+        (tf_config(worker=["a"]), "'a' is no HOST:PORT"),
+        (tf_config(worker=["a:1", "a:1"]), "two workers at one address"),
+    ],
+)
+def test_a_broken_environment_says_what_is_wrong(environment, said):
+    with pytest.raises(errors.ConfigError, match=said) as caught:
+        cluster.from_environment(environment)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,47 @@
+"""What a step frees is there for the next one, not asked of the kernel anew."""
+
+import subprocess
+import sys
+
+from tests.support.jobs import ROOT
+
+# Counts the pages that a thread, as TensorFlow's are, takes by writing to a
+# block of 40 MB again and again: more than glibc ever keeps by itself.
+PROGRAM = """
+import resource, sys, threading
+from job import memory
+
+BLOCK = 40 * 2**20
+
+if sys.argv[1] == "keep":
+    memory.keep_freed_memory()
+
+def faults():
+    for _ in range(20):
+        bytearray(BLOCK)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        block = bytearray(b"x") * BLOCK
+        del block
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
+thread = threading.Thread(target=faults)
+thread.start()
+thread.join()
+"""
+
+
+def pages(how: str) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, how],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def test_blocks_are_taken_from_the_kernel_once():
+    assert pages("leave") > 100_000  # 20 times 10,240 of them.
+    assert pages("keep") < 30_000

@@ -1,0 +1,55 @@
+"""Devices: what is asked for, or a clear no."""
+
+import pytest
+import tensorflow as tf
+
+from job import errors
+from job.distribute import strategy
+
+
+def test_logical_devices_are_replicas():
+    made = strategy.create_strategy(logical_devices=2)
+    assert made.num_replicas_in_sync == 2
+    assert isinstance(made, tf.distribute.MirroredStrategy)
+
+
+def test_a_cpu_will_do_where_no_gpu_is_asked_for():
+    assert strategy.create_strategy().num_replicas_in_sync == 1
+
+
+def test_more_logical_devices_than_the_process_has_is_refused():
+    tf.zeros([])  # TensorFlow runs from here on.
+    with pytest.raises(errors.DeviceError, match=r"=3: .* already with 2"):
+        strategy.create_strategy(logical_devices=3)
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "tools", "said"),
+    [
+        (False, False, False, "no NVIDIA driver.*--gpus all"),
+        (True, False, True, r"built for CPUs.*requirements/gpu\.txt"),
+        (True, True, False, "container toolkit"),
+        (True, True, True, "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_a_missing_gpu_names_what_is_missing(
+    monkeypatch, driver, cuda, tools, said
+):
+    monkeypatch.setattr(strategy.os.path, "exists", lambda path: driver)
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: cuda)
+    monkeypatch.setattr(
+        strategy.shutil, "which", lambda name: "/x" if tools else None
+    )
+    with pytest.raises(errors.DeviceError, match=said):
+        strategy.create_strategy(require_gpus=1)
+
+
+@pytest.mark.parametrize("driver", [False, True])
+def test_a_cpu_in_the_place_of_a_gpu_is_said(monkeypatch, caplog, driver):
+    monkeypatch.setattr(strategy.os.path, "exists", lambda path: driver)
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
+    strategy.create_strategy()
+    assert ("requirements/gpu.txt" in caplog.text) == driver
+    caplog.clear()
+    strategy.create_strategy(logical_devices=2)  # Asked for.
+    assert not caplog.text

@@ -1,0 +1,257 @@
+"""The bucket when all goes wrong.
+
+What passes is waited for, what does not is said at once, and nothing that
+arrived damaged is ever believed.
+
+The real client, over HTTP, against `gcs_server`.
+"""
+
+import threading
+import time
+import types
+
+import numpy as np
+import pytest
+from google.auth import exceptions as auth_errors
+
+from job import errors
+from job.checkpoint import manifest, store
+from job.storage import gcs
+from tests.support.gcs_server import Fault
+from tests.support.jobs import run_job
+
+CONTENT = np.random.default_rng(0).bytes(10_000)
+# Above 8 MiB the client's uploads are resumable: other requests.
+LARGE = np.random.default_rng(0).bytes(9 * 2**20)
+
+
+@pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize(
+    "kind", ["408", "429", "500", "502", "503", "504", "reset", "reset after"]
+)
+def test_what_passes_is_waited_for(bucket, content, kind):
+    storage = bucket.open()
+    bucket.server.faults = [Fault("(POST|PUT) .*upload", kind, times=2)]
+    storage.create({"data": content})
+    assert bucket.server.faults[0].times == 0
+    bucket.server.faults = [Fault("(POST|PUT) .*upload", kind, times=2)]
+    storage.publish("manifest", content)
+    assert bucket.files() == {"data": content, "manifest": content}
+    bucket.server.faults = [
+        Fault(match, kind)
+        for match in ("GET .*download", "GET .*prefix", "DELETE")
+    ]
+    assert storage.read("data", "manifest") == [content, content]
+    assert len(storage.find()) == 2
+    storage.delete("manifest")
+    assert list(bucket.files()) == ["data"]
+    assert {fault.times for fault in bucket.server.faults} == {0}
+
+
+def test_a_lost_answer_is_known_for_our_own_success(bucket):
+    storage = bucket.open()
+    bucket.server.faults = [Fault("POST .*manifest", "reset after")]
+    storage.publish("manifest", CONTENT)
+    assert bucket.files() == {"manifest": CONTENT}
+    (upload, *rest) = [r for r in bucket.server.requests if "manifest" in r]
+    assert "ifGenerationMatch=0" in upload
+    assert [r.partition(" ")[0] for r in rest] == ["POST", "GET"]
+
+
+def test_somebody_elses_file_is_no_success(bucket):
+    bucket.put("manifest", b"another's")
+    with pytest.raises(FileExistsError):
+        bucket.open().publish("manifest", CONTENT)
+    # Not even where the answer to our own try was lost.
+    bucket.server.faults = [Fault("POST .*manifest", "503")]
+    with pytest.raises(FileExistsError):
+        bucket.open().publish("manifest", CONTENT)
+    assert bucket.files() == {"manifest": b"another's"}
+
+
+@pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["small", "large"])
+@pytest.mark.parametrize("kind", ["corrupt", "lie"])
+def test_an_upload_that_arrives_damaged_is_made_again(bucket, content, kind):
+    """Refused by an honest server, found out by us on another."""
+    storage = bucket.open()
+    bucket.server.faults = [Fault("(POST .*multipart|PUT)", kind)]
+    storage.publish("manifest", content)
+    assert bucket.server.faults[0].times == 0
+    assert bucket.files() == {"manifest": content}
+
+
+@pytest.mark.parametrize("kind", ["corrupt", "cut"])
+def test_a_download_that_arrives_damaged_is_made_again(bucket, kind):
+    bucket.put("data", CONTENT)
+    bucket.server.faults = [Fault("GET .*download", kind, times=2)]
+    assert bucket.open().read("data") == [CONTENT]
+    assert bucket.server.faults[0].times == 0
+
+
+def test_downloads_that_stay_damaged_put_no_checkpoint_aside(bucket):
+    made = store.CheckpointStore(gcs.Bucket(bucket.url, timeout_seconds=1.0))
+    made.save(1, {"a": np.zeros(5, np.float32)}, {})
+    bucket.server.faults = [Fault("GET .*tensors", "corrupt", times=-1)]
+    with pytest.raises(errors.UnavailableError, match="checksum"):
+        made.restore_newest()
+    bucket.server.faults = []
+    assert made.restore_newest()[0].step == 1
+
+
+def test_a_stall_is_left_and_tried_again(bucket, monkeypatch):
+    monkeypatch.setattr(gcs, "_READ_SECONDS", 0.3)
+    bucket.server.faults = [
+        Fault("POST .*data", "stall", seconds=60.0),
+        Fault("POST .*late", "late", seconds=60.0),
+    ]
+    storage = bucket.open()
+    storage.create({"data": CONTENT, "late": CONTENT}, timeout=30.0)
+    assert bucket.files() == {"data": CONTENT, "late": CONTENT}
+
+
+def test_the_time_that_is_given_holds(bucket):
+    bucket.server.faults = [Fault("data", "stall", times=-1, seconds=3600.0)]
+    with pytest.raises(errors.UnavailableError, match="no success in time"):
+        bucket.open().create({"data": CONTENT}, timeout=0.5)
+
+
+def test_files_go_up_side_by_side(bucket):
+    """Four uploads wait for each other: one by one they would never end."""
+    together = threading.Barrier(4, timeout=10.0)
+    take_fault = bucket.server.take_fault
+
+    def meet(request):
+        if request.startswith("POST"):
+            together.wait()
+        return take_fault(request)
+
+    bucket.server.take_fault = meet
+    try:
+        bucket.open().create({f"data{i}": CONTENT for i in range(4)})
+    finally:
+        bucket.server.take_fault = take_fault
+    assert len(bucket.files()) == 4
+
+
+def test_a_move_leaves_what_was_published_meanwhile(bucket):
+    storage = bucket.open()
+    bucket.put("MANIFEST.json", b"damaged")
+    take_fault = bucket.server.take_fault
+
+    def publish(request):
+        if request.startswith("DELETE"):
+            bucket.put("MANIFEST.json", b"good")
+        return take_fault(request)
+
+    bucket.server.take_fault = publish
+    try:
+        storage.move("MANIFEST.json", "aside")
+    finally:
+        bucket.server.take_fault = take_fault
+    assert bucket.files() == {"MANIFEST.json": b"good", "aside": b"damaged"}
+
+
+@pytest.mark.parametrize(
+    ("url", "kind", "said"),
+    [
+        ("gs://no-such-bucket/run", "", "there is no bucket 'no-such-bucket'"),
+        (None, "403", "roles/storage.objectUser on bucket 'bucket'"),
+        (None, "401", "credentials"),
+    ],
+)
+def test_what_does_not_pass_is_said_at_once(bucket, url, kind, said):
+    if kind:
+        bucket.server.faults = [Fault("POST", kind, times=-1)]
+    start = time.monotonic()
+    with pytest.raises(errors.StorageError, match=said) as caught:
+        gcs.Bucket(url or bucket.url).check_writable()
+    assert not isinstance(caught.value, errors.UnavailableError)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 5.0
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (None, errors.UnavailableError),
+        (503, errors.UnavailableError),
+        (404, errors.StorageError),
+    ],
+)
+def test_a_metadata_server_that_is_away_may_be_back(bucket, status, kind):
+    """As google.auth says it, where a token is due: GKE has such a server."""
+    storage = bucket.open()
+    answer = types.SimpleNamespace(status=status)
+    cause = auth_errors.TransportError("away", *([answer] if status else []))
+
+    def refresh(*unused, **unused_too):
+        raise auth_errors.RefreshError(cause)
+
+    storage._client._http.request = refresh
+    storage._timeout = 0.5
+    with pytest.raises(errors.StorageError, match="away") as caught:
+        storage.find()
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("match", ["POST", "GET .*download", "GET .*prefix"])
+def test_the_probe_needs_all_that_a_run_needs(bucket, match):
+    bucket.server.faults = [Fault(match, "403", times=-1)]
+    with pytest.raises(errors.StorageError, match=r"objectUser"):
+        bucket.open().check_writable()
+    bucket.server.faults = []
+    bucket.open().check_writable()
+    assert bucket.files() == {}
+
+
+def test_nobody_there_is_said_after_some_tries(bucket, monkeypatch):
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
+    with pytest.raises(errors.UnavailableError, match="Connection refused"):
+        gcs.Bucket(bucket.url, timeout_seconds=0.5).find()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gs://",
+        "gs:///run",
+        "gs://Bucket/run",
+        "gs://b/run",
+        "gs://bucket/../x",
+        "gs://bucket/a//b",
+        "s3://bucket/run",
+        "gs://bucket/./a",
+    ],
+)
+def test_what_is_no_place_in_a_bucket_is_refused(url):
+    with pytest.raises(errors.ConfigError):
+        gcs.split_url(url)
+
+
+def test_a_place_in_a_bucket_is_taken_apart():
+    assert gcs.split_url("gs://bucket/a/b/") == ("bucket", "a/b")
+    assert gcs.split_url("gs://my.bucket-1") == ("my.bucket-1", "")
+
+
+def test_the_job_says_what_is_wrong_with_a_bucket_before_it_starts(
+    bucket, monkeypatch
+):
+    done = run_job("--config=configs/smoke.py", "--workdir=gs://none-here/run")
+    assert done.returncode == 3
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("storage error: gs://none-here/run")
+    assert "there is no bucket 'none-here'" in line
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nothing/here.json")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    done = run_job("--config=configs/smoke.py", f"--workdir={bucket.url}")
+    assert done.returncode == 3, done.stderr
+    assert "credentials" in done.stderr
+
+
+def test_a_manifest_of_a_bucket_is_checked_as_one_of_a_disk(bucket):
+    made = store.CheckpointStore(bucket.open())
+    made.save(1, {"a": np.zeros(5, np.float32)}, {})
+    made.save(2, {"a": np.ones(5, np.float32)}, {})
+    bucket.put(f"step-00000002/{manifest.NAME}", b"{}")
+    assert made.restore_newest()[0].step == 1

@@ -1,0 +1,134 @@
+"""Where a run's files lie, and what a bucket gets to see of them."""
+
+import pathlib
+
+import pytest
+
+from job import errors
+from job.storage import disk, gcs, workdir
+from tests.support.gcs_server import Fault
+
+
+@pytest.fixture
+def opened(bucket):
+    with workdir.open_workdir(bucket.url) as opened:
+        yield opened
+
+
+def write(opened, name, error=None):
+    """Writes a file as a run does, and ends as one."""
+    with opened.kept_up(seconds=3600.0):
+        (opened.local / name).write_bytes(b"line\n")
+        if error:
+            raise error
+
+
+def test_a_folder_is_the_place_itself(tmp_path):
+    with workdir.open_workdir(str(tmp_path / "run")) as opened:
+        opened.check_writable()
+        assert opened.local == tmp_path / "run"
+        assert isinstance(opened.checkpoints, disk.Disk)
+        assert opened.file("result.json") == f"{tmp_path}/run/result.json"
+        with opened.kept_up(seconds=1.0):
+            assert not opened.local.exists()
+
+
+@pytest.mark.parametrize("name", ["s3://bucket/run", "gs://", "gs://b/../c"])
+def test_what_is_neither_a_folder_nor_a_bucket_is_refused(name):
+    with pytest.raises(errors.ConfigError, match="gs://BUCKET/PATH"):
+        workdir.open_workdir(name).__enter__()
+
+
+def test_a_later_start_finds_what_it_reads_and_no_more(bucket, tmp_path):
+    for name in ("result.json", "metrics.jsonl", "../x", "a/../../x", "junk"):
+        bucket.put(name, name.encode())
+    with workdir.open_workdir(bucket.url) as opened:
+        names = sorted(path.name for path in opened.local.rglob("*"))
+        assert names == ["metrics.jsonl", "result.json"]
+        assert (opened.local / "result.json").read_bytes() == b"result.json"
+        assert isinstance(opened.checkpoints, gcs.Bucket)
+        assert str(opened.checkpoints) == f"{bucket.url}/checkpoints"
+        assert opened.file("result.json") == f"{bucket.url}/result.json"
+    assert not opened.local.exists()
+
+
+def test_what_changes_goes_up_and_the_result_is_the_last(opened, bucket):
+    bucket.put("events/old.tfevents.1", b"an earlier start's")
+    (opened.local / "events").mkdir()
+    files = {
+        "result.json": b"{}",
+        "augmentation.png": b"png",
+        "events/new.tfevents.2": b"events",
+        "metrics.jsonl": b"line\n",
+    }
+    for name, content in files.items():
+        (opened.local / name).write_bytes(content)
+    (opened.local / ".result.json.123").write_bytes(b"half of it")
+    with opened.kept_up(seconds=3600.0):
+        pass
+    assert bucket.files() == files
+    sent = [r for r in bucket.server.requests if r.startswith("POST")]
+    assert len(sent) == 4
+    assert sent[-1].endswith("result.json")
+    with (opened.local / "metrics.jsonl").open("a") as file:
+        file.write("another\n")
+    opened.mirror.push()
+    sent = [r for r in bucket.server.requests if r.startswith("POST")]
+    assert len(sent) == 5
+    assert bucket.files()["metrics.jsonl"] == b"line\nanother\n"
+
+
+def test_what_is_removed_here_goes_there(bucket):
+    bucket.put("starts.json", b"[]")
+    with (
+        workdir.open_workdir(bucket.url) as opened,
+        opened.kept_up(seconds=3600.0),
+    ):
+        (opened.local / "starts.json").unlink()
+    assert bucket.files() == {}
+
+
+def test_it_goes_up_on_a_timer(opened, bucket):
+    with opened.kept_up(seconds=0.01):
+        (opened.local / "config.json").write_bytes(b"{}")
+        while "config.json" not in bucket.files():
+            pass
+
+
+def test_a_run_that_ends_early_leaves_what_it_has(opened, bucket):
+    with pytest.raises(errors.PreemptedError):
+        write(opened, "metrics.jsonl", errors.PreemptedError("told to stop"))
+    assert bucket.files() == {"metrics.jsonl": b"line\n"}
+
+
+def test_who_lost_a_race_leaves_the_winners_files_alone(opened, bucket):
+    bucket.put("metrics.jsonl", b"the winner's\n")
+    with pytest.raises(errors.LostRaceError):
+        write(opened, "metrics.jsonl", errors.LostRaceError("one is ahead"))
+    assert bucket.files() == {"metrics.jsonl": b"the winner's\n"}
+
+
+def test_a_bucket_that_is_away_is_reported_once_and_made_up_for(
+    opened, bucket, caplog
+):
+    bucket.server.faults = [Fault("POST", "403", times=5)]
+    with opened.kept_up(seconds=0.01):
+        (opened.local / "config.json").write_bytes(b"{}")
+        while bucket.server.faults[0].times:
+            pass
+    assert bucket.files() == {"config.json": b"{}"}
+    assert caplog.text.count("not copied, tried again later") == 1
+
+
+def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(
+    opened, bucket
+):
+    bucket.server.faults = [Fault("POST", "403", times=-1)]
+    with pytest.raises(errors.StorageError, match="objectUser"):
+        write(opened, "result.json")
+
+
+def test_a_tilde_is_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    with workdir.open_workdir("~/runs/a") as opened:
+        assert opened.local == pathlib.Path("/home/somebody/runs/a")

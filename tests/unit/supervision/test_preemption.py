@@ -1,0 +1,177 @@
+"""The wish to stop, without a job around it; with one: test_faults.py."""
+
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from job import errors
+from job.supervision import preemption
+from tests.support import unread
+from tests.support.jobs import ROOT
+
+_WAIT = """
+import sys, time
+from job import preemption
+stop = preemption.StopRequest()
+stop.install()
+print("ready", flush=True)
+while not stop.requested:
+    time.sleep(0.01)
+print("heard", flush=True)
+time.sleep(30)
+"""
+
+
+def test_nothing_is_raised_before_a_signal():
+    preemption.StopRequest().check()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_first_signal_is_remembered_and_a_second_ends(number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WAIT],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "heard\n"
+    assert process.poll() is None
+    process.send_signal(number)
+    start = time.monotonic()
+    assert process.wait(timeout=10) == errors.PreemptedError.exit_code
+    assert time.monotonic() - start < 5
+    assert process.stderr.read().startswith(signal.Signals(number).name)
+
+
+def run_script(text):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(text)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_message_says_what_is_saved():
+    done = run_script("""
+        import os, signal
+        from job import errors, preemption
+        stop = preemption.StopRequest()
+        stop.install()
+        assert stop.remaining() == float("inf")
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.saved = "all is saved"
+        assert 0 < stop.remaining() <= preemption.GRACE_SECONDS - 2
+        try:
+            stop.check()
+        except errors.PreemptedError as error:
+            print(error)
+        """)
+    assert done.stdout == "stopped by SIGTERM: all is saved\n", done.stderr
+
+
+def test_who_does_not_answer_is_ended_before_the_grace_is_over():
+    done = run_script("""
+        import ctypes, os, signal
+        from job import preemption
+        stop = preemption.StopRequest(grace_seconds=1.0)
+        stop.install()
+        stop.saved = "step 5 is saved"
+        # Into native code, where no handler of Python's runs.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        os.kill(os.getpid(), signal.SIGTERM)
+        ctypes.CDLL(None).sleep(50)
+        """)
+    assert done.returncode == 75, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "preempted: stopped by SIGTERM, the grace was over before the work at"
+        " hand was: step 5 is saved"
+    )
+
+
+def test_a_log_that_nobody_reads_does_not_keep_it():
+    code = unread.exit_code(
+        "import os, signal\n"
+        "from job import preemption\n"
+        "preemption.StopRequest(grace_seconds=1.0).install()\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    assert code == 75
+
+
+def test_who_was_started_by_another_ends_with_it(tmp_path):
+    marks = tmp_path / "marks"
+    child = f"""
+        import os, pathlib, time
+        from job import preemption
+        stop = preemption.StopRequest()
+        stop.install()
+        assert preemption.PARENT_VARIABLE not in os.environ
+        print("ready", flush=True)
+        while not stop.requested:
+            time.sleep(0.01)
+        pathlib.Path({str(marks)!r}).write_text("heard")
+        """
+    done = run_script(f"""
+        import os, subprocess, sys
+        from job import preemption
+        name = preemption.PARENT_VARIABLE
+        child = subprocess.Popen(
+            [sys.executable, "-c", {textwrap.dedent(child)!r}],
+            env={{**os.environ, name: str(os.getpid())}},
+            process_group=0,
+            stdout=subprocess.PIPE,
+        )
+        child.stdout.readline()
+        os._exit(75)
+        """)
+    assert done.returncode == 75, done.stderr
+    deadline = time.monotonic() + 30
+    while not marks.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_signals_are_taken_back_from_a_library():
+    done = run_script("""
+        import os, signal
+        from job import errors, preemption
+        stop = preemption.StopRequest()
+        stop.listen()  # It has none yet.
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        stop.install()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        stop.listen()
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.ask("another worker's signal")  # It comes too late.
+        stop.saved = "all is saved"
+        try:
+            stop.check()
+        except errors.PreemptedError as error:
+            print(error)
+        """)
+    assert done.stdout == "stopped by SIGTERM: all is saved\n", done.stderr
+
+
+def test_there_is_one_last_line():
+    done = run_script("""
+        import os, signal, sys, time
+        from job import preemption
+        stop = preemption.StopRequest(grace_seconds=1.0)
+        stop.install()
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.claim_last_line()
+        sys.stderr.write("mine" + chr(10))
+        time.sleep(50)  # An interpreter that does not come to its end.
+        """)
+    assert done.returncode == 75
+    assert done.stderr.splitlines()[-1] == "mine"

@@ -1,0 +1,80 @@
+"""The count of starts that gained nothing; the real job: test_supervision."""
+
+import pytest
+
+from job import errors
+from job.supervision import restarts
+
+
+def start(workdir, step, end=KeyboardInterrupt):
+    """A start that finds `step` and ends with `end`."""
+    with restarts.counted(workdir, step):
+        if end:
+            raise end("so")
+
+
+def begin(workdir, step, times, end=KeyboardInterrupt):
+    for _ in range(times):
+        with pytest.raises(end):
+            start(workdir, step, end)
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, errors.PreemptedError])
+def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
+    begin(tmp_path, 5, 10, end)
+    for _ in range(2):  # And stays so.
+        with pytest.raises(errors.ResumeError) as refused:
+            start(tmp_path, 5, None)
+        assert "10 starts in a row found step 5" in str(refused.value)
+        assert "10 x " in str(refused.value)
+        assert str(tmp_path / restarts.FILE) in str(refused.value)
+
+
+def test_a_step_gained_begins_anew(tmp_path):
+    begin(tmp_path, -1, 10)
+    begin(tmp_path, 0, 10)
+    begin(tmp_path, 7, 10)
+    with pytest.raises(errors.ResumeError):
+        start(tmp_path, 7, None)
+
+
+def test_a_damaged_checkpoint_is_no_gain(tmp_path):
+    begin(tmp_path, 10, 9)
+    begin(tmp_path, 5, 1)
+    with pytest.raises(errors.ResumeError):
+        start(tmp_path, 5, None)
+    start(tmp_path, 6, None)
+
+
+def test_the_end_of_the_run_begins_anew(tmp_path):
+    begin(tmp_path, 20, 9)
+    start(tmp_path, 20, None)
+    assert not list(tmp_path.iterdir())
+    begin(tmp_path, 20, 10)
+
+
+def test_an_end_that_says_what_would_do_does_not_count(tmp_path):
+    workdir = tmp_path / "run"
+    begin(workdir, -1, 20, errors.DeviceError)
+    assert not workdir.exists()
+    begin(workdir, -1, 9)
+    begin(workdir, -1, 20, errors.DataError)
+    begin(workdir, -1, 1)
+    with pytest.raises(errors.ResumeError):
+        start(workdir, -1, None)
+
+
+def test_a_run_in_a_bucket_is_told_of_the_list_there(tmp_path):
+    begin(tmp_path, 5, 10)
+    there = "gs://bucket/run/starts.json"
+    with (
+        pytest.raises(errors.ResumeError, match=f"remove {there}"),
+        restarts.counted(tmp_path, 5, there),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"step": "x"}]', "\0"])
+def test_a_damaged_file_counts_for_nothing(tmp_path, text):
+    (tmp_path / restarts.FILE).write_text(text)
+    start(tmp_path, 5, None)

@@ -1,0 +1,195 @@
+"""The command line: each wrong input has its exit code and one clear line."""
+
+import re
+import resource
+
+import pytest
+
+from tests.support.jobs import run_job
+
+SMOKE = "--config=configs/smoke.py"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ([], "--config is missing"),
+        (["--confg=x"], "confg"),
+        (["--mode=fly", SMOKE], "fly"),
+        ([SMOKE], "--workdir is missing"),
+        ([SMOKE, "--workdir=gs://"], "gs://BUCKET/PATH"),
+        ([SMOKE, "--workdir=Makefile"], "Makefile is a file, not a folder"),
+        ([SMOKE, "--workdir=Makefile/x/y"], "Makefile is a file, not a folder"),
+        (["--config=configs/none.py", "--workdir=x"], "configs/none.py"),
+        (["--config=configs/stem32.py:9ep", "--workdir=x"], "no variant '9ep'"),
+        (["--config=configs/smoke.py:8ep", "--workdir=x"], "has no variants"),
+        ([SMOKE, "--workdir=x", "--config.data.dir=y"], "must be empty"),
+        (["--mode=predict", "--workdir=x", "--input="], "--input is missing"),
+        ([SMOKE, "--workdir=x", "--config.optimizer.momentm=1"], "momentum"),
+        ([SMOKE, "--workdir=x", "--config.modl.width=1"], "modl"),
+        ([SMOKE, "--workdir=x", "--config.model.width=wide"], "model.width"),
+        ([SMOKE, "--workdir=x", "--config.global_batch_size=1.5"], "1.5"),
+        (
+            [SMOKE, "--workdir=x", "--config.optimizer.peak_learning_rate=-1"],
+            "config.optimizer.peak_learning_rate is -1.0; it must be above 0",
+        ),
+        ([SMOKE, "--workdir=x", "--config.model.width=nan"], "model.width"),
+        (
+            [SMOKE, "--workdir=x", "--config.augment.preset=weak"],
+            "config.augment.preset is 'weak'; it must be empty or one of",
+        ),
+        ([SMOKE, "--workdir=x", "stray"], "'stray'"),
+        (["--config=LICENSE", "--workdir=x"], "LICENSE"),
+        ([SMOKE, "--workdir=x", "--config.nosuch=3"], "no field 'nosuch'"),
+        ([SMOKE, "--workdir=x", "--config.seed[0]=1"], "seed[0]"),
+        ([SMOKE, "--workdir=x", "--config.epochs=1e308"], "config.epochs is"),
+        (["--mode=evaluate", "--workdir=tests"], "no config.json"),
+        (["--flagfile=nosuch", SMOKE, "--workdir=x"], "nosuch"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=0"], "above 0"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=nan"], "--grace_seconds=nan"),
+        ([SMOKE, "--workdir=x", "--watchdog_seconds=-1"], "at least 0"),
+        ([SMOKE, "--workdir=x", "--heartbeat_file=no/x"], "no file can be"),
+        ([SMOKE, "--config.checkpoint.on_nonfinite=fly"], "stop, rollback"),
+    ],
+)
+def test_a_wrong_flag_ends_with_2_in_one_line_within_2_seconds(args, said):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run_job(*args)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("config error: ")
+    assert said in line
+    # The processor's time, which others at work do not change; TensorFlow
+    # alone takes 4 s.
+    assert (
+        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+    )
+
+
+def test_a_required_gpu_that_is_absent_ends_with_69(tmp_path):
+    done = run_job(
+        SMOKE, f"--workdir={tmp_path}/run", "--config.distribute.require_gpus=1"
+    )
+    assert done.returncode == 69
+    line = done.stderr.strip().splitlines()[-1]
+    assert re.match(
+        r"device error: .*require_gpus=1, but TensorFlow sees 0", line
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise RuntimeError('boom')",
+        "1 / 0",
+        "import sys; sys.exit(9)",
+        "def get_config(): return None",
+        "def get_config(): return get_config()",
+        "def get_config(:",
+    ],
+)
+def test_a_config_file_that_fails_ends_with_2_in_one_line(tmp_path, body):
+    path = tmp_path / "own.py"
+    path.write_text(body + "\n")
+    done = run_job(f"--config={path}", "--mode=config")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("config error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_batch_that_does_not_split_ends_with_2(tmp_path):
+    done = run_job(
+        SMOKE,
+        f"--workdir={tmp_path}/run",
+        "--config.distribute.logical_devices=2",
+        "--config.global_batch_size=65",
+    )
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert "global_batch_size is 65" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_is_absent_ends_with_3(tmp_path):
+    done = run_job(
+        "--config=configs/stem32.py:8ep",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.dir={tmp_path}/nothing",
+    )
+    assert done.returncode == 3
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("data error: ")
+    assert "there is no such path" in line
+
+
+def test_mode_config_prints_the_resolved_config():
+    done = run_job(SMOKE, "--mode=config", "--config.optimizer.momentum=0.5")
+    assert done.returncode == 0
+    assert "momentum: 0.5" in done.stdout
+
+
+def test_a_preset_fills_in_what_the_command_line_leaves_open():
+    done = run_job(
+        SMOKE,
+        "--mode=config",
+        "--config.augment.cutout_pixels=4",
+        "--config.augment.preset=strong",
+    )
+    assert done.returncode == 0
+    assert "autoaugment: 1.0" in done.stdout
+    assert "cutout_pixels: 4.0" in done.stdout
+
+
+def test_an_image_for_gpus_asks_for_them_by_its_environment(monkeypatch):
+    monkeypatch.setenv("JOB_REQUIRE_GPUS", "2")
+    for given, wanted in ((1, 2), (4, 4)):
+        flag = f"--config.distribute.require_gpus={given}"
+        done = run_job(SMOKE, "--mode=config", flag)
+        assert f"require_gpus: {wanted}" in done.stdout
+    monkeypatch.setenv("JOB_REQUIRE_GPUS", "all")
+    done = run_job(SMOKE, "--mode=config")
+    assert done.returncode == 2
+    assert "JOB_REQUIRE_GPUS=all" in done.stderr
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_fields_reach_the_runs_of_an_ablation(tmp_path, apart):
+    file = tmp_path / "run.flags"
+    file.write_text(
+        "# As a cluster's ConfigMap has them.\n--mode=ablate\n"
+        "--config=configs/ablations.py:ladder\n"
+        + ("" if apart else "--config.data.dir=/no/such\n")
+    )
+    more = ("--config.data.dir", "/no/such") if apart else ()
+    done = run_job(
+        *(f"--workdir={tmp_path}/a", f"--flagfile={file}", "--index=1", *more)
+    )
+    # Of the one run, which would else go and download.
+    assert done.returncode == 3, done.stderr
+    assert "/no/such: there is no such path" in done.stderr
+
+
+def test_mode_fetch_ends_as_a_run_would_that_looks_for_the_images(
+    tmp_path, cifar10_dir
+):
+    wrong, right = (
+        run_job(
+            "--mode=fetch",
+            "--config=configs/stem32.py",
+            f"--config.data.dir={folder}",
+        )
+        for folder in (tmp_path / "none", cifar10_dir)
+    )
+    assert wrong.returncode == 3
+    assert "there is no such path" in wrong.stderr
+    assert right.returncode == 0, right.stderr
+    assert "50000 and 10000 images" in right.stdout
+
+
+def test_help_lists_the_modes():
+    done = run_job("--help")
+    assert done.returncode == 0
+    assert "benchmark" in done.stdout
+    assert "--workdir" in done.stdout

@@ -1,0 +1,491 @@
+"""The whole job in one process: from a config to a result, and back again."""
+
+import json
+import math
+import shutil
+
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import smoke
+from job import errors, train
+from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.output import metrics, results
+from job.supervision import preemption
+from job.training import plan as plan_lib
+
+
+def run(workdir, config):
+    return train.train_and_evaluate(config, workdir, preemption.StopRequest())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that went to its end without a stop."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, run(workdir, smoke.get_config())
+
+
+def final_tensors(workdir):
+    found, tensors = store.CheckpointStore(
+        workdir / "checkpoints"
+    ).restore_newest()
+    return found, {name: value.tobytes() for name, value in tensors.items()}
+
+
+def without_timings(lines):
+    return [
+        {k: v for k, v in line.items() if k != "images_per_second"}
+        for line in lines
+    ]
+
+
+def test_the_result_has_every_promised_field(finished):
+    workdir, result = finished
+    assert json.loads((workdir / "result.json").read_text()) == result
+    promised = (
+        "test_accuracy test_accuracy_tta test_loss train_steps"
+        " images_per_second train_seconds compile_seconds params replicas"
+        " global_batch_size precision data_source seed resumes config_hash"
+    )
+    assert set(promised.split()) <= result.keys()
+    assert result["images_scored"] == 200
+    assert (result["train_steps"], result["resumes"]) == (20, 0)
+    assert all(
+        math.isfinite(v) for v in result.values() if isinstance(v, float)
+    )
+
+
+def test_the_record_has_each_logged_step_once(finished):
+    workdir, result = finished
+    lines = metrics.read(workdir)
+    steps = [(line["split"], line["step"]) for line in lines]
+    wanted = [("train", s) for s in (5, 10, 15, 20)]
+    assert sorted(steps) == sorted([*wanted, ("test", 10), ("test", 20)])
+    assert lines[-1]["accuracy"] == result["test_accuracy"]
+    fields = [
+        "step",
+        "epoch",
+        "split",
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "images_per_second",
+        "train_tflop",
+    ]
+    assert all(list(line) == fields for line in lines)
+    assert lines[-1]["train_tflop"] == result["train_tflop"]
+    for line in lines:
+        share = line["step"] / 20
+        assert line["train_tflop"] == pytest.approx(
+            share * result["train_tflop"], abs=1e-3
+        )
+
+
+def test_the_workdir_holds_what_was_promised(finished):
+    workdir, _ = finished
+    saved = json.loads((workdir / "config.json").read_text())
+    fields = config_lib.flatten(ml_collections.ConfigDict(saved))
+    assert fields == config_lib.flatten(smoke.get_config())
+    assert store.CheckpointStore(workdir / "checkpoints").committed_steps() == [
+        15,
+        20,
+    ]
+    found, _ = final_tensors(workdir)
+    assert found.run["config_hash"] == config_lib.fingerprint(fields)
+    assert (workdir / "augmentation.png").read_bytes()[:4] == b"\x89PNG"
+    assert found.run["versions"]["tensorflow"] == tf.__version__
+
+
+def test_the_events_repeat_the_record(finished):
+    workdir, _ = finished
+    (path,) = (workdir / "events").glob("*.tfevents.*")
+    seen = set()
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            seen.add((value.tag, event.step))
+    assert ("train/loss", 5) in seen
+    assert ("test/accuracy", 20) in seen
+    assert len([tag for tag, _ in seen if tag == "train/learning_rate"]) == 4
+
+
+def test_a_stop_and_a_resume_change_no_byte(finished, tmp_path):
+    whole, _ = finished
+    stop = preemption.StopRequest()
+    asked_at = 7
+
+    class StopAt7(train.Loop):
+        def check_health(self, done):
+            super().check_health(done)
+            stop.requested = done >= asked_at
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Loop", StopAt7)
+        config = smoke.get_config()
+        config.steps_per_loop = 1
+        with pytest.raises(errors.PreemptedError, match="up to step 7"):
+            train.train_and_evaluate(config, tmp_path, stop)
+    result = run(tmp_path, smoke.get_config())
+    assert result["resumes"] == 1
+    assert result["planned_steps"] == [20]
+    assert final_tensors(tmp_path)[1] == final_tensors(whole)[1]
+    assert without_timings(metrics.read(tmp_path)) == without_timings(
+        metrics.read(whole)
+    )
+
+
+def test_another_recipe_in_the_same_workdir_is_refused_by_name(finished):
+    workdir, _ = finished
+    before = sorted(workdir.rglob("*"))
+    config = smoke.get_config()
+    config.optimizer.momentum = 0.8
+    with pytest.raises(
+        errors.ResumeError, match=r"optimizer\.momentum: 0\.9 -> 0\.8"
+    ):
+        run(workdir, config)
+    config = smoke.get_config()
+    config.data.synthetic_train_images = 650
+    with pytest.raises(errors.ResumeError, match="the training images"):
+        run(workdir, config)
+    config = smoke.get_config()
+    config.epochs = 1.0
+    with pytest.raises(errors.ResumeError, match="beyond the 10 steps"):
+        run(workdir, config)
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
+    config = smoke.get_config()
+    config.optimizer.peak_learning_rate = 1e30
+    config.optimizer.warmup_epochs = 0.0
+    config.checkpoint.every_steps = 1
+    config.steps_per_loop = 1
+    with pytest.raises(errors.DivergedError, match=r"step \d+ is not finite"):
+        run(tmp_path, config)
+    assert not (tmp_path / "result.json").exists()
+    for _, tensors in [
+        store.CheckpointStore(tmp_path / "checkpoints").restore_newest()
+    ]:
+        assert tensors["first_bad_step"] == -1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "held_out", "wanted"),
+    [
+        (0.0, 0.0, [10, 20]),
+        (3600.0, 0.0, [20]),
+        # The best of those that were scored is kept: all of them are saved.
+        (3600.0, 0.1, [9, 18]),
+    ],
+)
+def test_saves_that_are_left_to_us_are_some_time_apart(
+    tmp_path, monkeypatch, seconds, held_out, wanted
+):
+    monkeypatch.setattr(plan_lib, "_SAVE_SECONDS", seconds)
+    config = smoke.get_config()
+    config.checkpoint.every_steps = 0
+    config.checkpoint.keep = 9
+    config.evaluate.every_epochs = 1.0
+    config.data.validation_fraction = held_out
+    run(tmp_path, config)
+    saved = store.CheckpointStore(tmp_path / "checkpoints").committed_steps()
+    assert saved == wanted
+
+
+def test_what_lies_behind_the_end_of_a_run_is_said():
+    config = smoke.get_config()
+    plan = train.Plan.create(config, num_images=640)
+    assert [*train.doubts(config, plan)] == []
+    config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
+    config.model.progressive_sizes = (16,)
+    config.model.progressive_epochs = (2.0,)
+    plan = train.Plan.create(config, num_images=640)
+    rate, size = train.doubts(config, plan)
+    assert "learning rate never falls" in rate
+    assert "before what is to begin at step 20: 32 px" in size
+
+
+def rollback_config(replicas=0):
+    """Twenty steps; a checkpoint each 5."""
+    config = smoke.get_config()
+    config.checkpoint.on_nonfinite = "rollback"
+    config.distribute.logical_devices = replicas
+    config.steps_per_loop = 1
+    return config
+
+
+class WithBadNumbers(train.Loop):
+    """Has a weight that is no number at step 12, until the rate is low."""
+
+    highest_good_factor = 0.3
+
+    def train(self, done, until):
+        factor = float(self.state.learning_rate_factor.numpy())
+        if done == 12 and factor > self.highest_good_factor:
+            weight = self.state.trainable[0]
+            weight.assign(weight.read_value() * math.nan)
+        return super().train(done, until)
+
+
+def test_a_rollback_goes_on_at_half_the_rate(tmp_path):
+    """Two are needed here, and a stop with a resume behind them is nothing."""
+    stop = preemption.StopRequest()
+    loops = []
+
+    class StoppedAt17(WithBadNumbers):
+        def train(self, done, until):
+            loops.append(self)
+            stop.requested = done == 16
+            return super().train(done, until)
+
+    class WatchedLoop(WithBadNumbers):
+        def train(self, done, until):
+            loops.append(self)
+            return super().train(done, until)
+
+    workdirs = tmp_path / "whole", tmp_path / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Loop", WatchedLoop)
+        result = run(workdirs[0], rollback_config(2))
+        # The step was compiled once: a rollback costs its steps, no more.
+        steps = loops[-1]._train_steps
+        assert steps.experimental_get_tracing_count() == 1
+        patch.setattr(train, "Loop", StoppedAt17)
+        with pytest.raises(errors.PreemptedError, match="up to step 17"):
+            train.train_and_evaluate(rollback_config(2), workdirs[1], stop)
+    resumed = run(workdirs[1], rollback_config(2))
+    found, tensors = final_tensors(workdirs[0])
+    assert final_tensors(workdirs[1])[1] == tensors
+    assert (result["rollbacks"], resumed["rollbacks"]) == (2, 2)
+    assert (result["resumes"], resumed["resumes"]) == (0, 1)
+    assert found.run["rollbacks"] == [
+        {"bad_step": 12, "to_step": 10, "factor": 0.5},
+        {"bad_step": 12, "to_step": 10, "factor": 0.25},
+    ]
+    lines = metrics.read(workdirs[0])
+    assert without_timings(metrics.read(workdirs[1])) == without_timings(lines)
+    keys = [(line["step"], line["split"]) for line in lines]
+    assert len(keys) == len(set(keys)) == 6
+    plan = loops[0].plan
+    for line in lines:
+        if line["split"] == "train":
+            rate = float(plan.learning_rate(tf.constant(line["step"] - 1)))
+            factor = 1.0 if line["step"] <= 10 else 0.25
+            assert line["learning_rate"] == pytest.approx(rate * factor)
+
+
+def test_three_rollbacks_are_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(WithBadNumbers, "highest_good_factor", 0.0)
+    monkeypatch.setattr(train, "Loop", WithBadNumbers)
+    with pytest.raises(
+        errors.DivergedError, match=r"step 12 .* after 3 rollbacks"
+    ):
+        run(tmp_path, rollback_config())
+    assert final_tensors(tmp_path)[0].step == 10
+
+
+def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
+    config = rollback_config()
+    config.optimizer.peak_learning_rate = 1e30
+    config.optimizer.warmup_epochs = 0.0
+    config.steps = 5
+    with pytest.raises(
+        errors.DivergedError, match="after 3 rollbacks; the checkpoint of step"
+    ):
+        run(tmp_path, config)
+    found, tensors = store.CheckpointStore(
+        tmp_path / "checkpoints"
+    ).restore_newest()
+    assert found.step == 0
+    assert all(np.isfinite(value).all() for value in tensors.values())
+    # Whoever mends the rate goes on in the same place? No: another result.
+    config.optimizer.peak_learning_rate = 0.05
+    with pytest.raises(errors.ResumeError, match="peak_learning_rate"):
+        run(tmp_path, config)
+
+
+def test_memory_that_does_not_suffice_names_what_would_do(finished, tmp_path):
+    config = smoke.get_config()
+    fields = config_lib.flatten(config)
+    for error in (
+        tf.errors.ResourceExhaustedError(None, None, "OOM when\nallocating"),
+        MemoryError("Unable to allocate 3 TiB"),
+    ):
+        with (
+            pytest.raises(
+                errors.OutOfMemoryError, match=r"global_batch_size \(now 64\)"
+            ),
+            train.memory_explained(fields),
+        ):
+            raise error
+
+
+def test_evaluate_scores_what_training_scored(finished):
+    workdir, result = finished
+    scores = train.evaluate_checkpoint(workdir)
+    assert scores["step"] == 20
+    assert scores["accuracy"] == result["test_accuracy"]
+    assert scores["accuracy_tta"] == result["test_accuracy_tta"]
+    assert scores["images"] == 200
+
+
+def test_evaluate_runs_on_what_is_there(finished, tmp_path):
+    """The config says what it was trained on."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    fields = json.loads((workdir / "config.json").read_text())
+    fields["distribute"]["require_gpus"] = 8
+    (workdir / "config.json").write_text(json.dumps(fields))
+    scores = train.evaluate_checkpoint(workdir)
+    assert scores["accuracy"] == finished[1]["test_accuracy"]
+
+
+def test_evaluate_without_a_run_says_so(tmp_path):
+    with pytest.raises(errors.ConfigError, match=r"no config\.json"):
+        train.evaluate_checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(errors.ConfigError, match=r"config\.json in it is dam"):
+        train.evaluate_checkpoint(tmp_path)
+
+
+def test_finished_is_known_without_a_look_at_the_data(finished):
+    workdir, result = finished
+    fields = config_lib.flatten(smoke.get_config())
+    assert results.finished(workdir, fields) == result
+    assert results.finished(workdir, {**fields, "epochs": 3.0}) is None
+    assert results.finished(workdir, {**fields, "seed": 1}) is None
+    other = {**fields, "data.source": "binary", "data.dir": "x"}
+    assert results.finished(workdir, other) is None
+
+
+def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
+    config = smoke.get_config()
+    config.data.validation_fraction = 0.25
+    config.steps = 5
+    result = run(tmp_path, config)
+    assert result["images_scored"] == 160
+    assert "validation_accuracy" in result
+    assert "test_accuracy" not in result
+    assert {line["split"] for line in metrics.read(tmp_path)} == {
+        "train",
+        "validation",
+    }
+
+
+def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
+    """1, then 2, then 1 again: the same batches, so the same step, rounded.
+
+    One step only: rounding grows from step to step, also without a resume.
+    """
+    config = smoke.get_config()
+    config.distribute.sync_batch_norm = True
+    # As in test_step.py: sums over replicas in the forward pass, of two
+    # strategies in one process, must be of one shape.
+    config.global_batch_size = 16
+    config.steps = 12
+    config.steps_per_loop = 1
+
+    def run_until(workdir, stop_at, replicas):
+        stop = preemption.StopRequest()
+
+        class StopAt(train.Loop):
+            def check_health(self, done):
+                super().check_health(done)
+                stop.requested = done >= stop_at
+
+        config.distribute.logical_devices = replicas
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "Loop", StopAt)
+            with pytest.raises(errors.PreemptedError):
+                train.train_and_evaluate(config, workdir, stop)
+        return final_tensors_of(workdir)
+
+    def final_tensors_of(workdir):
+        return store.CheckpointStore(workdir / "checkpoints").restore_newest()
+
+    run_until(tmp_path / "run", 6, 0)
+    shutil.copytree(tmp_path / "run", tmp_path / "same")
+    _, same = run_until(tmp_path / "same", 7, 0)
+    _, tensors = run_until(tmp_path / "run", 7, 2)
+    for name, value in same.items():
+        np.testing.assert_allclose(tensors[name], value, rtol=1e-4, atol=1e-4)
+    config.distribute.logical_devices = 0
+    result = run(tmp_path / "run", config)
+    assert (result["resumes"], result["replicas"]) == (2, 1)
+    found, _ = final_tensors_of(tmp_path / "run")
+    starts = [(s["step"], s["replicas"]) for s in found.run["starts"]]
+    assert starts == [(0, 1), (6, 2), (7, 1)]
+    assert {s["versions"]["tensorflow"] for s in found.run["starts"]} == {
+        tf.__version__
+    }
+
+
+def test_a_run_that_goes_on_has_no_result_meanwhile(
+    finished, tmp_path, monkeypatch
+):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path / "run")
+    assert (tmp_path / "run" / "predictions.npz").exists()
+
+    class Stopped(train.Loop):
+        def run(self, *, until):
+            raise errors.PreemptedError("in the middle of it")
+
+    monkeypatch.setattr(train, "Loop", Stopped)
+    config = smoke.get_config()
+    config.steps = 25
+    with pytest.raises(errors.PreemptedError, match="in the middle"):
+        run(tmp_path / "run", config)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {"result.json", "predictions.npz", "report.html"}
+
+
+def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
+    whole, _ = finished
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / metrics.FILE).write_bytes(b"damaged")
+    config = smoke.get_config()
+    config.steps = 25
+    result = run(tmp_path / "run", config)
+    assert result["planned_steps"] == [20, 25]  # The rate's course changed.
+    lines = without_timings(metrics.read(tmp_path / "run"))
+    assert lines[: len(lines) - 2] == without_timings(metrics.read(whole))
+
+
+def test_the_best_on_a_held_out_slice_is_kept(tmp_path):
+    config = smoke.get_config()
+    config.data.validation_fraction = 0.25
+    config.evaluate.every_epochs = 0.5
+    config.checkpoint.every_steps = 4
+    run(tmp_path, config)
+    scores = {
+        line["step"]: line["accuracy"]
+        for line in metrics.read(tmp_path)
+        if line["split"] == "validation"
+    }
+    made = store.CheckpointStore(tmp_path / "checkpoints")
+    kept = made.committed_steps()
+    saved = {s: a for s, a in scores.items() if s % 4 == 0 or s == 15}
+    best = max(saved, key=lambda s: (saved[s], s))
+    assert best in kept
+    assert set(sorted(saved)[-2:]) <= {*kept}
+    assert len(kept) <= 3
+
+
+def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
+    workdir, result = finished
+    config = smoke.get_config()
+    config.distribute.logical_devices = 2
+    strategy = train.create_strategy(config)
+    data = train.load_data(config)
+    state = train.create_state(config, strategy)
+    _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    state.restore(tensors)
+    scores = train.create_evaluator(config, strategy, data.test)(
+        state.evaluated()
+    )
+    assert scores.accuracy == result["test_accuracy"]
+    assert scores.loss == pytest.approx(result["test_loss"], rel=1e-5)
+    assert scores.images == 200

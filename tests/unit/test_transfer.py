@@ -1,0 +1,314 @@
+"""Transfer: what is frozen stays so and costs nothing; phases; features."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job import train
+from job.augment import Augmented
+from job.config import ranges as config_lib
+from job.data import sources
+from job.model import features, weights
+from job.model import resize as resize_lib
+from job.model import vgg as model
+from job.output import metrics
+from job.supervision import preemption
+from job.training import step
+
+INF = float("inf")
+
+
+def random_weights():
+    """He's, of the convolutions at an eighth of the width."""
+    rng = np.random.default_rng(1)
+    found, channels = {}, 3
+    for layer, (*_, filters) in weights.layers().items():
+        shape = (3, 3, channels, filters // 8)
+        scale = (2 / (9 * channels)) ** 0.5
+        kernel = rng.normal(0, scale, shape).astype(np.float32)
+        found[f"{layer}/kernel"] = kernel
+        found[f"{layer}/bias"] = np.zeros(filters // 8, np.float32)
+        channels = filters // 8
+    return found
+
+
+@pytest.fixture
+def transfer_config(config, monkeypatch):
+    """6 steps of 8 images, an epoch of 40, from weights that fit the width."""
+    found = random_weights()
+    monkeypatch.setattr(weights, "load", lambda source: found)
+    config.model.weights = "x.h5"
+    config.model.batch_norm = False
+    config.data.synthetic_train_images = 40
+    config.data.synthetic_test_images = 10
+    config.evaluate.global_batch_size = 10
+    config.evaluate.every_epochs = 0.0
+    config.global_batch_size = 8
+    config.steps = 6
+    config.checkpoint.every_steps = 2
+    config.optimizer.peak_learning_rate = 1e-3
+    config.optimizer.clip_norm = 1.0
+    return config
+
+
+def freeze(config, **epochs):
+    for block in config_lib.BLOCKS:
+        config.transfer.unfreeze_epochs[block] = epochs.get(block, INF)
+
+
+def weights_of(state):
+    return {
+        v.path: np.array(v.value.numpy())
+        for v in state.model.trainable_variables
+    }
+
+
+def test_opened_blocks_train_and_frozen_ones_keep_every_byte(
+    transfer_config, tmp_path, monkeypatch
+):
+    config = transfer_config
+    freeze(config, block5=0.4, block4=0.8)  # Steps 2 and 4 of 6.
+    states = {}
+
+    class Spying(train.Loop):
+        def run(self, *, until):
+            states[0] = weights_of(self.state)
+            super().run(until=until)
+
+        def check_health(self, done):
+            super().check_health(done)
+            states[done] = weights_of(self.state)
+
+    monkeypatch.setattr(train, "Loop", Spying)
+    train.train_and_evaluate(config, tmp_path, preemption.StopRequest())
+
+    def changed(before, after):
+        return {
+            model_block(path)
+            for path in states[before]
+            if not np.array_equal(states[before][path], states[after][path])
+        }
+
+    assert changed(0, 2) == {"head"}
+    assert changed(2, 4) == {"head", "block5"}
+    assert changed(4, 6) == {"head", "block5", "block4"}
+
+
+def model_block(path):
+    return path.split("_")[0] if path.startswith("block") else "head"
+
+
+def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
+    transfer_config, tmp_path, monkeypatch
+):
+    config = transfer_config
+    config.model.dropout = 0.5
+    config.augment.flip = "random"
+    freeze(config, block5=0.6)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finals = {}
+
+    class Spying(train.Loop):
+        def check_health(self, done):
+            super().check_health(done)
+            finals[done] = self.state.snapshot()
+            if stopping and done >= 4:
+                stop.requested = True
+
+    monkeypatch.setattr(train, "Loop", Spying)
+    stop, stopping = preemption.StopRequest(), False
+    train.train_and_evaluate(config, whole, stop)
+    wanted = finals[6]
+    stopping = True
+    with pytest.raises(train.errors.PreemptedError):
+        train.train_and_evaluate(config, parts, stop)
+    stop, stopping = preemption.StopRequest(), False
+    train.train_and_evaluate(config, parts, stop)
+    for name, value in finals[6].items():
+        np.testing.assert_array_equal(value, wanted[name], err_msg=name)
+    assert [
+        (line["split"], line["step"], line["loss"])
+        for line in metrics.read(whole)
+    ] == [
+        (line["split"], line["step"], line["loss"])
+        for line in metrics.read(parts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("opened", "filters", "sam_rho"),
+    [
+        ([], 0, 0.0),
+        (["block5"], 3, 0.0),
+        (["block5", "block4"], 6, 0.0),
+        (["block5"], 3, 0.05),
+    ],
+)
+def test_a_frozen_block_has_no_backward_pass(opened, filters, sam_rho):
+    network = model.vgg16(width=0.125, batch_norm=False)
+    blocks = model.blocks(network)
+    trained = [
+        v
+        for v, block in zip(network.trainable_variables, blocks, strict=True)
+        if block in (*opened, model.HEAD)
+    ]
+    passes = 2 if sam_rho else 1
+    run = step._make_forward_backward(
+        network,
+        resize_lib.make_resize(32, method="nearest"),
+        trained,
+        label_smoothing=0.0,
+        sam_rho=sam_rho,
+        global_batch_size=4,
+        num_replicas=1,
+    )
+    graph = tf.function(run).get_concrete_function(
+        Augmented(tf.TensorSpec([4, 32, 32, 3], tf.uint8), None),
+        tf.TensorSpec([4], tf.int32),
+        None,
+        tf.TensorSpec([], tf.float32),
+    )
+    kinds = [op.type for op in graph.graph.get_operations()]
+    assert kinds.count("Conv2D") == 13 * passes
+    assert kinds.count("Conv2DBackpropFilter") == filters * passes
+    # The lowest one's is not used, and pruned with the graph.
+    assert kinds.count("Conv2DBackpropInput") <= filters * passes
+
+
+def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
+    transfer_config, tmp_path
+):
+    config = transfer_config
+    freeze(config)
+    config.augment.flip = "none"
+    config.augment.translate = 0.0
+    config.augment.cutout_pixels = 0.0
+    data = train.load_data(config)
+    plan = train.Plan.create(config, num_images=len(data.train))
+    assert train.uses_features(config, plan)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    ends = []
+    for cached in (True, False):
+        state = train.create_state(config, strategy)
+        state.load_weights(train.weights.load(config.model.weights))
+        split, network = data.train, state.model
+        if cached:
+            split, network = train.prepare_inputs(
+                config, data.train, state, plan, lambda: None
+            )
+            assert split.images.shape == (40, 64)
+            direct = model.split(state.model)[0](data.train.images[:8])
+            np.testing.assert_allclose(split.images[:8], direct, rtol=1e-4)
+        steps = train.create_train_steps(
+            config, strategy, state, plan, network, plan.phases[0]
+        )
+        batches = train.create_batches(config, strategy, split, first_step=0)
+        steps(batches, tf.constant(6))
+        ends.append(weights_of(state))
+    for path in ends[0]:
+        np.testing.assert_allclose(
+            ends[0][path], ends[1][path], rtol=1e-3, atol=1e-5, err_msg=path
+        )
+
+
+def test_features_are_not_kept_where_something_changes_images(transfer_config):
+    config = transfer_config
+    freeze(config)
+    config.augment.flip = "none"
+    config.augment.translate = 0.0
+    config.augment.cutout_pixels = 0.0
+
+    def kept(**changes):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict(changes)
+        plan = train.Plan.create(changed, num_images=40)
+        return train.uses_features(changed, plan)
+
+    assert kept()
+    assert not kept(**{"augment.flip": "random"})
+    assert not kept(**{"augment.translate": 1.0})
+    assert not kept(**{"transfer.unfreeze_epochs.block5": 0.4})
+    assert not kept(
+        **{"model.progressive_sizes": (64,), "model.progressive_epochs": (0.4,)}
+    )
+
+
+def test_extraction_keeps_order_and_the_last_short_batch(split):
+    network = model.vgg16(width=0.125, batch_norm=False)
+    base, _ = model.split(network)
+    resize = resize_lib.make_resize(32, method="nearest")
+    stop = preemption.StopRequest()
+    found = features.extract(
+        base, resize, split, batch_size=33, poll=stop.check
+    )
+    assert found.images.shape == (100, 64)
+    np.testing.assert_allclose(found.images, base(split.images), atol=1e-5)
+    np.testing.assert_array_equal(found.labels, split.labels)
+    stop.requested = True
+    with pytest.raises(train.errors.PreemptedError):
+        features.extract(base, resize, split, batch_size=33, poll=stop.check)
+
+
+def test_dropout_is_the_same_on_one_and_two_replicas():
+    drawn = [
+        np.concatenate(
+            [
+                step.dropout_noise(
+                    [8, 5],
+                    seed=3,
+                    step=tf.constant(7, tf.int64),
+                    replica=tf.constant(replica),
+                    num_replicas=replicas,
+                )
+                for replica in range(replicas)
+            ]
+        )
+        for replicas in (1, 2, 4)
+    ]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    other = step.dropout_noise(
+        [8, 5],
+        seed=3,
+        step=tf.constant(8, tf.int64),
+        replica=tf.constant(0),
+        num_replicas=1,
+    )
+    assert not np.array_equal(drawn[0], other)
+
+
+def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):
+    config.model.input_size = 64
+    config.model.progressive_sizes = (24, 32)
+    config.model.progressive_epochs = (0.4, 0.8)
+    config.data.synthetic_train_images = 40
+    config.data.synthetic_test_images = 10
+    config.evaluate.global_batch_size = 10
+    config.global_batch_size = 8
+    config.steps = 6
+    config.checkpoint.every_steps = 6
+    sizes = []
+    traced = resize_lib.make_resize
+
+    def spy(size, *, method):
+        sizes.append(size)
+        return traced(size, method=method)
+
+    monkeypatch.setattr(resize_lib, "make_resize", spy)
+    result = train.train_and_evaluate(
+        config, tmp_path, preemption.StopRequest()
+    )
+    assert result["train_steps"] == 6
+    # The evaluation's, then those of the three phases.
+    assert sizes == [64, 24, 32, 64]
+    assert result["train_tflop"] > 0
+
+
+def test_a_part_of_the_images_is_the_same_part_each_time(config):
+    config.data.train_images = 30
+    first, second = (train.load_data(config).train for _ in range(2))
+    np.testing.assert_array_equal(first.images, second.images)
+    assert len(first) == 30
+    everything = sources.load("synthetic", synthetic_train_images=640).train
+    kept = {image.tobytes() for image in first.images}
+    assert kept < {image.tobytes() for image in everything.images}

@@ -1,0 +1,66 @@
+"""Scoring against NumPy, with a last batch that is not full."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job.model import vgg as model
+from job.training import evaluate
+
+
+def test_scores_equal_numpy_over_every_image_once(split):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        scored = model.vgg16(width=0.125)
+    network = model.vgg16(width=0.125, seed=1)
+    rng = np.random.default_rng(0)
+    for variable in network.variables:  # Far from the start, and lopsided.
+        noise = rng.normal(size=variable.shape, scale=0.2)
+        variable.assign(np.abs(variable.numpy() + noise))
+    weights = network.trainable_variables + network.non_trainable_variables
+    scores = evaluate.Evaluator(
+        strategy, split, scored, tf.identity, global_batch_size=64
+    )([v.value for v in weights], tta=True)
+
+    def logits(images):
+        return network(images, training=False)[0].numpy().astype(np.float64)
+
+    plain, mirrored = logits(split.images), logits(split.images[:, :, ::-1])
+    shifted = plain - plain.max(1, keepdims=True)
+    log_sum = np.log(np.exp(shifted).sum(1))
+    loss = (log_sum - shifted[np.arange(100), split.labels]).mean()
+    right = (plain.argmax(1) == split.labels).mean()
+    both = ((plain + mirrored).argmax(1) == split.labels).mean()
+    np.testing.assert_allclose(scores.loss, loss, rtol=1e-4)
+    np.testing.assert_allclose(scores.accuracy, right, atol=1e-6)
+    np.testing.assert_allclose(scores.accuracy_tta, both, atol=1e-6)
+    assert scores.images == 100
+    np.testing.assert_allclose(scores.logits, plain, rtol=1e-3, atol=1e-3)
+    assert np.abs(plain - mirrored).max() > 1e-3, "the mirror tells nothing"
+
+
+def test_an_evaluation_can_be_left_between_batches(split):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        scored = model.vgg16(width=0.125)
+    network = model.vgg16(width=0.125, seed=1)
+    evaluator = evaluate.Evaluator(
+        strategy, split, scored, tf.identity, global_batch_size=16
+    )
+    weights = [
+        v.value
+        for v in network.trainable_variables + network.non_trainable_variables
+    ]
+    whole = evaluator(weights)
+    polls = []
+
+    def leave():
+        polls.append(1)
+        if len(polls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(weights, poll=leave)
+    # The next one begins with the first image again.
+    assert evaluator(weights) == whole
+    assert evaluator._sums.experimental_get_tracing_count() == 1

@@ -1,0 +1,93 @@
+"""Rates and updates against their formulas in NumPy."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from job.training import optimizer
+
+
+def rates(schedule, train_steps=100, warmup_steps=20):
+    learning_rate = optimizer.create_learning_rate_fn(
+        peak=0.4,
+        schedule=schedule,
+        train_steps=train_steps,
+        warmup_steps=warmup_steps,
+    )
+    steps = range(train_steps + 1)
+    return np.array([learning_rate(tf.constant(s, tf.int64)) for s in steps])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_schedules_climb_to_the_peak_and_end_where_they_should(schedule):
+    got = rates(schedule)
+    np.testing.assert_allclose(got[:20], 0.4 * np.arange(1, 21) / 20, rtol=1e-5)
+    assert got.max() == pytest.approx(0.4)
+    left = np.linspace(1, 0, 81)
+    wanted = {
+        "linear": left,
+        "cosine": 0.5 - 0.5 * np.cos(np.pi * left),
+        "constant": np.ones(81),
+    }[schedule]
+    np.testing.assert_allclose(got[20:], 0.4 * wanted, atol=1e-6)
+
+
+def test_no_warmup_starts_at_the_peak():
+    assert rates("linear", warmup_steps=0)[0] == pytest.approx(0.4)
+
+
+def test_a_warmup_longer_than_the_run_only_climbs():
+    got = rates("cosine", train_steps=10, warmup_steps=50)
+    assert (np.diff(got[:10]) > 0).all()
+
+
+def test_sgd_is_nesterov_with_coupled_decay():
+    rng = np.random.default_rng(0)
+    w, buffer = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    weight, momentum_buffer = tf.Variable(w), tf.Variable(buffer)
+    for _ in range(3):
+        g = rng.normal(size=(3, 4)).astype(np.float32)
+        optimizer.sgd_update(
+            weight,
+            momentum_buffer,
+            tf.constant(g),
+            learning_rate=tf.constant(0.1),
+            momentum=0.9,
+            weight_decay=0.01,
+        )
+        # torch.optim.SGD(lr=.1, momentum=.9, weight_decay=.01, nesterov=True)
+        g = g + 0.01 * w
+        buffer = 0.9 * buffer + g
+        w = w - 0.1 * (g + 0.9 * buffer)
+    np.testing.assert_allclose(weight.numpy(), w, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        momentum_buffer.numpy(), buffer, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_the_average_starts_fast_and_ends_at_its_decay():
+    average, kept = tf.Variable(0.0), []
+    for step in (0, 1, 10_000):
+        average.assign(0.0)
+        optimizer.ema_update(
+            average,
+            tf.constant(1.0),
+            kept=optimizer.ema_kept(tf.constant(step), decay=0.99),
+        )
+        kept.append(1 - float(average.numpy()))
+    np.testing.assert_allclose(kept, [0.1, 2 / 11, 0.99], rtol=1e-5)
+
+
+def test_lookahead_moves_every_few_steps_and_less_and_less():
+    kept = np.array(
+        [
+            optimizer.lookahead_kept(
+                tf.constant(step, tf.int64), every=5, train_steps=22
+            )
+            for step in range(22)
+        ]
+    )
+    due = [4, 9, 14, 19, 21]
+    np.testing.assert_array_equal(np.flatnonzero(kept < 1), due)
+    done = np.array(due) + 1
+    np.testing.assert_allclose(kept[due], 0.95**5 * (done / 22) ** 3, rtol=1e-5)

@@ -1,0 +1,440 @@
+"""The step: one image or many replicas, the mathematics is the same."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from configs import augment_presets, smoke
+from job import train
+from job.data import sources
+from job.training import state, step
+
+
+@pytest.fixture(scope="module")
+def data():
+    return sources.load("synthetic", synthetic_train_images=640)
+
+
+class Trainer:
+    """A run without its files."""
+
+    def __init__(self, data, replicas=1, **changes):
+        config = smoke.get_config()
+        config.update_from_flattened_dict(changes)
+        self.strategy = tf.distribute.MirroredStrategy(
+            [f"CPU:{i}" for i in range(replicas)]
+        )
+        plan = train.Plan.create(config, num_images=len(data.train))
+        self.state = train.create_state(config, self.strategy)
+        self.steps = train.create_train_steps(
+            config,
+            self.strategy,
+            self.state,
+            plan,
+            self.state.model,
+            plan.phases[0],
+        )
+        self.batches = train.create_batches(
+            config, self.strategy, data.train, first_step=0
+        )
+
+    def train(self, count):
+        self.steps(self.batches, tf.constant(count))
+        return self.state.snapshot()
+
+
+# Average pooling and a small batch: where float32 rounds differently, a maximum
+# or a ReLU may fall the other way, and from there the two runs part at the
+# pace of any two runs whose weights differ (see docs/replicas.md).
+SYNCED = {
+    "distribute.sync_batch_norm": True,
+    "global_batch_size": 16,
+    "model.pooling": "avg",
+    "optimizer.schedule": "constant",
+    "optimizer.peak_learning_rate": 0.01,
+    "optimizer.warmup_epochs": 0.0,
+}
+
+
+def distance(one, other):
+    return np.linalg.norm(one - other) / max(np.linalg.norm(one), 1e-12)
+
+
+def test_1_and_2_replicas_agree_after_1_and_20_steps(data):
+    one, two = Trainer(data, 1, **SYNCED), Trainer(data, 2, **SYNCED)
+    for count in (1, 19):
+        first, second = one.train(count), two.train(count)
+        assert first.keys() == second.keys()
+        for name in first:
+            assert distance(first[name], second[name]) < 1e-4, name
+    assert first["step"] == 20
+    assert first["window/correct"] == second["window/correct"]
+    # The loss is the global mean, not a replica's.
+    assert 2.0 < first["window/loss"] / 20 < 3.0
+
+
+STRONG = {
+    f"augment.{field}": value
+    for field, value in augment_presets.fields("strong").items()
+}
+
+
+@pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
+def test_mixed_images_train_alike_on_1_and_2_replicas(data, mixing):
+    changes = {**SYNCED, **STRONG}
+    if mixing == "mixup":
+        changes |= {
+            "augment.cutmix_probability": 0.0,
+            "augment.mixup_alpha": 1.0,
+        }
+    one, two = Trainer(data, 1, **changes), Trainer(data, 2, **changes)
+    first, second = one.train(3), two.train(3)
+    for name in first:
+        assert distance(first[name], second[name]) < 1e-4, name
+    # Shares of hits, not hits.
+    assert 0 < first["window/correct"] < 48
+    assert first["window/correct"] % 1 > 0
+    assert first["first_bad_step"] == -1
+
+
+def test_mixed_targets_are_those_of_both_partners():
+    labels = tf.constant([3, 7, 1, 1])
+    share = tf.constant([0.75, 0.75, 0.5, 0.5])
+    targets = step.smoothed_targets(labels, 0.1)
+    mixed = step.mixed_targets(targets, share).numpy()
+    wanted = np.full([4, 10], 0.01)
+    wanted[0, [3, 7]] += (0.9 * 0.75, 0.9 * 0.25)
+    wanted[1, [7, 3]] += (0.9 * 0.75, 0.9 * 0.25)
+    wanted[2:, 1] += 0.9
+    np.testing.assert_allclose(mixed, wanted, rtol=1e-5)
+    assert step.mixed_targets(targets, None) is targets
+    logits = tf.one_hot([3, 3, 1, 0], 10)
+    hits = step._hits(logits, labels, share)
+    np.testing.assert_allclose(hits, [0.75, 0.25, 1, 0])
+    np.testing.assert_array_equal(
+        step._hits(logits, labels, None), [1, 0, 1, 0]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {
+            "model.whitening": True,
+            "optimizer.sam_rho": 0.05,
+            "optimizer.ema_decay": 0.0,
+            "optimizer.lookahead_steps": 2,
+        },
+    ],
+)
+def test_replicas_stay_equal(data, changes):
+    trainer = Trainer(data, 2, **changes)
+    trainer.train(3)
+    for name, variable in trainer.state.variables().items():
+        copies = [v.numpy() for v in variable.values]
+        np.testing.assert_array_equal(copies[0], copies[1], err_msg=name)
+
+
+def test_steps_per_call_change_no_byte(data):
+    one, other = Trainer(data), Trainer(data)
+    at_once = one.train(6)
+    for count in (1, 2, 3):
+        in_parts = other.train(count)
+    for name, value in at_once.items():
+        np.testing.assert_array_equal(value, in_parts[name], err_msg=name)
+
+
+def test_the_step_is_compiled_once(data):
+    trainer = Trainer(data)
+    trainer.train(1)
+    before = trainer.steps.experimental_get_tracing_count()
+    trainer.train(5)
+    assert trainer.steps.experimental_get_tracing_count() == before == 1
+
+
+PLAIN_SGD = {
+    "augment.flip": "none",
+    "augment.translate": 0.0,
+    "augment.cutout_pixels": 0.0,
+    "optimizer.momentum": 0.0,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.warmup_epochs": 0.0,
+    "optimizer.schedule": "constant",
+    "optimizer.label_smoothing": 0.0,
+}
+
+
+def test_a_weight_moves_by_its_gradient(data):
+    """One plain SGD step equals the tape's gradient, taken by hand."""
+    trainer = Trainer(data, **PLAIN_SGD)
+    network = trainer.state.model
+    batch = next(iter(trainer.batches))
+    with tf.GradientTape() as tape:
+        logits, _ = network(batch.image, training=True)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            batch.label, logits
+        )
+        loss = tf.reduce_mean(losses)
+    weights = [v.value for v in network.trainable_variables]
+    gradients = tape.gradient(loss, weights)
+    wanted = [
+        w.numpy() - 0.05 * g.numpy()
+        for w, g in zip(weights, gradients, strict=True)
+    ]
+    again = Trainer(data, **PLAIN_SGD)
+    again.train(1)
+    for variable, value in zip(again.state.trainable, wanted, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value, atol=2e-5)
+
+
+def test_running_moments_and_averages_follow(data):
+    plain = {
+        "augment.flip": "none",
+        "augment.translate": 0.0,
+        "augment.cutout_pixels": 0.0,
+    }
+    trainer = Trainer(data, **plain)
+    batch = next(iter(Trainer(data, **plain).batches))
+    _, moments = trainer.state.model(batch.image, training=True)
+    before = trainer.state.snapshot()
+    after = trainer.train(1)
+    running = trainer.state.model.non_trainable_variables
+    for variable, moment in zip(running, moments, strict=True):
+        name = f"model/{variable.path}"
+        wanted = 0.9 * before[name] + 0.1 * moment.numpy()
+        np.testing.assert_allclose(after[name], wanted, rtol=1e-3, atol=1e-4)
+    # The average keeps 1 / 10 at step 0.
+    for name in ("block3_conv2_bn/moving_variance", "logits/kernel"):
+        old, new = before[f"model/{name}"], after[f"model/{name}"]
+        assert (old != new).any()
+        np.testing.assert_allclose(
+            after[f"ema/{name}"], old + 0.9 * (new - old), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_reduced_precision_learns_with_float32_variables(data, precision):
+    trainer = Trainer(data, precision=precision)
+    after = trainer.train(3)
+    assert {v.dtype.name for v in after.values()} == {"float32", "int64"}
+    assert after["first_bad_step"] == -1
+    assert np.isfinite(after["window/loss"])
+
+
+def test_a_bad_number_stops_all_change(data):
+    trainer = Trainer(data)
+    trainer.train(2)
+    trainer.state.trainable[0].assign(trainer.state.trainable[0] * np.nan)
+    before = trainer.state.snapshot()
+    after = trainer.train(3)
+    assert after["first_bad_step"] == 2
+    assert after["step"] == 5
+    for name in before.keys() - {"step", "first_bad_step"}:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_float16_overflow_lowers_the_scale_and_goes_on(data):
+    trainer = Trainer(data, precision="float16")
+    trainer.state.loss_scale["scale"].assign(2.0**30)
+    before = trainer.state.snapshot()
+    after = trainer.train(1)
+    assert after["loss_scale/scale"] == 2.0**29
+    assert after["first_bad_step"] == -1
+    name = "model/block1_conv1/kernel"
+    np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_clipping_bounds_the_summed_gradient(data):
+    settings = {
+        "optimizer.clip_norm": 1e-3,
+        "optimizer.momentum": 0.0,
+        "optimizer.weight_decay": 0.0,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup_epochs": 0.0,
+    }
+    for replicas in (1, 2):
+        trainer = Trainer(data, replicas, **settings)
+        before = [v.numpy() for v in trainer.state.trainable]
+        trainer.train(1)
+        moved = [
+            old - v.numpy()
+            for old, v in zip(before, trainer.state.trainable, strict=True)
+        ]
+        norm = np.sqrt(sum((m**2).sum() for m in moved))
+        assert norm == pytest.approx(0.05 * 1e-3, rel=0.01)
+
+
+def test_xla_gives_the_same_step_on_2_replicas(data):
+    plain = Trainer(data, 2, jit_compile="off").train(1)
+    compiled = Trainer(data, 2, jit_compile="on").train(1)
+    # After one step the momentum is the gradient, with its decay.
+    for name in plain:
+        if name.startswith(("momentum/", "model/", "ema/")):
+            assert distance(plain[name], compiled[name]) < 0.05, name
+    assert plain["step"] == compiled["step"] == 1
+    assert plain["window/loss"] == pytest.approx(
+        compiled["window/loss"], rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer.clip_norm": 1.0, "optimizer.beta_rate": 8.0},
+        {"optimizer.name": "adam"},
+        {"precision": "float16", "optimizer.lookahead_steps": 2},
+    ],
+)
+def test_xla_gives_the_same_update(data, changes):
+    """Three steps of given gradients, the second not finite."""
+    rng = np.random.default_rng(0)
+    config = smoke.get_config()
+    config.update_from_flattened_dict(changes)
+    plan = train.Plan.create(config, num_images=len(data.train))
+    own = train.create_state(config, tf.distribute.get_strategy())
+    update = step._make_update(
+        own,
+        train.optimizer_settings(config, plan),
+        [True] * len(own.trainable),
+    )
+    start = own.snapshot()
+    shapes = [v.shape for v in own.trainable + own.running] + [[], []]
+    given = [
+        [rng.uniform(0.1, 1.0, shape).astype(np.float32) for shape in shapes]
+        for _ in range(3)
+    ]
+    given[1][0][:] = np.inf
+    results = []
+    for compiled in (False, True):
+        own.restore(start)
+        apply = tf.function(
+            lambda sums: update(own.step, sums, own.replicated()),
+            jit_compile=compiled,
+            autograph=False,
+        )
+        for sums in given:
+            apply([tf.constant(value) for value in sums])
+        results.append(own.snapshot())
+    plain, compiled = results
+    assert plain.keys() == compiled.keys()
+    assert plain["step"] == compiled["step"] == 3
+    for name in plain:
+        np.testing.assert_allclose(
+            plain[name], compiled[name], rtol=1e-4, atol=1e-6, err_msg=name
+        )
+
+
+def test_smoothed_targets():
+    targets = step.smoothed_targets(tf.constant([3]), 0.1).numpy()
+    assert targets.sum() == pytest.approx(1.0)
+    assert targets[0, 3] == pytest.approx(0.91)
+    assert targets[0, 0] == pytest.approx(0.01)
+
+
+def test_restoring_what_does_not_fit_names_it_and_sets_nothing(data):
+    trainer = Trainer(data)
+    tensors = trainer.state.snapshot()
+    changed = {k: v + 1 for k, v in tensors.items()}
+    name = "model/logits/bias"
+    for broken, said in (
+        ({k: v for k, v in changed.items() if k != name}, "bias is missing"),
+        ({**changed, "model/extra": changed[name]}, "model/extra is unknown"),
+        ({**changed, name: changed[name][:5]}, r"bias is float32 \[5\], not"),
+        ({**changed, name: changed[name].astype("f8")}, "bias is float64"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            trainer.state.restore(broken)
+    np.testing.assert_array_equal(trainer.state.snapshot()[name], tensors[name])
+    trainer.state.restore(changed)
+    np.testing.assert_array_equal(trainer.state.snapshot()[name], changed[name])
+
+
+def test_state_names_every_variable_once(data):
+    trainer = Trainer(data)
+    named = trainer.state.variables()
+    assert isinstance(trainer.state, state.TrainState)
+    assert len({id(v) for v in named.values()}) == len(named)
+
+
+def moves(data, replicas=1, **changes):
+    """Returns how the first step changes each weight."""
+    trainer = Trainer(data, replicas, **PLAIN_SGD, **changes)
+    before = trainer.state.snapshot()
+    after = trainer.train(1)
+    return {k: after[k] - before[k] for k in after if k.startswith("model/")}
+
+
+def test_offsets_may_have_a_rate_of_their_own(data):
+    usual = moves(data)
+    faster = moves(data, **{"optimizer.beta_rate": 8.0})
+    for name, moved in usual.items():
+        times = 8 if name.endswith("/beta") else 1
+        np.testing.assert_allclose(
+            faster[name], times * moved, rtol=1e-3, atol=1e-6, err_msg=name
+        )
+
+
+def test_sam_takes_the_gradient_further_up_the_slope(data):
+    """The step that the formula gives, taken by hand."""
+    rho = 0.5
+    smooth = {"model.pooling": "avg"}  # See SYNCED.
+    trainer = Trainer(data, **PLAIN_SGD, **smooth)
+    network = trainer.state.model
+    batch = next(iter(trainer.batches))
+    weights = [v.value for v in network.trainable_variables]
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            logits, _ = network(batch.image, training=True)
+            loss = tf.reduce_mean(
+                tf.nn.sparse_softmax_cross_entropy_with_logits(
+                    batch.label, logits
+                )
+            )
+        return [g.numpy() for g in tape.gradient(loss, weights)]
+
+    first = gradients()
+    norm = np.sqrt(sum((g**2).sum() for g in first))
+    for weight, gradient in zip(weights, first, strict=True):
+        weight.assign_add(rho / norm * gradient)
+    second = gradients()
+    moved = moves(data, **smooth, **{"optimizer.sam_rho": rho})
+    for variable, gradient, plain in zip(
+        network.trainable_variables, second, first, strict=True
+    ):
+        got = moved[f"model/{variable.path}"]
+        assert distance(-0.05 * gradient, got) < 1e-3, variable.path
+        if variable.path == "block3_conv1/kernel":
+            assert distance(-0.05 * plain, got) > 0.05
+
+
+def test_sam_keeps_the_first_pass_moments_and_loss(data):
+    plain, sam = (
+        Trainer(data, **PLAIN_SGD, **{"optimizer.sam_rho": rho}).train(1)
+        for rho in (0.0, 0.5)
+    )
+    for name in plain:
+        if "/moving_" in name or name.startswith("window/"):
+            np.testing.assert_allclose(plain[name], sam[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_lookahead_brings_the_weights_back_to_their_average(data, replicas):
+    fields = {"optimizer.ema_decay": 0.0, "optimizer.lookahead_steps": 3}
+    trainer = Trainer(data, replicas, **fields)
+    start = trainer.state.snapshot()
+    after = trainer.train(2)
+    for name, value in start.items():
+        if name.startswith("ema/"):
+            np.testing.assert_array_equal(value, after[name], err_msg=name)
+    after = trainer.train(1)
+    for name, value in after.items():
+        if name.startswith("ema/"):
+            fast = after[name.replace("ema/", "model/")]
+            np.testing.assert_array_equal(value, fast, err_msg=name)
+    assert (after["ema/logits/kernel"] != start["ema/logits/kernel"]).any()
+    later = trainer.train(17)
+    assert later["step"] == 20
+    name = "logits/kernel"
+    np.testing.assert_array_equal(later[f"ema/{name}"], later[f"model/{name}"])
