@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from benchmarks import turns
 from configs import stem32
-from job import train
+from job import build
 from job.training.plan import Plan
 
 
@@ -26,14 +26,14 @@ def make(settings):
     )
     if settings.replicas > 1:
         config.distribute.logical_devices = settings.replicas
-    strategy = train.create_strategy(config)
-    data = train.load_data(config)
+    strategy = build.create_strategy(config)
+    data = build.load_data(config)
     plan = Plan.create(config, num_images=len(data.train))
-    state = train.create_state(config, strategy)
-    steps = train.create_train_steps(
+    state = build.create_state(config, strategy)
+    steps = build.create_train_steps(
         config, strategy, state, plan, state.model, plan.phases[0]
     )
-    batches = train.create_batches(config, strategy, data.train, first_step=0)
+    batches = build.create_batches(config, strategy, data.train, first_step=0)
 
     def run(count):
         steps(batches, tf.constant(count))

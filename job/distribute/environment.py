@@ -88,7 +88,9 @@ class Cluster:
         with self._listen():
             while missing:
                 poll()
-                missing = {i for i in missing if is_deaf(self.workers[i])}
+                missing = {
+                    i for i in missing if is_unreachable(self.workers[i])
+                }
                 if missing and time.monotonic() > deadline:
                     raise errors.PeerLostError(
                         f"{self.names(sorted(missing))} did not come within"
@@ -241,8 +243,8 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
-def is_deaf(address: str) -> bool:
-    """Says whether nobody listens at host:port."""
+def is_unreachable(address: str) -> bool:
+    """Returns whether no process listens at host:port."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), 1.0).close()

@@ -6,25 +6,18 @@ What is asked for is there, or the job ends and says what is missing.
     strategy.num_replicas_in_sync
 """
 
-import contextlib
-import faulthandler
 import os
 import shutil
-import signal
-from collections.abc import Iterator
-from unittest import mock
 
 import tensorflow as tf
 from absl import logging
 
 from job import errors
-from job.distribute import memory
+from job.distribute import memory, multi_worker
 from job.distribute.environment import Cluster
 
-# There, whoever may use it, where the kernel has the driver.
+# Exists if and only if the NVIDIA kernel driver is loaded.
 _DRIVER = "/proc/driver/nvidia/version"
-# How long TensorFlow waits for workers that were there a moment ago.
-_REGISTER_SECONDS = 60
 
 
 def create_strategy(
@@ -74,8 +67,11 @@ def create_strategy(
         ):  # The GPUs are in use already; they stay as they are.
             logging.info("memory growth of %s stays as it is", gpu.name)
     if cluster:
-        return _create_multi_worker(
-            cluster, len(gpus), split_cpu(logical_devices or 1), all_reduce
+        return multi_worker.create_strategy(
+            cluster,
+            gpus=len(gpus),
+            cpus=split_cpu(logical_devices or 1),
+            all_reduce=all_reduce,
         )
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
@@ -97,101 +93,6 @@ def create_strategy(
         [f"GPU:{i}" for i in range(len(gpus))],
         cross_device_ops=operations[all_reduce],
     )
-
-
-def _create_multi_worker(
-    cluster: Cluster, gpus: int, cpus: int, all_reduce: str
-) -> tf.distribute.Strategy:
-    """Returns the strategy over all workers, once they are there."""
-    if all_reduce == "hierarchical":
-        raise errors.ConfigError(
-            "config.distribute.all_reduce is 'hierarchical'; it must be auto or"
-            " nccl with config.distribute.strategy=multi_worker"
-        )
-    kinds = tf.distribute.experimental.CommunicationImplementation
-    kind = kinds.NCCL if all_reduce == "nccl" else kinds.AUTO
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        # Our own names: a chief is worker 0, whatever he is called outside.
-        tf.train.ClusterSpec({"worker": list(cluster.workers)}),
-        task_type="worker",
-        task_id=cluster.index,
-        num_accelerators={"GPU": gpus},
-        rpc_layer="grpc",
-    )
-    # Private, as MultiWorkerMirroredStrategy has no argument for it either: the
-    # others were there a moment ago, so it need not wait an hour for them.
-    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-    from tensorflow.python.eager import context
-
-    context.context().configure_coordination_service(
-        service_type="standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=_REGISTER_SECONDS * 1000,
-        coordinated_jobs=[
-            coordination_config_pb2.CoordinatedJob(
-                name="worker", num_tasks=len(cluster.workers)
-            )
-        ],
-    )
-    try:
-        with _at_most(2 * _REGISTER_SECONDS), _local_cpus(0 if gpus else cpus):
-            return tf.distribute.MultiWorkerMirroredStrategy(
-                resolver,
-                tf.distribute.experimental.CommunicationOptions(
-                    implementation=kind if gpus else kinds.RING
-                ),
-            )
-    except tf.errors.UnknownError as error:
-        # What its server says of an address that is taken or not ours.
-        raise errors.DeviceError(
-            f"worker {cluster.index} cannot listen at"
-            f" {cluster.workers[cluster.index]}: {error.message}"
-        ) from None
-
-
-@contextlib.contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Has a signal end the process, after its stacks, if this takes longer.
-
-    Worker 0's TensorFlow waits for one that has just died for as long as it
-    likes, and holds Python's lock: no thread of ours can do anything about it.
-    """
-    faulthandler.register(signal.SIGALRM, chain=True)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        faulthandler.unregister(signal.SIGALRM)
-
-
-@contextlib.contextmanager
-def _local_cpus(count: int) -> Iterator[None]:
-    """Has a worker without GPUs use `count` logical CPU devices.
-
-    MultiWorkerMirroredStrategy takes one, and has no argument for more. This
-    private method is all that knows; tests alone ask for more than one.
-    """
-    if count < 2:
-        yield
-        return
-    from tensorflow.python.distribute import (
-        collective_all_reduce_strategy as module,
-    )
-
-    def local_devices(
-        self: object, resolver: object, worker_device: str
-    ) -> tuple[tuple[str, ...], str]:
-        del self, resolver
-        names = (f"{worker_device}/device:CPU:{i}" for i in range(count))
-        return tuple(names), "CPU"
-
-    with mock.patch.object(
-        module.CollectiveAllReduceExtended,
-        "_initialize_local_devices",
-        local_devices,
-    ):
-        yield
 
 
 def split_cpu(count: int) -> int:

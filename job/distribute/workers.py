@@ -1,16 +1,17 @@
-"""What the workers of a run tell one another between two calls.
+"""Agreement between the worker processes of a run.
 
-Everything that decides what is called next must be the same on all of them: a
-collective that one of them does not enter holds up the others. So whoever
-was told to stop, and how many steps the next call has, is agreed here; and the
-chief, who alone reads and writes checkpoints, hands on what he found.
+Everything that decides what a worker calls next must be equal on all workers:
+a collective operation that one of them does not enter blocks the others. The
+workers therefore agree on stop requests and on the number of steps per call,
+and the chief, the only one that reads and writes checkpoints, broadcasts what
+it has restored.
 
-    peers = Peers(strategy, cluster)
-    peers.any(stop.requested)               # True on all, if on one
-    peers.chiefs(number)                    # the chief's number
-    peers.broadcast(content)                # the chief's bytes
+    workers = Workers(strategy, cluster)
+    workers.any(stop.requested)             # True on all if True on one
+    workers.broadcast_int(number)           # the chief's number
+    workers.run_on_chief(work)              # the chief's result or error
 
-Alone (`Peers()`), all of that costs nothing.
+The default, `Workers()`, is a single worker, for which every call is free.
 """
 
 import contextlib
@@ -22,15 +23,13 @@ import numpy as np
 import tensorflow as tf
 
 from job import errors
-from job.checkpoint import manifest
-from job.checkpoint.saver import AsyncSaver
-from job.distribute.environment import Cluster, is_deaf
+from job.distribute.environment import Cluster, is_unreachable
 
-# int32 numbers in one message; a long one is cut into several.
+# Sizes of a message in int32 numbers; a longer one is split.
 _SMALL = 1 << 10
 _LARGE = 1 << 22
 
-# How TensorFlow reports another worker that is gone, hung or new.
+# TensorFlow's errors for a worker that failed, hung or was restarted.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -40,10 +39,14 @@ _LOST = (
 )
 
 
-class Peers:
+class Workers:
     """The workers of a run, seen from one of them.
 
-    Every method is to be called by all of them, in the same order.
+    All workers must call the same methods in the same order.
+
+    Attributes:
+      count: Number of workers.
+      is_chief: Whether this worker is the chief, worker 0.
     """
 
     def __init__(
@@ -51,11 +54,12 @@ class Peers:
         strategy: tf.distribute.Strategy | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        """Tells nobody anything yet.
+        """Compiles the sum over workers; sends nothing yet.
 
         Args:
-          strategy: over the devices of all workers.
-          cluster: the workers; None: there is one.
+          strategy: Strategy over the devices of all workers. If None, there is
+            one worker.
+          cluster: Addresses of the workers. If None, there is one worker.
         """
         self.count = len(cluster.workers) if cluster else 1
         self.is_chief = cluster.is_chief if cluster else True
@@ -65,7 +69,7 @@ class Peers:
         def add(numbers: tf.Tensor) -> tf.Tensor:
             def replica_add() -> tf.Tensor:
                 context = tf.distribute.get_replica_context()
-                # A worker speaks once, however many devices it has.
+                # Each worker contributes once, on its first device.
                 first = context.replica_id_in_sync_group % local == 0
                 return context.all_reduce(
                     tf.distribute.ReduceOp.SUM,
@@ -81,26 +85,26 @@ class Peers:
             local = strategy.num_replicas_in_sync // self.count
 
     def any(self, flag: bool) -> bool:
-        """Says whether the flag of any worker is set."""
+        """Returns whether the flag is set on any worker."""
         if self.count == 1:
             return flag
         return bool(self._sum(np.array([flag], np.int32))[0])
 
-    def chiefs(self, number: int) -> int:
-        """Returns the chief's number, of 31 bits."""
+    def broadcast_int(self, number: int) -> int:
+        """Returns the chief's number, 0 to 2^31 - 1."""
         if self.count == 1:
             return number
-        said = number if self.is_chief else 0
-        return int(self._sum(np.array([said], np.int32))[0])
+        sent = number if self.is_chief else 0
+        return int(self._sum(np.array([sent], np.int32))[0])
 
-    def broadcast(self, content: bytes) -> bytes:
-        """Returns the chief's bytes; what others give is ignored.
+    def broadcast_bytes(self, content: bytes) -> bytes:
+        """Returns the chief's bytes; the argument of others is ignored.
 
-        They are summed with zeros as integers, so that none is changed.
+        The bytes are summed with zeros as integers, which is exact.
         """
         if self.count == 1:
             return content
-        size = self.chiefs(len(content))
+        size = self.broadcast_int(len(content))
         length = -(-size // 4)
         numbers = np.zeros(length, np.int32)
         if self.is_chief:
@@ -114,23 +118,25 @@ class Peers:
         return numbers.view(np.uint8)[:size].tobytes()
 
     def broadcast_json(self, value: Any) -> Any:
-        """Returns the chief's value, of JSON's types."""
+        """Returns the chief's value, which consists of JSON types."""
         if self.count == 1:
             return value
-        said = json.dumps(value).encode() if self.is_chief else b""
-        return json.loads(self.broadcast(said))
+        sent = json.dumps(value).encode() if self.is_chief else b""
+        return json.loads(self.broadcast_bytes(sent))
 
     def broadcast_arrays(
         self, arrays: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Returns the chief's arrays, equal to the last bit."""
+        """Returns the chief's arrays, bit by bit."""
         if self.count == 1:
             return arrays
         table = self.broadcast_json(
             {n: (a.dtype.str, a.shape) for n, a in arrays.items()}
         )
         parts = [np.ascontiguousarray(a).tobytes() for a in arrays.values()]
-        content = self.broadcast(b"".join(parts) if self.is_chief else b"")
+        content = self.broadcast_bytes(
+            b"".join(parts) if self.is_chief else b""
+        )
         received, start = {}, 0
         for name, (kind, shape) in table.items():
             dtype = np.dtype(kind)
@@ -140,22 +146,22 @@ class Peers:
             start += array.nbytes
         return received
 
-    def tell(self, work: Callable[[], Any]) -> Any:
-        """Returns what the chief's `work` does, or raises what it raises.
+    def run_on_chief(self, work: Callable[[], Any]) -> Any:
+        """Calls a function on the chief and returns its result on all workers.
 
         Args:
-          work: is called by the chief; returns a value of JSON's types.
+          work: Function without arguments that returns a JSON value.
 
         Raises:
-          JobError: the chief's, on all workers.
+          JobError: The error of the chief's call, raised on all workers.
         """
         if self.count == 1:
             return work()
-        said: dict[str, Any] = {}
+        sent: dict[str, Any] = {}
         failed: errors.JobError | None = None
         if self.is_chief:
             try:
-                said = {"value": work()}
+                sent = {"value": work()}
             except errors.JobError as error:
                 failed = error
                 kind = next(
@@ -163,19 +169,19 @@ class Peers:
                     for k in type(error).__mro__
                     if hasattr(errors, k.__name__)
                 )
-                said = {"error": kind.__name__, "message": str(error)}
-        said = self.broadcast_json(said)
+                sent = {"error": kind.__name__, "message": str(error)}
+        sent = self.broadcast_json(sent)
         if failed:
             raise failed
-        if "error" in said:
-            raise getattr(errors, said["error"])(said["message"])
-        return said["value"]
+        if "error" in sent:
+            raise getattr(errors, sent["error"])(sent["message"])
+        return sent["value"]
 
-    def part(self) -> None:
-        """Returns when all have come here; nothing may be told any more."""
+    def barrier(self) -> None:
+        """Waits for all workers; the last call before the process ends."""
         self.any(False)
-        # Whoever comes from the first time round may end the process, but for
-        # one whose last message has not arrived: so he waits once more.
+        # A worker that returned from the first sum may exit while its last
+        # message to another one is still on its way: the second sum waits.
         with contextlib.suppress(*_LOST):
             self.any(False)
 
@@ -183,119 +189,37 @@ class Peers:
         return self._add(tf.constant(numbers)).numpy()
 
 
-class SharedSaver:
-    """The chief's saver, as all workers see it.
-
-    It does what `AsyncSaver` does. What that returns or raises after a wait
-    is the same on all workers; who is not the chief saves nothing.
-    """
-
-    def __init__(
-        self,
-        peers: Peers,
-        saver: AsyncSaver | None,
-        *,
-        committed_step: int | None,
-    ) -> None:
-        """Takes the chief's saver, and None from the others.
-
-        Args:
-          peers: whom it shares the saver with.
-          saver: the chief's.
-          committed_step: of the checkpoint that the run goes on from, if any.
-        """
-        self._peers = peers
-        self._saver = saver
-        self._committed = committed_step
-
-    @property
-    def committed_step(self) -> int | None:
-        """The newest one that all workers know of; None: there is none."""
-        return self._committed
-
-    def save(
-        self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
-    ) -> None:
-        """Hands a checkpoint over."""
-        if self._saver:
-            self._saver.save(step, tensors, run)
-
-    def check(self) -> None:
-        """Raises what ended saving for good; on the chief only."""
-        if self._saver:
-            self._saver.check()
-
-    def wait(self, seconds: float) -> bool:
-        """Waits; returns whether all is committed, and old ones are removed."""
-
-        def wait() -> list[Any]:
-            assert self._saver
-            return [self._saver.wait(seconds), self._saver.committed_step]
-
-        is_idle, self._committed = self._peers.tell(wait)
-        return is_idle
-
-    def flush(self, timeout: float | None = None) -> int | None:
-        """Waits until all that was handed over is committed."""
-        self._committed = self._peers.tell(
-            lambda: self._saver.flush(timeout) if self._saver else None
-        )
-        return self._committed
-
-    def restore_newest(
-        self,
-    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
-        """Returns the newest checkpoint, as the chief finds it."""
-        tensors: dict[str, np.ndarray] = {}
-
-        def restore() -> str | None:
-            assert self._saver
-            found = self._saver.restore_newest()
-            if found is None:
-                return None
-            tensors.update(found[1])
-            return found[0].to_json().decode()
-
-        text = self._peers.tell(restore)
-        if text is None:
-            return None
-        found = manifest.from_json(text.encode())
-        self._committed = found.step
-        return found, self._peers.broadcast_arrays(tensors)
-
-    def __enter__(self) -> "SharedSaver":
-        if self._saver:
-            self._saver.__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._saver:
-            self._saver.__exit__(*error)
-
-
 @contextlib.contextmanager
-def lost_explained(cluster: Cluster | None) -> Iterator[None]:
-    """Turns what TensorFlow says of a lost worker into PeerLostError.
+def translate_lost_worker(cluster: Cluster | None) -> Iterator[None]:
+    """Translates TensorFlow's errors for a lost worker into PeerLostError.
 
     Args:
-      cluster: the workers; None: there is one, and nothing is changed.
+      cluster: Addresses of the workers. If None, nothing is translated.
     """
     try:
         yield
     except _LOST as error:
         if not cluster or len(cluster.workers) == 1:
             raise
-        raise errors.PeerLostError(_who(cluster, str(error))) from None
+        raise errors.PeerLostError(
+            _describe_loss(cluster, str(error))
+        ) from None
 
 
-def _who(cluster: Cluster, said: str) -> str:
-    """Says which worker is lost, where TensorFlow or a look at it tells."""
+def _describe_loss(cluster: Cluster, reported: str) -> str:
+    """Returns which worker is lost, by TensorFlow's report or by a probe."""
     named = [
-        i for i in cluster.others() if f"/job:worker/replica:0/task:{i}" in said
+        i
+        for i in cluster.others()
+        if f"/job:worker/replica:0/task:{i}" in reported
     ]
-    gone = [i for i in named or cluster.others() if is_deaf(cluster.workers[i])]
+    gone = [
+        i
+        for i in named or cluster.others()
+        if is_unreachable(cluster.workers[i])
+    ]
     names = cluster.names(gone or named)
-    what = " ".join(said.partition("is aborted by:")[2].split()) or said
+    what = " ".join(reported.partition("is aborted by:")[2].split()) or reported
     return (
         f"{names or 'another worker'} is gone or hangs, so this one ends too;"
         f" start all again ({' '.join(what.split())[:160]})"

@@ -1,0 +1,22 @@
+"""Programs of the job, one module per `--mode`.
+
+Each has a function `run` with plain arguments that returns an `Outcome` and
+prints nothing. The modules import TensorFlow only after all checks that do not
+need it.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Result of a mode, for the user and for Kubernetes.
+
+    Attributes:
+      output: Lines for standard output; may be computed while it is read.
+      summary: Termination message of a pod. If empty, the mode's name.
+    """
+
+    output: Iterable[str] = ()
+    summary: str = ""

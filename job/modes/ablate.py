@@ -25,7 +25,9 @@ from collections.abc import Sequence
 from absl import logging
 
 from job import errors
+from job.modes import Outcome
 from job.storage import files
+from job.storage import workdir as workdirs
 from job.supervision.preemption import PARENT_VARIABLE, StopRequest
 
 # In the plan's workdir: which runs there are, in which order.
@@ -76,6 +78,52 @@ class Plan:
     def runs(self) -> list[tuple[str, int]]:
         """Returns (variant, seed) of each run, all variants of a seed first."""
         return [(name, seed) for seed in self.seeds for name in self.variants]
+
+
+def run(
+    config_filename: str,
+    workdir_name: str,
+    stop: StopRequest,
+    *,
+    seeds: Sequence[int],
+    arguments: Sequence[str],
+    index: int | None,
+) -> Outcome:
+    """Makes the runs of a plan that are not finished.
+
+    Args:
+      config_filename: Config file and plan, FILE:PLAN.
+      workdir_name: Directory of the plan.
+      stop: Stop request, passed on to the current run.
+      seeds: Seeds of each variant.
+      arguments: Flags for each run.
+      index: Index of the only run to make. If None, JOB_COMPLETION_INDEX of
+        the environment, else all runs.
+
+    Raises:
+      ConfigError: There is no such plan or run, or the workdir is a bucket.
+    """
+    if "://" in workdir_name:
+        raise errors.ConfigError(
+            f"--workdir={workdir_name}: --mode=ablate works on folders only"
+        )
+    with workdirs.open_workdir(workdir_name) as workdir:
+        workdir.check_writable()
+    if index is None and (given := os.environ.get("JOB_COMPLETION_INDEX")):
+        if not given.isdecimal():
+            raise errors.ConfigError(
+                f"JOB_COMPLETION_INDEX={given}: it must be a run's number,"
+                " from 0"
+            )
+        index = int(given)
+    plan = Plan.load(config_filename, seeds)
+    run_plan(plan, workdir.local, arguments, stop, index=index)
+    return Outcome(
+        [
+            f"all runs are over; --mode=report --workdir={workdir.local}"
+            " compares them"
+        ]
+    )
 
 
 def folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:

@@ -1,115 +1,72 @@
-"""What a trained network says of image files.
+"""`--mode=predict`: classifies image files with a trained network."""
 
-    inputs = image_file.find(["cat.png", "photos/", "gs://bucket/photos"])
-    for answer in predict(inputs, network, resize, class_names):
-        print(to_json(answer))
-
-A file that cannot be read is answered with what is wrong with it; the others
-are answered all the same.
-"""
-
-import dataclasses
-import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-
-import keras
-import numpy as np
-import tensorflow as tf
+from collections.abc import Iterator, Sequence
 
 from job import errors
-from job.data import image_file
-from job.data.dataset import IMAGE_SIZE
-from job.model.resize import Resize
-
-# How many classes an answer names.
-TOP = 3
-
-# So many images of 32 px at once; larger ones in proportion.
-_BATCH = 256
+from job.config import ranges as config_lib
+from job.modes import Outcome
+from job.storage import workdir as workdirs
+from job.supervision import startup
+from job.supervision.preemption import StopRequest
 
 
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What the network says of a file.
-
-    Attributes:
-      name: of the file.
-      top: class names and probabilities, 0 to 1, the likeliest first; empty
-        where the file could not be read.
-      error: why not; "" where it could.
-    """
-
-    name: str
-    top: tuple[tuple[str, float], ...]
-    error: str = ""
-
-
-def predict(
-    inputs: Iterable[image_file.Input],
-    network: keras.Model,
-    resize: Resize,
-    class_names: Sequence[str],
+def run(
+    workdir_name: str,
+    inputs: Sequence[str],
+    stop: StopRequest,
     *,
-    poll: Callable[[], None] = lambda: None,
-) -> Iterator[Answer]:
-    """Yields an answer to each file, in their order.
+    output_format: str,
+) -> Outcome:
+    """Classifies images with a run's newest checkpoint.
 
     Args:
-      inputs: as `image_file.find` returns them.
-      network: as `model.vgg16` builds it, in float32, trained.
-      resize: what is done to images before; see `job.resize`.
-      class_names: ten names, in the order of the labels.
-      poll: called before each batch; what it raises ends it.
+      workdir_name: Workdir of the run.
+      inputs: PNG or JPEG files, folders of them, or gs:// of either.
+      stop: Stop request, polled between two batches.
+      output_format: table or jsonl.
+
+    Raises:
+      ConfigError: There is no input, or `workdir_name` holds no run.
+      DataError: Raised after the last line if some files were unreadable.
     """
-    size = int(resize(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
-    batch = max(1, _BATCH * IMAGE_SIZE**2 // size**2)
+    stop.saved = "answers that are printed are whole"
+    names = [name for name in inputs if name]
+    if not names:
+        raise errors.ConfigError(
+            "--input is missing: an image file, a folder or gs:// of either"
+        )
+    with workdirs.open_workdir(workdir_name) as workdir:
+        config_lib.load(workdir.local, str(workdir))
+        from job.data import image_file
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([batch, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8)
-        ],
-        autograph=False,
-    )
-    def compute(images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(network(resize(images), training=False)[0])
+        files = image_file.find(names)
+        startup.import_tensorflow()
+        from job import trained as trained_lib
+        from job.model import classify
 
-    remaining = iter(inputs)
-    while group := list(itertools.islice(remaining, batch)):
-        poll()
-        images = np.zeros([batch, IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8)
-        wrong = {}
-        for place, one in enumerate(group):
-            try:
-                images[place] = image_file.decode(one.read())
-            except (errors.DataError, errors.StorageError) as error:
-                wrong[place] = str(error)
-        probabilities = compute(tf.constant(images)).numpy()
-        for place, one in enumerate(group):
-            if place in wrong:
-                yield Answer(one.name, (), wrong[place])
-                continue
-            order = np.argsort(-probabilities[place], kind="stable")[:TOP]
-            yield Answer(
-                one.name,
-                tuple(
-                    (class_names[i], float(probabilities[place][i]))
-                    for i in order
-                ),
+        trained = trained_lib.load_trained(
+            workdir.local, storage=workdir.checkpoints, name=str(workdir)
+        )
+
+    def lines() -> Iterator[str]:
+        width = min(60, max(len(file.name) for file in files))
+        unread = 0
+        for answer in classify.predict(
+            files,
+            trained.network,
+            trained.resize,
+            trained.class_names,
+            poll=stop.check,
+        ):
+            unread += bool(answer.error)
+            if output_format == "jsonl":
+                yield classify.to_json(answer)
+            else:
+                yield classify.to_row(answer, width)
+        if unread:
+            raise errors.DataError(
+                f"{unread} of {len(files)} files could not be read, as said"
+                " above"
             )
 
-
-def to_json(answer: Answer) -> str:
-    """Returns an answer as one line of JSON."""
-    if answer.error:
-        return json.dumps({"input": answer.name, "error": answer.error})
-    top = [{"class": name, "probability": p} for name, p in answer.top]
-    return json.dumps({"input": answer.name, "top": top})
-
-
-def to_row(answer: Answer, width: int) -> str:
-    """Returns an answer as a line of a table, names `width` letters wide."""
-    if answer.error:
-        return f"{answer.name:<{width}}  not read: {answer.error}"
-    cells = [f"{name:<10} {p:6.1%}" for name, p in answer.top]
-    return f"{answer.name:<{width}}  {'   '.join(cells)}"
+    return Outcome(lines())

@@ -95,6 +95,11 @@ def summarize(
     }
 
 
+def evaluated_split(result: dict[str, Any]) -> str:
+    """Returns the split of a result: test, or validation where held out."""
+    return "test" if "test_accuracy" in result else "validation"
+
+
 def finished(
     workdir: pathlib.Path, fields: dict[str, Any]
 ) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ import sys
 import threading
 
 from job import main
-from job.supervision import preemption, watchdog
+from job.supervision import exits, preemption, watchdog
 
 NATIVE = ctypes.CDLL(None)
 NATIVE_WITH_LOCK = ctypes.PyDLL(None)
@@ -78,7 +78,7 @@ def plant(phase, faults):
     elif phase == "compile":
         before(optimizer, "sgd_update")  # Called while the step is traced.
     elif phase == "train":
-        before(loop.Loop, "check_health", lambda self, done: done >= 7)
+        before(loop.Loop, "run_periodic_actions", lambda self: self.step >= 7)
     elif phase == "save":
         before(loop.Loop, "save")
     elif phase in ("evaluate", "score"):
@@ -106,4 +106,4 @@ if __name__ == "__main__":
     watchdog._BACKSTOP_SECONDS = 5.0
     watchdog._HEARTBEAT_SECONDS = 0.5
     plant(sys.argv[1], sys.argv[2].split("+"))
-    main._exit(main.main([sys.argv[0], *sys.argv[3:]], STOP))
+    exits.exit_now(main.main([sys.argv[0], *sys.argv[3:]], STOP))

@@ -10,16 +10,28 @@ import pytest
 import tensorflow as tf
 
 from configs import smoke
-from job import errors, train
+from job import build, errors, train
 from job.checkpoint import store
 from job.config import ranges as config_lib
+from job.modes import evaluate
 from job.output import metrics, results
-from job.supervision import preemption
+from job.supervision import preemption, startup
 from job.training import plan as plan_lib
 
 
 def run(workdir, config):
     return train.train_and_evaluate(config, workdir, preemption.StopRequest())
+
+
+def run_until(step, workdir, config, on_call=lambda loop: None):
+    """Trains with a stop request once `step` steps are completed."""
+    stop = preemption.StopRequest()
+
+    def request_stop(loop):
+        on_call(loop)
+        stop.requested = loop.step >= step
+
+    train.train_and_evaluate(config, workdir, stop, on_call=request_stop)
 
 
 @pytest.fixture(scope="module")
@@ -114,20 +126,10 @@ def test_the_events_repeat_the_record(finished):
 
 def test_a_stop_and_a_resume_change_no_byte(finished, tmp_path):
     whole, _ = finished
-    stop = preemption.StopRequest()
-    asked_at = 7
-
-    class StopAt7(train.Loop):
-        def check_health(self, done):
-            super().check_health(done)
-            stop.requested = done >= asked_at
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "Loop", StopAt7)
-        config = smoke.get_config()
-        config.steps_per_loop = 1
-        with pytest.raises(errors.PreemptedError, match="up to step 7"):
-            train.train_and_evaluate(config, tmp_path, stop)
+    config = smoke.get_config()
+    config.steps_per_loop = 1
+    with pytest.raises(errors.PreemptedError, match="up to step 7"):
+        run_until(7, tmp_path, config)
     result = run(tmp_path, smoke.get_config())
     assert result["resumes"] == 1
     assert result["planned_steps"] == [20]
@@ -197,13 +199,13 @@ def test_saves_that_are_left_to_us_are_some_time_apart(
 
 def test_what_lies_behind_the_end_of_a_run_is_said():
     config = smoke.get_config()
-    plan = train.Plan.create(config, num_images=640)
-    assert [*train.doubts(config, plan)] == []
+    plan = plan_lib.Plan.create(config, num_images=640)
+    assert [*build.schedule_warnings(config, plan)] == []
     config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
-    plan = train.Plan.create(config, num_images=640)
-    rate, size = train.doubts(config, plan)
+    plan = plan_lib.Plan.create(config, num_images=640)
+    rate, size = build.schedule_warnings(config, plan)
     assert "learning rate never falls" in rate
     assert "before what is to begin at step 20: 32 px" in size
 
@@ -217,45 +219,34 @@ def rollback_config(replicas=0):
     return config
 
 
-class WithBadNumbers(train.Loop):
-    """Has a weight that is no number at step 12, until the rate is low."""
-
-    highest_good_factor = 0.3
-
-    def train(self, done, until):
-        factor = float(self.state.learning_rate_factor.numpy())
-        if done == 12 and factor > self.highest_good_factor:
-            weight = self.state.trainable[0]
-            weight.assign(weight.read_value() * math.nan)
-        return super().train(done, until)
+def plant_nan(loop, highest_good_factor=0.3):
+    """Sets a weight to NaN at step 12, unless the learning rate is low."""
+    factor = float(loop.state.learning_rate_factor.numpy())
+    if loop.step == 12 and factor > highest_good_factor:
+        weight = loop.state.trainable[0]
+        weight.assign(weight.read_value() * math.nan)
 
 
 def test_a_rollback_goes_on_at_half_the_rate(tmp_path):
-    """Two are needed here, and a stop with a resume behind them is nothing."""
-    stop = preemption.StopRequest()
+    """Two are needed here; a stop and a resume after them change nothing."""
     loops = []
 
-    class StoppedAt17(WithBadNumbers):
-        def train(self, done, until):
-            loops.append(self)
-            stop.requested = done == 16
-            return super().train(done, until)
-
-    class WatchedLoop(WithBadNumbers):
-        def train(self, done, until):
-            loops.append(self)
-            return super().train(done, until)
+    def watch(loop):
+        loops.append(loop)
+        plant_nan(loop)
 
     workdirs = tmp_path / "whole", tmp_path / "stopped"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "Loop", WatchedLoop)
-        result = run(workdirs[0], rollback_config(2))
-        # The step was compiled once: a rollback costs its steps, no more.
-        steps = loops[-1]._train_steps
-        assert steps.experimental_get_tracing_count() == 1
-        patch.setattr(train, "Loop", StoppedAt17)
-        with pytest.raises(errors.PreemptedError, match="up to step 17"):
-            train.train_and_evaluate(rollback_config(2), workdirs[1], stop)
+    result = train.train_and_evaluate(
+        rollback_config(2),
+        workdirs[0],
+        preemption.StopRequest(),
+        on_call=watch,
+    )
+    # The step was compiled once: a rollback costs its steps, no more.
+    steps = loops[-1].train_steps
+    assert steps.experimental_get_tracing_count() == 1
+    with pytest.raises(errors.PreemptedError, match="up to step 17"):
+        run_until(17, workdirs[1], rollback_config(2), plant_nan)
     resumed = run(workdirs[1], rollback_config(2))
     found, tensors = final_tensors(workdirs[0])
     assert final_tensors(workdirs[1])[1] == tensors
@@ -277,13 +268,16 @@ def test_a_rollback_goes_on_at_half_the_rate(tmp_path):
             assert line["learning_rate"] == pytest.approx(rate * factor)
 
 
-def test_three_rollbacks_are_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(WithBadNumbers, "highest_good_factor", 0.0)
-    monkeypatch.setattr(train, "Loop", WithBadNumbers)
+def test_three_rollbacks_are_tried(tmp_path):
     with pytest.raises(
         errors.DivergedError, match=r"step 12 .* after 3 rollbacks"
     ):
-        run(tmp_path, rollback_config())
+        train.train_and_evaluate(
+            rollback_config(),
+            tmp_path,
+            preemption.StopRequest(),
+            on_call=lambda loop: plant_nan(loop, highest_good_factor=0.0),
+        )
     assert final_tensors(tmp_path)[0].step == 10
 
 
@@ -318,14 +312,14 @@ def test_memory_that_does_not_suffice_names_what_would_do(finished, tmp_path):
             pytest.raises(
                 errors.OutOfMemoryError, match=r"global_batch_size \(now 64\)"
             ),
-            train.memory_explained(fields),
+            startup.translate_out_of_memory(fields),
         ):
             raise error
 
 
 def test_evaluate_scores_what_training_scored(finished):
     workdir, result = finished
-    scores = train.evaluate_checkpoint(workdir)
+    scores = evaluate.evaluate_checkpoint(workdir)
     assert scores["step"] == 20
     assert scores["accuracy"] == result["test_accuracy"]
     assert scores["accuracy_tta"] == result["test_accuracy_tta"]
@@ -338,16 +332,16 @@ def test_evaluate_runs_on_what_is_there(finished, tmp_path):
     fields = json.loads((workdir / "config.json").read_text())
     fields["distribute"]["require_gpus"] = 8
     (workdir / "config.json").write_text(json.dumps(fields))
-    scores = train.evaluate_checkpoint(workdir)
+    scores = evaluate.evaluate_checkpoint(workdir)
     assert scores["accuracy"] == finished[1]["test_accuracy"]
 
 
 def test_evaluate_without_a_run_says_so(tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
-        train.evaluate_checkpoint(tmp_path)
+        evaluate.evaluate_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(errors.ConfigError, match=r"config\.json in it is dam"):
-        train.evaluate_checkpoint(tmp_path)
+        evaluate.evaluate_checkpoint(tmp_path)
 
 
 def test_finished_is_known_without_a_look_at_the_data(finished):
@@ -387,28 +381,19 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
     config.steps = 12
     config.steps_per_loop = 1
 
-    def run_until(workdir, stop_at, replicas):
-        stop = preemption.StopRequest()
-
-        class StopAt(train.Loop):
-            def check_health(self, done):
-                super().check_health(done)
-                stop.requested = done >= stop_at
-
+    def run_on(replicas, workdir, step):
         config.distribute.logical_devices = replicas
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "Loop", StopAt)
-            with pytest.raises(errors.PreemptedError):
-                train.train_and_evaluate(config, workdir, stop)
+        with pytest.raises(errors.PreemptedError):
+            run_until(step, workdir, config)
         return final_tensors_of(workdir)
 
     def final_tensors_of(workdir):
         return store.CheckpointStore(workdir / "checkpoints").restore_newest()
 
-    run_until(tmp_path / "run", 6, 0)
+    run_on(0, tmp_path / "run", 6)
     shutil.copytree(tmp_path / "run", tmp_path / "same")
-    _, same = run_until(tmp_path / "same", 7, 0)
-    _, tensors = run_until(tmp_path / "run", 7, 2)
+    _, same = run_on(0, tmp_path / "same", 7)
+    _, tensors = run_on(2, tmp_path / "run", 7)
     for name, value in same.items():
         np.testing.assert_allclose(tensors[name], value, rtol=1e-4, atol=1e-4)
     config.distribute.logical_devices = 0
@@ -422,22 +407,15 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
     }
 
 
-def test_a_run_that_goes_on_has_no_result_meanwhile(
-    finished, tmp_path, monkeypatch
-):
+def test_a_run_that_goes_on_has_no_result_meanwhile(finished, tmp_path):
     whole, _ = finished
     shutil.copytree(whole, tmp_path / "run")
     assert (tmp_path / "run" / "predictions.npz").exists()
 
-    class Stopped(train.Loop):
-        def run(self, *, until):
-            raise errors.PreemptedError("in the middle of it")
-
-    monkeypatch.setattr(train, "Loop", Stopped)
     config = smoke.get_config()
     config.steps = 25
-    with pytest.raises(errors.PreemptedError, match="in the middle"):
-        run(tmp_path / "run", config)
+    with pytest.raises(errors.PreemptedError):
+        run_until(20, tmp_path / "run", config)
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert not left & {"result.json", "predictions.npz", "report.html"}
 
@@ -478,12 +456,12 @@ def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     workdir, result = finished
     config = smoke.get_config()
     config.distribute.logical_devices = 2
-    strategy = train.create_strategy(config)
-    data = train.load_data(config)
-    state = train.create_state(config, strategy)
+    strategy = build.create_strategy(config)
+    data = build.load_data(config)
+    state = build.create_state(config, strategy)
     _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
     state.restore(tensors)
-    scores = train.create_evaluator(config, strategy, data.test)(
+    scores = build.create_evaluator(config, strategy, data.test)(
         state.evaluated()
     )
     assert scores.accuracy == result["test_accuracy"]

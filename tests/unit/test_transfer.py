@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job import train
+from job import build, errors, train
 from job.augment import Augmented
 from job.config import ranges as config_lib
 from job.data import sources
@@ -14,6 +14,7 @@ from job.model import vgg as model
 from job.output import metrics
 from job.supervision import preemption
 from job.training import step
+from job.training.plan import Plan
 
 INF = float("inf")
 
@@ -64,23 +65,18 @@ def weights_of(state):
 
 
 def test_opened_blocks_train_and_frozen_ones_keep_every_byte(
-    transfer_config, tmp_path, monkeypatch
+    transfer_config, tmp_path
 ):
     config = transfer_config
     freeze(config, block5=0.4, block4=0.8)  # Steps 2 and 4 of 6.
     states = {}
 
-    class Spying(train.Loop):
-        def run(self, *, until):
-            states[0] = weights_of(self.state)
-            super().run(until=until)
+    def record(loop):
+        states[loop.step] = weights_of(loop.state)
 
-        def check_health(self, done):
-            super().check_health(done)
-            states[done] = weights_of(self.state)
-
-    monkeypatch.setattr(train, "Loop", Spying)
-    train.train_and_evaluate(config, tmp_path, preemption.StopRequest())
+    train.train_and_evaluate(
+        config, tmp_path, preemption.StopRequest(), on_call=record
+    )
 
     def changed(before, after):
         return {
@@ -99,7 +95,7 @@ def model_block(path):
 
 
 def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
-    transfer_config, tmp_path, monkeypatch
+    transfer_config, tmp_path
 ):
     config = transfer_config
     config.model.dropout = 0.5
@@ -108,22 +104,19 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     finals = {}
 
-    class Spying(train.Loop):
-        def check_health(self, done):
-            super().check_health(done)
-            finals[done] = self.state.snapshot()
-            if stopping and done >= 4:
-                stop.requested = True
+    def record(loop):
+        finals[loop.step] = loop.state.snapshot()
+        if stopping and loop.step >= 4:
+            stop.requested = True
 
-    monkeypatch.setattr(train, "Loop", Spying)
     stop, stopping = preemption.StopRequest(), False
-    train.train_and_evaluate(config, whole, stop)
+    train.train_and_evaluate(config, whole, stop, on_call=record)
     wanted = finals[6]
     stopping = True
-    with pytest.raises(train.errors.PreemptedError):
-        train.train_and_evaluate(config, parts, stop)
+    with pytest.raises(errors.PreemptedError):
+        train.train_and_evaluate(config, parts, stop, on_call=record)
     stop, stopping = preemption.StopRequest(), False
-    train.train_and_evaluate(config, parts, stop)
+    train.train_and_evaluate(config, parts, stop, on_call=record)
     for name, value in finals[6].items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
     assert [
@@ -183,26 +176,26 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
     config.augment.flip = "none"
     config.augment.translate = 0.0
     config.augment.cutout_pixels = 0.0
-    data = train.load_data(config)
-    plan = train.Plan.create(config, num_images=len(data.train))
-    assert train.uses_features(config, plan)
+    data = build.load_data(config)
+    plan = Plan.create(config, num_images=len(data.train))
+    assert build.uses_features(config, plan)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     ends = []
     for cached in (True, False):
-        state = train.create_state(config, strategy)
+        state = build.create_state(config, strategy)
         state.load_weights(train.weights.load(config.model.weights))
         split, network = data.train, state.model
         if cached:
-            split, network = train.prepare_inputs(
+            split, network = build.prepare_inputs(
                 config, data.train, state, plan, lambda: None
             )
             assert split.images.shape == (40, 64)
             direct = model.split(state.model)[0](data.train.images[:8])
             np.testing.assert_allclose(split.images[:8], direct, rtol=1e-4)
-        steps = train.create_train_steps(
+        steps = build.create_train_steps(
             config, strategy, state, plan, network, plan.phases[0]
         )
-        batches = train.create_batches(config, strategy, split, first_step=0)
+        batches = build.create_batches(config, strategy, split, first_step=0)
         steps(batches, tf.constant(6))
         ends.append(weights_of(state))
     for path in ends[0]:
@@ -221,8 +214,8 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
     def kept(**changes):
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
-        plan = train.Plan.create(changed, num_images=40)
-        return train.uses_features(changed, plan)
+        plan = Plan.create(changed, num_images=40)
+        return build.uses_features(changed, plan)
 
     assert kept()
     assert not kept(**{"augment.flip": "random"})
@@ -245,7 +238,7 @@ def test_extraction_keeps_order_and_the_last_short_batch(split):
     np.testing.assert_allclose(found.images, base(split.images), atol=1e-5)
     np.testing.assert_array_equal(found.labels, split.labels)
     stop.requested = True
-    with pytest.raises(train.errors.PreemptedError):
+    with pytest.raises(errors.PreemptedError):
         features.extract(base, resize, split, batch_size=33, poll=stop.check)
 
 
@@ -306,7 +299,7 @@ def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):
 
 def test_a_part_of_the_images_is_the_same_part_each_time(config):
     config.data.train_images = 30
-    first, second = (train.load_data(config).train for _ in range(2))
+    first, second = (build.load_data(config).train for _ in range(2))
     np.testing.assert_array_equal(first.images, second.images)
     assert len(first) == 30
     everything = sources.load("synthetic", synthetic_train_images=640).train

@@ -234,7 +234,7 @@ def test_a_resume_may_change_cadences_but_not_results(config):
 def test_rooms_before_the_devices_import_no_tensorflow(tmp_path: pathlib.Path):
     code = (
         "import sys\n"
-        "import job.config, job.errors, job.main, job.preemption, job.results\n"
+        "import job.config.ranges, job.errors, job.main, job.output.results\n"
         "import job.checkpoint.store\n"
         "sys.exit('tensorflow' in sys.modules)"
     )

@@ -9,7 +9,7 @@ from tests.support.jobs import ROOT
 # block of 40 MB again and again: more than glibc ever keeps by itself.
 PROGRAM = """
 import resource, sys, threading
-from job import memory
+from job.distribute import memory
 
 BLOCK = 40 * 2**20
 

@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 
 from configs import smoke
-from job import train
+from job import build, train
+from job import trained as trained_lib
 from job.model import vgg as model
 from job.model import whitening
 from job.supervision import preemption
 from job.training import phases
+from job.training.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +61,12 @@ def test_a_run_keeps_the_filters_as_they_are(tmp_path):
     config.model.width = 0.0625
     config.steps = 3
     train.train_and_evaluate(config, tmp_path, preemption.StopRequest())
-    trained = train.load_trained(tmp_path)
+    trained = trained_lib.load_trained(tmp_path)
     kernel = trained.network.get_layer(model.WHITENING).kernel.numpy()
-    data = train.load_data(config)
+    data = build.load_data(config)
     mean, divisor, _ = model.PREPROCESSING["standardize"]
     wanted = whitening.whitening_filters(data.train.images, mean, divisor)
     np.testing.assert_array_equal(kernel, wanted)
     assert np.abs(kernel).max() > 0
-    for phase in train.Plan.create(config, num_images=640).phases:
+    for phase in Plan.create(config, num_images=640).phases:
         assert phase.open_blocks == {model.HEAD, *phases.BLOCK_NAMES}

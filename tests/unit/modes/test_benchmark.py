@@ -6,14 +6,16 @@ from job.modes import benchmark
 from job.supervision import preemption
 
 
-def test_it_reports_step_job_augmentation_and_input(
-    config, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(benchmark, "_ROUNDS", 2)
-    monkeypatch.setattr(benchmark, "_SEGMENT_SECONDS", 0.1)
-    table = benchmark.run_benchmark(
-        config, tmp_path / "bench", preemption.StopRequest()
+def test_it_reports_step_job_augmentation_and_input(config, tmp_path):
+    outcome = benchmark.run(
+        config,
+        str(tmp_path / "bench"),
+        preemption.StopRequest(),
+        upload_seconds=60.0,
+        rounds=2,
+        segment_seconds=0.1,
     )
+    (table,) = outcome.output
     report = json.loads((tmp_path / "bench" / "benchmark.json").read_text())
     for name in ("step", "job", "augment", "input", "evaluate"):
         spread = report[f"{name}_images_per_second"]

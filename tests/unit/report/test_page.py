@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from configs import smoke
-from job import errors, main
+from job import errors
 from job.checkpoint import store
 from job.config import ranges as config_lib
 from job.data import dataset
+from job.modes import report
 from job.output import predictions
 from job.report import card, page
 from job.report import run as run_lib
@@ -283,7 +284,7 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket, capsys):
             name = path.relative_to(workdir).as_posix()
             bucket.put(name, path.read_bytes())
     before = bucket.files()
-    main._report_on([bucket.url])
+    report.run([bucket.url])
     there = bucket.files()
     assert there.keys() - before.keys() == {page.FILE}
     assert all(there[name] == content for name, content in before.items())
@@ -297,20 +298,20 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket, capsys):
 def test_the_mode_makes_pages_and_compares_where_there_are_several(
     workdir, tmp_path_factory, capsys
 ):
-    main._report_on([str(workdir)])
+    report.run([str(workdir)])
     assert (workdir / page.FILE).exists()
     assert not (workdir / "report.md").exists()
     other = tmp_path_factory.mktemp("other") / "second"
     shutil.copytree(workdir, other)
     (other / page.FILE).unlink()
-    main._report_on([str(workdir), str(other)])
+    report.run([str(workdir), str(other)])
     assert (other / page.FILE).exists()
     assert "| second | 75.00 | +0.00 |" in (workdir / "report.md").read_text()
     assert "| second |" in capsys.readouterr().out
     with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
-        main._report_on([str(workdir), str(workdir / "checkpoints")])
+        report.run([str(workdir), str(workdir / "checkpoints")])
     compared = other.parent / "compared"
-    main._report_on([str(compared), str(workdir), str(other)])
+    report.run([str(compared), str(workdir), str(other)])
     assert "| second |" in (compared / "report.md").read_text()
 
 

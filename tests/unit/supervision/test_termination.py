@@ -42,7 +42,8 @@ def test_a_wrong_flag_and_a_mode_that_is_done_say_so(message):
 
 _END = """
 import os, signal, sys, threading, time
-from job import main, preemption, watchdog
+from job import main
+from job.supervision import exits, preemption, watchdog
 stop = preemption.StopRequest(grace_seconds=0.2)
 stop.install()
 what = sys.argv[1]
@@ -55,12 +56,12 @@ elif what == "hang":
     watch.start()
     watch.beat("train", 7)
 elif what == "thread":
-    threading.excepthook = lambda failed: main._end_loudly(2, failed)
+    threading.excepthook = lambda failed: exits.exit_on_thread_error(2, failed)
     threading.Thread(target=lambda: 1 / 0, name="planted").start()
 else:
-    def fail(stop): raise RuntimeError("nobody saw it coming")
-    main._run = fail
-    main._exit(main.main(["job", "--mode=config"], stop))
+    def fail(mode, stop): raise RuntimeError("nobody saw it coming")
+    main.run_mode = fail
+    exits.exit_now(main.main(["job", "--mode=config"], stop))
 time.sleep(60)
 """
 

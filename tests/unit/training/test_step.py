@@ -5,9 +5,10 @@ import pytest
 import tensorflow as tf
 
 from configs import augment_presets, smoke
-from job import train
+from job import build
 from job.data import sources
 from job.training import state, step
+from job.training.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +25,9 @@ class Trainer:
         self.strategy = tf.distribute.MirroredStrategy(
             [f"CPU:{i}" for i in range(replicas)]
         )
-        plan = train.Plan.create(config, num_images=len(data.train))
-        self.state = train.create_state(config, self.strategy)
-        self.steps = train.create_train_steps(
+        plan = Plan.create(config, num_images=len(data.train))
+        self.state = build.create_state(config, self.strategy)
+        self.steps = build.create_train_steps(
             config,
             self.strategy,
             self.state,
@@ -34,7 +35,7 @@ class Trainer:
             self.state.model,
             plan.phases[0],
         )
-        self.batches = train.create_batches(
+        self.batches = build.create_batches(
             config, self.strategy, data.train, first_step=0
         )
 
@@ -291,11 +292,11 @@ def test_xla_gives_the_same_update(data, changes):
     rng = np.random.default_rng(0)
     config = smoke.get_config()
     config.update_from_flattened_dict(changes)
-    plan = train.Plan.create(config, num_images=len(data.train))
-    own = train.create_state(config, tf.distribute.get_strategy())
+    plan = Plan.create(config, num_images=len(data.train))
+    own = build.create_state(config, tf.distribute.get_strategy())
     update = step._make_update(
         own,
-        train.optimizer_settings(config, plan),
+        build.optimizer_settings(config, plan),
         [True] * len(own.trainable),
     )
     start = own.snapshot()

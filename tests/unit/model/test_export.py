@@ -12,10 +12,11 @@ import pytest
 import tensorflow as tf
 
 from configs import default, smoke
-from job import errors, train
+from job import build, errors, train
+from job import trained as trained_lib
+from job.model import export
 from job.model import resize as resize_lib
 from job.model import vgg as model
-from job.modes import export
 from job.output import predictions
 from job.report import card, page
 from job.report import run as run_lib
@@ -125,7 +126,7 @@ def exported(trained_run, tmp_path_factory):
 
 def test_a_client_gets_the_figures_of_the_evaluation(exported, tmp_path):
     config = smoke.get_config()
-    test = train.load_data(config).test
+    test = build.load_data(config).test
     np.save(tmp_path / "images.npy", test.images)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     subprocess.run(
@@ -205,11 +206,11 @@ def test_what_differs_is_not_published(monkeypatch, tmp_path):
 
 
 def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
-    trained = train.load_trained(trained_run)
+    trained = trained_lib.load_trained(trained_run)
     assert trained.step == 20
     assert trained.result["train_steps"] == 20
     assert "circle" in trained.class_names or len(trained.class_names) == 10
-    test = train.load_data(trained.config).test
+    test = build.load_data(trained.config).test
     said = probabilities(trained.network, trained.resize, test.images)
     kept = predictions.load(trained_run / predictions.FILE)
     np.testing.assert_allclose(said, kept.probabilities, atol=1e-6)
@@ -218,7 +219,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     shutil.copytree(trained_run, workdir)
     (workdir / "result.json").unlink()
     shutil.rmtree(workdir / "checkpoints" / "step-00000020")
-    unfinished = train.load_trained(workdir)
+    unfinished = trained_lib.load_trained(workdir)
     assert (unfinished.step, unfinished.result) == (15, None)
     text = card.write(run_lib.read(workdir), step=15, class_names=(), crc32c="")
     assert "not finished: these are the weights of step 15" in text
@@ -226,24 +227,24 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
 
 def test_without_a_checkpoint_there_is_nothing_to_export(trained_run, tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
-        train.load_trained(tmp_path)
+        trained_lib.load_trained(tmp_path)
     shutil.copy(trained_run / "config.json", tmp_path)
     with pytest.raises(errors.ResumeError, match="no checkpoint yet"):
-        train.load_trained(tmp_path)
+        trained_lib.load_trained(tmp_path)
     workdir = tmp_path / "run"
     shutil.copytree(trained_run, workdir)
     saved = json.loads((workdir / "config.json").read_text())
     saved["model"]["width"] = 0.125
     (workdir / "config.json").write_text(json.dumps(saved))
     with pytest.raises(errors.ResumeError, match=r"model\.width"):
-        train.load_trained(workdir)
+        trained_lib.load_trained(workdir)
 
 
 def test_every_config_has_a_network_that_folds():
     # The widest family of layers that a config can ask for.
     config = default.get_config().unlock()
     config.model.width = 0.0625
-    network = train.create_model(config, "float32", dropout=0.0)
+    network = build.create_model(config, "float32", dropout=0.0)
     folded = export.fold(network, size=32, method="bilinear")
     assert folded.output.shape == (None, 10)
     assert len(folded.weights) == 2 * 14  # A kernel and a bias each.

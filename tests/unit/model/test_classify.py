@@ -13,7 +13,6 @@ from job import errors
 from job.data import dataset, image_file
 from job.model import resize as resize_lib
 from job.model import vgg as model
-from job.modes import predict
 from tests.support.jobs import run_job
 
 
@@ -134,7 +133,7 @@ def test_objects_and_folders_of_a_bucket_are_found(bucket, pixels):
 def test_answers_are_the_networks_and_one_bad_file_spoils_none(
     split, monkeypatch
 ):
-    monkeypatch.setattr(predict, "_BATCH", 4)
+    monkeypatch.setattr(classify, "_BATCH", 4)
     network = model.vgg16(width=0.0625, init="torch")
     resize = resize_lib.make_resize(32, method="nearest")
     contents = [encode(Image.fromarray(image)) for image in split.images[:9]]
@@ -144,7 +143,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(
         for n, content in enumerate(contents)
     ]
     names = dataset.CLASS_NAMES
-    answers = list(predict.predict(inputs, network, resize, names))
+    answers = list(classify.predict(inputs, network, resize, names))
     assert [a.name for a in answers] == [str(n) for n in range(10)]
     bad = answers.pop(5)
     assert (bad.top, bad.error) == ((), "it is no PNG or JPEG image")
@@ -156,10 +155,10 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(
         np.testing.assert_allclose(
             [p for _, p in answer.top], expected[order], atol=1e-6
         )
-    line = json.loads(predict.to_json(answers[0]))
+    line = json.loads(classify.to_json(answers[0]))
     assert line["top"][0]["class"] == answers[0].top[0][0]
-    assert json.loads(predict.to_json(bad))["error"] == bad.error
-    rows = [predict.to_row(answer, 9) for answer in (answers[0], bad)]
+    assert json.loads(classify.to_json(bad))["error"] == bad.error
+    rows = [classify.to_row(answer, 9) for answer in (answers[0], bad)]
     assert rows[0].startswith("0          ")
     assert "%" in rows[0]
     assert rows[1] == "5          not read: it is no PNG or JPEG image"

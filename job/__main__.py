@@ -1,0 +1,5 @@
+"""`python -m job`: the same as `python -m job.main`."""
+
+import runpy
+
+runpy.run_module("job.main", run_name="__main__", alter_sys=True)

@@ -1,0 +1,513 @@
+"""Objects of a run from its config.
+
+Besides `train`, `modes` and `diagnose` this is the only module that reads a
+ConfigDict: all modules below take plain arguments.
+
+    strategy = create_strategy(config)
+    data = load_data(config)
+    plan = create_plan(config, num_images=len(data.train))
+    state = create_state(config, strategy)
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from job import augment as augment_lib
+from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.data import dataset, pipeline, sources
+from job.distribute import strategy as strategy_lib
+from job.distribute.environment import Cluster
+from job.distribute.workers import Workers
+from job.model import features, weights, whitening
+from job.model import resize as resize_lib
+from job.model import vgg as model
+from job.storage import Storage
+from job.training import phases, step
+from job.training.evaluate import Evaluator
+from job.training.history import BEST_BY
+from job.training.loop import Evaluation, Training
+from job.training.plan import Plan
+from job.training.state import TrainState
+
+
+def create_strategy(
+    config: ml_collections.ConfigDict, cluster: Cluster | None = None
+) -> tf.distribute.Strategy:
+    """Returns the strategy, with the batch size checked against its replicas.
+
+    Args:
+      config: Config of the run.
+      cluster: Addresses of the workers. If None, there is one worker.
+
+    Raises:
+      DeviceError: Fewer GPUs than required.
+      ConfigError: The global batch does not split into the replicas.
+    """
+    strategy = strategy_lib.create_strategy(
+        logical_devices=config.distribute.logical_devices,
+        require_gpus=config.distribute.require_gpus,
+        all_reduce=config.distribute.all_reduce,
+        cluster=cluster,
+    )
+    replicas = strategy.num_replicas_in_sync
+    config_lib.check_replicas(config_lib.flatten(config), replicas)
+    logging.info(
+        "%d replica(s) on %s", replicas, strategy.extended.worker_devices
+    )
+    return strategy
+
+
+def load_data(
+    config: ml_collections.ConfigDict, poll: Callable[[], None] = lambda: None
+) -> dataset.Dataset:
+    """Returns the data set; a held-out slice replaces the test images.
+
+    Args:
+      config: Config of the run.
+      poll: Function called between two files or batches; its exceptions pass.
+
+    Raises:
+      DataError: The images are absent or damaged.
+    """
+    data = sources.load(
+        config.data.source,
+        config.data.dir,
+        archive_sha256=config.data.archive_sha256,
+        synthetic_train_images=config.data.synthetic_train_images,
+        synthetic_test_images=config.data.synthetic_test_images,
+        poll=poll,
+    )
+    data = dataset.hold_out(data, config.data.validation_fraction)
+    data = dataclasses.replace(
+        data,
+        train=dataset.limit(data.train, config.data.train_images),
+        test=dataset.limit(data.test, config.data.test_images),
+    )
+    logging.info(
+        "%s: %d images to train on, %d to score",
+        data.source,
+        len(data.train),
+        len(data.test),
+    )
+    return data
+
+
+def create_model(
+    config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
+) -> keras.Model:
+    """Returns the network, created in the current strategy's scope.
+
+    Args:
+      config: Config of the run.
+      precision: Compute type: float32, bfloat16 or float16.
+      dropout: Dropout rate.
+    """
+    return model.vgg16(
+        width=config.model.width,
+        stem_filters=config.model.stem_filters,
+        pooling=config.model.pooling,
+        pool_first=config.model.pool_first,
+        whitening=config.model.whitening,
+        batch_norm=config.model.batch_norm,
+        batch_norm_momentum=config.model.batch_norm_momentum,
+        batch_norm_epsilon=config.model.batch_norm_epsilon,
+        sync_batch_norm=config.distribute.sync_batch_norm,
+        init=config.model.init,
+        preprocessing=preprocessing(config),
+        input_size=config.model.input_size,
+        odd_maps=any(size % 32 for size in config.model.progressive_sizes),
+        head_pooling=config.model.head_pooling,
+        head_units=config.model.head_units,
+        dropout=dropout,
+        precision=precision,
+        for_cpu=not tf.config.list_logical_devices("GPU"),
+        seed=config.seed,
+    )
+
+
+def preprocessing(config: ml_collections.ConfigDict) -> str:
+    """Returns the name of the preprocessing; see `vgg.PREPROCESSING`."""
+    if config.model.preprocessing != "auto":
+        return config.model.preprocessing
+    return "caffe" if config.model.weights else "standardize"
+
+
+def first_weights(
+    config: ml_collections.ConfigDict, split: dataset.Split
+) -> dict[str, np.ndarray]:
+    """Returns the pretrained weights that a run starts from, if any.
+
+    Args:
+      config: Config of the run.
+      split: Training images.
+
+    Returns:
+      float32 arrays by variable path; see `TrainState.load_weights`.
+
+    Raises:
+      DataError: The file that the config names holds no VGG16 weights.
+    """
+    first: dict[str, np.ndarray] = {}
+    if config.model.weights:
+        first |= weights.load(config.model.weights)
+    if config.model.whitening:
+        first[f"{model.WHITENING}/kernel"] = whitening.whitening_filters(
+            split.images, model.PIXEL_MEAN, model.PIXEL_STD
+        )
+    return first
+
+
+def create_state(
+    config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy
+) -> TrainState:
+    """Returns the variables of a run at step 0."""
+    with strategy.scope():
+        return TrainState(
+            create_model(
+                config, config.precision, dropout=config.model.dropout
+            ),
+            averaging=uses_averaged_weights(config),
+            loss_scaling=config.precision == "float16",
+            adam=config.optimizer.name == "adam",
+        )
+
+
+def uses_averaged_weights(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether averaged weights are evaluated."""
+    return bool(config.optimizer.ema_decay or config.optimizer.lookahead_steps)
+
+
+def passes(config: ml_collections.ConfigDict) -> int:
+    """Returns the number of forward and backward passes per step."""
+    return 2 if config.optimizer.sam_rho else 1
+
+
+def log_cost(
+    config: ml_collections.ConfigDict, network: keras.Model, plan: Plan
+) -> None:
+    """Logs the cost of an image in each phase: forward, and training."""
+    for phase in plan.phases:
+        forward, trained = phases.gflop(network, phase)
+        logging.info(
+            "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
+            " trained",
+            phase.first_step,
+            phase.input_size,
+            forward,
+            passes(config) * trained,
+        )
+
+
+def prepare_inputs(
+    config: ml_collections.ConfigDict,
+    split: dataset.Split,
+    state: TrainState,
+    plan: Plan,
+    poll: Callable[[], None],
+) -> tuple[dataset.Split, keras.Model]:
+    """Returns the training inputs, and the network that they enter.
+
+    These are the images and the whole network. Where the convolutions stay
+    frozen and no image is augmented, they are the features of the images,
+    computed here once, and the head.
+
+    Args:
+      config: Config of the run.
+      split: Training images.
+      state: Variables of the run, restored or initialized.
+      plan: Plan of the run.
+      poll: Function called between two batches; its exceptions pass.
+    """
+    if not uses_features(config, plan):
+        return split, state.model
+    base, head = model.split(state.model)
+    logging.info("the base is frozen: its features are computed once")
+    resize = create_resize(config)
+    # As much work at once as in a batch of 500 images at 32 px.
+    batch = max(1, 500 * 32**2 // config.model.input_size**2)
+    return features.extract(
+        base, resize, split, batch_size=batch, poll=poll
+    ), head
+
+
+def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
+    """Returns whether the features of an image stay constant in training."""
+    frozen = all(p.open_blocks == {model.HEAD} for p in plan.phases)
+    one_size = len({p.input_size for p in plan.phases}) == 1
+    return frozen and one_size and not has_augmentation(config)
+
+
+def has_augmentation(config: ml_collections.ConfigDict) -> bool:
+    """Returns whether any augmentation is on."""
+    strengths = config.augment.to_dict()
+    del strengths["preset"], strengths["flip"], strengths["fill"]
+    return config.augment.flip != "none" or any(strengths.values())
+
+
+def create_resize(
+    config: ml_collections.ConfigDict, size: int = 0
+) -> resize_lib.Resize:
+    """Returns the resize layer to `size` pixels, or to `model.input_size`."""
+    return resize_lib.make_resize(
+        size or config.model.input_size, method=config.model.upsampling
+    )
+
+
+def create_train_steps(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    state: TrainState,
+    plan: Plan,
+    network: keras.Model,
+    phase: phases.Phase,
+) -> step.TrainSteps:
+    """Returns the compiled train steps of a phase, augmentation included."""
+    on_features = network is not state.model
+    return step.make_train_steps(
+        strategy,
+        state,
+        keep_images if on_features else create_augment(config, strategy, plan),
+        optimizer_settings(config, plan),
+        network=network,
+        resize=tf.identity
+        if on_features
+        else create_resize(config, phase.input_size),
+        open_blocks=phase.open_blocks,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        jit_compile=uses_jit(config, strategy),
+    )
+
+
+def keep_images(
+    batch: pipeline.TrainBatch, step: tf.Tensor, replica: tf.Tensor
+) -> augment_lib.Augmented:
+    """Returns the images of a batch unchanged."""
+    del step, replica
+    return augment_lib.Augmented(batch.image, None)
+
+
+def create_augment(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    plan: Plan,
+) -> augment_lib.Augment:
+    """Returns the augmentation of a replica's batch."""
+    return augment_lib.make_augment(
+        augment_settings(config),
+        seed=config.seed,
+        num_images=plan.num_images,
+        global_batch_size=config.global_batch_size,
+        num_replicas=strategy.num_replicas_in_sync,
+        jit_compile=uses_jit(config, strategy),
+    )
+
+
+def augment_settings(
+    config: ml_collections.ConfigDict,
+) -> augment_lib.AugmentSettings:
+    """Returns the settings of the augmentation."""
+    fields = config.augment.to_dict()
+    del fields["preset"]  # Its fields are set: see `config.use_preset`.
+    return augment_lib.AugmentSettings(**fields)
+
+
+def optimizer_settings(
+    config: ml_collections.ConfigDict, plan: Plan
+) -> step.OptimizerSettings:
+    """Returns the settings of the update."""
+    return step.OptimizerSettings(
+        name=config.optimizer.name,
+        groups=plan.groups,
+        learning_rate=plan.learning_rate,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+        label_smoothing=config.optimizer.label_smoothing,
+        ema_decay=config.optimizer.ema_decay,
+        clip_norm=config.optimizer.clip_norm,
+        beta_rate=config.optimizer.beta_rate,
+        sam_rho=config.optimizer.sam_rho,
+        lookahead_steps=config.optimizer.lookahead_steps,
+        train_steps=plan.train_steps,
+    )
+
+
+def uses_jit(
+    config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy
+) -> bool:
+    """Returns whether XLA compiles the step: on GPUs; it is slow on CPUs."""
+    if config.jit_compile == "auto":
+        devices = strategy.extended.worker_devices
+        on_gpu = all("GPU" in device for device in devices)
+        return on_gpu and not config.distribute.sync_batch_norm
+    return config.jit_compile == "on"
+
+
+def create_batches(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    split: dataset.Split,
+    *,
+    first_step: int,
+) -> Iterator[pipeline.TrainBatch]:
+    """Returns an endless iterator over `TrainBatch`, from `first_step` on."""
+    return pipeline.distribute(
+        strategy,
+        lambda own: pipeline.train_batches(
+            split,
+            seed=config.seed,
+            global_batch_size=config.global_batch_size,
+            first_step=first_step,
+            num_replicas=strategy.num_replicas_in_sync,
+            own_replicas=own,
+        ),
+    )
+
+
+def create_training(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    state: TrainState,
+    plan: Plan,
+    split: dataset.Split,
+    poll: Callable[[], None] = lambda: None,
+) -> Training:
+    """Returns the compiled steps of a run and their input.
+
+    Args:
+      config: Config of the run.
+      strategy: Strategy over whose replicas a step runs.
+      state: Variables of the run, restored or initialized.
+      plan: Plan of the run.
+      split: Training images.
+      poll: Function called while features are extracted, where the base is
+        frozen; its exceptions pass.
+    """
+    inputs, network = prepare_inputs(config, split, state, plan, poll)
+    return Training(
+        make_train_steps=functools.partial(
+            create_train_steps, config, strategy, state, plan, network
+        ),
+        make_batches=lambda first_step: create_batches(
+            config, strategy, inputs, first_step=first_step
+        ),
+        tflop=lambda steps: phases.train_tflop(
+            state.model,
+            plan.phases,
+            train_steps=steps,
+            global_batch_size=plan.global_batch_size,
+            extracted=0 if network is state.model else len(inputs),
+            passes=passes(config),
+        ),
+    )
+
+
+def initialize_state(
+    config: ml_collections.ConfigDict,
+    state: TrainState,
+    split: dataset.Split,
+    workers: Workers,
+    *,
+    is_new: bool,
+) -> None:
+    """Loads pretrained weights into a new run; all workers get the chief's.
+
+    Args:
+      config: Config of the run.
+      state: Variables of the run.
+      split: Training images.
+      workers: Workers of the run.
+      is_new: Whether no checkpoint was restored.
+    """
+    if workers.is_chief and is_new:
+        state.load_weights(first_weights(config, split))
+    if workers.count > 1:
+        state.restore(workers.broadcast_arrays(state.snapshot()))
+
+
+def create_evaluator(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    split: dataset.Split,
+    workers: Workers | None = None,
+) -> Evaluator:
+    """Returns the evaluator of a split, which computes in float32.
+
+    Args:
+      config: Config of the run.
+      strategy: Strategy over whose replicas the images are split.
+      split: Images to evaluate.
+      workers: Workers of the run. If None, there is one.
+    """
+    with strategy.scope():
+        network = create_model(config, "float32")
+    replicas = strategy.num_replicas_in_sync
+    each = -(-config.evaluate.global_batch_size // replicas)
+    return Evaluator(
+        strategy,
+        split,
+        network,
+        create_resize(config),
+        global_batch_size=each * replicas,
+        agree=(workers or Workers()).broadcast_int,
+    )
+
+
+def create_evaluation(
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    split: dataset.Split,
+    workers: Workers,
+) -> Evaluation:
+    """Returns the evaluation of a run on its test images or held-out slice."""
+    return Evaluation(
+        create_evaluator(config, strategy, split, workers),
+        split=evaluated_split(config),
+        tta=config.evaluate.tta,
+    )
+
+
+def evaluated_split(config: ml_collections.ConfigDict) -> str:
+    """Returns the name of the split that a run is evaluated on."""
+    return "validation" if config.data.validation_fraction else "test"
+
+
+def create_checkpoint_store(
+    config: ml_collections.ConfigDict, storage: Storage | pathlib.Path
+) -> store.CheckpointStore:
+    """Returns the checkpoints of a run, and how many of them are kept."""
+    return store.CheckpointStore(
+        storage,
+        keep=config.checkpoint.keep,
+        best_by=BEST_BY if config.data.validation_fraction else "",
+    )
+
+
+def schedule_warnings(
+    config: ml_collections.ConfigDict, plan: Plan
+) -> Iterator[str]:
+    """Yields a warning for each setting that has no effect before the end."""
+    steps = plan.train_steps
+    warmup = config.optimizer.warmup_epochs
+    if config.optimizer.schedule != "constant" and warmup >= plan.epoch(steps):
+        yield (
+            f"config.optimizer.warmup_epochs={warmup:g} is as long as the run"
+            f" or longer, {plan.epoch(steps):g} epochs: its learning rate never"
+            " falls, which costs some points; a fifth of the run is usual"
+        )
+    for phase in plan.phases:
+        if phase.first_step >= steps:
+            yield (
+                f"the run ends with step {steps}, before what is to begin at"
+                f" step {phase.first_step}: {phase.input_size} px, training"
+                f" {', '.join(sorted(phase.open_blocks))}"
+            )

@@ -1,0 +1,115 @@
+"""What a trained network says of image files.
+
+    inputs = image_file.find(["cat.png", "photos/", "gs://bucket/photos"])
+    for answer in predict(inputs, network, resize, class_names):
+        print(to_json(answer))
+
+A file that cannot be read is answered with what is wrong with it; the others
+are answered all the same.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from job import errors
+from job.data import image_file
+from job.data.dataset import IMAGE_SIZE
+from job.model.resize import Resize
+
+# How many classes an answer names.
+TOP = 3
+
+# So many images of 32 px at once; larger ones in proportion.
+_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the network says of a file.
+
+    Attributes:
+      name: of the file.
+      top: class names and probabilities, 0 to 1, the likeliest first; empty
+        where the file could not be read.
+      error: why not; "" where it could.
+    """
+
+    name: str
+    top: tuple[tuple[str, float], ...]
+    error: str = ""
+
+
+def predict(
+    inputs: Iterable[image_file.Input],
+    network: keras.Model,
+    resize: Resize,
+    class_names: Sequence[str],
+    *,
+    poll: Callable[[], None] = lambda: None,
+) -> Iterator[Answer]:
+    """Yields an answer to each file, in their order.
+
+    Args:
+      inputs: as `image_file.find` returns them.
+      network: as `model.vgg16` builds it, in float32, trained.
+      resize: what is done to images before; see `job.resize`.
+      class_names: ten names, in the order of the labels.
+      poll: called before each batch; what it raises ends it.
+    """
+    size = int(resize(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
+    batch = max(1, _BATCH * IMAGE_SIZE**2 // size**2)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([batch, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8)
+        ],
+        autograph=False,
+    )
+    def compute(images: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(network(resize(images), training=False)[0])
+
+    remaining = iter(inputs)
+    while group := list(itertools.islice(remaining, batch)):
+        poll()
+        images = np.zeros([batch, IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8)
+        wrong = {}
+        for place, one in enumerate(group):
+            try:
+                images[place] = image_file.decode(one.read())
+            except (errors.DataError, errors.StorageError) as error:
+                wrong[place] = str(error)
+        probabilities = compute(tf.constant(images)).numpy()
+        for place, one in enumerate(group):
+            if place in wrong:
+                yield Answer(one.name, (), wrong[place])
+                continue
+            order = np.argsort(-probabilities[place], kind="stable")[:TOP]
+            yield Answer(
+                one.name,
+                tuple(
+                    (class_names[i], float(probabilities[place][i]))
+                    for i in order
+                ),
+            )
+
+
+def to_json(answer: Answer) -> str:
+    """Returns an answer as one line of JSON."""
+    if answer.error:
+        return json.dumps({"input": answer.name, "error": answer.error})
+    top = [{"class": name, "probability": p} for name, p in answer.top]
+    return json.dumps({"input": answer.name, "top": top})
+
+
+def to_row(answer: Answer, width: int) -> str:
+    """Returns an answer as a line of a table, names `width` letters wide."""
+    if answer.error:
+        return f"{answer.name:<{width}}  not read: {answer.error}"
+    cells = [f"{name:<10} {p:6.1%}" for name, p in answer.top]
+    return f"{answer.name:<{width}}  {'   '.join(cells)}"

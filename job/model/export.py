@@ -1,0 +1,294 @@
+"""A trained network for those who have nothing of this job.
+
+    export(network, resize, workdir / FOLDER, card, ...)
+
+    folder/saved_model/    for TensorFlow and TensorFlow Serving
+           model.keras     for Keras, of its own layers only
+           README.md       the model card
+
+Both take uint8 images [n, 32, 32, 3], RGB, and give float32 probabilities
+[n, 10]. What is done to pixels is in them, and batch normalization right after
+a convolution is folded into it: y = gamma (W x - mean) / sqrt(var + eps) + beta
+is a convolution itself. Before they are published they are read back and
+compared with the network that they were made of.
+"""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from job import errors
+from job.data.dataset import IMAGE_SIZE
+from job.model import resize as resize_lib
+from job.model import vgg as model
+from job.model.resize import Resize
+from job.storage import files
+
+FOLDER = "export"
+SAVED_MODEL = "saved_model"
+KERAS = "model.keras"
+CARD = "README.md"
+
+# The largest difference of a probability between what is exported and the
+# network that was evaluated, both in float32.
+TOLERANCE = 1e-5
+
+# Names in the signature.
+INPUT, OUTPUT = "images", "probabilities"
+
+
+class _DisagreementError(errors.JobError):
+    """What was exported is not what was evaluated: a bug, so exit code 1."""
+
+
+def export(
+    network: keras.Model,
+    resize: Resize,
+    folder: pathlib.Path,
+    card: str,
+    *,
+    method: str,
+    images: np.ndarray | None = None,
+) -> float:
+    """Writes both files and the card, and puts them there at once.
+
+    Args:
+      network: as `model.vgg16` builds it, in float32, trained.
+      resize: what is done to images before; see `job.resize`.
+      folder: where they go; what an earlier export left there is replaced.
+      card: the model card, in Markdown; {difference} stands for what is
+        returned.
+      method: of `resize`.
+      images: uint8 [n, 32, 32, 3]; on these, and on drawn ones, what is
+        exported is compared with `network`; None: on drawn ones only.
+
+    Returns:
+      The largest difference of a probability, 0 to 1.
+
+    Raises:
+      JobError: it is above `TOLERANCE`; nothing is published.
+      StorageError: the disk is full, or closed to us.
+    """
+    with files.explained(folder):
+        for left in folder.parent.glob(f".{folder.name}-*"):  # By a kill.
+            shutil.rmtree(left, ignore_errors=True)
+        staged = pathlib.Path(
+            tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
+        )
+    try:
+        with files.explained(folder), _written(folder):
+            size = int(resize(_zeros()).shape[1])
+            folded = fold(network, size=size, method=method)
+            folded.save(staged / KERAS)
+            _save_model(folded, staged / SAVED_MODEL)
+            difference = compare(network, resize, staged, images)
+            (staged / CARD).write_text(
+                card.replace("{difference}", f"{difference:.1g}"),
+                encoding="utf-8",
+            )
+            staged.chmod(0o755)  # A temporary folder is for its owner only.
+            _replace(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return difference
+
+
+def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
+    """Returns the same network, images to probabilities, of Keras' layers.
+
+    Args:
+      network: as `model.vgg16` builds it, in float32.
+      size: side to which images are scaled up first; 32: not at all.
+      method: how; see `resize.interpolation_matrix`.
+
+    Returns:
+      A model from uint8 [b, 32, 32, 3] to float32 [b, 10].
+    """
+    images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name=INPUT)
+    # A cast, which keeps the other layers' input in float32.
+    x = keras.layers.Rescaling(1.0, dtype="float32", name="cast")(images)
+    weights: dict[str, list[np.ndarray]] = {}
+    if size != IMAGE_SIZE:
+        matrix = resize_lib.interpolation_matrix(IMAGE_SIZE, size, method).T
+        for name, equation, shape in (
+            ("rows", "bijc,io->bojc", (size, IMAGE_SIZE, 3)),
+            ("columns", "bijc,jo->bioc", (size, size, 3)),
+        ):
+            x = keras.layers.EinsumDense(
+                equation, shape, trainable=False, name=name
+            )(x)
+            weights[name] = [matrix]
+        x = keras.layers.ReLU(max_value=255.0, name="clip")(x)
+    layers, turned = network.layers, False
+    for before, layer, behind in zip(
+        [None, *layers[:-1]], layers, [*layers[1:], None], strict=True
+    ):
+        if isinstance(layer, model.Standardize):
+            turned = layer.turned
+            order = -1 if turned else 1
+            x = keras.layers.Normalization(
+                mean=list(layer.mean)[::order],
+                variance=[d**2 for d in layer.divisor][::order],
+                name=layer.name,
+            )(x)
+        elif isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = _folded(layer, behind)
+            if turned:  # Not the pixels but the first kernel, once.
+                kernel, turned = kernel[:, :, ::-1], False
+            x = keras.layers.Conv2D(
+                layer.filters, 3, padding="same", name=layer.name
+            )(x)
+            weights[layer.name] = [kernel, bias]
+        elif isinstance(layer, keras.layers.Dense):
+            last = layer.name == "logits"
+            x = keras.layers.Dense(
+                layer.units, None if last else "relu", name=layer.name
+            )(x)
+            weights[layer.name] = [np.array(w) for w in layer.weights]
+        elif isinstance(layer, model.BatchNormalization):
+            if isinstance(before, keras.layers.Conv2D):
+                continue  # Folded.
+            x = keras.layers.BatchNormalization(
+                epsilon=layer.epsilon, name=layer.name
+            )(x)
+            weights[layer.name] = [np.array(w) for w in layer.weights]
+        elif isinstance(layer, keras.layers.InputLayer):
+            continue
+        elif isinstance(layer, keras.layers.Activation):
+            x = keras.layers.Softmax(name=OUTPUT)(x)
+        else:  # Without weights: ReLU, pooling, flatten.
+            x = type(layer).from_config(
+                layer.get_config() | {"dtype": "float32"}
+            )(x)
+    folded = keras.Model(images, x, name="vgg16_cifar10")
+    for name, values in weights.items():
+        folded.get_layer(name).set_weights(values)
+    return folded
+
+
+def _folded(
+    convolution: keras.layers.Conv2D, behind: keras.layers.Layer | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns float32 kernel and bias of both, computed in float64."""
+    kernel = np.array(convolution.kernel, np.float64)
+    if not isinstance(behind, model.BatchNormalization):
+        bias = (
+            np.array(convolution.bias)
+            if convolution.use_bias
+            else np.zeros(convolution.filters)
+        )
+        return kernel.astype(np.float32), bias.astype(np.float32)
+    gamma, beta, mean, variance = (
+        np.array(v, np.float64)
+        for v in (
+            behind.gamma,
+            behind.beta,
+            behind.moving_mean,
+            behind.moving_variance,
+        )
+    )
+    scale = gamma / np.sqrt(variance + behind.epsilon)
+    bias = beta - mean * scale
+    return (kernel * scale).astype(np.float32), bias.astype(np.float32)
+
+
+def _save_model(folded: keras.Model, folder: pathlib.Path) -> None:
+    """Writes a SavedModel whose signature names what goes in and out."""
+
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {OUTPUT: folded(images, training=False)}
+
+    archive = keras.export.ExportArchive()
+    archive.track(folded)
+    archive.add_endpoint(
+        "serve",
+        serve,
+        [tf.TensorSpec([None, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8, INPUT)],
+    )
+    archive.write_out(str(folder), verbose=False)
+
+
+def compare(
+    network: keras.Model,
+    resize: Resize,
+    folder: pathlib.Path,
+    images: np.ndarray | None,
+) -> float:
+    """Reads both files back; returns how far they are from the network.
+
+    Args:
+      network: what they were made of.
+      resize: what is done to images before.
+      folder: where they are.
+      images: uint8 [n, 32, 32, 3], or None.
+
+    Raises:
+      JobError: a probability differs by more than `TOLERANCE`.
+    """
+    served = tf.saved_model.load(str(folder / SAVED_MODEL))
+    signature = served.signatures["serving_default"]
+    loaded = keras.models.load_model(folder / KERAS, compile=False)
+    largest = 0.0
+    shown = _draw()
+    if images is not None:
+        shown = np.concatenate([images, shown])
+    for start in range(0, len(shown), 16):
+        batch = tf.constant(shown[start : start + 16])
+        with tf.device("CPU:0"):  # The same sums in the same order.
+            logits = network(resize(batch), training=False)[0]
+            expected = tf.nn.softmax(logits).numpy()
+            found = {
+                SAVED_MODEL: signature(**{INPUT: batch})[OUTPUT].numpy(),
+                KERAS: np.array(loaded(batch)),
+            }
+        for name, probabilities in found.items():
+            difference = float(np.abs(probabilities - expected).max())
+            if not difference <= TOLERANCE:
+                raise _DisagreementError(
+                    f"{name} differs from the checkpoint by {difference:g} in a"
+                    f" probability, more than {TOLERANCE:g}: nothing is"
+                    " exported"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _draw() -> np.ndarray:
+    """Returns uint8 [16, 32, 32, 3]: noise, and single colours."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (8, IMAGE_SIZE, IMAGE_SIZE, 3))
+    colors = rng.integers(0, 256, (8, 1, 1, 3)) + np.zeros_like(noise)
+    return np.concatenate([noise, colors]).astype(np.uint8)
+
+
+def _zeros() -> tf.Tensor:
+    return tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])
+
+
+@contextlib.contextmanager
+def _written(folder: pathlib.Path) -> Iterator[None]:
+    """Turns what TensorFlow says of a full disk into StorageError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise errors.StorageError(
+            f"{folder} cannot be written: {error.message}"
+        ) from None
+
+
+def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:
+    """Puts a folder in the place of another one."""
+    old = staged.with_name(f"{staged.name}-old")
+    if folder.exists():
+        folder.rename(old)
+    staged.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        logging.warning("%s cannot be removed", old)

@@ -1,0 +1,93 @@
+"""`--mode=evaluate`: scores the newest checkpoint of a run."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from job import errors
+from job.config import ranges as config_lib
+from job.modes import Outcome
+from job.storage import Storage
+from job.storage import workdir as workdirs
+from job.supervision import startup
+from job.supervision.preemption import StopRequest
+
+
+def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
+    """Scores the newest checkpoint; writes nothing.
+
+    Args:
+      workdir_name: Workdir of the run.
+      stop: Stop request, polled between two batches.
+      require_gpus: Minimum number of GPUs; 0 allows a CPU.
+    """
+    stop.saved = "an evaluation leaves nothing behind"
+    with workdirs.open_workdir(workdir_name) as workdir:
+        saved = config_lib.load(workdir.local, str(workdir))
+        startup.import_tensorflow()
+        with startup.translate_out_of_memory(config_lib.flatten(saved)):
+            scores = evaluate_checkpoint(
+                workdir.local,
+                stop.check,
+                storage=workdir.checkpoints,
+                require_gpus=require_gpus,
+            )
+    return Outcome(
+        [json.dumps(scores, indent=2)],
+        f"accuracy {scores['accuracy']:.2%} at step {scores['step']}",
+    )
+
+
+def evaluate_checkpoint(
+    workdir: pathlib.Path,
+    poll: Callable[[], None] = lambda: None,
+    *,
+    storage: Storage | None = None,
+    require_gpus: int = 0,
+) -> dict[str, Any]:
+    """Returns the scores of a run's newest checkpoint; writes nothing.
+
+    Runs on the devices of this machine. Scores do not depend on the devices
+    that the run was trained on.
+
+    Args:
+      workdir: Directory of the run, finished or not.
+      poll: Function called between two batches; its exceptions pass.
+      storage: Storage of the checkpoints. If None, a folder in `workdir`.
+      require_gpus: Minimum number of GPUs; 0 allows a CPU.
+
+    Returns:
+      The step, and the fields of `Scores` except the logits.
+
+    Raises:
+      ConfigError: `workdir` holds no run.
+      ResumeError: The run has no usable checkpoint.
+    """
+    from job import build
+    from job.checkpoint import store
+    from job.distribute import strategy as strategy_lib
+    from job.training import resume
+
+    config = config_lib.load(workdir)
+    strategy = strategy_lib.create_strategy(
+        logical_devices=config.distribute.logical_devices,
+        require_gpus=require_gpus,
+    )
+    data = build.load_data(config, poll)
+    state = build.create_state(config, strategy)
+    history = resume.restore_or_initialize(
+        store.CheckpointStore(storage or workdir / "checkpoints"),
+        state,
+        config_lib.flatten(config),
+        data.checksum(),
+        quarantine=False,
+    )
+    if not history.step:
+        raise errors.ResumeError(f"{workdir} has no checkpoint yet")
+    evaluator = build.create_evaluator(config, strategy, data.test)
+    scores = evaluator(state.evaluated(), tta=True, poll=poll)
+    figures = dataclasses.asdict(scores)
+    del figures["logits"]
+    return {"step": history.step, **figures}

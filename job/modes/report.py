@@ -1,0 +1,64 @@
+"""`--mode=report`: writes the page of each run, and their comparison."""
+
+import contextlib
+import pathlib
+from collections.abc import Sequence
+
+from job import errors
+from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.modes import Outcome, ablate
+from job.storage import workdir as workdirs
+
+
+def run(names: Sequence[str]) -> Outcome:
+    """Writes the report of each run; compares them if there are several.
+
+    Args:
+      names: Workdirs of runs or of an ablation. The first one receives the
+        comparison and need not hold a run.
+
+    Raises:
+      ConfigError: A workdir holds neither a run nor an ablation.
+    """
+    from job.report import comparison, page
+    from job.report import run as run_lib
+
+    output = []
+    with contextlib.ExitStack() as opened:
+        found = [
+            opened.enter_context(workdirs.open_workdir(name)) for name in names
+        ]
+        first = found[0]
+        runs = [each for each in found if run_lib.is_run(each.local)]
+        for workdir in found:
+            known = workdir in runs or (workdir.local / ablate.FILE).exists()
+            # The first one may be for the comparison alone.
+            if not known and (workdir is not first or len(found) == 1):
+                raise errors.ConfigError(
+                    f"{workdir}: there is no {config_lib.FILE} of a run in it,"
+                    f" and no {ablate.FILE} of an ablation in a folder"
+                )
+        for workdir in runs:
+            workdir.check_writable()
+            page.write(
+                workdir.local,
+                store.CheckpointStore(workdir.checkpoints),
+                name=str(workdir),
+            )
+            output.append(f"{workdir.file(page.FILE)}")
+        if len(found) > 1 or first not in runs:
+            first.check_writable()
+            full = [str(workdir) for workdir in found]
+            short = [pathlib.PurePath(name).name for name in full]
+            # seed-0 of one workdir and seed-0 of another are two runs.
+            unique = len({*short}) == len(short)
+            output.append(
+                comparison.write_report(
+                    [workdir.local for workdir in found],
+                    short if unique else full,
+                )
+            )
+        for workdir in found:
+            workdir.push()
+    return Outcome(output)

@@ -1,0 +1,178 @@
+"""`--mode=train`: starts a run, resumes it, or reports its result."""
+
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import ml_collections
+
+from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.distribute import environment
+from job.modes import Outcome
+from job.output import results
+from job.storage import workdir as workdirs
+from job.supervision import restarts, startup
+from job.supervision.preemption import StopRequest
+from job.supervision.watchdog import Watchdog
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: workdirs.Workdir,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    *,
+    command: dict[str, Any],
+    upload_seconds: float,
+) -> Outcome:
+    """Trains until the last step; a finished run is only reported.
+
+    Args:
+      config: Checked config.
+      workdir: Open workdir of the run.
+      stop: Stop request, polled all the time.
+      watchdog: Watchdog, not started yet.
+      command: Command line; see `train.train_and_evaluate`.
+      upload_seconds: Interval between two uploads to a gs:// workdir.
+
+    Raises:
+      JobError: See `errors`.
+    """
+    fields = config_lib.flatten(config)
+    cluster = None
+    if fields["distribute.strategy"] == "multi_worker":
+        cluster = environment.from_environment(os.environ)
+        # Each worker has at least this many devices.
+        devices = fields["distribute.logical_devices"] or 1
+        config_lib.check_replicas(fields, devices * len(cluster.workers))
+    output = []
+    result = results.finished(workdir.local, fields)
+    if result:
+        output.append(
+            f"{workdir} holds this run, finished: there is nothing left to do"
+        )
+    elif cluster and not cluster.is_chief:
+        _follow_chief(config, cluster, stop, watchdog)
+        summary = f"worker {cluster.index} is done; the chief has the result"
+        return Outcome([summary], summary)
+    else:
+        result = _train(
+            config, workdir, stop, watchdog, cluster, command, upload_seconds
+        )
+    output += summarize(result, workdir)
+    if fields["data.source"] == "synthetic":
+        output.append(
+            "\nThose were drawn images. Real CIFAR-10:\n"
+            "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
+            "with DIR its folder or .tar.gz; without DATA it is downloaded"
+        )
+    split = results.evaluated_split(result)
+    return Outcome(
+        output,
+        f"{split} accuracy {result[f'{split}_accuracy']:.2%},"
+        f" {result['train_steps']} steps",
+    )
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    workdir: workdirs.Workdir,
+    stop: StopRequest,
+    watchdog: Watchdog,
+    cluster: environment.Cluster | None,
+    command: dict[str, Any],
+    upload_seconds: float,
+) -> dict[str, Any]:
+    """Trains as the only worker or as the chief; returns the result."""
+    fields = config_lib.flatten(config)
+    workdir.check_writable()
+    saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
+    with (
+        workdir.kept_up(seconds=upload_seconds),
+        restarts.counted(
+            workdir.local, max(saved, default=-1), workdir.file(restarts.FILE)
+        ),
+    ):
+        workdir.push()  # The count, before anything ends this attempt.
+        watchdog.start()
+        stop.check()
+        startup.import_tensorflow()
+        from job import train
+        from job.distribute import workers
+
+        with (
+            startup.translate_out_of_memory(fields),
+            workers.translate_lost_worker(cluster),
+        ):
+            return train.train_and_evaluate(
+                config,
+                workdir.local,
+                stop,
+                watchdog,
+                storage=workdir.checkpoints,
+                command=command,
+                cluster=cluster,
+                publish=workdir.push_last,
+            )
+
+
+def _follow_chief(
+    config: ml_collections.ConfigDict,
+    cluster: environment.Cluster,
+    stop: StopRequest,
+    watchdog: Watchdog,
+) -> None:
+    """Trains as a worker that is not the chief, in a temporary workdir."""
+    stop.saved = "worker 0's log says up to which step all is saved"
+    watchdog.start()
+    stop.check()
+    startup.import_tensorflow()
+    from job import train
+    from job.distribute import workers
+
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="job-", ignore_cleanup_errors=True
+        ) as folder,
+        startup.translate_out_of_memory(config_lib.flatten(config)),
+        workers.translate_lost_worker(cluster),
+    ):
+        train.train_and_evaluate(
+            config, pathlib.Path(folder), stop, watchdog, cluster=cluster
+        )
+
+
+def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:
+    """Returns the summary of a finished run: a name and a value per line.
+
+    Args:
+      result: Contents of `result.json`.
+      workdir: Workdir of the run.
+    """
+    split = results.evaluated_split(result)
+    tta = result[f"{split}_accuracy_tta"]
+    rows = [
+        (f"{split} accuracy", f"{result[f'{split}_accuracy']:.2%}"),
+        ("with mirror images", "" if tta is None else f"{tta:.2%}"),
+        (f"{split} loss", _format(result.get(f"{split}_loss"), ".4f")),
+        ("steps", _format(result["train_steps"], ",d")),
+        ("time", _format(result["train_seconds"], ",.0f") + " s"),
+        ("images/s", _format(result["images_per_second"], ",.0f")),
+    ]
+    for name, field in (("resumed", "resumes"), ("rolled back", "rollbacks")):
+        if result.get(field):
+            rows.append((name, f"{result[field]} times"))
+    if len(planned := result.get("planned_steps", [])) > 1:
+        rows.append(("planned for", ", then ".join(f"{n:,}" for n in planned)))
+    rows.append(("results", workdir.file(results.FILE)))
+    if (workdir.local / results.PAGE).exists():
+        rows.append(("report", workdir.file(results.PAGE)))
+    rows.append(("curves", f"tensorboard --logdir={workdir}"))
+    width = max(len(name) for name, _ in rows)
+    return ["", *(f"{name:<{width}}  {value}" for name, value in rows if value)]
+
+
+def _format(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else ""

@@ -1,0 +1,76 @@
+"""Last line and exit code of the process."""
+
+import contextlib
+import os
+import re
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+
+from absl import logging
+
+from job import errors
+from job.supervision import termination
+from job.supervision.preemption import StopRequest
+
+
+@contextlib.contextmanager
+def log_unexpected_errors() -> Iterator[None]:
+    """Writes unexpected exceptions to the termination log; re-raises them."""
+    try:
+        yield
+    except errors.JobError:
+        raise
+    except BaseException as error:
+        text = f"bug: {type(error).__name__}: {error}"
+        termination.write(errors.JobError.exit_code, text)
+        raise
+
+
+def report_error(error: errors.JobError, stop: StopRequest) -> int:
+    """Prints an error as the last line; returns its exit code."""
+    _flush_logs()
+    stop.claim_last_line()
+    name = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+    if isinstance(error, errors.PreemptedError):
+        name = "preempted"
+    line = f"{name}: {error}"
+    # In one write: other threads may write at the same time.
+    sys.stderr.write(f"{line}\n")
+    termination.write(error.exit_code, line)
+    return error.exit_code
+
+
+def exit_on_thread_error(stderr: int, failed: threading.ExceptHookArgs) -> None:
+    """Ends the process after an exception in a thread.
+
+    By default Python prints a traceback, and the process would wait forever or
+    continue without the thread's work.
+    """
+    if failed.exc_type is SystemExit:
+        return
+    name = failed.thread.name if failed.thread else "?"
+    lines = traceback.format_exception(
+        failed.exc_type, failed.exc_value, failed.exc_traceback
+    )
+    text = f"{''.join(lines)}bug: thread {name} failed, so the job ends\n"
+    termination.write(
+        errors.JobError.exit_code, f"bug: thread {name}: {failed.exc_value}"
+    )
+    termination.say(stderr, text)
+    os._exit(errors.JobError.exit_code)
+
+
+def _flush_logs() -> None:
+    for handler in logging.get_absl_logger().handlers:
+        handler.flush()
+
+
+def exit_now(code: int) -> None:
+    """Ends the process without waiting for threads or exit handlers."""
+    _flush_logs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # The reader has left.
+            stream.flush()
+    os._exit(code)

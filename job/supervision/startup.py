@@ -1,0 +1,71 @@
+"""Import of TensorFlow, and translation of its out-of-memory errors."""
+
+import contextlib
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from job import errors
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow and Keras without their banners.
+
+    Keras must not read ~/.keras/keras.json, which may change the backend or
+    the precision, nor write one.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
+    # C++ code writes the first lines before it reads the log level.
+    sys.stderr.flush()
+    # Keras imports pyplot where it is installed: half a second, and a list of
+    # fonts written into the home directory.
+    pyplot = sys.modules.get("matplotlib")
+    sys.modules["matplotlib"] = None  # type: ignore[assignment]
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as banners:
+        os.dup2(banners.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            importlib.import_module("keras")
+        except BaseException:
+            banners.seek(0)
+            os.write(stderr, banners.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            del sys.modules["matplotlib"]
+            if pyplot:
+                sys.modules["matplotlib"] = pyplot
+    tf.get_logger().setLevel("ERROR")
+
+
+@contextlib.contextmanager
+def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
+    """Translates a lack of device or host memory into OutOfMemoryError.
+
+    Args:
+      fields: Flattened config; the message names the fields that matter.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+        what = str(error).strip().partition("\n")[0][:200]
+        raise errors.OutOfMemoryError(
+            f"out of memory ({what}); what helps: a smaller"
+            " --config.global_batch_size (now"
+            f" {fields['global_batch_size']}),"
+            " --config.evaluate.global_batch_size (now"
+            f" {fields['evaluate.global_batch_size']}),"
+            f" --config.model.width (now {fields['model.width']}) or"
+            f" --config.model.input_size (now {fields['model.input_size']}), or"
+            " more replicas"
+        ) from None

@@ -1,0 +1,93 @@
+"""A trained network, read back from a run's workdir.
+
+trained = load_trained(pathlib.Path("runs/a"))
+trained.network(trained.resize(images), training=False)
+"""
+
+import dataclasses
+import pathlib
+
+import keras
+import ml_collections
+from absl import logging
+
+from job import build, errors
+from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.data import sources
+from job.distribute import strategy as strategy_lib
+from job.model import resize as resize_lib
+from job.output import results
+from job.storage import Storage
+from job.training.state import load_evaluated
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained network, restored from a run's newest checkpoint.
+
+    Attributes:
+      config: Config of the run.
+      network: Network in float32 with the weights that evaluation uses.
+      resize: Resize layer in front of the network.
+      class_names: Names of the classes, in the order of the labels.
+      step: Step of the checkpoint.
+      data_crc32c: Checksum of the training images.
+    """
+
+    config: ml_collections.ConfigDict
+    network: keras.Model
+    resize: resize_lib.Resize
+    class_names: tuple[str, ...]
+    step: int
+    data_crc32c: str
+
+
+def load_trained(
+    workdir: pathlib.Path, *, storage: Storage | None = None, name: str = ""
+) -> Trained:
+    """Returns the network of a run's newest checkpoint, without its images.
+
+    Args:
+      workdir: Directory of the run, finished or not.
+      storage: Storage of its checkpoints. If None, a folder in `workdir`.
+      name: Name of the workdir in messages. If empty, its path.
+
+    Raises:
+      ConfigError: `workdir` holds no run.
+      ResumeError: The run has no usable checkpoint.
+    """
+    config = config_lib.load(workdir, name)
+    fields = config_lib.flatten(config)
+    checkpoints = store.CheckpointStore(storage or workdir / "checkpoints")
+    found = checkpoints.restore_newest(quarantine=False)
+    if found is None:
+        raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
+    saved, tensors = found
+    if changed := config_lib.differences(saved.run.get("config", {}), fields):
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} is of another run than"
+            f" {config_lib.FILE} ({'; '.join(changed)})"
+        )
+    # For its side effects: memory growth on GPUs, and no TF32.
+    strategy_lib.create_strategy()
+    network = build.create_model(config, "float32")
+    try:
+        load_evaluated(network, tensors)
+    except KeyError as error:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} does not fit: {error.args[0]}"
+        ) from None
+    if results.finished(workdir, fields) is None:
+        logging.warning(
+            "the run is not finished: these are the weights of step %d",
+            saved.step,
+        )
+    return Trained(
+        config=config,
+        network=network,
+        resize=build.create_resize(config),
+        class_names=sources.class_names(config.data.source),
+        step=saved.step,
+        data_crc32c=str(saved.run.get("data_crc32c", "")),
+    )

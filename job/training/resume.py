@@ -1,0 +1,128 @@
+"""Continuation of a run: its checkpoint, and agreement with the chief."""
+
+import dataclasses
+from typing import Any
+
+from absl import logging
+
+from job import errors
+from job.checkpoint import store
+from job.config import ranges as config_lib
+from job.distribute.workers import Workers
+from job.training.history import History
+from job.training.state import TrainState
+
+
+def restore_or_initialize(
+    checkpoints: store.CheckpointStore,
+    state: TrainState,
+    fields: dict[str, Any],
+    data_crc32c: str,
+    *,
+    quarantine: bool = True,
+) -> History:
+    """Restores the newest intact checkpoint into `state`, if there is any.
+
+    Args:
+      checkpoints: Checkpoints of the run.
+      state: Variables of the run, unchanged where there is no checkpoint.
+      fields: Flattened config of this attempt.
+      data_crc32c: Checksum of the training images and labels.
+      quarantine: Whether damaged checkpoints are renamed.
+
+    Returns:
+      The history of the run; a new one without a checkpoint.
+
+    Raises:
+      ResumeError: Checkpoints exist and none is intact, or the newest one
+        belongs to another run.
+    """
+    found = checkpoints.restore_newest(quarantine=quarantine)
+    if found is None:
+        return History(fields, data_crc32c)
+    saved, tensors = found
+    if not saved.run.keys() >= History.KEYS:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} says too little of its run"
+        )
+    changed = config_lib.differences(saved.run["config"], fields)
+    if saved.run["data_crc32c"] != data_crc32c:
+        changed.append("the training images")
+    if changed:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} is of another run"
+            f" ({'; '.join(changed)}); choose another workdir, or change that"
+            " back"
+        )
+    try:
+        state.restore(tensors)
+    except ValueError as error:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} does not fit: {error}"
+        ) from None
+    logging.info("the checkpoint of step %d is restored", saved.step)
+    return History(
+        fields,
+        data_crc32c,
+        step=saved.step,
+        resumes=saved.run["resumes"] + 1,
+        train_seconds=saved.run["train_seconds"],
+        compile_seconds=saved.run["compile_seconds"],
+        rollbacks=saved.run["rollbacks"],
+        starts=saved.run.get("starts", []),
+        record=saved.run.get("record"),
+    )
+
+
+def restore_on_chief(
+    checkpoints: store.CheckpointStore,
+    state: TrainState,
+    fields: dict[str, Any],
+    data_crc32c: str,
+    workers: Workers,
+    *,
+    train_steps: int,
+) -> History:
+    """Restores the newest checkpoint on the chief; all get its history.
+
+    The variables of the other workers are set later, by
+    `TrainState.restore(workers.broadcast_arrays(...))`.
+
+    Args:
+      checkpoints: Checkpoints of the run; only the chief reads them.
+      state: Variables of the run.
+      fields: Flattened config of this attempt.
+      data_crc32c: Checksum of the training images and labels.
+      workers: Workers of the run.
+      train_steps: Number of steps of the run.
+
+    Returns:
+      The chief's history.
+
+    Raises:
+      ConfigError: This worker has another config or other images.
+      ResumeError: No checkpoint is usable, or the newest one is of a step
+        after the end of the run.
+    """
+    if workers.is_chief:
+        history = restore_or_initialize(checkpoints, state, fields, data_crc32c)
+    else:
+        history = History(fields, data_crc32c)
+    chiefs = workers.broadcast_json(dataclasses.asdict(history))
+    changed = config_lib.differences(chiefs["fields"], fields)
+    if chiefs["data_crc32c"] != data_crc32c:
+        changed.append("the training images")
+    if changed:
+        raise errors.ConfigError(
+            "this worker has another config or other data than the chief"
+            f" ({'; '.join(changed)}); start all with the same command line"
+        )
+    chiefs["fields"] = fields
+    history = History(**chiefs)
+    if history.step > train_steps:
+        raise errors.ResumeError(
+            f"the checkpoint is of step {history.step}, beyond the"
+            f" {train_steps} steps that config.epochs and config.steps ask"
+            " for; choose another workdir for a shorter run"
+        )
+    return history

@@ -1,0 +1,127 @@
+"""The saver of a run of several workers: the chief saves, all agree."""
+
+from typing import Any
+
+import numpy as np
+
+from job.checkpoint import manifest, store
+from job.checkpoint.saver import AsyncSaver
+from job.distribute.workers import Workers
+from job.supervision.preemption import StopRequest
+
+
+class SharedSaver:
+    """The chief's saver, as all workers see it.
+
+    It has the methods of `AsyncSaver`. What a method returns or raises after a
+    wait is equal on all workers. Workers other than the chief save nothing.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        saver: AsyncSaver | None,
+        *,
+        committed_step: int | None,
+    ) -> None:
+        """Shares the chief's saver.
+
+        Args:
+          workers: Workers of the run.
+          saver: Saver of the chief. None on the other workers.
+          committed_step: Step of the checkpoint that was restored. None if
+            there was none.
+        """
+        self._workers = workers
+        self._saver = saver
+        self._committed = committed_step
+
+    @property
+    def committed_step(self) -> int | None:
+        """Newest committed step that all workers know of. None if none."""
+        return self._committed
+
+    def save(
+        self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
+    ) -> None:
+        """Enqueues a checkpoint on the chief."""
+        if self._saver:
+            self._saver.save(step, tensors, run)
+
+    def check(self) -> None:
+        """Raises the error that ended saving; on the chief only."""
+        if self._saver:
+            self._saver.check()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits; returns whether all saves and removals are done."""
+
+        def wait() -> list[Any]:
+            assert self._saver
+            return [self._saver.wait(seconds), self._saver.committed_step]
+
+        is_idle, self._committed = self._workers.run_on_chief(wait)
+        return is_idle
+
+    def flush(self, timeout: float | None = None) -> int | None:
+        """Waits until every enqueued checkpoint is committed."""
+        self._committed = self._workers.run_on_chief(
+            lambda: self._saver.flush(timeout) if self._saver else None
+        )
+        return self._committed
+
+    def restore_newest(
+        self,
+    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
+        """Returns the newest checkpoint, restored by the chief."""
+        tensors: dict[str, np.ndarray] = {}
+
+        def restore() -> str | None:
+            assert self._saver
+            found = self._saver.restore_newest()
+            if found is None:
+                return None
+            tensors.update(found[1])
+            return found[0].to_json().decode()
+
+        text = self._workers.run_on_chief(restore)
+        if text is None:
+            return None
+        found = manifest.from_json(text.encode())
+        self._committed = found.step
+        return found, self._workers.broadcast_arrays(tensors)
+
+    def __enter__(self) -> "SharedSaver":
+        if self._saver:
+            self._saver.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._saver:
+            self._saver.__exit__(*error)
+
+
+def create_saver(
+    checkpoints: store.CheckpointStore,
+    workers: Workers,
+    committed_step: int | None,
+    stop: StopRequest,
+) -> AsyncSaver | SharedSaver:
+    """Returns the saver of a run; only the chief's saver writes.
+
+    Args:
+      checkpoints: Checkpoints of the run.
+      workers: Workers of the run.
+      committed_step: Step of the restored checkpoint. None if there was none.
+      stop: Stop request, which is told the step of each commit.
+    """
+    saver = None
+    if workers.is_chief:
+        saver = AsyncSaver(
+            checkpoints,
+            committed_step=committed_step,
+            on_commit=stop.note_saved,
+        )
+        if workers.count == 1:
+            return saver
+    return SharedSaver(workers, saver, committed_step=committed_step)

@@ -1,0 +1,95 @@
+"""Stop requests, watchdog and workers, as one object that the loop asks.
+
+supervisor = Supervisor(stop, watchdog, workers)
+supervisor.beat("train", step, seconds=20.0)
+if supervisor.is_stopping():            # on any worker
+...                                 # save
+supervisor.exit_preempted()         # raises on all workers
+"""
+
+from typing import NoReturn
+
+from job import errors
+from job.distribute.workers import Workers
+from job.supervision.preemption import StopRequest
+from job.supervision.watchdog import LONG_SECONDS, Watchdog
+
+# Part of the grace period that is kept for the last line.
+_LAST_LINE_SECONDS = 0.5
+
+
+class Supervisor:
+    """Decides when the run must stop, and keeps the watchdog quiet until then.
+
+    Attributes:
+      stop: Stop request of this process.
+      watchdog: Watchdog of this process.
+      workers: Workers of the run.
+    """
+
+    def __init__(
+        self,
+        stop: StopRequest,
+        watchdog: Watchdog | None = None,
+        workers: Workers | None = None,
+    ) -> None:
+        """Combines the three.
+
+        Args:
+          stop: Stop request of this process.
+          watchdog: Watchdog of this process. If None, nothing is watched.
+          workers: Workers of the run. If None, there is one.
+        """
+        self.stop = stop
+        self.watchdog = watchdog or Watchdog(0.0)
+        self.workers = workers or Workers()
+
+    def beat(
+        self, phase: str, step: int | None = None, *, seconds: float = 0.0
+    ) -> None:
+        """Reports progress to the watchdog.
+
+        Args:
+          phase: Name of the work that begins now.
+          step: Number of completed steps. If None, unknown.
+          seconds: Time limit until the next beat. If 0.0, the watchdog's own.
+        """
+        self.watchdog.beat(phase, step, seconds=seconds)
+
+    def poll_data(self) -> None:
+        """Raises PreemptedError on a stop request, else reports progress.
+
+        For work before the loop: reading, downloading, feature extraction.
+        """
+        self.stop.check()
+        self.beat("data", seconds=LONG_SECONDS)
+
+    def is_stopping(self) -> bool:
+        """Returns whether any worker was asked to stop; equal on all."""
+        if not self.workers.any(self.stop.requested):
+            return False
+        self.stop.ask("another worker's signal")
+        return True
+
+    def remaining_grace(self) -> float:
+        """Returns the seconds left for saving, and extends the watchdog."""
+        left = self.stop.remaining() - _LAST_LINE_SECONDS
+        left = min(max(left, 0.0), LONG_SECONDS)
+        self.beat("save", seconds=left + LONG_SECONDS)
+        return left
+
+    def note_restored(self, step: int) -> None:
+        """Sets the step that the last line of a preempted run reports."""
+        if self.workers.is_chief:
+            self.stop.note_saved(step)
+
+    def note_error(self, error: errors.JobError) -> None:
+        """Adds an error to the last line of a preempted run."""
+        self.stop.saved += f"; {error}"
+
+    def exit_preempted(self) -> NoReturn:
+        """Raises PreemptedError on all workers, with the chief's last line."""
+        self.stop.saved = self.workers.broadcast_json(self.stop.saved)
+        self.workers.barrier()
+        self.stop.check()
+        raise AssertionError("exit_preempted needs a stop request")
