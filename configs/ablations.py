@@ -1,26 +1,26 @@
-"""What each remedy is worth: plans of runs that differ in one thing.
+"""Ablation plans: sets of runs that measure the effect of one change each.
 
-    make ablate PLAN=ladder DATA=DIR              # all variants, and a report
+    make ablate PLAN=ladder DATA=DIR              # all variants and a report
     python -m job.main --config=configs/ablations.py:ladder/batch_norm \
-        --workdir=runs/a --config.data.dir=DIR    # one of them, as any config
+        --workdir=runs/a --config.data.dir=DIR    # one variant
 
-    plan        base
-    ladder      from naive to the full recipe, each line on top of the last
-    augment     the ladder's end, with each augmentation alone
-    over        the ladder's end, with ever more augmentation
-    resolution  frozen ImageNet features, by size and upsampling kernel
-    unfreeze    ImageNet's weights: frozen, all at once, gradually
-    scratch     from scratch at 32 and 64 px
-    recipe      stem32.py:8ep at width .25, one thing changed; held-out images
-    records     stem32.py beside the recipes of peers.py, for a CPU
-    records_gpu the same at 30, 100 and 200 epochs, and what they are made of
-    records_transfer  ImageNet's weights at 64 and 128 px, for a GPU
+    plan                variants
+    ladder              from naive to the full recipe, changes accumulate
+    augment             the last recipe of the ladder, one augmentation each
+    over                the last recipe of the ladder, stronger augmentation
+    resolution          frozen ImageNet features by size and upsampling kernel
+    unfreeze            ImageNet's weights: frozen, all at once, gradually
+    scratch             from scratch at 32 and 64 pixels
+    recipe              stem32.py:8ep at width 0.25, one change, held-out images
+    baselines           stem32.py and the recipes of baselines.py, for a CPU
+    baselines_gpu       the same at 30, 100 and 200 epochs, with ablations
+    baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
 
-Flags come on top of each variant. ladder, augment, over and scratch are small,
-for 2 CPU cores (width .25, 5 epochs): on a GPU give
-`--config.model.width=1 --config.epochs=30 --seeds=3`. resolution, unfreeze and
-records_transfer need `--config.model.weights=PATH` where imagenet cannot be
-downloaded.
+Flags override the fields of every variant. The plans ladder, augment, over and
+scratch are sized for 2 CPU cores (width 0.25, 5 epochs). On a GPU, add
+`--config.model.width=1 --config.epochs=30 --seeds=3`. Without network access,
+resolution, unfreeze and baselines_transfer need
+`--config.model.weights=PATH`.
 """
 
 import math
@@ -29,7 +29,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import augment_presets, naive, peers, stem32, transfer
+from configs import augment_presets, baselines, naive, stem32, transfer
 
 _Overrides = Mapping[str, Any]
 
@@ -153,25 +153,25 @@ def _fields(
     return fields
 
 
-def _peers(**budget: Any) -> dict[str, _Overrides]:
+def _baselines(**budget: Any) -> dict[str, _Overrides]:
     return {
-        name: {**_fields(peers.get_config(name)), **budget}
+        name: {**_fields(baselines.get_config(name)), **budget}
         for name in ("common", "autoaugment_cutout")
     }
 
 
-def _records_gpu() -> dict[str, _Overrides]:
-    """Returns what each length has: both peers, ours and ours changed.
+def _baselines_gpu() -> dict[str, _Overrides]:
+    """Returns the variants of each length: baselines, stem32 and its ablations.
 
-    What answers most comes first; a GPU may be there for half an hour only.
+    The most informative runs come first, as GPU time may be limited.
     """
     variants: dict[str, _Overrides] = {}
     for epochs in (30, 100, 200):
-        theirs = _peers(epochs=float(epochs))
+        published = _baselines(epochs=float(epochs))
         variants |= {
-            f"common_{epochs}": theirs["common"],
+            f"common_{epochs}": published["common"],
             f"stem32_{epochs}": _fields(stem32.get_config(f"{epochs}ep")),
-            f"autoaugment_cutout_{epochs}": theirs["autoaugment_cutout"],
+            f"autoaugment_cutout_{epochs}": published["autoaugment_cutout"],
         }
         if epochs == 30:
             # At the same cost: see `_SMALL_FIRST`.
@@ -203,7 +203,7 @@ def _records_gpu() -> dict[str, _Overrides]:
 
 # Plan -> base and its budget, and variants as changes to those. The first
 # variant is what the others are compared with.
-_PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
+PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "ladder": (
         (naive.get_config(), _BUDGET),
         _ladder(),
@@ -339,10 +339,10 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             "max_pooling": {"model.pooling": "max"},
         },
     ),
-    "records": (
+    "baselines": (
         (stem32.get_config("16ep"), {"evaluate.every_epochs": 2.0}),
         {
-            **_peers(
+            **_baselines(
                 **{
                     "epochs": 16.0,
                     "model.width": 0.5,
@@ -357,8 +357,8 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             },
         },
     ),
-    "records_gpu": ((stem32.get_config("30ep"), {}), _records_gpu()),
-    "records_transfer": (
+    "baselines_gpu": ((stem32.get_config("30ep"), {}), _baselines_gpu()),
+    "baselines_transfer": (
         (transfer.get_config("gradual128"), {}),
         {f"transfer_{size}": {"model.input_size": size} for size in (64, 128)},
     ),
@@ -394,9 +394,9 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 
 
 def _plan(plan: str) -> tuple[Any, dict[str, _Overrides]]:
-    if plan not in _PLANS:
+    if plan not in PLANS:
         raise ValueError(
             f"configs/ablations.py has no plan {plan!r}; there are"
-            f" {', '.join(_PLANS)}"
+            f" {', '.join(PLANS)}"
         )
-    return _PLANS[plan]
+    return PLANS[plan]

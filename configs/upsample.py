@@ -17,15 +17,15 @@ import ml_collections
 
 from configs import default
 
-_SIZES = ("64", "96", "128", "160", "224")
+SIZES = ("64", "96", "128", "160", "224")
 
 
 def get_config(variant: str = "64") -> ml_collections.ConfigDict:
     """Returns the 30-epoch recipe at one of the sizes above."""
-    if variant not in _SIZES:
+    if variant not in SIZES:
         raise ValueError(
             f"configs/upsample.py has no variant {variant!r}; there are"
-            f" {', '.join(_SIZES)}"
+            f" {', '.join(SIZES)}"
         )
     config = default.get_config()
     config.model.input_size = int(variant)
