@@ -98,7 +98,7 @@ benchmark: $(READY) ## measure images/s of the step, the job and the input
 
 .PHONY: benchmark-frameworks
 benchmark-frameworks: $(READY) ## compare the job with Keras fit and PyTorch (TORCH=PYTHON)
-	$(RUN) -m benchmarks.bench $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
+	$(RUN) -m benchmarks.frameworks $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
 
 # The former names of two targets, kept for one release: remove both in
 # version 0.2.0.
