@@ -305,5 +305,5 @@ def wrong_sizes(root: pathlib.Path, exceptions: Mapping[str, int]) -> list[str]:
     for name in exceptions:
         lines, ceiling = usual.get(name, (0, 0))
         if lines <= ceiling:
-            found.append(f"{name}: this exception is no longer needed")
+            found.append(f"{name}: remove this exception")
     return found

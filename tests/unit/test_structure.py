@@ -245,6 +245,6 @@ def test_an_exception_permits_its_own_number_of_lines(tree):
 def test_a_stale_exception_is_found(tree):
     table = "| `job/model/vgg.py` | 500 | - |\n| `job/gone.py` | 500 | - |\n"
     assert structure.wrong_sizes(tree, structure.read_exceptions(table)) == [
-        "job/model/vgg.py: this exception is no longer needed",
-        "job/gone.py: this exception is no longer needed",
+        "job/model/vgg.py: remove this exception",
+        "job/gone.py: remove this exception",
     ]
