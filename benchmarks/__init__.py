@@ -1,7 +1,8 @@
-"""What else people train with, measured beside the job; no tests in here.
+"""Frameworks that the job's training speed is compared with.
 
-The same network, batch, precision, augmentation (random flip, shift by up to 2
-pixels, on the device) and update (SGD, Nesterov, weight decay) in each. One
-process each, so that none has the other's threads and allocator; `bench` lets
-them run in turn.
+All programs train the same network with the same batch, precision,
+augmentation (random flip and shift by up to 2 pixels, on the device) and
+update (SGD, Nesterov momentum, weight decay). Each runs in a process of its
+own, with its own threads and memory allocator; `frameworks` lets them train in
+turn.
 """

@@ -1,16 +1,16 @@
-"""Keras' layers and `fit`, as its documentation has it."""
+"""Training steps of Keras: built-in layers and `Model.fit`."""
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import turns
+from benchmarks import step_server
 
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
 
-def make(settings):
-    # As the job and PyTorch here: float32 is float32.
+def make_run(settings):
+    # All three frameworks compute in real float32, not in TF32.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if settings.precision != "float32":
         keras.config.set_dtype_policy(f"mixed_{settings.precision}")
@@ -47,9 +47,8 @@ def make(settings):
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        # XLA where it helps; on CPUs it is several times slower. Keras goes
-        # without it all the same, and says so: its RandomTranslation cannot be
-        # compiled by it.
+        # XLA is several times slower on CPUs. On GPUs, Keras logs that it
+        # disables XLA, because XLA cannot compile RandomTranslation.
         jit_compile=bool(tf.config.list_physical_devices("GPU")),
     )
     rng = np.random.default_rng(0)
@@ -65,4 +64,4 @@ def make(settings):
 
 
 if __name__ == "__main__":
-    turns.take(make)
+    step_server.serve(make_run)

@@ -1,4 +1,4 @@
-"""PyTorch: eager or `torch.compile`, channels_last, autocast."""
+"""Training steps of PyTorch: channels_last, autocast, eager or compiled."""
 
 import pathlib
 import sys
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import turns
+import step_server
 
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
@@ -31,23 +31,23 @@ def _network(width):
 
 
 def _augment(images):
-    """Flips and shifts; [b, 3, 32, 32], float."""
+    """Flips and shifts images; float [b, 3, 32, 32]."""
     count, device = len(images), images.device
     flips = torch.rand(count, 1, 1, 1, device=device) < 0.5
     images = torch.where(flips, images.flip(3), images)
     padded = functional.pad(images, (2, 2, 2, 2), mode="reflect")
     shifts = torch.randint(0, 5, (2, count, 1), device=device)
-    places = torch.arange(32, device=device)
-    rows, columns = (shifts + places)[:, :, None, :]
-    which = torch.arange(count, device=device)[:, None, None, None]
+    indices = torch.arange(32, device=device)
+    rows, columns = (shifts + indices)[:, :, None, :]
+    examples = torch.arange(count, device=device)[:, None, None, None]
     channels = torch.arange(3, device=device)[None, :, None, None]
-    return padded[which, channels, rows[..., None], columns[:, :, None]]
+    return padded[examples, channels, rows[..., None], columns[:, :, None]]
 
 
-def make(settings):
+def make_run(settings):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True
-    # As the job and Keras here: float32 is float32.
+    # All three frameworks compute in real float32, not in TF32.
     torch.backends.cudnn.allow_tf32 = False
     model = _network(settings.width).to(
         device, memory_format=torch.channels_last
@@ -92,4 +92,4 @@ def make(settings):
 
 
 if __name__ == "__main__":
-    turns.take(make)
+    step_server.serve(make_run)

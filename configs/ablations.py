@@ -1,26 +1,26 @@
-"""What each remedy is worth: plans of runs that differ in one thing.
+"""Ablation plans: sets of runs that measure the effect of one change each.
 
-    make ablate PLAN=ladder DATA=DIR              # all variants, and a report
+    make ablate PLAN=ladder DATA=DIR              # all variants and a report
     python -m job.main --config=configs/ablations.py:ladder/batch_norm \
-        --workdir=runs/a --config.data.dir=DIR    # one of them, as any config
+        --workdir=runs/a --config.data.dir=DIR    # one variant
 
-    plan        base
-    ladder      from naive to the full recipe, each line on top of the last
-    augment     the ladder's end, with each augmentation alone
-    over        the ladder's end, with ever more augmentation
-    resolution  frozen ImageNet features, by size and upsampling kernel
-    unfreeze    ImageNet's weights: frozen, all at once, gradually
-    scratch     from scratch at 32 and 64 px
-    recipe      stem32.py:8ep at width .25, one thing changed; held-out images
-    records     stem32.py beside the recipes of peers.py, for a CPU
-    records_gpu the same at 30, 100 and 200 epochs, and what they are made of
-    records_transfer  ImageNet's weights at 64 and 128 px, for a GPU
+    plan                variants
+    ladder              from naive to the full recipe, changes accumulate
+    augment             the last recipe of the ladder, one augmentation each
+    over                the last recipe of the ladder, stronger augmentation
+    resolution          frozen ImageNet features by size and upsampling kernel
+    unfreeze            ImageNet's weights: frozen, all at once, gradually
+    scratch             from scratch at 32 and 64 pixels
+    recipe              stem32.py:8ep at width 0.25, one change, held-out images
+    baselines           stem32.py and the recipes of baselines.py, for a CPU
+    baselines_gpu       the same at 30, 100 and 200 epochs, with ablations
+    baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
 
-Flags come on top of each variant. ladder, augment, over and scratch are small,
-for 2 CPU cores (width .25, 5 epochs): on a GPU give
-`--config.model.width=1 --config.epochs=30 --seeds=3`. resolution, unfreeze and
-records_transfer need `--config.model.weights=PATH` where imagenet cannot be
-downloaded.
+Flags override the fields of every variant. The plans ladder, augment, over and
+scratch are sized for 2 CPU cores (width 0.25, 5 epochs). On a GPU, add
+`--config.model.width=1 --config.epochs=30 --seeds=3`. Without network access,
+resolution, unfreeze and baselines_transfer need
+`--config.model.weights=PATH`.
 """
 
 import math
@@ -29,12 +29,12 @@ from typing import Any
 
 import ml_collections
 
-from configs import augment_presets, naive, peers, stem32, transfer
+from configs import augment_presets, baselines, naive, stem32, transfer
 
 _Overrides = Mapping[str, Any]
 
-# Plans whose lines are each on top of the one before; in the others each is
-# compared with the first.
+# Plans in which each variant adds to the one before it. In other plans each
+# variant is compared with the first one.
 CUMULATIVE = ("ladder",)
 
 _BUDGET: _Overrides = {
@@ -53,7 +53,7 @@ _SGD: _Overrides = {
     "optimizer.weight_decay": 5e-4,
 }
 
-# Each line is on top of all lines before it.
+# Each entry adds to all entries before it.
 _LADDER: dict[str, _Overrides] = {
     "naive": {},
     "batch_norm": {"model.batch_norm": True},
@@ -69,7 +69,7 @@ _LADDER: dict[str, _Overrides] = {
     "label_smoothing": {"optimizer.label_smoothing": 0.1},
 }
 
-# Beside the ladder: each on the named line, alone.
+# Side branches of the ladder: name -> entry that it starts from, and changes.
 _BESIDE: dict[str, tuple[str, _Overrides]] = {
     "naive_augmentation": (
         "naive",
@@ -98,7 +98,7 @@ _UNAUGMENTED: _Overrides = {
 
 
 def _alone(**fields: Any) -> _Overrides:
-    """Returns one augmentation and no other."""
+    """Returns overrides that enable a single augmentation."""
     return {
         **_UNAUGMENTED,
         **{f"augment.{name}": value for name, value in fields.items()},
@@ -106,7 +106,7 @@ def _alone(**fields: Any) -> _Overrides:
 
 
 def _preset(name: str, **fields: Any) -> _Overrides:
-    """Returns a preset, changed."""
+    """Returns the overrides of a preset, with some fields replaced."""
     values = {**augment_presets.fields(name), **fields}
     return {f"augment.{field}": value for field, value in values.items()}
 
@@ -115,8 +115,8 @@ _FROZEN = {f"transfer.unfreeze_epochs.block{i}": math.inf for i in range(1, 6)}
 _AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
 
 
-# Images of 24 px cost .60 of what those of 32 px do: ten epochs, the first half
-# of them small, cost as much as eight.
+# An image of 24 pixels costs 0.60 times as much as one of 32 pixels. 10 epochs,
+# the first half of them small, therefore cost as much as 8.
 _SMALL_FIRST: _Overrides = {
     "model.progressive_sizes": (24,),
     "model.progressive_epochs": (5.0,),
@@ -131,7 +131,7 @@ _BATCH_128: _Overrides = {
 
 
 def _size(size: int, upsampling: str = "bilinear") -> _Overrides:
-    # As much work a step of evaluation as 1,000 images at 32 px.
+    # An evaluation step has as many pixels as 1,000 images of 32 x 32.
     batch = max(1, 1000 * 32**2 // size**2)
     return {
         "model.input_size": size,
@@ -143,7 +143,7 @@ def _size(size: int, upsampling: str = "bilinear") -> _Overrides:
 def _fields(
     config: ml_collections.ConfigDict, prefix: str = ""
 ) -> dict[str, Any]:
-    """Returns every field of a config by its dotted name."""
+    """Flattens a config to dotted field names."""
     fields: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
@@ -153,28 +153,28 @@ def _fields(
     return fields
 
 
-def _peers(**budget: Any) -> dict[str, _Overrides]:
+def _baselines(**budget: Any) -> dict[str, _Overrides]:
     return {
-        name: {**_fields(peers.get_config(name)), **budget}
+        name: {**_fields(baselines.get_config(name)), **budget}
         for name in ("common", "autoaugment_cutout")
     }
 
 
-def _records_gpu() -> dict[str, _Overrides]:
-    """Returns what each length has: both peers, ours and ours changed.
+def _baselines_gpu() -> dict[str, _Overrides]:
+    """Returns the variants of each length: baselines, stem32 and its ablations.
 
-    What answers most comes first; a GPU may be there for half an hour only.
+    The most informative runs come first, as GPU time may be limited.
     """
     variants: dict[str, _Overrides] = {}
     for epochs in (30, 100, 200):
-        theirs = _peers(epochs=float(epochs))
+        published = _baselines(epochs=float(epochs))
         variants |= {
-            f"common_{epochs}": theirs["common"],
+            f"common_{epochs}": published["common"],
             f"stem32_{epochs}": _fields(stem32.get_config(f"{epochs}ep")),
-            f"autoaugment_cutout_{epochs}": theirs["autoaugment_cutout"],
+            f"autoaugment_cutout_{epochs}": published["autoaugment_cutout"],
         }
         if epochs == 30:
-            # At the same cost: see `_SMALL_FIRST`.
+            # The cost is that of stem32_30; see `_SMALL_FIRST`.
             variants["stem32_30_small_first"] = {
                 **variants["stem32_30"],
                 "epochs": 37.5,
@@ -191,19 +191,19 @@ def _records_gpu() -> dict[str, _Overrides]:
     return {
         name: {
             **fields,
-            # So often that it is seen when a recipe gets where another ends;
-            # an evaluation takes as long as half an epoch.
+            # The interval resolves when one recipe reaches the final accuracy
+            # of another. An evaluation takes as long as half an epoch.
             "evaluate.every_epochs": 2.0 if fields["epochs"] < 100.0 else 5.0,
-            # An epoch at batch 128 is 391 steps, and a second or two.
+            # An epoch at batch 128 has 391 steps and takes 1 to 2 s.
             "log_every_steps": 200,
         }
         for name, fields in variants.items()
     }
 
 
-# Plan -> base and its budget, and variants as changes to those. The first
-# variant is what the others are compared with.
-_PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
+# Plan -> (base config, budget), and overrides per variant. The other variants
+# are compared with the first one.
+PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "ladder": (
         (naive.get_config(), _BUDGET),
         _ladder(),
@@ -339,10 +339,10 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             "max_pooling": {"model.pooling": "max"},
         },
     ),
-    "records": (
+    "baselines": (
         (stem32.get_config("16ep"), {"evaluate.every_epochs": 2.0}),
         {
-            **_peers(
+            **_baselines(
                 **{
                     "epochs": 16.0,
                     "model.width": 0.5,
@@ -357,8 +357,8 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             },
         },
     ),
-    "records_gpu": ((stem32.get_config("30ep"), {}), _records_gpu()),
-    "records_transfer": (
+    "baselines_gpu": ((stem32.get_config("30ep"), {}), _baselines_gpu()),
+    "baselines_transfer": (
         (transfer.get_config("gradual128"), {}),
         {f"transfer_{size}": {"model.input_size": size} for size in (64, 128)},
     ),
@@ -366,19 +366,25 @@ _PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
 
 
 def get_variants(plan: str) -> tuple[str, ...]:
-    """Returns the names of a plan's runs; the first is their base.
+    """Returns the variants of a plan, beginning with the reference.
+
+    Args:
+      plan: Name of the plan, a key of PLANS.
 
     Raises:
-      ValueError: there is no such plan.
+      ValueError: The plan does not exist.
     """
     return tuple(_plan(plan)[1])
 
 
 def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
-    """Returns the config of PLAN/VARIANT, or what all of PLAN have in common.
+    """Returns the config of a variant, or the common config of a plan.
+
+    Args:
+      variant: PLAN/VARIANT, or PLAN for the config before any override.
 
     Raises:
-      ValueError: there is none of that name.
+      ValueError: The plan or the variant does not exist.
     """
     plan, _, name = variant.partition("/")
     (base, budget), variants = _plan(plan)
@@ -394,9 +400,9 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 
 
 def _plan(plan: str) -> tuple[Any, dict[str, _Overrides]]:
-    if plan not in _PLANS:
+    if plan not in PLANS:
         raise ValueError(
             f"configs/ablations.py has no plan {plan!r}; there are"
-            f" {', '.join(_PLANS)}"
+            f" {', '.join(PLANS)}"
         )
-    return _PLANS[plan]
+    return PLANS[plan]

@@ -1,14 +1,14 @@
-"""Well-known sets of augmentation, by name: `--config.augment.preset=strong`.
+"""Named augmentation presets: `--config.augment.preset=strong`.
 
-A preset says all of `config.augment`: what it does not name is off. It replaces
-what the config file says; fields on the command line are set on top of it. A
-config file that starts from a preset and changes it writes
+A preset sets every field of `config.augment`; fields that it does not list are
+off. It overrides the config file, and flags override the preset. A config file
+that starts from a preset and changes it contains
 
     config.augment.update(augment_presets.fields("strong"))
     config.augment.cutout_pixels = 8.0
 
-and leaves `config.augment.preset` empty. Sources and semantics are in
-docs/augmentation.md.
+and leaves `config.augment.preset` empty. docs/augmentation.md has the effect
+and the source of each field.
 """
 
 from typing import Any
@@ -42,9 +42,9 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "shear": 0.1,
         "zoom": 0.1,
     },
-    # What most published CIFAR-10 figures are trained with.
+    # The augmentation of most published CIFAR-10 results.
     "crop_flip": {"flip": "random", "translate": 4.0, "fill": "zero"},
-    # What the best published VGG16 is trained with, and CutMix.
+    # The augmentation of the best published VGG16, with CutMix.
     "strong": {
         "flip": "alternating",
         "translate": 4.0,
@@ -58,9 +58,12 @@ NAMES = tuple(_PRESETS)
 
 
 def fields(name: str) -> dict[str, Any]:
-    """Returns every field of `config.augment` but `preset`, as `name` has it.
+    """Returns the fields of `config.augment`, except `preset`, of a preset.
+
+    Args:
+      name: Preset, one of NAMES.
 
     Raises:
-      KeyError: there is no such preset; `NAMES` are all.
+      KeyError: The preset does not exist.
     """
     return {**_OFF, **_PRESETS[name]}

@@ -218,7 +218,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.distribute = ml_collections.ConfigDict()
     # auto or mirrored: all GPUs of this machine, else its CPU; multi_worker:
-    # those of several machines (docs/nodes.md).
+    # those of several machines (docs/distributed.md).
     config.distribute.strategy = "auto"
     # Splits the CPU into that many replicas, for tests; 0: no split.
     config.distribute.logical_devices = 0

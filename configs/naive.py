@@ -1,10 +1,11 @@
-"""VGG16 as for ImageNet, on 32 px: what people run first, and its accuracy.
+"""The usual first attempt: VGG16 as published for ImageNet, at 32 pixels.
 
     make train CONFIG=configs/naive.py DATA=DIR
 
-No batch normalization, two dense layers of 4,096 units, Adam at Keras' rate,
-Glorot's initial weights, pixels divided by 255, no augmentation, no schedule.
-A warning example: `configs/stem32.py` is what to run.
+No batch normalization, two dense layers of 4,096 units, Adam at its default
+learning rate in Keras, Glorot initialization, pixels divided by 255, no
+augmentation and no schedule. The config shows what fails; `configs/stem32.py`
+is the recommended recipe.
 """
 
 import ml_collections
@@ -13,7 +14,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns the network and the training of a first try."""
+    """Returns the config of the usual first attempt."""
     config = default.get_config()
     config.epochs = 20.0
     config.global_batch_size = 128

@@ -1,9 +1,9 @@
-"""The smallest run that passes through every room; for tests.
+"""The smallest run that uses every package of the job; for tests.
 
     python -m job.main --config=configs/smoke.py --workdir=DIR
 
-Twenty steps on drawn images, some seconds on 2 CPU cores. Its accuracy says
-nothing.
+20 steps on synthetic images, some seconds on 2 CPU cores. The accuracy has no
+meaning.
 """
 
 import ml_collections
@@ -12,7 +12,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns a run of 20 steps at an eighth of the width."""
+    """Returns a config of 20 steps at an eighth of the width."""
     config = default.get_config()
     config.data.source = "synthetic"
     config.data.synthetic_train_images = 640

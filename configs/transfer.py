@@ -1,4 +1,4 @@
-"""VGG16 with ImageNet's weights: frozen, or opened block by block.
+"""VGG16 with ImageNet weights: frozen, or unfrozen block by block.
 
     make train CONFIG=configs/transfer.py DATA=DIR \
         ARGS=--config.model.weights=imagenet             # :gradual
@@ -6,13 +6,14 @@
 
 `model.weights` is imagenet (a download) or the path of the file.
 
-    variant     accuracy  what
-    frozen      65.72     a linear head on the frozen base's features
-    gradual     88.09     32 px: the head, then a block each 1/4 epoch, a rate
-                          for each; 6 epochs, half an hour on 2 CPU cores
-    at_once     not run   the same, all blocks from the start
-    uniform     not run   the same as gradual, one rate for all blocks
-    gradual128  not run   128 px, 25 epochs; for a GPU
+    variant     accuracy  recipe
+    frozen      65.72 %   linear head on the features of the frozen base
+    gradual     88.09 %   first the head, then one more block per 1/4 epoch,
+                          each with its own learning rate; 32 pixels, 6 epochs,
+                          half an hour on 2 CPU cores
+    at_once     not run   gradual with all blocks unfrozen from the start
+    uniform     not run   gradual with one learning rate for all blocks
+    gradual128  not run   gradual at 128 pixels, 25 epochs; for a GPU
 """
 
 import math
@@ -22,15 +23,22 @@ import ml_collections
 from configs import default
 
 _BLOCKS = ("block5", "block4", "block3", "block2", "block1")
-_VARIANTS = ("frozen", "gradual", "at_once", "uniform", "gradual128")
+VARIANTS = ("frozen", "gradual", "at_once", "uniform", "gradual128")
 
 
 def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
-    """Returns one of the variants above."""
-    if variant not in _VARIANTS:
+    """Returns a transfer-learning recipe.
+
+    Args:
+      variant: One of VARIANTS.
+
+    Raises:
+      ValueError: The variant does not exist.
+    """
+    if variant not in VARIANTS:
         raise ValueError(
             f"configs/transfer.py has no variant {variant!r}; there are"
-            f" {', '.join(_VARIANTS)}"
+            f" {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     config.model.weights = "imagenet"
@@ -50,8 +58,8 @@ def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
     config.transfer.layer_decay = 0.75
     config.transfer.warmup_epochs = 0.25
     config.evaluate.every_epochs = 1.0
-    for place, block in enumerate(_BLOCKS, start=1):
-        config.transfer.unfreeze_epochs[block] = place / 4
+    for index, block in enumerate(_BLOCKS, start=1):
+        config.transfer.unfreeze_epochs[block] = index / 4
     if variant == "at_once":
         for block in _BLOCKS:
             config.transfer.unfreeze_epochs[block] = 0.0
@@ -59,13 +67,13 @@ def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
         config.transfer.layer_decay = 1.0
     elif variant == "gradual128":
         config.epochs = 25.0
-        # Not tried at this size; .08 was chosen at 32 px.
+        # Half of the learning rate that was tuned at 32 pixels; not tuned.
         config.optimizer.peak_learning_rate = 0.04
         config.model.input_size = 128
         config.evaluate.global_batch_size = 250
         config.transfer.warmup_epochs = 1.0
-        for place, block in enumerate(_BLOCKS, start=1):
-            config.transfer.unfreeze_epochs[block] = float(place)
+        for index, block in enumerate(_BLOCKS, start=1):
+            config.transfer.unfreeze_epochs[block] = float(index)
     return config
 
 
@@ -73,7 +81,7 @@ def _frozen(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.epochs = 30.0
     config.augment.flip = "none"
     config.augment.translate = 0.0
-    # Features are not of unit size: 3.4 on average, up to 400.
+    # The features are large: 3.4 on average, 400 at most.
     config.optimizer.peak_learning_rate = 1e-4
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.clip_norm = 0.0

@@ -84,7 +84,7 @@ def train_indices(
         # tf.random.experimental.index_shuffle is this op with 4 rounds. They
         # are too few: two images of one batch meet again in another epoch's
         # batch 17 times as often as by chance (n 50,000, batch 256); from 6
-        # rounds on as often as by chance. tests/test_pipeline.py counts it.
+        # rounds on as often as by chance: tests/unit/data/test_pipeline.py.
         return tf.raw_ops.RandomIndexShuffle(
             index=within,
             seed=tf.cast(seeds, tf.int32),

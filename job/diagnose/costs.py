@@ -1,15 +1,17 @@
 """What each mistake costs, and where the figure is from.
 
-Ours stand in docs/remedies.md and docs/diagnose.md, each with the command that
-makes it again: one seed, small budgets, so they say which mistake is the larger
-one rather than what a long run would lose. Where there is none of ours, the
-mistake's source is named, with its figure if it has one; `rank` then only
-sorts.
+docs/results-remedies.md and docs/diagnose.md list our own measurements, each
+with its command. They have one seed and a small budget, so they rank the
+mistakes and do not predict the loss of a long run. A mistake that we did not
+measure has its source, and the source's figure if there is one. `rank` then
+only sorts the findings.
 """
 
 from job.diagnose.finding import Cost
 
-_LADDER = "docs/remedies.md, make ablate PLAN=ladder, width .25, 5 epochs: "
+_LADDER = (
+    "docs/results-remedies.md, make ablate PLAN=ladder, width .25, 5 epochs: "
+)
 
 STUCK = Cost(60.51, _LADDER + "naive 10.00, with batch normalization 70.51")
 NO_BATCH_NORM = Cost(
@@ -24,8 +26,8 @@ CONSTANT_RATE = Cost(
 )
 SHORT_RUN = Cost(
     4.00,
-    "docs/tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8 (with"
-    " another weight decay); the more the shorter",
+    "docs/results-tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8"
+    " (with another weight decay); the more the shorter",
 )
 LARGE_HEAD = Cost(1.40, _LADDER + "FC 4096 x 2 70.51, 512 -> 10 71.91")
 NO_AUGMENTATION = Cost(
@@ -44,13 +46,13 @@ OVERFITTED = Cost(
 )
 OVER_AUGMENTED = Cost(
     10.38,
-    "docs/remedies.md, make ablate PLAN=over, width .25, 5 epochs: flip and"
-    " translation 80.56, the preset strong 70.18",
+    "docs/results-remedies.md, make ablate PLAN=over, width .25, 5 epochs:"
+    " flip and translation 80.56, the preset strong 70.18",
 )
 FROZEN_AT_32 = Cost(
     22.37,
-    "docs/remedies.md, make train CONFIG=configs/transfer.py: 88.09, opened"
-    " block by block; with :frozen 65.72",
+    "docs/results-remedies.md, make train CONFIG=configs/transfer.py: 88.09,"
+    " opened block by block; with :frozen 65.72",
 )
 SMALL_REPLICA_BATCH = Cost(
     None, "Wu & He 2018, arXiv:1803.08494, figure 1; tf #46488", rank=5

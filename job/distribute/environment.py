@@ -149,8 +149,8 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
 def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
     if not environment.get("JOB_WORKERS"):
         _refuse(
-            "neither TF_CONFIG nor JOB_WORKERS is set: docs/nodes.md says what"
-            " a worker must know"
+            "neither TF_CONFIG nor JOB_WORKERS is set: docs/distributed.md says"
+            " what a worker must know"
         )
     count = _number(environment, "JOB_WORKERS")
     if not environment.get("JOB_COMPLETION_INDEX"):

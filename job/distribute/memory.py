@@ -6,7 +6,7 @@ The C library gives large blocks back to the kernel as they are freed, and gets
 them anew, as pages of zeros that are made one by one as they are touched. A
 training step frees and takes the same blocks every time: at full width, batch
 128, those are 20,000 pages in bfloat16 and 43,000 in float32 a step. What it
-is worth to keep them: docs/speed.md.
+is worth to keep them: docs/performance.md.
 """
 
 import contextlib

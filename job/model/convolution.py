@@ -4,7 +4,7 @@ The filter gradient sums, for each offset and pair of channels, over images and
 pixels: it is itself a convolution, of the layer's input with the gradient, in
 which batch and channels have changed places. On small maps oneDNN's forward
 kernel does that in half the time of its filter-gradient kernel, or less (see
-docs/speed.md); the result is the same up to rounding.
+docs/performance.md); the result is the same up to rounding.
 """
 
 import keras

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from configs import augment_presets, default, peers, stem32, transfer
+from configs import augment_presets, baselines, default, stem32, transfer
 from job import errors
 from job.config import ranges as config_lib
 from tests.support.jobs import ROOT
@@ -19,13 +19,13 @@ SHIPPED = [
     ("quickstart", ""),
     ("smoke", ""),
     ("naive", ""),
-    ("seed_augment", ""),
-    ("seed_frozen", ""),
-    ("seed_upsample", ""),
-    *(("stem32", v) for v in ("", *stem32._VARIANTS)),
-    *(("peers", v) for v in ("", *peers._VARIANTS)),
+    ("advice_augment", ""),
+    ("advice_frozen", ""),
+    ("advice_upsample", ""),
+    *(("stem32", v) for v in ("", *stem32.VARIANTS)),
+    *(("baselines", v) for v in ("", *baselines.VARIANTS)),
     *(("upsample", v) for v in ("", "64", "96", "128", "160", "224")),
-    *(("transfer", v) for v in ("", *transfer._VARIANTS)),
+    *(("transfer", v) for v in ("", *transfer.VARIANTS)),
     ("ablations", ""),
 ]
 

@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 
 from configs import (
+    advice_frozen,
     augment_presets,
     naive,
     quickstart,
-    seed_frozen,
     smoke,
     stem32,
     transfer,
@@ -225,10 +225,10 @@ PLAIN = {
     ),
     "large_head": (
         lambda: check_fields("large_head", naive.get_config()),
-        lambda: check_fields("large_head", seed_frozen.get_config()),
+        lambda: check_fields("large_head", advice_frozen.get_config()),
     ),
     "frozen_base": (
-        lambda: check_fields("frozen_base", seed_frozen.get_config()),
+        lambda: check_fields("frozen_base", advice_frozen.get_config()),
         lambda: check_fields("frozen_base", transfer.get_config("gradual")),
     ),
     "frozen_base, larger images": (
@@ -417,7 +417,7 @@ def test_a_planted_fault_is_found_and_nothing_where_there_is_none(name):
 
 
 def shipped():
-    for variant in stem32._VARIANTS:
+    for variant in stem32.VARIANTS:
         yield f"stem32:{variant}", stem32.get_config(variant)
     for variant in ("gradual", "at_once", "uniform", "gradual128"):
         yield f"transfer:{variant}", transfer.get_config(variant)
@@ -968,17 +968,17 @@ def test_a_workdir_of_another_config_is_refused(finished):
     ("name", "first"),
     [
         ("naive", "stuck_at_chance"),
-        ("seed_frozen", "frozen_base"),
+        ("advice_frozen", "frozen_base"),
         ("stem32", None),
     ],
 )
 def test_on_real_images_the_first_finding_is_the_right_one(
     name, first, cifar10_dir, tmp_path
 ):
-    config = {"naive": naive, "seed_frozen": seed_frozen, "stem32": stem32}
+    config = {"naive": naive, "advice_frozen": advice_frozen, "stem32": stem32}
     config = config[name].get_config()
     config.data.dir = str(cifar10_dir)
-    if name == "seed_frozen":
+    if name == "advice_frozen":
         config.model.weights = str(from_environment("VGG16_WEIGHTS"))
     report = run.diagnose(config, None, StopRequest())
     assert [f.check for f in report.findings][:1] == ([first] if first else [])

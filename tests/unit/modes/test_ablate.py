@@ -160,7 +160,7 @@ def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
     with open("plan.py", "a") as file:
         file.write('CUMULATIVE = ("pair",)')
     assert ablate.Plan.load("plan.py:pair", (4,)).cumulative
-    assert set(ablations.CUMULATIVE) <= set(ablations._PLANS)
+    assert set(ablations.CUMULATIVE) <= set(ablations.PLANS)
 
 
 @pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])
@@ -169,7 +169,7 @@ def test_a_plan_that_is_none_is_named(plan, name):
         ablate.Plan.load(name, (0,))
 
 
-@pytest.mark.parametrize("plan_name", list(ablations._PLANS))
+@pytest.mark.parametrize("plan_name", list(ablations.PLANS))
 def test_every_variant_of_every_plan_is_a_config(plan_name):
     names = ablations.get_variants(plan_name)
     fields = []

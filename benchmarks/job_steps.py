@@ -1,16 +1,16 @@
-"""The job's own step, with its input pipeline and its augmentation."""
+"""Training steps of this job, with its input pipeline and augmentation."""
 
 import os
 
 import tensorflow as tf
 
-from benchmarks import turns
+from benchmarks import step_server
 from configs import stem32
 from job import build
 from job.training.plan import Plan
 
 
-def make(settings):
+def make_run(settings):
     config = stem32.get_config("8ep").unlock()
     config.data.source = "synthetic"
     config.model.width = settings.width
@@ -18,9 +18,9 @@ def make(settings):
     config.global_batch_size = settings.batch
     config.precision = settings.precision
     config.augment.flip = "random"
-    # The others average no weights.
+    # The other frameworks do not average weights.
     config.optimizer.ema_decay = 0.0
-    # Against a PyTorch that has found the GPU, a CPU would say nothing.
+    # If PyTorch runs on the GPU, a comparison with the CPU is meaningless.
     config.distribute.require_gpus = int(
         os.environ.get("JOB_REQUIRE_GPUS") or 0
     )
@@ -43,4 +43,4 @@ def make(settings):
 
 
 if __name__ == "__main__":
-    turns.take(make)
+    step_server.serve(make_run)

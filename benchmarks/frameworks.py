@@ -1,11 +1,12 @@
-"""Trains with the job and with its peers in turn, and prints the ratios.
+"""Compares the training speed of the job with Keras `fit` and PyTorch.
 
-    python -m benchmarks.bench --precision=bfloat16 --torch=DIR/bin/python
-    python -m benchmarks.bench --replicas=2 --no_keras    # of one CPU, split
+    python -m benchmarks.frameworks --precision=bfloat16 --torch=DIR/bin/python
+    python -m benchmarks.frameworks --replicas=2 --no_keras
 
-A round lets each of them train for some seconds; a ratio is that of one round,
-so what else the machine does hits both sides. Medians, and the 95 % interval
-of the median by bootstrap. The first turns, which compile, do not count.
+In each round, every framework trains for some seconds in turn. A ratio compares
+two turns of the same round, so that other load on the machine affects both. The
+report has medians with their 95 % bootstrap intervals. The first turns, which
+compile, are not counted. `--replicas=2` splits the CPU in two.
 """
 
 import argparse
@@ -22,19 +23,19 @@ from collections.abc import Iterator
 import numpy as np
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
-_OURS = "ours"
+_JOB = "ours"
 _WARM_UP_STEPS = 3
 
 
 @dataclasses.dataclass
-class _Peer:
-    """A process that trains when it is told to; see `turns`."""
+class _Framework:
+    """A framework's training process; see `step_server`."""
 
     name: str
     process: subprocess.Popen
 
     def run(self, steps: int) -> float:
-        """Returns how many seconds so many steps take."""
+        """Returns the seconds that a number of steps takes."""
         assert self.process.stdin
         assert self.process.stdout
         with contextlib.suppress(BrokenPipeError):
@@ -42,7 +43,8 @@ class _Peer:
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
-                f"{self.name} ended with {self.process.wait()}; above is why"
+                f"{self.name} exited with {self.process.wait()}; see its output"
+                " above"
             )
         return float(line)
 
@@ -50,32 +52,32 @@ class _Peer:
 @contextlib.contextmanager
 def _started(
     args: argparse.Namespace,
-) -> Iterator[list[_Peer]]:
+) -> Iterator[list[_Framework]]:
     common = [
         f"--batch={args.batch}",
         f"--width={args.width}",
         f"--precision={args.precision}",
     ]
     here = [sys.executable, "-m"]
-    commands = {_OURS: [*here, "benchmarks.ours"]}
+    commands = {_JOB: [*here, "benchmarks.job_steps"]}
     if args.replicas > 1:
-        name = f"{_OURS}, {args.replicas} of it"
-        commands[name] = [*commands[_OURS], f"--replicas={args.replicas}"]
+        name = f"{_JOB}, {args.replicas} of it"
+        commands[name] = [*commands[_JOB], f"--replicas={args.replicas}"]
     if not args.no_keras:
         commands["keras fit"] = [*here, "benchmarks.keras_fit"]
     if args.torch:
-        script = str(_ROOT / "tests" / "peers" / "torch_steps.py")
+        script = str(_ROOT / "benchmarks" / "torch_steps.py")
         commands["torch eager"] = [args.torch, script]
         if not args.no_compile:
             commands["torch.compile"] = [args.torch, script, "--compile"]
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # By itself TensorFlow takes all of a GPU; here others want some of it.
+        # TensorFlow reserves all GPU memory by default; the processes share it.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         **os.environ,
     }
-    peers = [
-        _Peer(
+    frameworks = [
+        _Framework(
             name,
             subprocess.Popen(
                 [*command, *common],
@@ -89,18 +91,18 @@ def _started(
         for name, command in commands.items()
     ]
     try:
-        yield peers
+        yield frameworks
     finally:
-        for peer in peers:
-            peer.process.kill()
-            peer.process.wait()
+        for framework in frameworks:
+            framework.process.kill()
+            framework.process.wait()
 
 
 def _interval(values: list[float]) -> tuple[float, float]:
-    """Returns the median's 95 % interval, by bootstrap."""
+    """Returns the 95 % bootstrap interval of the median."""
     rng = np.random.default_rng(0)
-    drawn = rng.choice(values, (2000, len(values)))
-    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    samples = rng.choice(values, (2000, len(values)))
+    low, high = np.percentile(np.median(samples, axis=1), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -110,51 +112,56 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Reads the command line, measures, prints."""
+    """Measures all frameworks and prints the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=4.0, help="a turn")
-    parser.add_argument("--torch", help="a Python that has PyTorch")
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="seconds per turn"
+    )
+    parser.add_argument("--torch", help="Python with PyTorch")
     parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--no_keras", action="store_true")
     parser.add_argument(
-        "--replicas", type=int, default=1, help="the job also on so many"
+        "--replicas",
+        type=int,
+        default=1,
+        help="also measure the job with this number of replicas",
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the result")
+    parser.add_argument("--json", type=pathlib.Path, help="output file")
     args = parser.parse_args()
     rates: dict[str, list[float]] = {}
-    with _started(args) as peers:
+    with _started(args) as frameworks:
         counts = {}
-        for peer in peers:
-            peer.run(_WARM_UP_STEPS)
+        for framework in frameworks:
+            framework.run(_WARM_UP_STEPS)
             count = _WARM_UP_STEPS
-            # Once more, by a turn of almost the right length: of a few steps
-            # the start of a turn is too large a part, where they are quick.
+            # The second estimate uses a turn of almost the final length. With
+            # few fast steps, the overhead of a turn distorts the first one.
             for _ in range(2):
-                seconds = min(peer.run(count) for _ in range(2))
+                seconds = min(framework.run(count) for _ in range(2))
                 count = max(2, round(args.seconds / seconds * count))
-            counts[peer.name] = count
-            # Keras traces anew for another number of steps.
-            peer.run(count)
+            counts[framework.name] = count
+            # Keras traces again when the number of steps changes.
+            framework.run(count)
         for number in range(args.rounds):
-            # Whoever comes first does so every other time.
-            for peer in peers if number % 2 else reversed(peers):
-                steps = counts[peer.name]
-                rates.setdefault(peer.name, []).append(
-                    steps * args.batch / peer.run(steps)
+            # The order alternates, so that no framework always runs first.
+            for framework in frameworks if number % 2 else reversed(frameworks):
+                steps = counts[framework.name]
+                rates.setdefault(framework.name, []).append(
+                    steps * args.batch / framework.run(steps)
                 )
     report = {
         name: {
             "images_per_second": _spread(values),
             "ours_over_it": _spread(
-                [a / b for a, b in zip(rates[_OURS], values, strict=True)]
+                [a / b for a, b in zip(rates[_JOB], values, strict=True)]
             ),
         }
         for name, values in sorted(
-            rates.items(), key=lambda item: item[0] != _OURS
+            rates.items(), key=lambda item: item[0] != _JOB
         )
     }
     print(

@@ -1,0 +1,19 @@
+"""The usual first advice, unchanged: Keras' classic augmentation.
+
+    make train CONFIG=configs/advice_augment.py DATA=DIR
+
+This is `configs/naive.py` with the rotation, shifts, flip, shear and zoom of
+ImageDataGenerator. Augmentation alone does not fix a network whose loss does
+not decrease: docs/results-remedies.md.
+"""
+
+import ml_collections
+
+from configs import augment_presets, naive
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the naive config with the preset keras_classic."""
+    config = naive.get_config()
+    config.augment.update(augment_presets.fields("keras_classic"))
+    return config

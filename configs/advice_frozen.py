@@ -1,0 +1,32 @@
+"""The usual second advice, unchanged: a frozen ImageNet base at 32 pixels.
+
+    make train CONFIG=configs/advice_frozen.py DATA=DIR \
+        ARGS=--config.model.weights=PATH
+
+Without ARGS, ImageNet's weights are downloaded. The head is a dense layer of
+128 units and the logits, on 512 features of a 1 x 1 feature map, trained with
+Adam. The accuracy is higher than that of `configs/naive.py` and far below what
+the network can reach. At 32 pixels the last blocks see almost nothing that
+resembles their training images. `configs/transfer.py` has the better recipe.
+"""
+
+import math
+
+import ml_collections
+
+from configs import naive
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns a config with a small head on a frozen base."""
+    config = naive.get_config()
+    config.model.weights = "imagenet"
+    # naive.py divides pixels by 255, which these weights were not trained
+    # with. --config.model.preprocessing=unit measures that loss.
+    config.model.preprocessing = "auto"
+    config.model.head_units = (128,)
+    config.model.dropout = 0.0
+    config.evaluate.every_epochs = 0.0
+    for block in config.transfer.unfreeze_epochs:
+        config.transfer.unfreeze_epochs[block] = math.inf
+    return config

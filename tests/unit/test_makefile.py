@@ -1,0 +1,69 @@
+"""Tests of the Makefile: help, aliases and the modules that it runs."""
+
+import importlib.util
+import re
+import subprocess
+
+import pytest
+
+from tests.support.jobs import ROOT
+
+MAKEFILE = (ROOT / "Makefile").read_text()
+# Targets without a line in `make help`.
+ALIASES = {"bench": "benchmark-frameworks", "records": "baselines"}
+INTERNAL = {"need-name"}
+
+
+def run_make(*arguments: str) -> str:
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def dry_run(target: str, *arguments: str) -> str:
+    return run_make("--dry-run", target, "SET=cpu", "VENV=none", *arguments)
+
+
+def test_help_lists_every_target_once():
+    phony = set()
+    for names in re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE):
+        phony |= set(names.split())
+    listed = re.findall(r"^  make (\S+) ", run_make("help"), re.MULTILINE)
+    assert sorted(listed) == sorted(phony - ALIASES.keys() - INTERNAL)
+
+
+def test_help_has_the_groups():
+    groups = re.findall(r"^[A-Z][a-z ]+$", run_make("help"), re.MULTILINE)
+    assert groups == [
+        "Train",
+        "Inspect a run",
+        "Experiments",
+        "Development",
+        "Image and cluster",
+        "Variables",
+    ]
+
+
+@pytest.mark.parametrize(("former", "target"), ALIASES.items())
+def test_an_alias_names_its_target_and_runs_it(former, target):
+    recipe = dry_run(former, "DATA=images", "ARGS=--seeds=2")
+    notices = [line for line in recipe.splitlines() if "is now called" in line]
+    assert len(notices) == 1
+    assert f"make {target}" in notices[0]
+    commands = [line for line in recipe.splitlines() if "none/bin" in line]
+    same = dry_run(target, "DATA=images", "ARGS=--seeds=2")
+    assert commands == [
+        line for line in same.splitlines() if "none/bin" in line
+    ]
+    assert "--seeds=2" in recipe
+
+
+def test_every_module_that_the_makefile_runs_exists():
+    modules = set(re.findall(r" -m ((?:job|benchmarks)[\w.]*)", MAKEFILE))
+    assert modules == {"job.main", "benchmarks.frameworks"}
+    for module in modules:
+        assert importlib.util.find_spec(module), module
