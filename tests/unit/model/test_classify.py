@@ -11,6 +11,7 @@ from PIL import Image
 
 from job import errors
 from job.data import dataset, image_file
+from job.model import classify
 from job.model import resize as resize_lib
 from job.model import vgg as model
 from tests.support.jobs import run_job
