@@ -43,6 +43,14 @@ from job.distribute import environment as cluster
 from job.modes import ablate
 from job.output import results
 from job.storage import workdir as workdirs
+from job.storage.workdir import (
+    ABLATION,
+    CONFIG,
+    EXPORT,
+    REPORT,
+    RESULT,
+    STARTS,
+)
 from job.supervision import preemption, restarts, termination, watchdog
 
 _FIELDS = "configs/default.py has them all"
@@ -290,12 +298,12 @@ def _report_on(names: Sequence[str]) -> None:
         first = found[0]
         runs = [each for each in found if run.is_run(each.local)]
         for workdir in found:
-            known = workdir in runs or (workdir.local / ablate.FILE).exists()
+            known = workdir in runs or (workdir.local / ABLATION).exists()
             # The first one may be for the comparison alone.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
-                    f"{workdir}: there is no {config_lib.FILE} of a run in it,"
-                    f" and no {ablate.FILE} of an ablation in a folder"
+                    f"{workdir}: there is no {CONFIG} of a run in it,"
+                    f" and no {ABLATION} of an ablation in a folder"
                 )
         for workdir in runs:
             workdir.check_writable()
@@ -304,7 +312,7 @@ def _report_on(names: Sequence[str]) -> None:
                 store.CheckpointStore(workdir.checkpoints),
                 name=str(workdir),
             )
-            print(f"{workdir.file(page.FILE)}")
+            print(f"{workdir.file(REPORT)}")
         if len(found) > 1 or first not in runs:
             first.check_writable()
             whole = [str(workdir) for workdir in found]
@@ -387,7 +395,7 @@ def _export(stop: preemption.StopRequest) -> None:
         difference = export.export(
             trained.network,
             trained.resize,
-            workdir.local / export.FOLDER,
+            workdir.local / EXPORT,
             card.write(
                 about,
                 step=trained.step,
@@ -400,7 +408,7 @@ def _export(stop: preemption.StopRequest) -> None:
         stop.check()
         workdir.push()
     print(
-        f"{workdir.file(export.FOLDER)}: {export.SAVED_MODEL}, {export.KERAS}"
+        f"{workdir.file(EXPORT)}: {export.SAVED_MODEL}, {export.KERAS}"
         f" and {export.CARD}, of step {trained.step}; within {difference:.1g}"
         " of the checkpoint"
     )
@@ -443,7 +451,7 @@ def _train(
             restarts.counted(
                 workdir.local,
                 max(saved, default=-1),
-                workdir.file(restarts.FILE),
+                workdir.file(STARTS),
             ),
         ):
             workdir.push()  # The count, before anything ends this start.
@@ -590,7 +598,7 @@ def _config_of(
     workdir: workdirs.Workdir, given: ml_collections.ConfigDict | None
 ) -> ml_collections.ConfigDict:
     """Returns the config of the run in `workdir`, or `given`, if it fits."""
-    if not (workdir.local / config_lib.FILE).exists() and given is not None:
+    if not (workdir.local / CONFIG).exists() and given is not None:
         return given
     saved = config_lib.load(workdir.local, str(workdir))
     if given is None:
@@ -632,9 +640,9 @@ def _print_result(result: dict[str, Any], workdir: workdirs.Workdir) -> None:
             rows.append((name, f"{result[field]} times"))
     if len(planned := result.get("planned_steps", [])) > 1:
         rows.append(("planned for", ", then ".join(f"{n:,}" for n in planned)))
-    rows.append(("results", workdir.file(results.FILE)))
-    if (workdir.local / "report.html").exists():
-        rows.append(("report", workdir.file("report.html")))
+    rows.append(("results", workdir.file(RESULT)))
+    if (workdir.local / REPORT).exists():
+        rows.append(("report", workdir.file(REPORT)))
     rows.append(("curves", f"tensorboard --logdir={workdir}"))
     width = max(len(name) for name, _ in rows)
     print()

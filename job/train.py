@@ -37,6 +37,15 @@ from job.model import vgg as model
 from job.output import metrics, predictions, results
 from job.output.progress import Progress
 from job.storage import Storage, files
+from job.storage.workdir import (
+    AUGMENTATION,
+    CHECKPOINTS,
+    COMMAND,
+    CONFIG,
+    PREDICTIONS,
+    REPORT,
+    RESULT,
+)
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
 from job.training import phases, step
@@ -104,7 +113,7 @@ def train_and_evaluate(
     log_cost(config, state.model, plan)
     evaluator = create_evaluator(config, strategy, data.test, peers)
     checkpoints = store.CheckpointStore(
-        storage or workdir / "checkpoints",
+        storage or workdir / CHECKPOINTS,
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )
@@ -122,11 +131,11 @@ def train_and_evaluate(
             " for; choose another workdir for a shorter run"
         )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
-    files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
-    files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
+    files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    files.write_json(workdir / COMMAND, command or {})
     if history.step < plan.train_steps:
         # Of a run that was shorter: this one has no result yet.
-        for name in (results.FILE, results.PAGE, predictions.FILE):
+        for name in (RESULT, REPORT, PREDICTIONS):
             (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
         metrics.put_back(workdir, history.record)
@@ -135,7 +144,7 @@ def train_and_evaluate(
     if peers.count > 1:
         state.restore(peers.broadcast_arrays(state.snapshot()))
     picture.write(
-        workdir / picture.FILE,
+        workdir / AUGMENTATION,
         data.train.images,
         augment_settings(config),
         seed=config.seed,
@@ -156,7 +165,7 @@ def train_and_evaluate(
         workdir,
         first_step=history.step,
         hparams=config_lib.changed(fields),
-        picture=workdir / picture.FILE,
+        picture=workdir / AUGMENTATION,
     )
     progress = Progress(plan.train_steps, first_step=history.step)
     committed_step = history.step if history.resumes else None
@@ -195,7 +204,7 @@ def train_and_evaluate(
     watchdog.beat("report", plan.train_steps, seconds=LONG_SECONDS)
     with unneeded("what was predicted of each image"):
         predictions.predict(scores.logits, data.test, data.class_names).save(
-            workdir / predictions.FILE
+            workdir / PREDICTIONS
         )
     result = results.summarize(
         fields,
@@ -214,7 +223,7 @@ def train_and_evaluate(
         planned_steps=history.planned_steps(),
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    files.write_json(workdir / results.FILE, result)
+    files.write_json(workdir / RESULT, result)
     watchdog.beat("end", plan.train_steps, seconds=LONG_SECONDS)
     if peers.is_chief:
         write_page(workdir, checkpoints, command)
@@ -255,7 +264,7 @@ def evaluate_checkpoint(
     data = load_data(config, poll)
     state = create_state(config, strategy)
     history = restore_or_initialize(
-        store.CheckpointStore(storage or workdir / "checkpoints"),
+        store.CheckpointStore(storage or workdir / CHECKPOINTS),
         state,
         config_lib.flatten(config),
         data.checksum(),
@@ -309,7 +318,7 @@ def load_trained(
     """
     config = config_lib.load(workdir, name)
     fields = config_lib.flatten(config)
-    checkpoints = store.CheckpointStore(storage or workdir / "checkpoints")
+    checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
     found = checkpoints.restore_newest(quarantine=False)
     if found is None:
         raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
@@ -317,7 +326,7 @@ def load_trained(
     if changed := config_lib.differences(saved.run.get("config", {}), fields):
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} is of another run than"
-            f" {config_lib.FILE} ({'; '.join(changed)})"
+            f" {CONFIG} ({'; '.join(changed)})"
         )
     strategy_lib.create_strategy()  # Memory as it is needed, and no TF32.
     network = create_model(config, "float32")
@@ -748,7 +757,7 @@ def write_page(
     command: dict[str, Any] | None,
 ) -> None:
     """Writes `report.html`; a training that is done does not fail for it."""
-    with unneeded("report.html"):
+    with unneeded(REPORT):
         from job.report import page  # Draws: a second to import.
 
         page.write(

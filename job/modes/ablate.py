@@ -25,13 +25,10 @@ from collections.abc import Sequence
 from absl import logging
 
 from job import errors
+from job.output import ablation
 from job.storage import files
+from job.storage.workdir import ABLATION, FAILURE
 from job.supervision.preemption import PARENT_VARIABLE, StopRequest
-
-# In the plan's workdir: which runs there are, in which order.
-FILE = "ablation.json"
-# In a run's workdir, where it ended for good without a result.
-FAILURE = "failure.json"
 
 _POLL_SECONDS = 0.2
 
@@ -78,11 +75,6 @@ class Plan:
         return [(name, seed) for seed in self.seeds for name in self.variants]
 
 
-def folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
-    """Returns the workdir of one run."""
-    return workdir / variant / f"seed-{seed}"
-
-
 def run_plan(
     plan: Plan,
     workdir: pathlib.Path,
@@ -112,7 +104,7 @@ def run_plan(
     stop.saved = "finished runs are kept, the one at hand goes on"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
-        workdir / FILE,
+        workdir / ABLATION,
         {
             "plan": f"{plan.file}:{plan.name}",
             "variants": plan.variants,
@@ -125,7 +117,7 @@ def run_plan(
         if index is not None and number != index:
             continue
         stop.check()
-        where = folder(workdir, variant, seed)
+        where = ablation.run_folder(workdir, variant, seed)
         command = [
             *(sys.executable, "-m", "job.main"),
             f"--config={plan.file}:{plan.name}/{variant}",

@@ -37,14 +37,13 @@ from job.data.dataset import Dataset
 from job.output import metrics
 from job.output.progress import Progress
 from job.storage import Storage, disk, files
+from job.storage.workdir import BENCHMARK, CHECKPOINTS
 from job.supervision.preemption import StopRequest
 from job.training import phases, step
 from job.training.history import History
 from job.training.loop import Loop
 from job.training.plan import Plan
 from job.training.state import TrainState
-
-FILE = "benchmark.json"
 
 _ROUNDS = 10
 _SEGMENT_SECONDS = 4.0
@@ -86,7 +85,7 @@ def run_benchmark(
     state = train.create_state(config, strategy)
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
-        checkpoints = storage or disk.Disk(scratch / "checkpoints")
+        checkpoints = storage or disk.Disk(scratch / CHECKPOINTS)
         saver = AsyncSaver(store.CheckpointStore(checkpoints))
         loop = _create_loop(config, strategy, data, state, plan, scratch, saver)
         bare = _create_bare(config, strategy, data, state, plan)
@@ -175,7 +174,7 @@ def run_benchmark(
     }
     if workdir is not None:
         workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(workdir / FILE, report)
+        files.write_json(workdir / BENCHMARK, report)
     return _table(report)
 
 

@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from job.config import ranges as config_lib
 from job.storage import files
+from job.storage.workdir import RESULT
 
 if TYPE_CHECKING:  # Reading a result needs no TensorFlow.
     from job.training.evaluate import Scores
-
-FILE = "result.json"
-# What `report.page`, slow to import, makes of it.
-PAGE = "report.html"
 
 # What the config's fingerprint leaves out because a resume may change it, and
 # what makes it another result all the same.
@@ -99,7 +96,7 @@ def finished(
     workdir: pathlib.Path, fields: dict[str, Any]
 ) -> dict[str, Any] | None:
     """Returns the result in `workdir` if it is that of a run with `fields`."""
-    result = files.read_json(workdir / FILE)
+    result = files.read_json(workdir / RESULT)
     if not isinstance(result, dict):
         return None
     asked = {name: fields[name] for name in _ASKED}

@@ -14,6 +14,7 @@ from job import errors, train
 from job.checkpoint import store
 from job.config import ranges as config_lib
 from job.output import metrics, results
+from job.storage.workdir import METRICS
 from job.supervision import preemption
 from job.training import plan as plan_lib
 
@@ -445,7 +446,7 @@ def test_a_run_that_goes_on_has_no_result_meanwhile(
 def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
     whole, _ = finished
     shutil.copytree(whole, tmp_path / "run")
-    (tmp_path / "run" / metrics.FILE).write_bytes(b"damaged")
+    (tmp_path / "run" / METRICS).write_bytes(b"damaged")
     config = smoke.get_config()
     config.steps = 25
     result = run(tmp_path / "run", config)
