@@ -168,7 +168,7 @@ def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
 def test_a_process_that_was_halted_is_not_taken_for_hung():
     script = (
         "import time\n"
-        "from job import watchdog\n"
+        "from job.supervision import watchdog\n"
         "watch = watchdog.Watchdog(4.0)\n"
         "watch.start()\n"
         "for step in range(100):\n"

@@ -1,6 +1,6 @@
 """Kills the shipped code at every named point of a save, and starts it again.
 
-    python -m tests.kill_matrix DIR|gs://BUCKET/PATH     # prints a line a case
+    python -m tests.support.kill_matrix DIR|gs://BUCKET/PATH     # prints a line a case
 
 A case is a small training of 6 steps, saved at each by the job's own saver. One
 child is killed at a point (`job/storage/faults.py`); what it left must be

@@ -15,7 +15,7 @@ from tests.support.jobs import ROOT
 
 _WAIT = """
 import sys, time
-from job import preemption
+from job.supervision import preemption
 stop = preemption.StopRequest()
 stop.install()
 print("ready", flush=True)
@@ -64,7 +64,8 @@ def run_script(text):
 def test_the_message_says_what_is_saved():
     done = run_script("""
         import os, signal
-        from job import errors, preemption
+        from job import errors
+        from job.supervision import preemption
         stop = preemption.StopRequest()
         stop.install()
         assert stop.remaining() == float("inf")
@@ -82,7 +83,7 @@ def test_the_message_says_what_is_saved():
 def test_who_does_not_answer_is_ended_before_the_grace_is_over():
     done = run_script("""
         import ctypes, os, signal
-        from job import preemption
+        from job.supervision import preemption
         stop = preemption.StopRequest(grace_seconds=1.0)
         stop.install()
         stop.saved = "step 5 is saved"
@@ -101,7 +102,7 @@ def test_who_does_not_answer_is_ended_before_the_grace_is_over():
 def test_a_log_that_nobody_reads_does_not_keep_it():
     code = unread.exit_code(
         "import os, signal\n"
-        "from job import preemption\n"
+        "from job.supervision import preemption\n"
         "preemption.StopRequest(grace_seconds=1.0).install()\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
     )
@@ -112,7 +113,7 @@ def test_who_was_started_by_another_ends_with_it(tmp_path):
     marks = tmp_path / "marks"
     child = f"""
         import os, pathlib, time
-        from job import preemption
+        from job.supervision import preemption
         stop = preemption.StopRequest()
         stop.install()
         assert preemption.PARENT_VARIABLE not in os.environ
@@ -123,7 +124,7 @@ def test_who_was_started_by_another_ends_with_it(tmp_path):
         """
     done = run_script(f"""
         import os, subprocess, sys
-        from job import preemption
+        from job.supervision import preemption
         name = preemption.PARENT_VARIABLE
         child = subprocess.Popen(
             [sys.executable, "-c", {textwrap.dedent(child)!r}],
@@ -144,7 +145,8 @@ def test_who_was_started_by_another_ends_with_it(tmp_path):
 def test_signals_are_taken_back_from_a_library():
     done = run_script("""
         import os, signal
-        from job import errors, preemption
+        from job import errors
+        from job.supervision import preemption
         stop = preemption.StopRequest()
         stop.listen()  # It has none yet.
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -165,7 +167,7 @@ def test_signals_are_taken_back_from_a_library():
 def test_there_is_one_last_line():
     done = run_script("""
         import os, signal, sys, time
-        from job import preemption
+        from job.supervision import preemption
         stop = preemption.StopRequest(grace_seconds=1.0)
         stop.install()
         os.kill(os.getpid(), signal.SIGTERM)

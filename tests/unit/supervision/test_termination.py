@@ -42,7 +42,8 @@ def test_a_wrong_flag_and_a_mode_that_is_done_say_so(message):
 
 _END = """
 import os, signal, sys, threading, time
-from job import main, preemption, watchdog
+from job import main
+from job.supervision import preemption, watchdog
 stop = preemption.StopRequest(grace_seconds=0.2)
 stop.install()
 what = sys.argv[1]

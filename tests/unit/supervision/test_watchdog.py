@@ -15,7 +15,7 @@ def run_script(text):
         [
             sys.executable,
             "-c",
-            "import time\nfrom job import watchdog\n" + text,
+            "import time\nfrom job.supervision import watchdog\n" + text,
         ],
         cwd=ROOT,
         capture_output=True,
@@ -56,7 +56,7 @@ def test_beats_and_long_pieces_of_work_are_let_be():
 
 def test_a_log_that_nobody_reads_stops_it_not():
     code = unread.exit_code(
-        "from job import watchdog\n"
+        "from job.supervision import watchdog\n"
         "watch = watchdog.Watchdog(0.5)\n"
         "watch.start()\n"
         "watch.beat('train')\n"
