@@ -250,7 +250,7 @@ def evaluate_checkpoint(
       require_gpus: fewest GPUs to score on; 0: a CPU will do.
 
     Returns:
-      The step, and the fields of `evaluate.Scores` but the logits.
+      The step, and the fields of `results.Scores` but the logits.
 
     Raises:
       ConfigError: there is no run in `workdir`.

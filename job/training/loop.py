@@ -25,11 +25,12 @@ from job.checkpoint.saver import AsyncSaver
 from job.distribute.workers import Peers, SharedSaver
 from job.output import metrics
 from job.output.progress import Progress
+from job.output.results import Scores
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
 from job.training import phases as phases_lib
 from job.training import step
-from job.training.evaluate import Evaluator, Scores
+from job.training.evaluate import Evaluator
 from job.training.history import History
 from job.training.plan import Plan
 from job.training.state import TrainState
