@@ -27,11 +27,20 @@ from job.distribute.workers import Workers
 from job.output import metrics, predictions, results
 from job.output.progress import Progress
 from job.output.reporter import Reporter
+from job.output.results import Scores
 from job.storage import Storage, files
+from job.storage.workdir import (
+    AUGMENTATION,
+    CHECKPOINTS,
+    COMMAND,
+    CONFIG,
+    PREDICTIONS,
+    REPORT,
+    RESULT,
+)
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
 from job.training import resume
-from job.training.evaluate import Scores
 from job.training.history import History
 from job.training.loop import Loop, Training
 from job.training.plan import Plan
@@ -97,7 +106,7 @@ def train_and_evaluate(
     build.log_cost(config, state.model, plan)
     evaluation = build.create_evaluation(config, strategy, data.test, workers)
     checkpoints = build.create_checkpoint_store(
-        config, storage or workdir / "checkpoints"
+        config, storage or workdir / CHECKPOINTS
     )
     history = resume.restore_on_chief(
         checkpoints,
@@ -159,16 +168,16 @@ def prepare_workdir(
 ) -> None:
     """Creates the workdir; sets its files to the step that was restored."""
     workdir.mkdir(parents=True, exist_ok=True)
-    files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
-    files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
+    files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    files.write_json(workdir / COMMAND, command or {})
     if history.step < plan.train_steps:
         # A result that exists is that of a shorter run.
-        for name in (results.FILE, results.PAGE, predictions.FILE):
+        for name in (RESULT, REPORT, PREDICTIONS):
             (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     picture.write(
-        workdir / picture.FILE,
+        workdir / AUGMENTATION,
         data.train.images,
         build.augment_settings(config),
         seed=config.seed,
@@ -192,7 +201,7 @@ def create_reporter(
             workdir,
             first_step=history.step,
             hparams=config_lib.changed(config_lib.flatten(config)),
-            picture=workdir / picture.FILE,
+            picture=workdir / AUGMENTATION,
         ),
         Progress(plan.train_steps, first_step=history.step),
         train_steps=plan.train_steps,
@@ -212,9 +221,9 @@ def write_results(
     history: History,
 ) -> dict[str, Any]:
     """Writes the predictions and `result.json`; returns what it holds."""
-    with best_effort(predictions.FILE):
+    with best_effort(PREDICTIONS):
         predictions.predict(scores.logits, data.test, data.class_names).save(
-            workdir / predictions.FILE
+            workdir / PREDICTIONS
         )
     result = results.summarize(
         config_lib.flatten(config),
@@ -233,7 +242,7 @@ def write_results(
         planned_steps=history.planned_steps(),
         ended=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    files.write_json(workdir / results.FILE, result)
+    files.write_json(workdir / RESULT, result)
     return result
 
 
@@ -243,7 +252,7 @@ def write_page(
     command: dict[str, Any] | None,
 ) -> None:
     """Writes `report.html`; on an error it only logs a warning."""
-    with best_effort("report.html"):
+    with best_effort(REPORT):
         from job.report import page  # Imports matplotlib, which takes a second.
 
         page.write(

@@ -19,6 +19,7 @@ from job.distribute import strategy as strategy_lib
 from job.model import resize as resize_lib
 from job.output import results
 from job.storage import Storage
+from job.storage.workdir import CHECKPOINTS, CONFIG
 from job.training.state import load_evaluated
 
 
@@ -59,7 +60,7 @@ def load_trained(
     """
     config = config_lib.load(workdir, name)
     fields = config_lib.flatten(config)
-    checkpoints = store.CheckpointStore(storage or workdir / "checkpoints")
+    checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
     found = checkpoints.restore_newest(quarantine=False)
     if found is None:
         raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
@@ -67,7 +68,7 @@ def load_trained(
     if changed := config_lib.differences(saved.run.get("config", {}), fields):
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} is of another run than"
-            f" {config_lib.FILE} ({'; '.join(changed)})"
+            f" {CONFIG} ({'; '.join(changed)})"
         )
     # For its side effects: memory growth on GPUs, and no TF32.
     strategy_lib.create_strategy()

@@ -1,6 +1,6 @@
 """What a config does to images, as a picture, so that too much of it is seen.
 
-    picture.write(workdir / picture.FILE, images, settings, seed=0)
+    picture.write(workdir / AUGMENTATION, images, settings, seed=0)
 
 Eight images side by side: as they are in the first row, and below as the
 network gets to see them, with other draws in each row. Where images are mixed,
@@ -16,8 +16,6 @@ import tensorflow as tf
 from job.augment.make import AugmentSettings, make_augment
 from job.data.pipeline import TrainBatch
 from job.storage import files
-
-FILE = "augmentation.png"
 
 _COLUMNS = 8
 _ROWS = 7

@@ -25,6 +25,7 @@ import ml_collections
 from configs import augment_presets, default
 from job import errors
 from job.storage import files
+from job.storage.workdir import CONFIG
 
 # A resume may change these: they change when something is written, where
 # the images come from (their contents are compared by checksum) or on what the
@@ -49,11 +50,6 @@ FREE_TO_CHANGE = (
     "distribute.require_gpus",
     "distribute.all_reduce",
 )
-
-# Where a workdir keeps its resolved config.
-FILE = "config.json"
-# And what the command line said: {"config": FILE, "flags": {field: value}}.
-COMMAND_FILE = "command.json"
 
 # What an infinite value is called, in a flattened config and in config.json:
 # JSON has no infinity.
@@ -431,12 +427,16 @@ def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
     Raises:
       ConfigError: there is none, or it is damaged.
     """
-    saved = files.read_json(workdir / FILE)
+    saved = files.read_json(workdir / CONFIG)
     if not isinstance(saved, dict):
-        there = (workdir / FILE).exists()
+        there = (workdir / CONFIG).exists()
         raise errors.ConfigError(
             f"--workdir={name or workdir}: "
-            + (f"{FILE} in it is damaged" if there else f"no {FILE} of a run")
+            + (
+                f"{CONFIG} in it is damaged"
+                if there
+                else f"no {CONFIG} of a run"
+            )
         )
     with_defaults = _filled(saved, to_json(default.get_config()))
     config = ml_collections.ConfigDict(_with_infinities(with_defaults))

@@ -33,15 +33,12 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Finding, Report
 from job.diagnose.trial import Trial
-from job.output import metrics, results
+from job.output import metrics
 from job.storage import files
-from job.storage.workdir import Workdir
+from job.storage.workdir import DIAGNOSE, RANGE_TEST, RESULT, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 from job.training.state import load_evaluated
-
-FILE = "diagnose.json"
-PICTURE = "range_test.png"
 
 # Of one probe, at most, and of all of them together; what is left of two
 # minutes is for TensorFlow's import, the data and the compilation.
@@ -141,7 +138,7 @@ def diagnose(
     local = workdir.local if workdir else None
     kept = local if workdir and not workdir.mirror else None
     lines = from_run.whole_lines(metrics.read(local)) if local else []
-    result = files.read_json(local / results.FILE) if local else None
+    result = files.read_json(local / RESULT) if local else None
     result = result if isinstance(result, dict) else {}
     fields = config_lib.flatten(config)
     _take_little_memory()
@@ -150,7 +147,7 @@ def diagnose(
     check_data(notes, config, data)
     if kept:
         kept.mkdir(parents=True, exist_ok=True)
-    picture = kept / PICTURE if kept else None
+    picture = kept / RANGE_TEST if kept else None
     try_network(notes, config, plan, data.train, picture, run=bool(lines))
     stuck = notes.found("stuck_at_chance")
     learns = None
@@ -182,7 +179,7 @@ def diagnose(
         notes.drop("overfit_one_batch", where="rate_rule")
     report = notes.report()
     if kept:
-        files.write_json(kept / FILE, finding_lib.to_json(report))
+        files.write_json(kept / DIAGNOSE, finding_lib.to_json(report))
     return report
 
 

@@ -1,6 +1,6 @@
 """A trained network for those who have nothing of this job.
 
-    export(network, resize, workdir / FOLDER, card, ...)
+    export(network, resize, workdir / EXPORT, card, ...)
 
     folder/saved_model/    for TensorFlow and TensorFlow Serving
            model.keras     for Keras, of its own layers only
@@ -31,7 +31,6 @@ from job.model import vgg as model
 from job.model.resize import Resize
 from job.storage import files
 
-FOLDER = "export"
 SAVED_MODEL = "saved_model"
 KERAS = "model.keras"
 CARD = "README.md"

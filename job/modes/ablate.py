@@ -26,14 +26,11 @@ from absl import logging
 
 from job import errors
 from job.modes import Outcome
+from job.output import ablation
 from job.storage import files
 from job.storage import workdir as workdirs
+from job.storage.workdir import ABLATION, FAILURE
 from job.supervision.preemption import PARENT_VARIABLE, StopRequest
-
-# In the plan's workdir: which runs there are, in which order.
-FILE = "ablation.json"
-# In a run's workdir, where it ended for good without a result.
-FAILURE = "failure.json"
 
 _POLL_SECONDS = 0.2
 
@@ -126,11 +123,6 @@ def run(
     )
 
 
-def folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
-    """Returns the workdir of one run."""
-    return workdir / variant / f"seed-{seed}"
-
-
 def run_plan(
     plan: Plan,
     workdir: pathlib.Path,
@@ -160,7 +152,7 @@ def run_plan(
     stop.saved = "finished runs are kept, the one at hand goes on"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
-        workdir / FILE,
+        workdir / ABLATION,
         {
             "plan": f"{plan.file}:{plan.name}",
             "variants": plan.variants,
@@ -173,7 +165,7 @@ def run_plan(
         if index is not None and number != index:
             continue
         stop.check()
-        where = folder(workdir, variant, seed)
+        where = ablation.run_folder(workdir, variant, seed)
         command = [
             *(sys.executable, "-m", "job.main"),
             f"--config={plan.file}:{plan.name}/{variant}",

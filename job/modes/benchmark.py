@@ -11,13 +11,12 @@ from job.config import ranges as config_lib
 from job.modes import Outcome
 from job.storage import Storage, files
 from job.storage import workdir as workdirs
+from job.storage.workdir import BENCHMARK
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
 if TYPE_CHECKING:  # Imports TensorFlow.
     from job.modes.measurements import Measured
-
-FILE = "benchmark.json"
 
 
 def run(
@@ -58,7 +57,7 @@ def run(
         report = summarize(config, measured)
         if workdir_name:
             workdir.local.mkdir(parents=True, exist_ok=True)
-            files.write_json(workdir.local / FILE, report)
+            files.write_json(workdir.local / BENCHMARK, report)
     return Outcome([_table(report)])
 
 

@@ -11,6 +11,7 @@ from job import errors
 from job.config import ranges as config_lib
 from job.modes import Outcome
 from job.storage import workdir as workdirs
+from job.storage.workdir import CONFIG
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
@@ -71,7 +72,7 @@ def _config_of(
     workdir: workdirs.Workdir, given: ml_collections.ConfigDict | None
 ) -> ml_collections.ConfigDict:
     """Returns the config of the run in `workdir`, or `given` if it fits."""
-    if not (workdir.local / config_lib.FILE).exists() and given is not None:
+    if not (workdir.local / CONFIG).exists() and given is not None:
         return given
     saved = config_lib.load(workdir.local, str(workdir))
     if given is None:

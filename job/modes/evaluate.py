@@ -11,6 +11,7 @@ from job.config import ranges as config_lib
 from job.modes import Outcome
 from job.storage import Storage
 from job.storage import workdir as workdirs
+from job.storage.workdir import CHECKPOINTS
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
@@ -78,7 +79,7 @@ def evaluate_checkpoint(
     data = build.load_data(config, poll)
     state = build.create_state(config, strategy)
     history = resume.restore_or_initialize(
-        store.CheckpointStore(storage or workdir / "checkpoints"),
+        store.CheckpointStore(storage or workdir / CHECKPOINTS),
         state,
         config_lib.flatten(config),
         data.checksum(),

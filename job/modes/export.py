@@ -6,6 +6,7 @@ from job.checkpoint import store
 from job.config import ranges as config_lib
 from job.modes import Outcome
 from job.storage import workdir as workdirs
+from job.storage.workdir import EXPORT
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
@@ -40,7 +41,7 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
         difference = export.export(
             trained.network,
             trained.resize,
-            workdir.local / export.FOLDER,
+            workdir.local / EXPORT,
             card.write(
                 about,
                 step=trained.step,
@@ -54,7 +55,7 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
         workdir.push()
     return Outcome(
         [
-            f"{workdir.file(export.FOLDER)}: {export.SAVED_MODEL},"
+            f"{workdir.file(EXPORT)}: {export.SAVED_MODEL},"
             f" {export.KERAS} and {export.CARD}, of step {trained.step}; within"
             f" {difference:.1g} of the checkpoint"
         ]

@@ -37,6 +37,7 @@ from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage, disk
+from job.storage.workdir import CHECKPOINTS
 from job.supervision.preemption import StopRequest
 from job.training import phases, step
 from job.training.history import History
@@ -129,7 +130,7 @@ def measure(
     state = build.create_state(config, strategy)
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
-        checkpoints = storage or disk.Disk(scratch / "checkpoints")
+        checkpoints = storage or disk.Disk(scratch / CHECKPOINTS)
         saver = AsyncSaver(store.CheckpointStore(checkpoints))
         log = metrics.MetricsLog(scratch, first_step=0)
         loop = _create_loop(config, strategy, data, state, plan, log, saver)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from job import errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
-from job.modes import Outcome, ablate
+from job.modes import Outcome
 from job.storage import workdir as workdirs
+from job.storage.workdir import ABLATION, CONFIG, REPORT
 
 
 def run(names: Sequence[str]) -> Outcome:
@@ -32,12 +32,12 @@ def run(names: Sequence[str]) -> Outcome:
         first = found[0]
         runs = [each for each in found if run_lib.is_run(each.local)]
         for workdir in found:
-            known = workdir in runs or (workdir.local / ablate.FILE).exists()
+            known = workdir in runs or (workdir.local / ABLATION).exists()
             # The first one may be for the comparison alone.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
-                    f"{workdir}: there is no {config_lib.FILE} of a run in it,"
-                    f" and no {ablate.FILE} of an ablation in a folder"
+                    f"{workdir}: there is no {CONFIG} of a run in it,"
+                    f" and no {ABLATION} of an ablation in a folder"
                 )
         for workdir in runs:
             workdir.check_writable()
@@ -46,7 +46,7 @@ def run(names: Sequence[str]) -> Outcome:
                 store.CheckpointStore(workdir.checkpoints),
                 name=str(workdir),
             )
-            output.append(f"{workdir.file(page.FILE)}")
+            output.append(f"{workdir.file(REPORT)}")
         if len(found) > 1 or first not in runs:
             first.check_writable()
             full = [str(workdir) for workdir in found]

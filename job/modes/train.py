@@ -13,6 +13,7 @@ from job.distribute import environment
 from job.modes import Outcome
 from job.output import results
 from job.storage import workdir as workdirs
+from job.storage.workdir import REPORT, RESULT, STARTS
 from job.supervision import restarts, startup
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import Watchdog
@@ -92,7 +93,7 @@ def _train(
     with (
         workdir.kept_up(seconds=upload_seconds),
         restarts.counted(
-            workdir.local, max(saved, default=-1), workdir.file(restarts.FILE)
+            workdir.local, max(saved, default=-1), workdir.file(STARTS)
         ),
     ):
         workdir.push()  # The count, before anything ends this attempt.
@@ -166,9 +167,9 @@ def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:
             rows.append((name, f"{result[field]} times"))
     if len(planned := result.get("planned_steps", [])) > 1:
         rows.append(("planned for", ", then ".join(f"{n:,}" for n in planned)))
-    rows.append(("results", workdir.file(results.FILE)))
-    if (workdir.local / results.PAGE).exists():
-        rows.append(("report", workdir.file(results.PAGE)))
+    rows.append(("results", workdir.file(RESULT)))
+    if (workdir.local / REPORT).exists():
+        rows.append(("report", workdir.file(REPORT)))
     rows.append(("curves", f"tensorboard --logdir={workdir}"))
     width = max(len(name) for name, _ in rows)
     return ["", *(f"{name:<{width}}  {value}" for name, value in rows if value)]

@@ -20,9 +20,8 @@ from typing import Any
 
 from job import errors
 from job.storage import files
+from job.storage.workdir import EVENTS, METRICS
 
-FILE = "metrics.jsonl"
-EVENTS = "events"
 _LABELS = ("step", "split")
 
 
@@ -61,7 +60,7 @@ class MetricsLog:
         kept = [line for line in self._lines if line["step"] <= first_step]
         self._lines = kept
         put_back(self._workdir, self.lines())
-        self._file = (self._workdir / FILE).open("a", encoding="utf-8")
+        self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
         for old in events.glob("*.tfevents.*"):
@@ -82,7 +81,7 @@ class MetricsLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Adds a line: `step`, `split`, and scalars."""
-        with files.explained(self._workdir / FILE):
+        with files.explained(self._workdir / METRICS):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         self._lines.append(line)
@@ -91,7 +90,7 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Returns when every line is on the disk."""
-        with files.explained(self._workdir / FILE):
+        with files.explained(self._workdir / METRICS):
             os.fsync(self._file.fileno())
         with _events_explained(self._workdir):
             self._events.flush()
@@ -164,12 +163,12 @@ def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
       lines: as `MetricsLog.lines` returned them.
     """
     text = "".join(f"{line}\n" for line in lines)
-    files.write_atomically(workdir / FILE, text.encode())
+    files.write_atomically(workdir / METRICS, text.encode())
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the lines of a run's record, up to one that is none."""
-    path = workdir / FILE
+    path = workdir / METRICS
     lines = []
     if path.exists():
         for text in path.read_bytes().splitlines():

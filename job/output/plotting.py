@@ -1,6 +1,6 @@
 """matplotlib as the job uses it: no window, no words, nothing left behind.
 
-    from job.plotting import plt
+    from job.output.plotting import plt
 
     figure, axes = plt.subplots()
 

@@ -1,7 +1,7 @@
 """What a network said of each scored image, kept beside the result.
 
-    predict(logits, split, class_names).save(workdir / FILE)
-    found = load(workdir / FILE)      # None: there are none
+    predict(logits, split, class_names).save(workdir / PREDICTIONS)
+    found = load(workdir / PREDICTIONS)      # None: there are none
     found.confusion()                 # int [10, 10]
 
 So figures that nobody thought of before need neither the model nor the images.
@@ -18,8 +18,6 @@ import numpy as np
 
 from job.data.dataset import Split
 from job.storage import files
-
-FILE = "predictions.npz"
 
 # So many of the worst are kept with their pictures.
 MISTAKES = 25

@@ -1,36 +1,54 @@
-"""What a finished run leaves for people and programs: result.json.
-
-A finished run is known by this file alone, without a look at its data.
+"""The result of a finished run: result.json.
 
     finished(workdir, fields)      # the result, if this very run is over
+
+A run is finished if and only if this file exists and matches its config; its
+checkpoints are not read. Imports no TensorFlow.
 """
 
+import dataclasses
 import math
 import pathlib
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from job.config import ranges as config_lib
 from job.storage import files
+from job.storage.workdir import RESULT
 
-if TYPE_CHECKING:  # Reading a result needs no TensorFlow.
-    from job.training.evaluate import Scores
-
-FILE = "result.json"
-# What `report.page`, slow to import, makes of it.
-PAGE = "report.html"
-
-# What the config's fingerprint leaves out because a resume may change it, and
-# what makes it another result all the same.
+# A resume may change these fields, so the config's fingerprint leaves them
+# out; a run that asks for other values asks for another result all the same.
 _ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
 
-# What a person is shown of a result, beside its accuracies.
+# Fields that are printed at the end of a run, besides its accuracies.
 _SHOWN = {"train_steps", "train_seconds", "images_per_second"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores of one evaluation of a split; accuracies are fractions, 0 to 1.
+
+    Attributes:
+      loss: Mean cross-entropy, without label smoothing.
+      accuracy: Fraction of images whose most probable class is correct.
+      accuracy_tta: The same with flip TTA: logits averaged over each image and
+        its horizontal flip. None if flip TTA was not requested.
+      images: Number of images scored.
+      logits: float32 [images, 10], in the order of the split, without TTA.
+    """
+
+    loss: float
+    accuracy: float
+    accuracy_tta: float | None
+    images: int
+    logits: np.ndarray = dataclasses.field(compare=False, repr=False)
 
 
 def summarize(
     fields: dict[str, Any],
-    scores: "Scores",
+    scores: Scores,
     *,
     lines: list[dict[str, Any]],
     split: str,
@@ -46,26 +64,29 @@ def summarize(
     planned_steps: list[int],
     ended: str,
 ) -> dict[str, Any]:
-    """Returns the result of a run: the last epoch's scores, and what it took.
+    """Returns the result of a run: its final scores, its cost, its settings.
 
     Args:
-      fields: the flattened config.
-      scores: `evaluate.Scores` of the last step, with test-time augmentation.
-      lines: of metrics.jsonl; the throughput is the median of its train lines.
-      split: what was scored: test, or validation where a slice was held out.
-      train_steps: steps done.
-      train_seconds: in the loop over all starts, evaluations and saves
-        included.
-      compile_seconds: of the newest start.
-      params: of the model, running moments included.
-      train_tflop: operations of the whole training, in 10^12.
-      replicas: devices of the newest start.
+      fields: Flattened config.
+      scores: Scores of the last step, with flip TTA.
+      lines: Lines of the metrics log. `images_per_second` of the result is the
+        median over its train lines.
+      split: Name of the evaluation split: test, or validation if a fraction of
+        the training images was held out.
+      train_steps: Number of training steps.
+      train_seconds: Time in the training loop, over all attempts, including
+        evaluations and saves.
+      compile_seconds: Compile time of the newest attempt.
+      params: Number of parameters of the model, including the moving
+        statistics of batch normalization.
+      train_tflop: Floating-point operations of the whole training, in 10^12.
+      replicas: Number of replicas of the newest attempt.
       data_source: tfds, binary or synthetic.
-      resumes: how often it went on from a checkpoint.
-      rollbacks: how often a number was not finite, and the rate was halved.
-      planned_steps: for how many steps the run was meant, at first and, where a
-        resume changed it, since.
-      ended: when, in ISO 8601.
+      resumes: Number of resumes from a checkpoint.
+      rollbacks: Number of rollbacks after a non-finite loss.
+      planned_steps: Length of the training schedule in steps, as of the first
+        attempt, followed by each later value if resumes changed it.
+      ended: Time of the end, in ISO 8601.
     """
     rates = [
         line["images_per_second"] for line in lines if line["split"] == "train"
@@ -103,8 +124,13 @@ def evaluated_split(result: dict[str, Any]) -> str:
 def finished(
     workdir: pathlib.Path, fields: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Returns the result in `workdir` if it is that of a run with `fields`."""
-    result = files.read_json(workdir / FILE)
+    """Returns the result in `workdir`; None unless it is that of `fields`.
+
+    Args:
+      workdir: Folder of the run.
+      fields: Flattened config of the run.
+    """
+    result = files.read_json(workdir / RESULT)
     if not isinstance(result, dict):
         return None
     asked = {name: fields[name] for name in _ASKED}

@@ -18,12 +18,18 @@ from typing import Any
 
 from job import errors
 from job.config import ranges as config_lib
-from job.modes import ablate
-from job.output import metrics, results
+from job.output import ablation, metrics
 from job.output.plotting import plt, ticker
 from job.storage import files
-
-FILE = "report.md"
+from job.storage.workdir import (
+    ACCURACY_GFLOP,
+    COMPARISON,
+    CONFIG,
+    CURVES,
+    FAILURE,
+    RESULT,
+    WATERFALL,
+)
 
 # Okabe & Ito's colours, which colour-blind people tell apart.
 _COLORS = (
@@ -115,36 +121,36 @@ def write_report(
     table = to_markdown(rows)
     out = folders[0]
     out.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(out / FILE, table.encode())
-    plan = files.read_json(out / ablate.FILE)
+    files.write_atomically(out / COMPARISON, table.encode())
+    record = ablation.read(out)
     draw_waterfall(
         rows,
-        out / "waterfall.png",
-        cumulative=isinstance(plan, dict) and plan.get("cumulative", False),
+        out / WATERFALL,
+        cumulative=record is not None and record.cumulative,
     )
-    draw_curves(runs, out / "curves.png")
-    draw_cost(rows, out / "accuracy_gflop.png")
+    draw_curves(runs, out / CURVES)
+    draw_cost(rows, out / ACCURACY_GFLOP)
     return table
 
 
 def read(folder: pathlib.Path, name: str) -> list[Run]:
     """Returns the ended runs of a plan in its order, or the one of `name`."""
-    plan = files.read_json(folder / ablate.FILE)
-    if not isinstance(plan, dict):
+    record = ablation.read(folder)
+    if record is None:
         run = _read_run(folder, name)
         return [run] if run else []
     runs = [
-        _read_run(ablate.folder(folder, variant, seed), variant)
-        for variant in plan["variants"]
-        for seed in plan["seeds"]
+        _read_run(ablation.run_folder(folder, variant, seed), variant)
+        for variant in record.variants
+        for seed in record.seeds
     ]
     return [run for run in runs if run]
 
 
 def _read_run(folder: pathlib.Path, variant: str) -> Run | None:
-    result = files.read_json(folder / results.FILE)
-    failed = (folder / ablate.FAILURE).exists()
-    config = files.read_json(folder / config_lib.FILE)
+    result = files.read_json(folder / RESULT)
+    failed = (folder / FAILURE).exists()
+    config = files.read_json(folder / CONFIG)
     if not isinstance(config, dict) or not (result or failed):
         return None
     return Run(

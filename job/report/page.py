@@ -27,13 +27,18 @@ from PIL import Image
 from configs import default
 from job.checkpoint import store
 from job.config import ranges as config_lib
-from job.output import metrics, predictions, results
+from job.output import predictions
 from job.report import charts
 from job.report import run as run_lib
 from job.report.charts import Series
 from job.storage import files
-
-FILE = results.PAGE
+from job.storage.workdir import (
+    AUGMENTATION,
+    COMMAND,
+    METRICS,
+    PREDICTIONS,
+    REPORT,
+)
 
 _TEMPLATE = pathlib.Path(__file__).with_name("page.html")
 
@@ -57,8 +62,8 @@ def write(
     """
     run = run_lib.read(workdir, checkpoints, name=name)
     page = to_html(run)
-    files.write_atomically(workdir / FILE, page.encode())
-    return workdir / FILE
+    files.write_atomically(workdir / REPORT, page.encode())
+    return workdir / REPORT
 
 
 def to_html(run: run_lib.Run) -> str:
@@ -130,7 +135,7 @@ def _tiles(run: run_lib.Run) -> str:
 
 def _learning_curves(run: run_lib.Run) -> str:
     if not run.lines:
-        return _missing(f"There is no line in {metrics.FILE} yet.")
+        return _missing(f"There is no line in {METRICS} yet.")
     charts_ = []
     for name, factor, unit in (("loss", 1, ""), ("accuracy", 100, ", %")):
         series = []
@@ -160,7 +165,7 @@ def _rates(run: run_lib.Run) -> str:
     batch = run.fields.get("global_batch_size", 0)
     epochs, rates = run.of("train", "images_per_second")
     if not epochs:
-        return _missing(f"There is no line of training in {metrics.FILE} yet.")
+        return _missing(f"There is no line of training in {METRICS} yet.")
     steps = [x["step"] for x in run.lines if x["split"] == "train"]
     per_epoch = steps[-1] / epochs[-1] if epochs[-1] else 0.0
     marks = [
@@ -202,7 +207,7 @@ def _scored_sections(run: run_lib.Run) -> Iterable[str]:
         yield _section(
             "Classes, calibration, mistakes",
             _missing(
-                f"There is no {predictions.FILE}: {what}. So there is no"
+                f"There is no {PREDICTIONS}: {what}. So there is no"
                 " confusion matrix, no reliability diagram and no list of"
                 " mistakes."
             ),
@@ -332,7 +337,7 @@ def _mistakes(scored: predictions.Predictions) -> str:
 
 def _augmentation(run: run_lib.Run) -> str:
     if run.augmentation is None:
-        return _missing(f"There is no {run_lib.AUGMENTATION}.")
+        return _missing(f"There is no {AUGMENTATION}.")
     return (
         '<p class="soft">First row: images as they are; below, as the network'
         " sees them, with other draws in each row.</p>"
@@ -431,7 +436,7 @@ def _config(run: run_lib.Run) -> str:
         ""
         if run.command
         else '<p class="soft">Which fields were flags is not known: the run'
-        f" left no {config_lib.COMMAND_FILE}.</p>"
+        f" left no {COMMAND}.</p>"
     )
     whole = "\n".join(
         f"{name} = {json.dumps(value)}" for name, value in run.fields.items()

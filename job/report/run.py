@@ -14,11 +14,16 @@ from typing import Any
 from job import errors
 from job.checkpoint import store
 from job.config import ranges as config_lib
-from job.output import metrics, predictions, results
+from job.output import metrics, predictions
 from job.storage import files
-
-# As `augment.picture` names it, which imports TensorFlow.
-AUGMENTATION = "augmentation.png"
+from job.storage.workdir import (
+    AUGMENTATION,
+    CHECKPOINTS,
+    COMMAND,
+    CONFIG,
+    PREDICTIONS,
+    RESULT,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Run:
 
 def is_run(workdir: pathlib.Path) -> bool:
     """Says whether a folder is the workdir of a run."""
-    return (workdir / config_lib.FILE).exists()
+    return (workdir / CONFIG).exists()
 
 
 def read(
@@ -92,17 +97,16 @@ def read(
       ConfigError: there is no run in `workdir`.
       StorageError: its checkpoints cannot be listed.
     """
-    config = files.read_json(workdir / config_lib.FILE)
+    config = files.read_json(workdir / CONFIG)
     if not isinstance(config, dict):
         raise errors.ConfigError(
-            f"--workdir={name or workdir}: there is no {config_lib.FILE} of a"
-            " run in it"
+            f"--workdir={name or workdir}: there is no {CONFIG} of a run in it"
         )
-    checkpoints = checkpoints or store.CheckpointStore(workdir / "checkpoints")
+    checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
     newest = checkpoints.newest_manifest()
-    result = files.read_json(workdir / results.FILE)
+    result = files.read_json(workdir / RESULT)
     picture = workdir / AUGMENTATION
-    command = files.read_json(workdir / config_lib.COMMAND_FILE)
+    command = files.read_json(workdir / COMMAND)
     return Run(
         name=name or str(workdir),
         fields=config_lib.flatten(config),
@@ -111,6 +115,6 @@ def read(
         result=result if isinstance(result, dict) else None,
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
-        scored=predictions.load(workdir / predictions.FILE),
+        scored=predictions.load(workdir / PREDICTIONS),
         augmentation=picture.read_bytes() if picture.exists() else None,
     )

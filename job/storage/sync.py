@@ -1,7 +1,7 @@
 """Keeps a copy in a bucket of the small files that a run writes.
 
-    mirror = Mirror(folder, bucket)
-    mirror.pull()                # what an earlier start left
+    mirror = Mirror(folder, bucket, pulled=names, last=name, events=name)
+    mirror.pull()                # what an earlier attempt left
     with mirror.kept_up(60.0):   # each minute, and at the end
         ...
 
@@ -15,7 +15,7 @@ import contextlib
 import pathlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from absl import logging
@@ -25,24 +25,6 @@ from job import errors
 if TYPE_CHECKING:  # It takes half a second to import.
     from job.storage.gcs import Bucket
 
-# What a later start reads or removes, by these names and no other: a bucket's
-# names never become a local path.
-_PULLED = frozenset(
-    {
-        "augmentation.png",
-        "command.json",
-        "config.json",
-        "metrics.jsonl",
-        "predictions.npz",
-        "report.html",
-        "result.json",
-        "starts.json",
-        "diagnose.json",
-    }
-)
-# A finished run is known by it: it goes up last.
-_LAST = "result.json"
-_EVENTS = "events/"
 # For the last copy of a run that ends early; its checkpoints are safe.
 _HASTY_SECONDS = 5.0
 # For one that a run waits for, as the last: there may be no later one.
@@ -54,16 +36,32 @@ _Stamp = tuple[int, int]
 class Mirror:
     """A folder's copy in a bucket."""
 
-    def __init__(self, folder: pathlib.Path, bucket: "Bucket") -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        bucket: "Bucket",
+        *,
+        pulled: Collection[str],
+        last: str,
+        events: str,
+    ) -> None:
         """Copies nothing yet.
 
         Args:
-          folder: what is copied; it and the folders in it, but no file whose
-            name begins with a dot.
-          bucket: what it is copied to.
+          folder: Local folder, copied with its subfolders; files whose name
+            begins with a dot are left out.
+          bucket: Destination of the copies.
+          pulled: Names that `pull` fetches. No other name of the bucket ever
+            becomes a local path.
+          last: Name of the file that is uploaded after all others: a finished
+            run is recognized by it.
+          events: Subfolder of TensorBoard events.
         """
         self._folder = folder
         self._bucket = bucket
+        self._pulled = frozenset(pulled)
+        self._last = last
+        self._events = f"{events}/"
         # Modification time and size of each file as it was when it went up.
         self._sent: dict[str, _Stamp] = {}
         self._pruned = False
@@ -79,7 +77,7 @@ class Mirror:
         """
         there = {entry.name for entry in self._bucket.find()}
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in sorted(there & _PULLED):
+        for name in sorted(there & self._pulled):
             (content,) = self._bucket.read(name)
             (self._folder / name).write_bytes(content)
             self._sent[name] = self._stamp(self._folder / name)
@@ -128,7 +126,9 @@ class Mirror:
             raise errors.UnavailableError("the copy before is still under way")
         try:
             here = self._files()
-            for name in sorted(here, key=lambda name: (name == _LAST, name)):
+            for name in sorted(
+                here, key=lambda name: (name == self._last, name)
+            ):
                 stamp = here[name]
                 if self._sent.get(name) == stamp:
                     continue
@@ -139,7 +139,7 @@ class Mirror:
                 self._bucket.replace(name, content, timeout=left())
                 self._sent[name] = stamp
             gone = {*self._sent} - here.keys()
-            if any(name.startswith(_EVENTS) for name in here):
+            if any(name.startswith(self._events) for name in here):
                 gone |= self._old_events(here, left())
             for name in gone:
                 self._bucket.delete(name, timeout=left())
@@ -154,7 +154,8 @@ class Mirror:
         if self._pruned:
             return set()
         there = {
-            entry.name for entry in self._bucket.find(_EVENTS, timeout=timeout)
+            entry.name
+            for entry in self._bucket.find(self._events, timeout=timeout)
         }
         self._pruned = True
         return there - here.keys()

@@ -6,8 +6,15 @@
         ...                          # rooms write into workdir.local
 
 Checkpoints go where they belong by a protocol of their own. All else is small:
-every room reads and writes it in a local folder, which for a bucket is a
-temporary one, kept up by `mirror`. Imports no TensorFlow.
+every module reads and writes it in a local folder, which for a bucket is a
+temporary one, kept up by `sync`. Imports no TensorFlow.
+
+The names of all files of a workdir are the constants of this module; no other
+module spells them out:
+
+    from job.storage.workdir import RESULT
+
+    files.read_json(workdir / RESULT)
 """
 
 import contextlib
@@ -20,6 +27,49 @@ from collections.abc import Iterator
 from job import errors
 from job.storage import Storage, disk
 from job.storage.sync import LAST_SECONDS, Mirror
+
+# What the run is: every config field, resolved, and the command line.
+CONFIG = "config.json"
+COMMAND = "command.json"
+# Restarts without progress.
+STARTS = "starts.json"
+CHECKPOINTS = "checkpoints"
+# Metrics log: one line per logged step and split; TensorBoard's copy of it.
+METRICS = "metrics.jsonl"
+EVENTS = "events"
+AUGMENTATION = "augmentation.png"
+# What a finished run leaves.
+PREDICTIONS = "predictions.npz"
+RESULT = "result.json"
+REPORT = "report.html"
+# What the other modes write.
+EXPORT = "export"
+BENCHMARK = "benchmark.json"
+DIAGNOSE = "diagnose.json"
+RANGE_TEST = "range_test.png"
+# An ablation's list of runs, and the mark of a run that diverged.
+ABLATION = "ablation.json"
+FAILURE = "failure.json"
+# Comparison of several runs.
+COMPARISON = "report.md"
+WATERFALL = "waterfall.png"
+CURVES = "curves.png"
+ACCURACY_GFLOP = "accuracy_gflop.png"
+
+# The files that a resumed run reads or removes.
+RESUMED = frozenset(
+    {
+        AUGMENTATION,
+        COMMAND,
+        CONFIG,
+        DIAGNOSE,
+        METRICS,
+        PREDICTIONS,
+        REPORT,
+        RESULT,
+        STARTS,
+    }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +104,8 @@ class Workdir:
 
     @property
     def checkpoints(self) -> Storage:
-        """Where the run's checkpoints are."""
-        return self.storage("checkpoints")
+        """The run's checkpoints."""
+        return self.storage(CHECKPOINTS)
 
     def check_writable(self) -> None:
         """Tries what a run will do, before it takes any time.
@@ -134,6 +184,8 @@ def open_workdir(name: str) -> Iterator[Workdir]:
         prefix="job-", ignore_cleanup_errors=True
     ) as folder_name:
         local = pathlib.Path(folder_name)
-        mirror = Mirror(local, bucket)
+        mirror = Mirror(
+            local, bucket, pulled=RESUMED, last=RESULT, events=EVENTS
+        )
         mirror.pull()
         yield Workdir(url, local, mirror)

@@ -18,8 +18,7 @@ from typing import Any
 
 from job import errors
 from job.storage import files
-
-FILE = "starts.json"
+from job.storage.workdir import STARTS
 
 # So many starts in a row may find the same step; the next one is refused.
 LIMIT = 10
@@ -55,7 +54,7 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         raise errors.ResumeError(
             f"{len(starts)} starts in a row found {found} and gained no step"
             f" ({ends}); when the cause is mended, remove"
-            f" {file or workdir / FILE}"
+            f" {file or workdir / STARTS}"
         )
     this: dict[str, Any] = {
         "step": step,
@@ -93,7 +92,7 @@ def _count_equal(ends: list[str]) -> list[str]:
 
 def _read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the starts since a step was gained; none if unreadable."""
-    starts = files.read_json(workdir / FILE)
+    starts = files.read_json(workdir / STARTS)
     whole = isinstance(starts, list) and all(
         isinstance(start, dict)
         and isinstance(start.get("step"), int)
@@ -106,6 +105,6 @@ def _read(workdir: pathlib.Path) -> list[dict[str, Any]]:
 def _write(workdir: pathlib.Path, starts: list[dict[str, Any]]) -> None:
     """Replaces the list; no list is no file."""
     if starts:
-        files.write_json(workdir / FILE, starts)
+        files.write_json(workdir / STARTS, starts)
     else:
-        (workdir / FILE).unlink(missing_ok=True)
+        (workdir / STARTS).unlink(missing_ok=True)

@@ -7,7 +7,6 @@ The last batch is filled up, and what fills it counts for nothing.
     scores.accuracy
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -18,30 +17,11 @@ import tensorflow as tf
 from job.data import pipeline
 from job.data.dataset import NUM_CLASSES, Split
 from job.model.resize import Resize
+from job.output.results import Scores
 
 # A call scores so many batches as fit into these seconds, so that a wish to
 # stop is heard soon.
 _CALL_SECONDS = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """What `Evaluator` returns; shares are 0 to 1.
-
-    Attributes:
-      loss: mean cross-entropy, without label smoothing.
-      accuracy: share of images whose likeliest class is right.
-      accuracy_tta: the same with the mean of an image's and its mirror
-        image's logits; None where it was not asked for.
-      images: how many were scored.
-      logits: float32 [images, 10], in the order of the split.
-    """
-
-    loss: float
-    accuracy: float
-    accuracy_tta: float | None
-    images: int
-    logits: np.ndarray = dataclasses.field(compare=False, repr=False)
 
 
 class Evaluator:

@@ -19,11 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from job.output.reporter import Reporter
+from job.output.results import Scores
 from job.supervision.watchdog import LONG_SECONDS
 from job.training import phases as phases_lib
 from job.training import recovery
 from job.training.clock import Clock
-from job.training.evaluate import Evaluator, Scores
+from job.training.evaluate import Evaluator
 from job.training.history import History
 from job.training.plan import Plan
 from job.training.recovery import NonFiniteError, Saver

@@ -14,6 +14,7 @@ import pytest
 
 from job.checkpoint import store
 from job.output import metrics
+from job.storage.workdir import STARTS
 from job.supervision import restarts
 from tests.support.jobs import ROOT, job_command, run_job
 
@@ -108,7 +109,7 @@ def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
     done = run_job(*ARGS, f"--workdir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path, whole)
-    assert not (tmp_path / restarts.FILE).exists()
+    assert not (tmp_path / STARTS).exists()
 
 
 def test_a_hang_ends_with_76_and_the_stacks_and_goes_on(tmp_path, whole):
@@ -159,7 +160,7 @@ def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
     assert "10 starts in a row found no checkpoint" in line
     assert "10 x killed, or hung, without a word" in line
     # As the message says: what is removed is forgotten.
-    (tmp_path / restarts.FILE).unlink()
+    (tmp_path / STARTS).unlink()
     done = run_job(*ARGS, f"--workdir={tmp_path}", "--config.steps=1")
     assert done.returncode == 0, done.stderr
 

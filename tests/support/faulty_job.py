@@ -1,6 +1,6 @@
 """Runs the real job, and lets one thing happen to it in one phase.
 
-    python -m tests.faulty_job PHASE FAULT JOB_FLAG...
+    python -m tests.support.faulty_job PHASE FAULT JOB_FLAG...
 
 FAULT is joined by "+": the name of a signal, which the process sends to itself;
 `hang`: the main thread sits in native code, deaf to signals; `lock`: the same,

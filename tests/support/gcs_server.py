@@ -10,7 +10,7 @@ fail: see `Fault`. It knows the calls that `job/storage/gcs.py` makes.
 
 As a process of its own, for tests that fork or kill:
 
-    python -m tests.gcs_server BUCKET     # prints its URL
+    python -m tests.support.gcs_server BUCKET     # prints its URL
 
 Semantics: https://cloud.google.com/storage/docs/json_api/v1/objects and
 https://cloud.google.com/storage/docs/request-preconditions.

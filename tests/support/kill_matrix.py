@@ -1,11 +1,12 @@
 """Kills the shipped code at every named point of a save, and starts it again.
 
-    python -m tests.kill_matrix DIR|gs://BUCKET/PATH     # prints a line a case
+    python -m tests.support.kill_matrix DIR|gs://BUCKET/PATH
 
-A case is a small training of 6 steps, saved at each by the job's own saver. One
-child is killed at a point (`job/storage/faults.py`); what it left must be
-readable and must not be behind what it was told was saved; a second child must
-go on from there and end with the very bytes of a run that nothing happened to.
+Prints one line per case. A case is a small training of 6 steps, saved at each
+by the job's own saver. One child is killed at a point of
+`job/storage/faults.py`; what it left must be readable and must not be older
+than what it was told was saved; a second child must resume from there and end
+with the very bytes of a run without a kill.
 No TensorFlow, and children are forked: a case takes some milliseconds.
 """
 

@@ -15,6 +15,7 @@ from job.checkpoint import store
 from job.config import ranges as config_lib
 from job.modes import evaluate
 from job.output import metrics, results
+from job.storage.workdir import METRICS
 from job.supervision import preemption, startup
 from job.training import plan as plan_lib
 
@@ -423,7 +424,7 @@ def test_a_run_that_goes_on_has_no_result_meanwhile(finished, tmp_path):
 def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
     whole, _ = finished
     shutil.copytree(whole, tmp_path / "run")
-    (tmp_path / "run" / metrics.FILE).write_bytes(b"damaged")
+    (tmp_path / "run" / METRICS).write_bytes(b"damaged")
     config = smoke.get_config()
     config.steps = 25
     result = run(tmp_path / "run", config)

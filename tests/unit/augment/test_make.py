@@ -10,6 +10,7 @@ from configs import augment_presets
 from job import augment
 from job.augment import draws, picture
 from job.data import pipeline
+from job.storage.workdir import AUGMENTATION
 
 DEFAULT = augment.AugmentSettings(
     flip="random", translate=4.0, cutout_pixels=8.0
@@ -212,7 +213,7 @@ def test_xla_changes_next_to_nothing(split):
 def test_the_picture_shows_images_as_they_are_and_as_they_become(
     split, tmp_path
 ):
-    path = tmp_path / picture.FILE
+    path = tmp_path / AUGMENTATION
     picture.write(path, split.images, preset("strong"), seed=0)
     content = path.read_bytes()
     shown = tf.io.decode_png(content).numpy()

@@ -522,8 +522,9 @@ def test_a_fault_that_names_no_point_is_refused():
 
 
 def test_the_protocol_imports_no_tensorflow():
-    code = "import sys, job.checkpoint.saver, job.storage.gcs\n"
-    code += "import job.storage.workdir; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, job.checkpoint.saver, job.storage.gcs;"
+    code += "import job.storage.workdir;"
+    code += "sys.exit('tensorflow' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     )

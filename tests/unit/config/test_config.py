@@ -12,6 +12,7 @@ import pytest
 from configs import augment_presets, baselines, default, stem32, transfer
 from job import errors
 from job.config import ranges as config_lib
+from job.storage.workdir import CONFIG
 from tests.support.jobs import ROOT
 
 SHIPPED = [
@@ -324,7 +325,7 @@ def test_a_run_of_an_older_job_has_the_new_fields_as_they_are_by_default(
 ):
     saved = config_lib.to_json(config)
     del saved["optimizer"]["sam_rho"], saved["model"]["whitening"]
-    (tmp_path / config_lib.FILE).write_text(json.dumps(saved))
+    (tmp_path / CONFIG).write_text(json.dumps(saved))
     loaded = config_lib.load(tmp_path)
     assert config_lib.flatten(loaded) == config_lib.flatten(config)
     fields = config_lib.flatten(config)
@@ -355,7 +356,7 @@ def test_an_infinite_epoch_survives_the_workdir(config, tmp_path):
     config.model.width = 1.0
     config.transfer.unfreeze_epochs.block1 = math.inf
     text = json.dumps(config_lib.to_json(config), allow_nan=False)
-    (tmp_path / config_lib.FILE).write_text(text)
+    (tmp_path / CONFIG).write_text(text)
     loaded = config_lib.load(tmp_path)
     assert loaded.transfer.unfreeze_epochs.block1 == math.inf
     assert config_lib.flatten(loaded) == config_lib.flatten(config)

@@ -36,6 +36,7 @@ from job.diagnose import (
     run,
 )
 from job.storage import workdir
+from job.storage.workdir import DIAGNOSE, RANGE_TEST
 from job.supervision.preemption import StopRequest
 from tests.support.jobs import from_environment, run_job
 
@@ -820,8 +821,8 @@ def test_a_sound_config_has_no_findings_and_a_picture(
     assert found == {}
     assert "range_test" in report.passed
     assert not report.skipped
-    assert (tmp_path / run.PICTURE).read_bytes().startswith(b"\x89PNG")
-    told = json.loads((tmp_path / run.FILE).read_text())
+    assert (tmp_path / RANGE_TEST).read_bytes().startswith(b"\x89PNG")
+    told = json.loads((tmp_path / DIAGNOSE).read_text())
     assert told["findings"] == []
 
 
@@ -890,7 +891,7 @@ def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
     config = config_lib.load(finished)
     _, report = diagnose(config, place)
     after = everything(finished)
-    assert after.keys() - before.keys() == {run.FILE}
+    assert after.keys() - before.keys() == {DIAGNOSE}
     assert before.items() <= after.items()
     for name in ("train_test_gap", "running_moments", "best_epoch"):
         assert name in {*report.passed, *(f.check for f in report.findings)}

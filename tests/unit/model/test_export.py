@@ -20,6 +20,7 @@ from job.model import vgg as model
 from job.output import predictions
 from job.report import card, page
 from job.report import run as run_lib
+from job.storage.workdir import PREDICTIONS
 from job.supervision import preemption
 from job.training import evaluate
 from tests.support.jobs import run_job
@@ -141,7 +142,7 @@ def test_a_client_gets_the_figures_of_the_evaluation(exported, tmp_path):
     )
     answers = np.load(tmp_path / "answers.npz")
     result = json.loads((exported / "result.json").read_text())
-    kept = predictions.load(exported / predictions.FILE)
+    kept = predictions.load(exported / PREDICTIONS)
     for name in ("by_signature", "by_keras"):
         said = answers[name]
         accuracy = (said.argmax(1) == test.labels).mean()
@@ -212,7 +213,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     assert "circle" in trained.class_names or len(trained.class_names) == 10
     test = build.load_data(trained.config).test
     said = probabilities(trained.network, trained.resize, test.images)
-    kept = predictions.load(trained_run / predictions.FILE)
+    kept = predictions.load(trained_run / PREDICTIONS)
     np.testing.assert_allclose(said, kept.probabilities, atol=1e-6)
     # An unfinished run's too, which is said.
     workdir = tmp_path / "run"

@@ -13,7 +13,9 @@ from configs import ablations
 from job import errors
 from job.config import ranges as config
 from job.modes import ablate
+from job.output import ablation
 from job.report import comparison as compare
+from job.storage.workdir import ABLATION, FAILURE
 from job.supervision import preemption
 from tests.support.jobs import run_job
 
@@ -212,14 +214,14 @@ def test_the_report_compares_variants(tmp_path, cumulative):
         "seeds": [0, 1],
         "cumulative": cumulative,
     }
-    (tmp_path / ablate.FILE).write_text(json.dumps(files))
+    (tmp_path / ABLATION).write_text(json.dumps(files))
     for variant, accuracies in made.items():
         for seed, accuracy in enumerate(accuracies):
-            folder = ablate.folder(tmp_path, variant, seed)
+            folder = ablation.run_folder(tmp_path, variant, seed)
             folder.mkdir(parents=True)
             (folder / "config.json").write_text('{"global_batch_size": 100}')
             if accuracy is None:
-                (folder / ablate.FAILURE).write_text('{"exit_code": 5}')
+                (folder / FAILURE).write_text('{"exit_code": 5}')
                 continue
             result = {
                 "test_accuracy": accuracy,

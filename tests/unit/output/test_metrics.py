@@ -9,6 +9,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from job.output import metrics
 from job.storage import files
+from job.storage.workdir import EVENTS, METRICS
 
 
 def line(step, split="train", loss=1.0):
@@ -20,20 +21,20 @@ def test_lines_beyond_the_checkpoint_are_forgotten(tmp_path):
     for step in (5, 10, 15):
         log.write(line(step))
     log.close()
-    with (tmp_path / metrics.FILE).open("a") as file:
+    with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 20, "split": "tr')  # Killed while writing.
     log = metrics.MetricsLog(tmp_path, first_step=10)
     log.write(line(15, loss=2.0))
     log.close()
     assert metrics.read(tmp_path) == [line(5), line(10), line(15, loss=2.0)]
-    for text in (tmp_path / metrics.FILE).read_text().splitlines():
+    for text in (tmp_path / METRICS).read_text().splitlines():
         json.loads(text)
 
 
 @pytest.mark.parametrize("junk", [b"5", b'{"a": 1}', b"\xff\xfe", b"{"])
 def test_a_line_that_is_none_ends_the_record(tmp_path, junk):
     good = json.dumps(line(5)).encode()
-    (tmp_path / metrics.FILE).write_bytes(good + b"\n" + junk + b"\n" + good)
+    (tmp_path / METRICS).write_bytes(good + b"\n" + junk + b"\n" + good)
     assert metrics.read(tmp_path) == [line(5)]
 
 
@@ -42,7 +43,7 @@ def test_events_are_made_anew_from_the_record(tmp_path):
         log = metrics.MetricsLog(tmp_path, first_step=first_step)
         log.write(line(first_step + 5, loss=None if first_step else 1.5))
         log.close()
-    (path,) = (tmp_path / metrics.EVENTS).glob("*.tfevents.*")
+    (path,) = (tmp_path / EVENTS).glob("*.tfevents.*")
     found = [
         (value.tag, event.step)
         for event in tf.compat.v1.train.summary_iterator(str(path))
@@ -61,7 +62,7 @@ def test_tensorboard_gets_what_the_run_is_of(tmp_path):
     )
     log.write(line(5))
     log.close()
-    (path,) = (tmp_path / metrics.EVENTS).glob("*.tfevents.*")
+    (path,) = (tmp_path / EVENTS).glob("*.tfevents.*")
     found = {
         value.tag: value
         for event in tf.compat.v1.train.summary_iterator(str(path))

@@ -12,7 +12,7 @@ from tests.support.jobs import ROOT
 
 _SHOW = """
 from absl import logging
-from job.progress import Progress
+from job.output.progress import Progress
 logging.set_verbosity(logging.INFO)
 progress = Progress(100, first_step=0)
 progress.update(40, loss=1.25, accuracy=0.5, images_per_second=1234)

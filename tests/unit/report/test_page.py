@@ -23,6 +23,7 @@ from job.output import predictions
 from job.report import card, page
 from job.report import run as run_lib
 from job.storage import files
+from job.storage.workdir import PREDICTIONS, REPORT
 
 NASTY = '"><script>alert(1)</script>'
 
@@ -79,7 +80,7 @@ def workdir(tmp_path):
         "ended": "2026-01-01T00:03:00+00:00",
     }
     files.write_json(tmp_path / "result.json", result)
-    make_predictions()[0].save(tmp_path / predictions.FILE)
+    make_predictions()[0].save(tmp_path / PREDICTIONS)
     Image.new("RGB", (80, 80)).save(tmp_path / "augmentation.png")
     starts = [
         {
@@ -161,7 +162,7 @@ def test_every_image_lies_in_one_bin(bins):
 
 
 def test_predictions_are_read_back_and_damage_is_none(tmp_path):
-    path = tmp_path / predictions.FILE
+    path = tmp_path / PREDICTIONS
     assert predictions.load(path) is None
     found, _ = make_predictions()
     found.save(path)
@@ -216,7 +217,7 @@ def test_the_same_run_gives_the_same_page(workdir):
 
 
 def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
-    for name in ("result.json", predictions.FILE, "augmentation.png"):
+    for name in ("result.json", PREDICTIONS, "augmentation.png"):
         (workdir / name).unlink()
     read = Reader(page.write(workdir).read_text(encoding="utf-8"))
     for part in (
@@ -284,30 +285,30 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket, capsys):
             name = path.relative_to(workdir).as_posix()
             bucket.put(name, path.read_bytes())
     before = bucket.files()
-    report.run([bucket.url])
+    outcome = report.run([bucket.url])
     there = bucket.files()
-    assert there.keys() - before.keys() == {page.FILE}
+    assert there.keys() - before.keys() == {REPORT}
     assert all(there[name] == content for name, content in before.items())
-    read = Reader(there[page.FILE].decode())
+    read = Reader(there[REPORT].decode())
     for part in (bucket.url, "15.00 %", "2 starts.", "most confident mistakes"):
         assert part in read.text, part
     assert "There is no" not in read.text
-    assert capsys.readouterr().out == f"{bucket.url}/{page.FILE}\n"
+    assert outcome.output == [f"{bucket.url}/{REPORT}"]
 
 
 def test_the_mode_makes_pages_and_compares_where_there_are_several(
-    workdir, tmp_path_factory, capsys
+    workdir, tmp_path_factory
 ):
     report.run([str(workdir)])
-    assert (workdir / page.FILE).exists()
+    assert (workdir / REPORT).exists()
     assert not (workdir / "report.md").exists()
     other = tmp_path_factory.mktemp("other") / "second"
     shutil.copytree(workdir, other)
-    (other / page.FILE).unlink()
-    report.run([str(workdir), str(other)])
-    assert (other / page.FILE).exists()
+    (other / REPORT).unlink()
+    outcome = report.run([str(workdir), str(other)])
+    assert (other / REPORT).exists()
     assert "| second | 75.00 | +0.00 |" in (workdir / "report.md").read_text()
-    assert "| second |" in capsys.readouterr().out
+    assert "| second |" in "\n".join(outcome.output)
     with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
         report.run([str(workdir), str(workdir / "checkpoints")])
     compared = other.parent / "compared"
@@ -367,7 +368,7 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(
     page.write(workdir, name="runs/" + "a-long-name-of-a-run" * 4)
     for width, columns in ((1280, 2), (390, 1)):
         frame = workdir / f"frame-{width}.html"
-        frame.write_text(_MEASURE.format(page=page.FILE, width=width))
+        frame.write_text(_MEASURE.format(page=REPORT, width=width))
         dom = look(
             browser,
             frame.as_uri(),
@@ -387,7 +388,7 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(
     shot = workdir / "shot.png"
     look(
         browser,
-        (workdir / page.FILE).as_uri(),
+        (workdir / REPORT).as_uri(),
         "--window-size=1280,2000",
         f"--screenshot={shot}",
         home=home,

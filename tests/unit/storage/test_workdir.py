@@ -1,5 +1,6 @@
 """Where a run's files lie, and what a bucket gets to see of them."""
 
+import ast
 import pathlib
 
 import pytest
@@ -7,6 +8,14 @@ import pytest
 from job import errors
 from job.storage import disk, gcs, workdir
 from tests.support.gcs_server import Fault
+from tests.support.jobs import ROOT
+
+# Every name of a file or folder of a workdir.
+NAMES = {
+    value
+    for name, value in vars(workdir).items()
+    if name.isupper() and isinstance(value, str)
+}
 
 
 @pytest.fixture
@@ -40,11 +49,11 @@ def test_what_is_neither_a_folder_nor_a_bucket_is_refused(name):
 
 
 def test_a_later_start_finds_what_it_reads_and_no_more(bucket, tmp_path):
-    for name in ("result.json", "metrics.jsonl", "../x", "a/../../x", "junk"):
+    for name in (*NAMES, "../x", "a/../../x", "junk"):
         bucket.put(name, name.encode())
     with workdir.open_workdir(bucket.url) as opened:
-        names = sorted(path.name for path in opened.local.rglob("*"))
-        assert names == ["metrics.jsonl", "result.json"]
+        names = {path.name for path in opened.local.rglob("*")}
+        assert names == workdir.RESUMED <= NAMES
         assert (opened.local / "result.json").read_bytes() == b"result.json"
         assert isinstance(opened.checkpoints, gcs.Bucket)
         assert str(opened.checkpoints) == f"{bucket.url}/checkpoints"
@@ -132,3 +141,51 @@ def test_a_tilde_is_the_home_directory(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     with workdir.open_workdir("~/runs/a") as opened:
         assert opened.local == pathlib.Path("/home/somebody/runs/a")
+
+
+def spelled_names(path):
+    """Yields the names of workdir files that a module spells out."""
+    tree = ast.parse(path.read_text())
+    texts = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr)  # Docstrings may name files.
+    }
+    for node in ast.walk(tree):
+        # A folder's name is an English word too: only in a path is it one.
+        used = [node.right] if isinstance(node, ast.BinOp) else []
+        used += node.args if isinstance(node, ast.Call) else []
+        for value in used:
+            if isinstance(value, ast.Constant) and value.value in NAMES:
+                yield value.value
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if id(node) not in texts:
+                for name in NAMES:
+                    if "." in name and name in node.value:
+                        yield name
+
+
+def test_file_names_stand_in_one_module_only(tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text(
+        '"""About result.json."""\n'
+        'x = workdir / "events", f"no {y} in report.html", f("export")\n'
+        'z = "export" == mode'
+    )
+    assert sorted({*spelled_names(module)}) == [
+        "events",
+        "export",
+        "report.html",
+    ]
+    found = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path in (ROOT / "job").rglob("*.py")
+        if path != ROOT / "job/storage/workdir.py"
+        for name in spelled_names(path)
+    }
+    # A .keras archive has a config.json of its own.
+    assert {
+        (path, name)
+        for path, name in found
+        if (not path.startswith("job/diagnose/keras_")) or name != "config.json"
+    } == set()

@@ -3,6 +3,7 @@
 import pytest
 
 from job import errors
+from job.storage.workdir import STARTS
 from job.supervision import restarts
 
 
@@ -27,7 +28,7 @@ def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
             start(tmp_path, 5, None)
         assert "10 starts in a row found step 5" in str(refused.value)
         assert "10 x " in str(refused.value)
-        assert str(tmp_path / restarts.FILE) in str(refused.value)
+        assert str(tmp_path / STARTS) in str(refused.value)
 
 
 def test_a_step_gained_begins_anew(tmp_path):
@@ -76,5 +77,5 @@ def test_a_run_in_a_bucket_is_told_of_the_list_there(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"step": "x"}]', "\0"])
 def test_a_damaged_file_counts_for_nothing(tmp_path, text):
-    (tmp_path / restarts.FILE).write_text(text)
+    (tmp_path / STARTS).write_text(text)
     start(tmp_path, 5, None)
