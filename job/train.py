@@ -31,7 +31,7 @@ from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Peers, SharedSaver
-from job.model import features, weights, whitening
+from job.model import features, weights
 from job.model import resize as resize_lib
 from job.model import vgg as model
 from job.output import metrics, predictions, results
@@ -131,7 +131,7 @@ def train_and_evaluate(
     if history.record is not None:
         metrics.put_back(workdir, history.record)
     if peers.is_chief and not history.step:
-        state.load_weights(first_weights(config, data.train))
+        state.load_weights(first_weights(config))
     if peers.count > 1:
         state.restore(peers.broadcast_arrays(state.snapshot()))
     picture.write(
@@ -149,7 +149,6 @@ def train_and_evaluate(
             train_steps=steps,
             global_batch_size=plan.global_batch_size,
             extracted=0 if network is state.model else len(train_split),
-            passes=passes(config),
         )
 
     log = metrics.MetricsLog(
@@ -421,8 +420,6 @@ def create_model(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
         pooling=config.model.pooling,
-        pool_first=config.model.pool_first,
-        whitening=config.model.whitening,
         batch_norm=config.model.batch_norm,
         batch_norm_momentum=config.model.batch_norm_momentum,
         batch_norm_epsilon=config.model.batch_norm_epsilon,
@@ -447,14 +444,11 @@ def preprocessing(config: ml_collections.ConfigDict) -> str:
     return "caffe" if config.model.weights else "standardize"
 
 
-def first_weights(
-    config: ml_collections.ConfigDict, split: dataset.Split
-) -> dict[str, np.ndarray]:
+def first_weights(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """Returns the weights that a run does not begin with at random, if any.
 
     Args:
       config: of the run.
-      split: the training images.
 
     Returns:
       float32 arrays by path; see `TrainState.load_weights`.
@@ -462,14 +456,7 @@ def first_weights(
     Raises:
       DataError: the file that the config names is no such file.
     """
-    first: dict[str, np.ndarray] = {}
-    if config.model.weights:
-        first |= weights.load(config.model.weights)
-    if config.model.whitening:
-        first[f"{model.WHITENING}/kernel"] = whitening.whitening_filters(
-            split.images, model.PIXEL_MEAN, model.PIXEL_STD
-        )
-    return first
+    return weights.load(config.model.weights) if config.model.weights else {}
 
 
 def create_state(
@@ -481,20 +468,10 @@ def create_state(
             create_model(
                 config, config.precision, dropout=config.model.dropout
             ),
-            averaging=averages(config),
+            averaging=bool(config.optimizer.ema_decay),
             loss_scaling=config.precision == "float16",
             adam=config.optimizer.name == "adam",
         )
-
-
-def averages(config: ml_collections.ConfigDict) -> bool:
-    """Says whether what is scored are averaged weights."""
-    return bool(config.optimizer.ema_decay or config.optimizer.lookahead_steps)
-
-
-def passes(config: ml_collections.ConfigDict) -> int:
-    """Returns how often a step goes forward and backward."""
-    return 2 if config.optimizer.sam_rho else 1
 
 
 def log_cost(
@@ -509,7 +486,7 @@ def log_cost(
             phase.first_step,
             phase.input_size,
             forward,
-            passes(config) * trained,
+            trained,
         )
 
 
@@ -633,10 +610,6 @@ def optimizer_settings(
         label_smoothing=config.optimizer.label_smoothing,
         ema_decay=config.optimizer.ema_decay,
         clip_norm=config.optimizer.clip_norm,
-        beta_rate=config.optimizer.beta_rate,
-        sam_rho=config.optimizer.sam_rho,
-        lookahead_steps=config.optimizer.lookahead_steps,
-        train_steps=plan.train_steps,
     )
 
 

@@ -23,7 +23,6 @@ import numpy as np
 import tensorflow as tf
 
 from job.data.dataset import NUM_CLASSES
-from job.model import whitening as whitening_lib
 from job.model.convolution import Convolution
 
 # Convolutions and filters of each block.
@@ -43,8 +42,6 @@ PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
 }
 
 HEAD = "head"
-# The fixed layer before the first block, where there is one.
-WHITENING = "whitening"
 # The layer between the convolutions and the head.
 _FEATURES = "features"
 
@@ -60,8 +57,6 @@ def vgg16(
     width: float = 1.0,
     stem_filters: int = 0,
     pooling: str = "max",
-    pool_first: bool = False,
-    whitening: bool = False,
     batch_norm: bool = True,
     batch_norm_momentum: float = 0.9,
     batch_norm_epsilon: float = 1e-5,
@@ -83,11 +78,6 @@ def vgg16(
       width: multiplies the filters of every convolution.
       stem_filters: filters of the first block; 0: 64 * width.
       pooling: max or avg, at the end of each block.
-      pool_first: pool between a block's last convolution and what follows it,
-        not after it (Page 2019, "How to train your ResNet"): batch moments are
-        those of fewer values then, which is another network.
-      whitening: begin with a convolution of `whitening.FILTERS` filters whose
-        kernel, zeros here, never trains; see `whitening`.
       batch_norm: after each convolution; else the convolutions have biases.
       batch_norm_momentum: share of the old running moments that a step keeps.
       batch_norm_epsilon: added to the variance.
@@ -130,7 +120,6 @@ def vgg16(
         x: keras.KerasTensor,
         filters: int,
         name: str,
-        pool: keras.layers.Layer | None = None,
     ) -> keras.KerasTensor:
         fan_in = 9 * x.shape[-1]
         x = conv2d(
@@ -143,8 +132,6 @@ def vgg16(
             dtype=policy,
             name=name,
         )(x)
-        if pool and pool_first:
-            x = pool(x)
         if batch_norm:
             x, mean, variance = BatchNormalization(
                 momentum=batch_norm_momentum,
@@ -154,8 +141,7 @@ def vgg16(
                 name=f"{name}_bn",
             )(x)
             moments.extend([mean, variance])
-        x = keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
-        return pool(x) if pool and not pool_first else x
+        return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
 
     moments: list[keras.KerasTensor] = []
     pools = {
@@ -166,36 +152,21 @@ def vgg16(
     side = input_size if head_pooling == "flatten" else None
     images = keras.Input((side, side, 3), dtype="float32", name="image")
     mean, divisor, turned = PREPROCESSING[preprocessing]
-    # What little differs between neighbours is less than a bfloat16's rounding.
-    first = keras.DTypePolicy("float32") if whitening else policy
     x = Standardize(
-        mean, divisor, turned=turned, dtype=first, name="standardize"
+        mean, divisor, turned=turned, dtype=policy, name="standardize"
     )(images)
-    if whitening:
-        x = keras.layers.Conv2D(
-            whitening_lib.FILTERS,
-            3,
-            padding="same",
-            use_bias=False,
-            kernel_initializer="zeros",
-            dtype=first,
-            name=WHITENING,
-        )(x)
     for block, (depth, base) in enumerate(BLOCKS, start=1):
         filters = max(1, round(base * width))
         if block == 1 and stem_filters:
             filters = stem_filters
-        pool = pools[pooling](
+        for conv in range(1, depth + 1):
+            x = convolution(x, filters, f"block{block}_conv{conv}")
+        x = pools[pooling](
             2,
             padding="same" if odd_maps else "valid",
             dtype=policy,
             name=f"block{block}_pool",
-        )
-        for conv in range(1, depth + 1):
-            last = conv == depth
-            x = convolution(
-                x, filters, f"block{block}_conv{conv}", pool if last else None
-            )
+        )(x)
     if head_pooling == "flatten":
         x = keras.layers.Flatten(dtype=policy, name=_FEATURES)(x)
     else:
@@ -258,17 +229,12 @@ def noise_width(model: keras.Model) -> int:
 
 
 def blocks(model: keras.Model) -> list[str]:
-    """Returns of each trainable variable its block.
-
-    Those are block1 to block5, HEAD, and WHITENING, which never trains.
-    """
+    """Returns of each trainable variable its block: block1 to block5, HEAD."""
     return [_block(v.path.split("/")[-2]) for v in model.trainable_variables]
 
 
 def _block(layer: str) -> str:
-    if layer.startswith("block"):
-        return layer.split("_")[0]
-    return WHITENING if layer == WHITENING else HEAD
+    return layer.split("_")[0] if layer.startswith("block") else HEAD
 
 
 def gflop(model: keras.Model, size: int) -> dict[str, float]:
@@ -289,9 +255,8 @@ def gflop(model: keras.Model, size: int) -> dict[str, float]:
     for layer in model.layers:
         block = _block(layer.name)
         if isinstance(layer, keras.layers.Conv2D):
-            halved = 0 if block == WHITENING else int(block[-1]) - 1
             # Rounded up, as with `odd_maps`.
-            side = -(-size >> halved)
+            side = -(-size >> int(block[-1]) - 1)
             outputs = side**2
         elif isinstance(layer, keras.layers.Dense):
             outputs = 1
@@ -305,11 +270,6 @@ def gflop(model: keras.Model, size: int) -> dict[str, float]:
 def decayed(model: keras.Model) -> list[bool]:
     """Says of each trainable variable whether weight decay applies: kernels."""
     return [v.name == "kernel" for v in model.trainable_variables]
-
-
-def offsets(model: keras.Model) -> list[bool]:
-    """Says of each trainable variable whether it is a normalization's beta."""
-    return [v.name == "beta" for v in model.trainable_variables]
 
 
 def running_momentum(model: keras.Model) -> float:

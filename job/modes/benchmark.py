@@ -125,7 +125,6 @@ def run_benchmark(
     # Backward and forward, in the first phase, which all these steps are of.
     step_tflop = (
         phases.gflop(state.model, plan.phases[0])[1]
-        * train.passes(config)
         * config.global_batch_size
         / 1e3
     )

@@ -127,9 +127,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             weights[name] = [matrix]
         x = keras.layers.ReLU(max_value=255.0, name="clip")(x)
     layers, turned = network.layers, False
-    for before, layer, behind in zip(
-        [None, *layers[:-1]], layers, [*layers[1:], None], strict=True
-    ):
+    for layer, behind in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, model.Standardize):
             turned = layer.turned
             order = -1 if turned else 1
@@ -153,12 +151,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
             weights[layer.name] = [np.array(w) for w in layer.weights]
         elif isinstance(layer, model.BatchNormalization):
-            if isinstance(before, keras.layers.Conv2D):
-                continue  # Folded.
-            x = keras.layers.BatchNormalization(
-                epsilon=layer.epsilon, name=layer.name
-            )(x)
-            weights[layer.name] = [np.array(w) for w in layer.weights]
+            continue  # Folded into the convolution before it.
         elif isinstance(layer, keras.layers.InputLayer):
             continue
         elif isinstance(layer, keras.layers.Activation):
