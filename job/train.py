@@ -31,7 +31,7 @@ from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Peers, SharedSaver
-from job.model import features, weights
+from job.model import features, spec, weights
 from job.model import resize as resize_lib
 from job.model import vgg as model
 from job.output import metrics, predictions, results
@@ -517,7 +517,7 @@ def prepare_inputs(
 
 def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
     """Says whether the base gives the same features every time."""
-    frozen = all(p.open_blocks == {model.HEAD} for p in plan.phases)
+    frozen = all(p.open_blocks == {spec.HEAD} for p in plan.phases)
     one_size = len({p.input_size for p in plan.phases}) == 1
     return frozen and one_size and not augments(config)
 

@@ -15,11 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from job.model import vgg as model
-from job.model.vgg import HEAD
-
-# Names of the blocks, from the input on.
-BLOCK_NAMES = tuple(f"block{i}" for i in range(1, len(model.BLOCKS) + 1))
+from job.model import flops
+from job.model.spec import BLOCK_NAMES, HEAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +76,7 @@ def gflop(network: keras.Model, phase: Phase) -> tuple[float, float]:
       the input of the lowest open layer is not computed; it is little, and is
       left in.)
     """
-    costs = model.gflop(network, phase.input_size)
+    costs = flops.gflop(network, phase.input_size)
     forward = sum(costs.values())
     backward = sum(2 * costs[block] for block in phase.open_blocks)
     return forward, forward + backward
@@ -105,7 +102,7 @@ def train_tflop(
     """
     if extracted:
         size = phases[-1].input_size
-        head = 3 * model.gflop(network, size)[HEAD]
+        head = 3 * flops.gflop(network, size)[HEAD]
         once = gflop(network, phases[-1])[0]
         heads = train_steps * global_batch_size * head
         return (extracted * once + heads) / 1e3

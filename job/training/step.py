@@ -23,7 +23,8 @@ from job.augment import Augment, Augmented
 from job.augment.mixing import partner
 from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
-from job.model import vgg as model_lib
+from job.model import variables as variables_lib
+from job.model import vgg
 from job.model.resize import Resize
 from job.training import optimizer
 from job.training.phases import Group
@@ -99,7 +100,9 @@ def make_train_steps(
       `TrainState.first_bad_step`.
     """
     replicas = strategy.num_replicas_in_sync
-    opened = [block in open_blocks for block in model_lib.blocks(state.model)]
+    opened = [
+        block in open_blocks for block in variables_lib.blocks(state.model)
+    ]
     places = np.flatnonzero(opened)
     trained = [state.model.trainable_variables[place] for place in places]
     forward_backward = _make_forward_backward(
@@ -119,7 +122,7 @@ def make_train_steps(
         + [v.shape for v in state.running]
     )
     update = _make_update(state, settings, opened)
-    noise_width = model_lib.noise_width(network)
+    noise_width = vgg.noise_width(network)
 
     def replica_sums(batch: TrainBatch) -> list[tf.Tensor] | tf.Tensor:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -312,12 +315,14 @@ def _make_update(
     state: TrainState, settings: OptimizerSettings, opened: list[bool]
 ) -> Callable[[tf.Variable, list[tf.Tensor], Replicated], None]:
     """Returns what one replica does to its copies once the sums are there."""
-    groups = [settings.groups[block] for block in model_lib.blocks(state.model)]
+    groups = [
+        settings.groups[block] for block in variables_lib.blocks(state.model)
+    ]
     decay = [
         settings.weight_decay if decays else 0.0
-        for decays in model_lib.decayed(state.model)
+        for decays in variables_lib.decayed(state.model)
     ]
-    running_momentum = model_lib.running_momentum(state.model)
+    running_momentum = variables_lib.running_momentum(state.model)
     places = np.flatnonzero(opened)
     # Of `trainable` and `running`: what a step changes.
     count = len(state.trainable)

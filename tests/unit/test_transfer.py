@@ -8,7 +8,7 @@ from job import train
 from job.augment import Augmented
 from job.config import ranges as config_lib
 from job.data import sources
-from job.model import features, weights
+from job.model import features, spec, variables, weights
 from job.model import resize as resize_lib
 from job.model import vgg as model
 from job.output import metrics
@@ -141,11 +141,11 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
 )
 def test_a_frozen_block_has_no_backward_pass(opened, filters):
     network = model.vgg16(width=0.125, batch_norm=False)
-    blocks = model.blocks(network)
+    blocks = variables.blocks(network)
     trained = [
         v
         for v, block in zip(network.trainable_variables, blocks, strict=True)
-        if block in (*opened, model.HEAD)
+        if block in (*opened, spec.HEAD)
     ]
     run = step._make_forward_backward(
         network,

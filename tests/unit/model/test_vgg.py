@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.model import flops, layers, variables
 from job.model import vgg as model
 
 
@@ -58,13 +59,13 @@ def test_without_batch_norm_convolutions_have_biases():
     network = model.vgg16(width=0.125, batch_norm=False)
     assert not network.non_trainable_variables
     assert network.get_layer("block1_conv1").use_bias
-    assert model.running_momentum(network) == 0.0
+    assert variables.running_momentum(network) == 0.0
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_batch_normalization_equals_keras(synchronized):
     x = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 5)).astype(np.float32)
-    ours = model.BatchNormalization(
+    ours = layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=synchronized
     )
     theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
@@ -114,10 +115,10 @@ def test_odd_maps_are_pooled_whole(split):
     # The corner of 3x3 is on its own, in the last row of 2x2.
     pooled = odd.get_layer("block4_pool")(outputs["block4"])
     np.testing.assert_array_equal(pooled[:, 1, 1], outputs["block4"][:, 2, 2])
-    assert model.gflop(odd, 24)["block4"] == pytest.approx(
-        model.gflop(odd, 32)["block4"] * 9 / 16
+    assert flops.gflop(odd, 24)["block4"] == pytest.approx(
+        flops.gflop(odd, 32)["block4"] * 9 / 16
     )
-    assert model.gflop(odd, 24)["block5"] == model.gflop(odd, 32)["block5"]
+    assert flops.gflop(odd, 24)["block5"] == flops.gflop(odd, 32)["block5"]
 
 
 def _before_pool(network, block):
@@ -164,7 +165,7 @@ def test_the_seed_fixes_the_weights():
 def test_decay_is_for_kernels():
     network = model.vgg16(width=0.125)
     paths = [v.path for v in network.trainable_variables]
-    decayed = model.decayed(network)
+    decayed = variables.decayed(network)
     assert decayed == [path.endswith("/kernel") for path in paths]
     assert sum(decayed) == 14
 
