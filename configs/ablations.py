@@ -300,22 +300,8 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         ),
         {
             "8ep": {},
-            "whitening": {"model.whitening": True},
             "dirac": {"model.init": "dirac"},
-            "beta_rate_8": {"optimizer.beta_rate": 8.0},
-            "beta_rate_64": {"optimizer.beta_rate": 64.0},
-            "pool_first": {"model.pool_first": True},
-            "lookahead": {
-                "optimizer.lookahead_steps": 5,
-                "optimizer.ema_decay": 0.0,
-            },
             "no_average": {"optimizer.ema_decay": 0.0},
-            # Two passes a step: half the epochs cost as much.
-            "sam_same_cost": {
-                "optimizer.sam_rho": 0.05,
-                "epochs": 4.0,
-                "optimizer.warmup_epochs": 0.8,
-            },
             "progressive_24_same_cost": _SMALL_FIRST,
             "dirac_progressive_24_same_cost": {
                 **_SMALL_FIRST,

@@ -58,13 +58,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.stem_filters = 0
     # End of each block: max or avg.
     config.model.pooling = "max"
-    # Pools before a block's last batch normalization, not after its ReLU: a
-    # little quicker, and another network (Page 2019, How to train your ResNet).
-    config.model.pool_first = False
-    # Whitens 3x3 patches of pixels before the first convolution, by 27 filters
-    # that are computed from the training images and never train (Jordan 2024,
-    # arXiv:2404.00498).
-    config.model.whitening = False
     # False: convolutions with biases, as VGG was published.
     config.model.batch_norm = True
     # Share of the old running moments that a step keeps, 0 to 1. Keras' .99
@@ -185,16 +178,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.ema_decay = 0.995
     # Largest global norm of the gradient, after the sum over replicas.
     config.optimizer.clip_norm = 0.0
-    # Times the rate, for the offsets (beta) of batch normalization; Jordan 2024
-    # (arXiv:2404.00498) has 64.
-    config.optimizer.beta_rate = 1.0
-    # Sharpness-aware minimization: how far up the slope the gradient is taken,
-    # which is a second pass (Foret et al. 2021, arXiv:2010.01412: 0.05). Over
-    # each replica's own images.
-    config.optimizer.sam_rho = 0.0
-    # Lookahead: steps between two updates of the slow weights, which are what
-    # is evaluated (Zhang et al. 2019, arXiv:1907.08610; Jordan 2024 has 5).
-    config.optimizer.lookahead_steps = 0
 
     config.evaluate = ml_collections.ConfigDict()
     # Epochs between two evaluations; 0.0: only at the end. The end always.

@@ -27,7 +27,7 @@ from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
-from job.model import features, weights, whitening
+from job.model import features, spec, weights
 from job.model import resize as resize_lib
 from job.model import vgg as model
 from job.storage import Storage
@@ -115,8 +115,6 @@ def create_model(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
         pooling=config.model.pooling,
-        pool_first=config.model.pool_first,
-        whitening=config.model.whitening,
         batch_norm=config.model.batch_norm,
         batch_norm_momentum=config.model.batch_norm_momentum,
         batch_norm_epsilon=config.model.batch_norm_epsilon,
@@ -141,14 +139,8 @@ def preprocessing(config: ml_collections.ConfigDict) -> str:
     return "caffe" if config.model.weights else "standardize"
 
 
-def first_weights(
-    config: ml_collections.ConfigDict, split: dataset.Split
-) -> dict[str, np.ndarray]:
+def first_weights(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """Returns the pretrained weights that a run starts from, if any.
-
-    Args:
-      config: Config of the run.
-      split: Training images.
 
     Returns:
       float32 arrays by variable path; see `TrainState.load_weights`.
@@ -156,14 +148,7 @@ def first_weights(
     Raises:
       DataError: The file that the config names holds no VGG16 weights.
     """
-    first: dict[str, np.ndarray] = {}
-    if config.model.weights:
-        first |= weights.load(config.model.weights)
-    if config.model.whitening:
-        first[f"{model.WHITENING}/kernel"] = whitening.whitening_filters(
-            split.images, model.PIXEL_MEAN, model.PIXEL_STD
-        )
-    return first
+    return weights.load(config.model.weights) if config.model.weights else {}
 
 
 def create_state(
@@ -175,20 +160,10 @@ def create_state(
             create_model(
                 config, config.precision, dropout=config.model.dropout
             ),
-            averaging=uses_averaged_weights(config),
+            averaging=bool(config.optimizer.ema_decay),
             loss_scaling=config.precision == "float16",
             adam=config.optimizer.name == "adam",
         )
-
-
-def uses_averaged_weights(config: ml_collections.ConfigDict) -> bool:
-    """Returns whether averaged weights are evaluated."""
-    return bool(config.optimizer.ema_decay or config.optimizer.lookahead_steps)
-
-
-def passes(config: ml_collections.ConfigDict) -> int:
-    """Returns the number of forward and backward passes per step."""
-    return 2 if config.optimizer.sam_rho else 1
 
 
 def log_cost(
@@ -203,7 +178,7 @@ def log_cost(
             phase.first_step,
             phase.input_size,
             forward,
-            passes(config) * trained,
+            trained,
         )
 
 
@@ -241,7 +216,7 @@ def prepare_inputs(
 
 def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
     """Returns whether the features of an image stay constant in training."""
-    frozen = all(p.open_blocks == {model.HEAD} for p in plan.phases)
+    frozen = all(p.open_blocks == {spec.HEAD} for p in plan.phases)
     one_size = len({p.input_size for p in plan.phases}) == 1
     return frozen and one_size and not has_augmentation(config)
 
@@ -334,10 +309,6 @@ def optimizer_settings(
         label_smoothing=config.optimizer.label_smoothing,
         ema_decay=config.optimizer.ema_decay,
         clip_norm=config.optimizer.clip_norm,
-        beta_rate=config.optimizer.beta_rate,
-        sam_rho=config.optimizer.sam_rho,
-        lookahead_steps=config.optimizer.lookahead_steps,
-        train_steps=plan.train_steps,
     )
 
 
@@ -406,7 +377,6 @@ def create_training(
             train_steps=steps,
             global_batch_size=plan.global_batch_size,
             extracted=0 if network is state.model else len(inputs),
-            passes=passes(config),
         ),
     )
 
@@ -414,7 +384,6 @@ def create_training(
 def initialize_state(
     config: ml_collections.ConfigDict,
     state: TrainState,
-    split: dataset.Split,
     workers: Workers,
     *,
     is_new: bool,
@@ -424,12 +393,11 @@ def initialize_state(
     Args:
       config: Config of the run.
       state: Variables of the run.
-      split: Training images.
       workers: Workers of the run.
       is_new: Whether no checkpoint was restored.
     """
     if workers.is_chief and is_new:
-        state.load_weights(first_weights(config, split))
+        state.load_weights(first_weights(config))
     if workers.count > 1:
         state.restore(workers.broadcast_arrays(state.snapshot()))
 

@@ -118,9 +118,7 @@ def train_and_evaluate(
     )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
     prepare_workdir(workdir, config, command, plan, history, data)
-    build.initialize_state(
-        config, state, data.train, workers, is_new=not history.step
-    )
+    build.initialize_state(config, state, workers, is_new=not history.step)
     training = build.create_training(
         config, strategy, state, plan, data.train, supervisor.poll_data
     )

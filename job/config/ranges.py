@@ -201,9 +201,6 @@ _RULES: dict[str, _Rule] = {
     "optimizer.label_smoothing": _share(),
     "optimizer.ema_decay": _share(),
     "optimizer.clip_norm": _at_least(0),
-    "optimizer.beta_rate": _between(0, 1e6),
-    "optimizer.sam_rho": _between(0, 100),
-    "optimizer.lookahead_steps": _between(0, 1000),
     "evaluate.every_epochs": _between(0, 1e6),
     "evaluate.global_batch_size": _between(1, 2**20),
     "checkpoint.every_steps": _between(0, 10**9),
@@ -286,7 +283,6 @@ def check(config: ml_collections.ConfigDict) -> None:
             "empty with data.source=synthetic, whose images are drawn; a config"
             " for those in a folder is configs/stem32.py:8ep",
         )
-    _check_recipe(fields)
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # Only one replica could do both; it has nothing to agree on.
@@ -326,38 +322,6 @@ def _check_sizes(fields: _Fields) -> None:
         )
 
 
-def _check_recipe(fields: _Fields) -> None:
-    """Refuses what does not go together, or would do nothing."""
-
-    def refuse_with(name: str, needed: tuple[Any, ...], reason: str) -> None:
-        if fields[name] not in needed:
-            shown = " or ".join(repr(value) for value in needed)
-            _refuse(name, fields[name], f"{shown} {reason}")
-
-    if fields["optimizer.lookahead_steps"]:
-        refuse_with(
-            "optimizer.ema_decay",
-            (0.0,),
-            "with optimizer.lookahead_steps: its slow weights are an average"
-            " already",
-        )
-    if fields["optimizer.sam_rho"]:
-        refuse_with(
-            "distribute.sync_batch_norm",
-            (False,),
-            "with optimizer.sam_rho, which goes by each replica's own images",
-        )
-    if not fields["model.batch_norm"]:
-        reason = "without model.batch_norm, which it is about"
-        refuse_with("model.pool_first", (False,), reason)
-        refuse_with("optimizer.beta_rate", (1.0,), reason)
-    if fields["model.whitening"]:
-        reason = "with model.whitening, whose filters are of 32 px images"
-        refuse_with("model.preprocessing", ("auto", "standardize"), reason)
-        refuse_with("model.input_size", (32,), reason)
-        refuse_with("model.progressive_sizes", ([],), reason)
-
-
 def _check_transfer(fields: _Fields) -> None:
     names = [f"transfer.unfreeze_epochs.{block}" for block in BLOCKS]
     opens = [
@@ -384,7 +348,6 @@ def _check_transfer(fields: _Fields) -> None:
         "model.width": 1.0,
         "model.stem_filters": 0,
         "model.batch_norm": False,
-        "model.whitening": False,
     }
     for name, needed in layout.items():
         if fields[name] != needed:

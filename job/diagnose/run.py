@@ -305,7 +305,7 @@ def try_network(
     probed = ("first_loss", "stuck_at_chance", "overfit_one_batch")
     rest = ("dead_relus", "range_test", "precision")
     try:
-        first_weights = train.first_weights(config, split)
+        first_weights = train.first_weights(config)
     except (errors.DataError, errors.UnavailableError) as error:
         if not run:
             raise

@@ -82,8 +82,6 @@ class Trial:
                 label_smoothing=0.0,
                 ema_decay=0.0,
                 clip_norm=config.optimizer.clip_norm,
-                beta_rate=config.optimizer.beta_rate,
-                sam_rho=config.optimizer.sam_rho,
             ),
             network=self._state.model,
             resize=self._resize,

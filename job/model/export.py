@@ -26,8 +26,8 @@ from absl import logging
 
 from job import errors
 from job.data.dataset import IMAGE_SIZE
+from job.model import layers as layers_lib
 from job.model import resize as resize_lib
-from job.model import vgg as model
 from job.model.resize import Resize
 from job.storage import files
 
@@ -126,10 +126,8 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             weights[name] = [matrix]
         x = keras.layers.ReLU(max_value=255.0, name="clip")(x)
     layers, turned = network.layers, False
-    for before, layer, behind in zip(
-        [None, *layers[:-1]], layers, [*layers[1:], None], strict=True
-    ):
-        if isinstance(layer, model.Standardize):
+    for layer, behind in zip(layers, [*layers[1:], None], strict=True):
+        if isinstance(layer, layers_lib.Standardize):
             turned = layer.turned
             order = -1 if turned else 1
             x = keras.layers.Normalization(
@@ -151,13 +149,8 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
                 layer.units, None if last else "relu", name=layer.name
             )(x)
             weights[layer.name] = [np.array(w) for w in layer.weights]
-        elif isinstance(layer, model.BatchNormalization):
-            if isinstance(before, keras.layers.Conv2D):
-                continue  # Folded.
-            x = keras.layers.BatchNormalization(
-                epsilon=layer.epsilon, name=layer.name
-            )(x)
-            weights[layer.name] = [np.array(w) for w in layer.weights]
+        elif isinstance(layer, layers_lib.BatchNormalization):
+            continue  # Folded into the convolution before it.
         elif isinstance(layer, keras.layers.InputLayer):
             continue
         elif isinstance(layer, keras.layers.Activation):
@@ -177,7 +170,7 @@ def _folded(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns float32 kernel and bias of both, computed in float64."""
     kernel = np.array(convolution.kernel, np.float64)
-    if not isinstance(behind, model.BatchNormalization):
+    if not isinstance(behind, layers_lib.BatchNormalization):
         bias = (
             np.array(convolution.bias)
             if convolution.use_bias

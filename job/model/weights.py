@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 
 from job import errors
-from job.model.vgg import BLOCKS
+from job.model.spec import BLOCKS
 from job.storage import files
 
 # keras.applications.vgg16: WEIGHTS_PATH_NO_TOP, and the md5 it checks.

@@ -171,7 +171,6 @@ def measure(
         compiling=loop.compile_seconds,
         # Forward and backward, in the first phase, which has all these steps.
         step_tflop=phases.gflop(state.model, plan.phases[0])[1]
-        * build.passes(config)
         * config.global_batch_size
         / 1e3,
         bare=bare,

@@ -154,8 +154,7 @@ def _learning_curves(run: run_lib.Run) -> str:
         "Of training: the mean since the line before, on augmented images, with"
         " the weights of that moment."
     )
-    averages = ("optimizer.ema_decay", "optimizer.lookahead_steps")
-    if any(run.fields.get(name) for name in averages):
+    if run.fields.get("optimizer.ema_decay"):
         note += f" Of {run.split}: with the averaged weights."
     return f'{_pair(charts_)}<p class="soft">{note}</p>'
 

@@ -131,36 +131,6 @@ def adam_update(
     )
 
 
-# Of a step; Jordan 2024, arXiv:2404.00498, airbench94.
-_LOOKAHEAD_DECAY = 0.95
-
-
-def lookahead_kept(
-    step: tf.Tensor, *, every: int, train_steps: int
-) -> tf.Tensor:
-    """Returns the share of Lookahead's slow weights that an update keeps.
-
-    Lookahead (Zhang et al. 2019, arXiv:1907.08610) moves slow weights towards
-    the fast ones every few steps, and puts the fast ones there. With the
-    schedule of Jordan 2024 (arXiv:2404.00498): .95^every times the cube of the
-    run's share that is done, so that it averages little at first; after the
-    last step both are where the slow ones are.
-
-    Args:
-      step: int64 [], the step at hand, from 0.
-      every: steps between two updates.
-      train_steps: steps of the run.
-
-    Returns:
-      float32 [], 0 to 1; 1: it is no step of an update.
-    """
-    done = step + 1
-    progress = tf.cast(done, tf.float32) / train_steps
-    kept = _LOOKAHEAD_DECAY**every * progress**3
-    due = (done % every == 0) | (done >= train_steps)
-    return tf.where(due, kept, 1.0)
-
-
 def ema_kept(step: tf.Tensor, *, decay: float) -> tf.Tensor:
     """Returns the share, float32 [], 0 to 1, that an average keeps of itself.
 

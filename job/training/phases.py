@@ -15,11 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from job.model import vgg as model
-from job.model.vgg import HEAD, WHITENING
-
-# Names of the blocks, from the input on.
-BLOCK_NAMES = tuple(f"block{i}" for i in range(1, len(model.BLOCKS) + 1))
+from job.model import flops
+from job.model.spec import BLOCK_NAMES, HEAD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +76,7 @@ def gflop(network: keras.Model, phase: Phase) -> tuple[float, float]:
       the input of the lowest open layer is not computed; it is little, and is
       left in.)
     """
-    costs = model.gflop(network, phase.input_size)
+    costs = flops.gflop(network, phase.input_size)
     forward = sum(costs.values())
     backward = sum(2 * costs[block] for block in phase.open_blocks)
     return forward, forward + backward
@@ -92,7 +89,6 @@ def train_tflop(
     train_steps: int,
     global_batch_size: int,
     extracted: int = 0,
-    passes: int = 1,
 ) -> float:
     """Returns what a whole training costs, in 10^12 operations.
 
@@ -103,19 +99,17 @@ def train_tflop(
       global_batch_size: images a step.
       extracted: where only the head trains, on features: of how many images
         they were computed, once; else 0.
-      passes: forward and backward, that a step takes.
     """
     if extracted:
         size = phases[-1].input_size
-        head = 3 * model.gflop(network, size)[HEAD]
+        head = 3 * flops.gflop(network, size)[HEAD]
         once = gflop(network, phases[-1])[0]
-        heads = passes * train_steps * global_batch_size * head
+        heads = train_steps * global_batch_size * head
         return (extracted * once + heads) / 1e3
     ends = [phase.first_step for phase in phases[1:]] + [train_steps]
     return sum(
         max(0, min(end, train_steps) - phase.first_step)
         * global_batch_size
-        * passes
         * gflop(network, phase)[1]
         / 1e3
         for phase, end in zip(phases, ends, strict=True)
@@ -138,7 +132,7 @@ def create_groups(
       warmup_epochs: of each block that opens after the start.
       steps: converts epochs above 0 into steps.
     """
-    groups = {HEAD: Group(), WHITENING: Group(opens=None)}
+    groups = {HEAD: Group()}
     for depth, block in enumerate(reversed(BLOCK_NAMES), start=1):
         epoch = unfreeze_epochs[block]
         opens = None if epoch == float("inf") else steps(epoch) if epoch else 0

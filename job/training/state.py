@@ -31,8 +31,8 @@ class TrainState:
       momentum: a buffer for each trainable variable; of Adam, its first
         moment.
       second_moment: likewise, for Adam only; else empty.
-      ema: an average of each trainable and each running variable, or
-        Lookahead's slow weights; empty where there is no averaging.
+      ema: an average of each trainable and each running variable; empty where
+        there is no averaging.
       window: sums since the last logged step: "loss" (of the steps' means),
         "correct" (examples), "steps". In the checkpoint, so that a line that
         was begun before a kill is finished as if there had been none.

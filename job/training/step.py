@@ -23,7 +23,8 @@ from job.augment import Augment, Augmented
 from job.augment.mixing import partner
 from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
-from job.model import vgg as model_lib
+from job.model import variables as variables_lib
+from job.model import vgg
 from job.model.resize import Resize
 from job.training import optimizer
 from job.training.phases import Group
@@ -50,8 +51,7 @@ _LOSS_SCALE_GROWTH_STEPS = 2000
 class OptimizerSettings:
     """What the update does; the fields are those of `config.optimizer`.
 
-    `groups` says of each block, and of the head, how its rate differs;
-    `train_steps`, how long the run is.
+    `groups` says of each block, and of the head, how its rate differs.
     """
 
     name: str
@@ -62,10 +62,6 @@ class OptimizerSettings:
     label_smoothing: float
     ema_decay: float
     clip_norm: float
-    beta_rate: float = 1.0
-    sam_rho: float = 0.0
-    lookahead_steps: int = 0
-    train_steps: int = 0
 
 
 def make_train_steps(
@@ -104,7 +100,9 @@ def make_train_steps(
       `TrainState.first_bad_step`.
     """
     replicas = strategy.num_replicas_in_sync
-    opened = [block in open_blocks for block in model_lib.blocks(state.model)]
+    opened = [
+        block in open_blocks for block in variables_lib.blocks(state.model)
+    ]
     places = np.flatnonzero(opened)
     trained = [state.model.trainable_variables[place] for place in places]
     forward_backward = _make_forward_backward(
@@ -112,7 +110,6 @@ def make_train_steps(
         resize,
         trained,
         label_smoothing=settings.label_smoothing,
-        sam_rho=settings.sam_rho,
         global_batch_size=global_batch_size,
         num_replicas=replicas,
     )
@@ -125,7 +122,7 @@ def make_train_steps(
         + [v.shape for v in state.running]
     )
     update = _make_update(state, settings, opened)
-    noise_width = model_lib.noise_width(network)
+    noise_width = vgg.noise_width(network)
 
     def replica_sums(batch: TrainBatch) -> list[tf.Tensor] | tf.Tensor:
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -264,28 +261,11 @@ def _make_forward_backward(
     trained: list[keras.Variable],
     *,
     label_smoothing: float,
-    sam_rho: float,
     global_batch_size: int,
     num_replicas: int,
 ) -> _ForwardBackward:
     """Returns the pure part of a step: writes no variable, sums nothing."""
     weights = [variable.value for variable in trained]
-
-    def forward(
-        inputs: tf.Tensor | list[tf.Tensor], targets: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
-        logits, moments = network(inputs, training=True)
-        losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        return tf.reduce_sum(losses) / global_batch_size, logits, moments
-
-    def sharpest(gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the weights `sam_rho` further up the slope."""
-        norm = tf.sqrt(_square_norm(gradients))
-        factor = tf.math.divide_no_nan(sam_rho, norm)
-        return [
-            weight + factor * gradient
-            for weight, gradient in zip(weights, gradients, strict=True)
-        ]
 
     def forward_backward(
         augmented: Augmented,
@@ -301,18 +281,11 @@ def _make_forward_backward(
         # Only what trains is watched: below it nothing is recorded.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            loss, logits, moments = forward(inputs, targets)
+            logits, moments = network(inputs, training=True)
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+            loss = tf.reduce_sum(losses) / global_batch_size
             scaled = loss * loss_scale
         gradients = tape.gradient(scaled, weights)
-        if sam_rho:
-            # Foret et al. 2021 (arXiv:2010.01412); each replica climbs by its
-            # own images, as there. Loss, hits and moments are the first pass's.
-            moved = sharpest(gradients)
-            there = keras.StatelessScope(list(zip(trained, moved, strict=True)))
-            with tf.GradientTape(watch_accessed_variables=False) as tape, there:
-                tape.watch(moved)
-                scaled = forward(inputs, targets)[0] * loss_scale
-            gradients = tape.gradient(scaled, moved)
         correct = tf.reduce_sum(_hits(logits, labels, share))
         moments = [moment / num_replicas for moment in moments]
         return [*gradients, *moments, loss, correct]
@@ -342,13 +315,14 @@ def _make_update(
     state: TrainState, settings: OptimizerSettings, opened: list[bool]
 ) -> Callable[[tf.Variable, list[tf.Tensor], Replicated], None]:
     """Returns what one replica does to its copies once the sums are there."""
-    groups = [settings.groups[block] for block in model_lib.blocks(state.model)]
+    groups = [
+        settings.groups[block] for block in variables_lib.blocks(state.model)
+    ]
     decay = [
         settings.weight_decay if decays else 0.0
-        for decays in model_lib.decayed(state.model)
+        for decays in variables_lib.decayed(state.model)
     ]
-    offsets = model_lib.offsets(state.model)
-    running_momentum = model_lib.running_momentum(state.model)
+    running_momentum = variables_lib.running_momentum(state.model)
     places = np.flatnonzero(opened)
     # Of `trainable` and `running`: what a step changes.
     count = len(state.trainable)
@@ -362,8 +336,6 @@ def _make_update(
         rate = settings.learning_rate(step) * variables.learning_rate_factor
         for i, gradient in zip(places, gradients, strict=True):
             own_rate = groups[i].rate(rate, step)
-            if offsets[i] and settings.beta_rate != 1.0:
-                own_rate *= settings.beta_rate
             if settings.name == "adam":
                 optimizer.adam_update(
                     variables.trainable[i],
@@ -395,21 +367,7 @@ def _make_update(
 
     def average(step: tf.Variable, variables: Replicated) -> None:
         now = variables.trainable + variables.running
-        if settings.lookahead_steps:
-            kept = optimizer.lookahead_kept(
-                step,
-                every=settings.lookahead_steps,
-                train_steps=settings.train_steps,
-            )
-
-            def look_ahead() -> None:
-                for i in changed:
-                    slow = variables.ema[i]
-                    slow.assign_sub((1 - kept) * (slow - now[i]))
-                    now[i].assign(slow.read_value())
-
-            tf.cond(kept < 1, _branch(look_ahead), _branch(lambda: None))
-        elif variables.ema:
+        if variables.ema:
             kept = optimizer.ema_kept(step, decay=settings.ema_decay)
             for i in changed:
                 optimizer.ema_update(variables.ema[i], now[i], kept=kept)
@@ -425,8 +383,6 @@ def _make_update(
         )
         scale.assign(tf.maximum(1.0, scale / 2))
         variables.loss_scale["good_steps"].assign(0.0)
-        if settings.lookahead_steps:  # It may be due, and at the end must be.
-            average(step, variables)
 
     def update(
         step: tf.Variable, sums: list[tf.Tensor], variables: Replicated

@@ -79,7 +79,6 @@ def probabilities(network, resize, images):
         ({"preprocessing": "caffe", "pooling": "avg"}, 64, "bicubic"),
         ({"preprocessing": "unit", "head_units": (8, 6)}, 64, "bilinear"),
         ({"head_pooling": "flatten", "input_size": 64}, 64, "nearest"),
-        ({"whitening": True}, 32, "nearest"),
     ],
 )
 def test_a_folded_network_says_what_the_network_says(
@@ -98,20 +97,6 @@ def test_a_folded_network_says_what_the_network_says(
     kinds = {type(layer).__name__ for layer in folded.layers}
     assert not {k for k in kinds if "BatchNorm" in k}
     assert folded.input.dtype == "uint8"
-
-
-@pytest.mark.parametrize("pooling", ["max", "avg"])
-def test_what_is_behind_a_pooling_is_not_folded(split, pooling):
-    network = model.vgg16(width=0.0625, pool_first=True, pooling=pooling)
-    network = randomized(network)
-    resize = resize_lib.make_resize(32, method="nearest")
-    images = split.images[:8]
-    tell_apart(network, resize, images)
-    folded = export.fold(network, size=32, method="nearest")
-    expected = probabilities(network, resize, images)
-    np.testing.assert_allclose(folded(images), expected, atol=1e-5)
-    kinds = [type(layer).__name__ for layer in folded.layers]
-    assert kinds.count("BatchNormalization") == len(model.BLOCKS)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from job.model import flops, layers, variables
 from job.model import vgg as model
 
 
@@ -58,13 +59,13 @@ def test_without_batch_norm_convolutions_have_biases():
     network = model.vgg16(width=0.125, batch_norm=False)
     assert not network.non_trainable_variables
     assert network.get_layer("block1_conv1").use_bias
-    assert model.running_momentum(network) == 0.0
+    assert variables.running_momentum(network) == 0.0
 
 
 @pytest.mark.parametrize("synchronized", [False, True])
 def test_batch_normalization_equals_keras(synchronized):
     x = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 5)).astype(np.float32)
-    ours = model.BatchNormalization(
+    ours = layers.BatchNormalization(
         momentum=0.9, epsilon=1e-5, synchronized=synchronized
     )
     theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
@@ -114,10 +115,10 @@ def test_odd_maps_are_pooled_whole(split):
     # The corner of 3x3 is on its own, in the last row of 2x2.
     pooled = odd.get_layer("block4_pool")(outputs["block4"])
     np.testing.assert_array_equal(pooled[:, 1, 1], outputs["block4"][:, 2, 2])
-    assert model.gflop(odd, 24)["block4"] == pytest.approx(
-        model.gflop(odd, 32)["block4"] * 9 / 16
+    assert flops.gflop(odd, 24)["block4"] == pytest.approx(
+        flops.gflop(odd, 32)["block4"] * 9 / 16
     )
-    assert model.gflop(odd, 24)["block5"] == model.gflop(odd, 32)["block5"]
+    assert flops.gflop(odd, 24)["block5"] == flops.gflop(odd, 32)["block5"]
 
 
 def _before_pool(network, block):
@@ -161,17 +162,12 @@ def test_the_seed_fixes_the_weights():
     assert (one.variables[0].numpy() != other.variables[0].numpy()).any()
 
 
-@pytest.mark.parametrize(
-    ("says", "ending", "count"),
-    [(model.decayed, "/kernel", 14), (model.offsets, "_bn/beta", 13)],
-)
-def test_decay_is_for_kernels_and_a_rate_of_its_own_for_offsets(
-    says, ending, count
-):
+def test_decay_is_for_kernels():
     network = model.vgg16(width=0.125)
     paths = [v.path for v in network.trainable_variables]
-    assert says(network) == [path.endswith(ending) for path in paths]
-    assert sum(says(network)) == count
+    decayed = variables.decayed(network)
+    assert decayed == [path.endswith("/kernel") for path in paths]
+    assert sum(decayed) == 14
 
 
 def test_pixel_moments_are_those_of_real_cifar10(cifar10_dir):
@@ -243,18 +239,3 @@ def test_one_network_takes_every_size(split):
     for size in (32, 64, 96):
         images = tf.image.resize(split.images[:2], (size, size))
         assert network(images, training=True)[0].shape == (2, 10)
-
-
-def test_pooling_before_or_behind_the_last_normalization(split):
-    def kinds(pool_first):
-        network = model.vgg16(width=0.125, pool_first=pool_first)
-        network(split.images[:2], training=True)
-        return [
-            layer.name
-            for layer in network.layers
-            if layer.name.startswith(("block2_conv2", "block2_pool"))
-        ]
-
-    conv, norm, relu = (f"block2_conv2{end}" for end in ("", "_bn", "_relu"))
-    assert kinds(False) == [conv, norm, relu, "block2_pool"]
-    assert kinds(True) == [conv, "block2_pool", norm, relu]

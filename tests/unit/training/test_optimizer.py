@@ -76,18 +76,3 @@ def test_the_average_starts_fast_and_ends_at_its_decay():
         )
         kept.append(1 - float(average.numpy()))
     np.testing.assert_allclose(kept, [0.1, 2 / 11, 0.99], rtol=1e-5)
-
-
-def test_lookahead_moves_every_few_steps_and_less_and_less():
-    kept = np.array(
-        [
-            optimizer.lookahead_kept(
-                tf.constant(step, tf.int64), every=5, train_steps=22
-            )
-            for step in range(22)
-        ]
-    )
-    due = [4, 9, 14, 19, 21]
-    np.testing.assert_array_equal(np.flatnonzero(kept < 1), due)
-    done = np.array(due) + 1
-    np.testing.assert_allclose(kept[due], 0.95**5 * (done / 22) ** 3, rtol=1e-5)
