@@ -38,7 +38,7 @@ from ml_collections import config_flags
 from configs import default
 from job import errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import augmentation, ranges, resume, run_config, serialization
 from job.distribute import environment as cluster
 from job.modes import ablate
 from job.output import results
@@ -240,11 +240,11 @@ def _evaluate(stop: preemption.StopRequest) -> str:
     """Prints the newest checkpoint's scores; returns them in a few words."""
     stop.saved = "an evaluation leaves nothing behind"
     with workdirs.open_workdir(_require_workdir()) as workdir:
-        saved = config_lib.load(workdir.local, str(workdir))
+        saved = run_config.load(workdir.local, str(workdir))
         _import_quietly()
         from job import train
 
-        with train.memory_explained(config_lib.flatten(saved)):
+        with train.memory_explained(serialization.flatten(saved)):
             scores = train.evaluate_checkpoint(
                 workdir.local,
                 stop.check,
@@ -264,7 +264,9 @@ def _benchmark(
     from job.modes import benchmark
 
     with contextlib.ExitStack() as opened:
-        opened.enter_context(train.memory_explained(config_lib.flatten(config)))
+        opened.enter_context(
+            train.memory_explained(serialization.flatten(config))
+        )
         if not _WORKDIR.value:
             return benchmark.run_benchmark(config, None, stop)
         workdir = opened.enter_context(workdirs.open_workdir(_WORKDIR.value))
@@ -294,7 +296,7 @@ def _report_on(names: Sequence[str]) -> None:
             # The first one may be for the comparison alone.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
-                    f"{workdir}: there is no {config_lib.FILE} of a run in it,"
+                    f"{workdir}: there is no {run_config.FILE} of a run in it,"
                     f" and no {ablate.FILE} of an ablation in a folder"
                 )
         for workdir in runs:
@@ -330,7 +332,7 @@ def _predict(stop: preemption.StopRequest) -> None:
             "--input is missing: an image file, a folder or gs:// of either"
         )
     with workdirs.open_workdir(_require_workdir()) as workdir:
-        config_lib.load(workdir.local, str(workdir))
+        run_config.load(workdir.local, str(workdir))
         from job.data import image_file
 
         inputs = image_file.find(names)
@@ -367,7 +369,7 @@ def _export(stop: preemption.StopRequest) -> None:
     """Writes WORKDIR/export/ from the newest checkpoint."""
     stop.saved = "an export that was there before is kept"
     with workdirs.open_workdir(_require_workdir()) as workdir:
-        config_lib.load(workdir.local, str(workdir))
+        run_config.load(workdir.local, str(workdir))
         workdir.check_writable()
         _import_quietly()
         from job import train
@@ -412,14 +414,14 @@ def _train(
     stop: preemption.StopRequest,
 ) -> str:
     """Trains to the end, or says that it was; returns the outcome."""
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     workers = None
     if fields["distribute.strategy"] == "multi_worker":
         workers = cluster.from_environment(os.environ)
         devices = (
             fields["distribute.logical_devices"] or 1
         )  # Of each, at least.
-        config_lib.check_replicas(fields, devices * len(workers.workers))
+        ranges.check_replicas(fields, devices * len(workers.workers))
     watch = watchdog.Watchdog(
         _require_seconds("watchdog_seconds"),
         heartbeat_file=_require_heartbeat_file(),
@@ -491,7 +493,7 @@ def _follow(
     from job import train
     from job.distribute import workers as peers
 
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     with (
         tempfile.TemporaryDirectory(
             prefix="job-", ignore_cleanup_errors=True
@@ -581,7 +583,7 @@ def _diagnose(stop: preemption.StopRequest) -> str:
         from job import train
         from job.diagnose import finding, run
 
-        with train.memory_explained(config_lib.flatten(config)):
+        with train.memory_explained(serialization.flatten(config)):
             report = run.diagnose(config, workdir, stop)
     return finding.to_text(report)
 
@@ -590,13 +592,13 @@ def _config_of(
     workdir: workdirs.Workdir, given: ml_collections.ConfigDict | None
 ) -> ml_collections.ConfigDict:
     """Returns the config of the run in `workdir`, or `given`, if it fits."""
-    if not (workdir.local / config_lib.FILE).exists() and given is not None:
+    if not (workdir.local / run_config.FILE).exists() and given is not None:
         return given
-    saved = config_lib.load(workdir.local, str(workdir))
+    saved = run_config.load(workdir.local, str(workdir))
     if given is None:
         return saved
-    changed = config_lib.differences(
-        config_lib.flatten(saved), config_lib.flatten(given)
+    changed = resume.differences(
+        serialization.flatten(saved), serialization.flatten(given)
     )
     if changed:
         raise errors.ConfigError(
@@ -700,8 +702,8 @@ def _require_config() -> ml_collections.ConfigDict:
         )
     try:
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
-        config_lib.use_preset(_CONFIG.value, explicit)
-        config_lib.check(_CONFIG.value)
+        augmentation.use_preset(_CONFIG.value, explicit)
+        ranges.check(_CONFIG.value)
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(f"--config cannot be read: {cause}") from None
@@ -720,7 +722,7 @@ def _command(
     before: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # It ran well a moment ago.
         get_config = runpy.run_path(file)["get_config"]
-        before = config_lib.flatten(
+        before = serialization.flatten(
             get_config(variant) if variant else get_config()
         )
     return {

@@ -26,7 +26,7 @@ from job import errors
 from job.augment import picture
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
-from job.config import ranges as config_lib
+from job.config import ranges, resume, run_config, serialization
 from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
@@ -61,7 +61,7 @@ def train_and_evaluate(
     """Trains until the last step, from wherever an earlier start got to.
 
     Args:
-      config: every field of `configs/default.py`, checked by `config.check`.
+      config: every field of `configs/default.py`, checked by `ranges.check`.
       workdir: folder for all that is written; created if need be.
       stop: polled in each phase: data, training, evaluation.
       watchdog: gets a beat wherever `stop` is polled; None: nobody watches.
@@ -80,7 +80,7 @@ def train_and_evaluate(
     Raises:
       JobError: see `errors`; all that was committed stays.
     """
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     watchdog = watchdog or Watchdog(0.0)
 
     def poll() -> None:
@@ -122,8 +122,8 @@ def train_and_evaluate(
             " for; choose another workdir for a shorter run"
         )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
-    files.write_json(workdir / config_lib.FILE, config_lib.to_json(config))
-    files.write_json(workdir / config_lib.COMMAND_FILE, command or {})
+    files.write_json(workdir / run_config.FILE, serialization.to_json(config))
+    files.write_json(workdir / run_config.COMMAND_FILE, command or {})
     if history.step < plan.train_steps:
         # Of a run that was shorter: this one has no result yet.
         for name in (results.FILE, results.PAGE, predictions.FILE):
@@ -155,7 +155,7 @@ def train_and_evaluate(
     log = metrics.MetricsLog(
         workdir,
         first_step=history.step,
-        hparams=config_lib.changed(fields),
+        hparams=serialization.changed(fields),
         picture=workdir / picture.FILE,
     )
     progress = Progress(plan.train_steps, first_step=history.step)
@@ -247,7 +247,7 @@ def evaluate_checkpoint(
       ConfigError: there is no run in `workdir`.
       ResumeError: it has no usable checkpoint.
     """
-    config = config_lib.load(workdir)
+    config = run_config.load(workdir)
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
         require_gpus=require_gpus,
@@ -257,7 +257,7 @@ def evaluate_checkpoint(
     history = restore_or_initialize(
         store.CheckpointStore(storage or workdir / "checkpoints"),
         state,
-        config_lib.flatten(config),
+        serialization.flatten(config),
         data.checksum(),
         quarantine=False,
     )
@@ -307,17 +307,17 @@ def load_trained(
       ConfigError: there is no run in `workdir`.
       ResumeError: it has no usable checkpoint.
     """
-    config = config_lib.load(workdir, name)
-    fields = config_lib.flatten(config)
+    config = run_config.load(workdir, name)
+    fields = serialization.flatten(config)
     checkpoints = store.CheckpointStore(storage or workdir / "checkpoints")
     found = checkpoints.restore_newest(quarantine=False)
     if found is None:
         raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
     saved, tensors = found
-    if changed := config_lib.differences(saved.run.get("config", {}), fields):
+    if changed := resume.differences(saved.run.get("config", {}), fields):
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} is of another run than"
-            f" {config_lib.FILE} ({'; '.join(changed)})"
+            f" {run_config.FILE} ({'; '.join(changed)})"
         )
     strategy_lib.create_strategy()  # Memory as it is needed, and no TF32.
     network = create_model(config, "float32")
@@ -374,7 +374,7 @@ def create_strategy(
         cluster=cluster,
     )
     replicas = strategy.num_replicas_in_sync
-    config_lib.check_replicas(config_lib.flatten(config), replicas)
+    ranges.check_replicas(serialization.flatten(config), replicas)
     logging.info(
         "%d replica(s) on %s", replicas, strategy.extended.worker_devices
     )
@@ -730,7 +730,7 @@ def follow_chief(peers: Peers, history: History) -> History:
       ConfigError: this worker has other fields or images than the chief.
     """
     chiefs = peers.broadcast_json(dataclasses.asdict(history))
-    changed = config_lib.differences(chiefs["fields"], history.fields)
+    changed = resume.differences(chiefs["fields"], history.fields)
     if chiefs["data_crc32c"] != history.data_crc32c:
         changed.append("the training images")
     if changed:
@@ -812,7 +812,7 @@ def restore_or_initialize(
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} says too little of its run"
         )
-    changed = config_lib.differences(saved.run["config"], fields)
+    changed = resume.differences(saved.run["config"], fields)
     if saved.run["data_crc32c"] != data_crc32c:
         changed.append("the training images")
     if changed:

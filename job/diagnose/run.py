@@ -20,7 +20,7 @@ import tensorflow as tf
 from job import errors, train
 from job.augment import make_augment
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.data import pipeline
 from job.data.dataset import Dataset, Split
 from job.diagnose import finding as finding_lib
@@ -143,7 +143,7 @@ def diagnose(
     lines = from_run.whole_lines(metrics.read(local)) if local else []
     result = files.read_json(local / results.FILE) if local else None
     result = result if isinstance(result, dict) else {}
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     _take_little_memory()
     data = train.load_data(config, stop.check)
     plan = Plan.create(config, num_images=len(data.train))

@@ -31,7 +31,7 @@ import tensorflow as tf
 from job import train
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
-from job.config import ranges as config_lib
+from job.config import resume, serialization
 from job.data import pipeline
 from job.data.dataset import Dataset
 from job.output import metrics
@@ -135,7 +135,7 @@ def run_benchmark(
     every *= max(1, math.ceil(plan.checkpoint_seconds / (every * step_seconds)))
     saving = statistics.median(stalls) / every / step_seconds
     report = {
-        "config_hash": config_lib.fingerprint(config_lib.flatten(config)),
+        "config_hash": resume.fingerprint(serialization.flatten(config)),
         "hardware": _hardware(),
         "replicas": replicas,
         "global_batch_size": config.global_batch_size,
@@ -207,7 +207,7 @@ def _create_loop(
         evaluator=train.create_evaluator(config, strategy, data.test),
         split="test",
         saver=saver,
-        history=History(config_lib.flatten(config), data.checksum()),
+        history=History(serialization.flatten(config), data.checksum()),
         log=metrics.MetricsLog(scratch, first_step=0),
         progress=Progress(_NEVER, first_step=0, quiet=True),
         stop=StopRequest(),

@@ -10,7 +10,7 @@ import pathlib
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from job.config import ranges as config_lib
+from job.config import resume
 from job.storage import files
 
 if TYPE_CHECKING:  # Reading a result needs no TensorFlow.
@@ -90,7 +90,7 @@ def summarize(
         "rollbacks": rollbacks,
         "planned_steps": planned_steps,
         "ended": ended,
-        "config_hash": config_lib.fingerprint(fields),
+        "config_hash": resume.fingerprint(fields),
         "config": {name: fields[name] for name in _ASKED},
     }
 
@@ -104,7 +104,7 @@ def finished(
         return None
     asked = {name: fields[name] for name in _ASKED}
     same = (
-        result.get("config_hash") == config_lib.fingerprint(fields)
+        result.get("config_hash") == resume.fingerprint(fields)
         and result.get("config") == asked
     )
     whole = result.keys() >= _SHOWN and any(

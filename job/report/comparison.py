@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job import errors
-from job.config import ranges as config_lib
+from job.config import run_config, serialization
 from job.modes import ablate
 from job.output import metrics, results
 from job.output.plotting import plt, ticker
@@ -144,11 +144,11 @@ def read(folder: pathlib.Path, name: str) -> list[Run]:
 def _read_run(folder: pathlib.Path, variant: str) -> Run | None:
     result = files.read_json(folder / results.FILE)
     failed = (folder / ablate.FAILURE).exists()
-    config = files.read_json(folder / config_lib.FILE)
+    config = files.read_json(folder / run_config.FILE)
     if not isinstance(config, dict) or not (result or failed):
         return None
     return Run(
-        variant, result, config_lib.flatten(config), metrics.read(folder)
+        variant, result, serialization.flatten(config), metrics.read(folder)
     )
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from configs import default
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import run_config, serialization
 from job.output import metrics, predictions, results
 from job.report import charts
 from job.report import run as run_lib
@@ -394,7 +394,7 @@ def _cost(run: run_lib.Run) -> str:
 
 
 def _config(run: run_lib.Run) -> str:
-    base = config_lib.flatten(default.get_config())
+    base = serialization.flatten(default.get_config())
     flags = run.command.get("flags")
     flags = flags if isinstance(flags, dict) else {}
     replaced = run.command.get("replaced")
@@ -431,7 +431,7 @@ def _config(run: run_lib.Run) -> str:
         ""
         if run.command
         else '<p class="soft">Which fields were flags is not known: the run'
-        f" left no {config_lib.COMMAND_FILE}.</p>"
+        f" left no {run_config.COMMAND_FILE}.</p>"
     )
     whole = "\n".join(
         f"{name} = {json.dumps(value)}" for name, value in run.fields.items()

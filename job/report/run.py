@@ -13,7 +13,7 @@ from typing import Any
 
 from job import errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import run_config, serialization
 from job.output import metrics, predictions, results
 from job.storage import files
 
@@ -72,7 +72,7 @@ class Run:
 
 def is_run(workdir: pathlib.Path) -> bool:
     """Says whether a folder is the workdir of a run."""
-    return (workdir / config_lib.FILE).exists()
+    return (workdir / run_config.FILE).exists()
 
 
 def read(
@@ -92,20 +92,20 @@ def read(
       ConfigError: there is no run in `workdir`.
       StorageError: its checkpoints cannot be listed.
     """
-    config = files.read_json(workdir / config_lib.FILE)
+    config = files.read_json(workdir / run_config.FILE)
     if not isinstance(config, dict):
         raise errors.ConfigError(
-            f"--workdir={name or workdir}: there is no {config_lib.FILE} of a"
+            f"--workdir={name or workdir}: there is no {run_config.FILE} of a"
             " run in it"
         )
     checkpoints = checkpoints or store.CheckpointStore(workdir / "checkpoints")
     newest = checkpoints.newest_manifest()
     result = files.read_json(workdir / results.FILE)
     picture = workdir / AUGMENTATION
-    command = files.read_json(workdir / config_lib.COMMAND_FILE)
+    command = files.read_json(workdir / run_config.COMMAND_FILE)
     return Run(
         name=name or str(workdir),
-        fields=config_lib.flatten(config),
+        fields=serialization.flatten(config),
         command=command if isinstance(command, dict) else {},
         lines=metrics.read(workdir),
         result=result if isinstance(result, dict) else None,
