@@ -20,15 +20,15 @@ import ml_collections
 
 from configs import augment_presets, default
 
-_VARIANTS = ("common", "autoaugment_cutout")
+VARIANTS = ("common", "autoaugment_cutout")
 
 
 def get_config(variant: str = "common") -> ml_collections.ConfigDict:
     """Returns one of the recipes above, as long as it was published."""
-    if variant not in _VARIANTS:
+    if variant not in VARIANTS:
         raise ValueError(
             f"configs/peers.py has no variant {variant!r}; there are"
-            f" {', '.join(_VARIANTS)}"
+            f" {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     config.epochs = 200.0

@@ -20,15 +20,15 @@ import ml_collections
 
 from configs import augment_presets, default
 
-_VARIANTS = ("8ep", "16ep", "20ep", "30ep", "100ep", "200ep")
+VARIANTS = ("8ep", "16ep", "20ep", "30ep", "100ep", "200ep")
 
 
 def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
     """Returns a budget's recipe, for a GPU; up to `20ep`, for 2 CPU cores."""
-    if variant not in _VARIANTS:
+    if variant not in VARIANTS:
         raise ValueError(
             f"configs/stem32.py has no variant {variant!r}; there are"
-            f" {', '.join(_VARIANTS)}"
+            f" {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     if variant in ("8ep", "16ep", "20ep"):

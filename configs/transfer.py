@@ -22,15 +22,15 @@ import ml_collections
 from configs import default
 
 _BLOCKS = ("block5", "block4", "block3", "block2", "block1")
-_VARIANTS = ("frozen", "gradual", "at_once", "uniform", "gradual128")
+VARIANTS = ("frozen", "gradual", "at_once", "uniform", "gradual128")
 
 
 def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
     """Returns one of the variants above."""
-    if variant not in _VARIANTS:
+    if variant not in VARIANTS:
         raise ValueError(
             f"configs/transfer.py has no variant {variant!r}; there are"
-            f" {', '.join(_VARIANTS)}"
+            f" {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     config.model.weights = "imagenet"

@@ -24,7 +24,7 @@ from configs import (
 )
 from job import errors, train
 from job.augment import AugmentSettings, make_augment
-from job.config import ranges as config_lib
+from job.config import ranges, run_config, serialization
 from job.data import dataset, pipeline, synthetic
 from job.diagnose import (
     finding,
@@ -93,7 +93,7 @@ def augment(*, by_replica, **fields):
 def fields_of(config, **changes):
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(changes)
-    return config_lib.flatten(config)
+    return serialization.flatten(config)
 
 
 def check_fields(name, config, **changes):
@@ -417,7 +417,7 @@ def test_a_planted_fault_is_found_and_nothing_where_there_is_none(name):
 
 
 def shipped():
-    for variant in stem32._VARIANTS:
+    for variant in stem32.VARIANTS:
         yield f"stem32:{variant}", stem32.get_config(variant)
     for variant in ("gradual", "at_once", "uniform", "gradual128"):
         yield f"transfer:{variant}", transfer.get_config(variant)
@@ -433,7 +433,7 @@ def test_no_check_of_fields_finds_a_fault_in_a_shipped_config(name, config):
     synthetic_images = config.data.source == "synthetic"
     count = config.data.synthetic_train_images if synthetic_images else 50_000
     found = from_config.check_fields(
-        config_lib.flatten(config),
+        serialization.flatten(config),
         num_images=count,
         replicas=1,
         drawn=synthetic_images,
@@ -785,7 +785,7 @@ def diagnose(monkeypatch, data):
     def call(config, place=None, **changes):
         config = config.copy_and_resolve_references().unlock()
         config.update_from_flattened_dict(changes)
-        config_lib.check(config)
+        ranges.check(config)
         report = run.diagnose(config, place, StopRequest(), seconds=600.0)
         return {found.check: found for found in report.findings}, report
 
@@ -887,7 +887,7 @@ def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
     monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
     before = everything(finished)
     place = workdir.Workdir(str(finished), finished)
-    config = config_lib.load(finished)
+    config = run_config.load(finished)
     _, report = diagnose(config, place)
     after = everything(finished)
     assert after.keys() - before.keys() == {run.FILE}
@@ -923,7 +923,7 @@ def test_a_damaged_checkpoint_is_left_where_it_is(
     place = workdir.Workdir(str(folder), folder)
     monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
     (folder / "result.json").write_text("[]")
-    _, report = diagnose(config_lib.load(folder), place)
+    _, report = diagnose(run_config.load(folder), place)
     assert "no checkpoint can be read" in report.skipped["train_test_gap"]
     assert everything(folder / "checkpoints") == before
 
