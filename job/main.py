@@ -563,10 +563,10 @@ def _diagnose(stop: preemption.StopRequest) -> str:
             )
         config = _require_config() if _CONFIG.value else default.get_config()
         _import_quietly()
-        from job.diagnose import finding, run
+        from job.diagnose import diagnosis, finding
 
         path = pathlib.Path(os.path.expanduser(_KERAS_MODEL.value))
-        return finding.to_text(run.diagnose_model(path, config, stop))
+        return finding.to_text(diagnosis.diagnose_model(path, config, stop))
     if not _WORKDIR.value and _CONFIG.value is None:
         raise errors.ConfigError(
             "--mode=diagnose needs --config, --workdir or --keras_model"
@@ -581,10 +581,10 @@ def _diagnose(stop: preemption.StopRequest) -> str:
                 workdir.check_writable()
         _import_quietly()
         from job import train
-        from job.diagnose import finding, run
+        from job.diagnose import diagnosis, finding
 
         with train.memory_explained(serialization.flatten(config)):
-            report = run.diagnose(config, workdir, stop)
+            report = diagnosis.diagnose(config, workdir, stop)
     return finding.to_text(report)
 
 

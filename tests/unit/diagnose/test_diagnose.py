@@ -27,13 +27,13 @@ from job.augment import AugmentSettings, make_augment
 from job.config import ranges, run_config, serialization
 from job.data import dataset, pipeline, synthetic
 from job.diagnose import (
+    diagnosis,
     finding,
     from_config,
     from_data,
     from_run,
     keras_model,
     probes,
-    run,
 )
 from job.storage import workdir
 from job.supervision.preemption import StopRequest
@@ -786,7 +786,7 @@ def diagnose(monkeypatch, data):
         config = config.copy_and_resolve_references().unlock()
         config.update_from_flattened_dict(changes)
         ranges.check(config)
-        report = run.diagnose(config, place, StopRequest(), seconds=600.0)
+        report = diagnosis.diagnose(config, place, StopRequest(), seconds=600.0)
         return {found.check: found for found in report.findings}, report
 
     return call
@@ -820,8 +820,8 @@ def test_a_sound_config_has_no_findings_and_a_picture(
     assert found == {}
     assert "range_test" in report.passed
     assert not report.skipped
-    assert (tmp_path / run.PICTURE).read_bytes().startswith(b"\x89PNG")
-    told = json.loads((tmp_path / run.FILE).read_text())
+    assert (tmp_path / diagnosis.PICTURE).read_bytes().startswith(b"\x89PNG")
+    told = json.loads((tmp_path / diagnosis.FILE).read_text())
     assert told["findings"] == []
 
 
@@ -884,13 +884,13 @@ def everything(folder):
 
 
 def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
-    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnosis, "try_network", lambda *args, **kwargs: None)
     before = everything(finished)
     place = workdir.Workdir(str(finished), finished)
     config = run_config.load(finished)
     _, report = diagnose(config, place)
     after = everything(finished)
-    assert after.keys() - before.keys() == {run.FILE}
+    assert after.keys() - before.keys() == {diagnosis.FILE}
     assert before.items() <= after.items()
     for name in ("train_test_gap", "running_moments", "best_epoch"):
         assert name in {*report.passed, *(f.check for f in report.findings)}
@@ -899,7 +899,7 @@ def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
 
 
 def test_nothing_is_written_for_a_bucket(diagnose, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnosis, "try_network", lambda *args, **kwargs: None)
     place = workdir.Workdir("gs://bucket/run", tmp_path, mirror=object())
     diagnose(smoke.get_config(), place)
     assert not everything(tmp_path)
@@ -921,7 +921,7 @@ def test_a_damaged_checkpoint_is_left_where_it_is(
         path.write_bytes(content[:-9] if damaged else content)
     before = everything(folder / "checkpoints")
     place = workdir.Workdir(str(folder), folder)
-    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnosis, "try_network", lambda *args, **kwargs: None)
     (folder / "result.json").write_text("[]")
     _, report = diagnose(run_config.load(folder), place)
     assert "no checkpoint can be read" in report.skipped["train_test_gap"]
@@ -980,5 +980,5 @@ def test_on_real_images_the_first_finding_is_the_right_one(
     config.data.dir = str(cifar10_dir)
     if name == "seed_frozen":
         config.model.weights = str(from_environment("VGG16_WEIGHTS"))
-    report = run.diagnose(config, None, StopRequest())
+    report = diagnosis.diagnose(config, None, StopRequest())
     assert [f.check for f in report.findings][:1] == ([first] if first else [])
