@@ -22,7 +22,7 @@ from absl import logging
 
 from job import augment as augment_lib
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import ranges, serialization
 from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
@@ -59,7 +59,7 @@ def create_strategy(
         cluster=cluster,
     )
     replicas = strategy.num_replicas_in_sync
-    config_lib.check_replicas(config_lib.flatten(config), replicas)
+    ranges.check_replicas(serialization.flatten(config), replicas)
     logging.info(
         "%d replica(s) on %s", replicas, strategy.extended.worker_devices
     )

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from job import errors
-from job.config import ranges as config_lib
+from job.config import augmentation, ranges, serialization
 from job.supervision import preemption, watchdog
 
 MODES = (
@@ -170,8 +170,8 @@ def require_config() -> ml_collections.ConfigDict:
         )
     try:
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
-        config_lib.use_preset(config, explicit)
-        config_lib.check(config)
+        augmentation.use_preset(config, explicit)
+        ranges.check(config)
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(f"--config cannot be read: {cause}") from None
@@ -200,7 +200,7 @@ def command(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
     before: dict[str, Any] = {}
     with contextlib.suppress(Exception):  # It ran without errors before.
         get_config = runpy.run_path(file)["get_config"]
-        before = config_lib.flatten(
+        before = serialization.flatten(
             get_config(variant) if variant else get_config()
         )
     return {

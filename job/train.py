@@ -20,7 +20,7 @@ from absl import logging
 from job import build
 from job.augment import picture
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.data.dataset import Dataset
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
@@ -111,7 +111,7 @@ def train_and_evaluate(
     history = resume.restore_on_chief(
         checkpoints,
         state,
-        config_lib.flatten(config),
+        serialization.flatten(config),
         data.checksum(),
         workers,
         train_steps=plan.train_steps,
@@ -166,7 +166,7 @@ def prepare_workdir(
 ) -> None:
     """Creates the workdir; sets its files to the step that was restored."""
     workdir.mkdir(parents=True, exist_ok=True)
-    files.write_json(workdir / CONFIG, config_lib.to_json(config))
+    files.write_json(workdir / CONFIG, serialization.to_json(config))
     files.write_json(workdir / COMMAND, command or {})
     if history.step < plan.train_steps:
         # A result that exists is that of a shorter run.
@@ -198,7 +198,7 @@ def create_reporter(
         metrics.MetricsLog(
             workdir,
             first_step=history.step,
-            hparams=config_lib.changed(config_lib.flatten(config)),
+            hparams=serialization.changed(serialization.flatten(config)),
             picture=workdir / AUGMENTATION,
         ),
         Progress(plan.train_steps, first_step=history.step),
@@ -224,7 +224,7 @@ def write_results(
             workdir / PREDICTIONS
         )
     result = results.summarize(
-        config_lib.flatten(config),
+        serialization.flatten(config),
         scores,
         lines=metrics.read(workdir),
         split=build.evaluated_split(config),

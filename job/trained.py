@@ -13,7 +13,7 @@ from absl import logging
 
 from job import build, errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import resume, run_config, serialization
 from job.data import sources
 from job.distribute import strategy as strategy_lib
 from job.model import resize as resize_lib
@@ -58,14 +58,14 @@ def load_trained(
       ConfigError: `workdir` holds no run.
       ResumeError: The run has no usable checkpoint.
     """
-    config = config_lib.load(workdir, name)
-    fields = config_lib.flatten(config)
+    config = run_config.load(workdir, name)
+    fields = serialization.flatten(config)
     checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
     found = checkpoints.restore_newest(quarantine=False)
     if found is None:
         raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
     saved, tensors = found
-    if changed := config_lib.differences(saved.run.get("config", {}), fields):
+    if changed := resume.differences(saved.run.get("config", {}), fields):
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} is of another run than"
             f" {CONFIG} ({'; '.join(changed)})"

@@ -10,5 +10,5 @@ can be used alone, in a notebook.
     probes       what takes some training steps: can it learn, at which rate
     from_run     a record and a checkpoint
     keras_model  somebody else's model, a .keras file
-    run          all of them on a config, a run or a model
+    diagnosis    all of them on a config, a run or a model
 """

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from job.config.ranges import BLOCKS, INFINITE
+from job.config.ranges import BLOCKS
+from job.config.serialization import INFINITE
 from job.diagnose import costs
 from job.diagnose.finding import Finding
 

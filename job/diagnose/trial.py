@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job import train
+from job import build
 from job.data import pipeline
 from job.data.pipeline import TrainBatch
 from job.training import phases, step
@@ -46,7 +46,7 @@ class Trial:
           plan: of the run: which blocks ever train, at which share of the rate.
           precision: of the arithmetic.
           batch_size: images a step.
-          first_weights: see `train.first_weights`; the others are drawn.
+          first_weights: see `build.first_weights`; the others are drawn.
         """
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
@@ -54,7 +54,7 @@ class Trial:
         )
         with self._strategy.scope():
             self._state = TrainState(
-                train.create_model(config, precision),
+                build.create_model(config, precision),
                 averaging=False,
                 loss_scaling=precision == "float16",
                 adam=config.optimizer.name == "adam",
@@ -62,12 +62,12 @@ class Trial:
         self._state.load_weights(first_weights)
         self._start = self._state.snapshot()
         self._batches: Iterator[TrainBatch] | None = None
-        self._resize = train.create_resize(config)
+        self._resize = build.create_resize(config)
         opened = {k: g for k, g in plan.groups.items() if g.opens is not None}
         self._steps = step.make_train_steps(
             self._strategy,
             self._state,
-            train.take_images,
+            build.keep_images,
             step.OptimizerSettings(
                 name=config.optimizer.name,
                 # The factor, which a rollback would change, is the rate here:
@@ -89,7 +89,7 @@ class Trial:
             seed=config.seed,
             global_batch_size=batch_size,
             # As the run has it: a probe of the speed compares two of these.
-            jit_compile=train.use_jit(config, self._strategy),
+            jit_compile=build.uses_jit(config, self._strategy),
         )
 
     @property

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
-from job.config import ranges as config_lib
+from job.config import resume, serialization
 from job.modes import Outcome
 from job.storage import Storage, files
 from job.storage import workdir as workdirs
@@ -43,7 +43,7 @@ def run(
 
     with contextlib.ExitStack() as opened:
         opened.enter_context(
-            startup.translate_out_of_memory(config_lib.flatten(config))
+            startup.translate_out_of_memory(serialization.flatten(config))
         )
         storage: Storage | None = None
         if workdir_name:
@@ -74,7 +74,7 @@ def summarize(
     stall = statistics.median(measured.stalls)
     flops = measured.step_tflop * measured.steps / measured.replicas
     return {
-        "config_hash": config_lib.fingerprint(config_lib.flatten(config)),
+        "config_hash": resume.fingerprint(serialization.flatten(config)),
         "hardware": measured.hardware,
         "replicas": measured.replicas,
         "global_batch_size": config.global_batch_size,

@@ -8,7 +8,7 @@ import ml_collections
 
 from configs import default
 from job import errors
-from job.config import ranges as config_lib
+from job.config import resume, run_config, serialization
 from job.modes import Outcome
 from job.storage import workdir as workdirs
 from job.storage.workdir import CONFIG
@@ -39,11 +39,10 @@ def run(
                 "--keras_model is of no run: leave --workdir out"
             )
         startup.import_tensorflow()
-        from job.diagnose import finding
-        from job.diagnose import run as diagnose_lib
+        from job.diagnose import diagnosis, finding
 
         path = pathlib.Path(os.path.expanduser(keras_model))
-        report = diagnose_lib.diagnose_model(
+        report = diagnosis.diagnose_model(
             path, config or default.get_config(), stop
         )
         return Outcome([finding.to_text(report)])
@@ -60,11 +59,10 @@ def run(
                 workdir.check_writable()
         assert config is not None
         startup.import_tensorflow()
-        from job.diagnose import finding
-        from job.diagnose import run as diagnose_lib
+        from job.diagnose import diagnosis, finding
 
-        with startup.translate_out_of_memory(config_lib.flatten(config)):
-            report = diagnose_lib.diagnose(config, workdir, stop)
+        with startup.translate_out_of_memory(serialization.flatten(config)):
+            report = diagnosis.diagnose(config, workdir, stop)
     return Outcome([finding.to_text(report)])
 
 
@@ -74,11 +72,11 @@ def _config_of(
     """Returns the config of the run in `workdir`, or `given` if it fits."""
     if not (workdir.local / CONFIG).exists() and given is not None:
         return given
-    saved = config_lib.load(workdir.local, str(workdir))
+    saved = run_config.load(workdir.local, str(workdir))
     if given is None:
         return saved
-    changed = config_lib.differences(
-        config_lib.flatten(saved), config_lib.flatten(given)
+    changed = resume.differences(
+        serialization.flatten(saved), serialization.flatten(given)
     )
     if changed:
         raise errors.ConfigError(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from job import errors
-from job.config import ranges as config_lib
+from job.config import run_config, serialization
 from job.modes import Outcome
 from job.storage import Storage
 from job.storage import workdir as workdirs
@@ -26,9 +26,9 @@ def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
     """
     stop.saved = "an evaluation leaves nothing behind"
     with workdirs.open_workdir(workdir_name) as workdir:
-        saved = config_lib.load(workdir.local, str(workdir))
+        saved = run_config.load(workdir.local, str(workdir))
         startup.import_tensorflow()
-        with startup.translate_out_of_memory(config_lib.flatten(saved)):
+        with startup.translate_out_of_memory(serialization.flatten(saved)):
             scores = evaluate_checkpoint(
                 workdir.local,
                 stop.check,
@@ -71,7 +71,7 @@ def evaluate_checkpoint(
     from job.distribute import strategy as strategy_lib
     from job.training import resume
 
-    config = config_lib.load(workdir)
+    config = run_config.load(workdir)
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
         require_gpus=require_gpus,
@@ -81,7 +81,7 @@ def evaluate_checkpoint(
     history = resume.restore_or_initialize(
         store.CheckpointStore(storage or workdir / CHECKPOINTS),
         state,
-        config_lib.flatten(config),
+        serialization.flatten(config),
         data.checksum(),
         quarantine=False,
     )

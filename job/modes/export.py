@@ -3,7 +3,7 @@
 from absl import logging
 
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import run_config
 from job.modes import Outcome
 from job.storage import workdir as workdirs
 from job.storage.workdir import EXPORT
@@ -20,7 +20,7 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
     """
     stop.saved = "an export that was there before is kept"
     with workdirs.open_workdir(workdir_name) as workdir:
-        config_lib.load(workdir.local, str(workdir))
+        run_config.load(workdir.local, str(workdir))
         workdir.check_writable()
         startup.import_tensorflow()
         from job import trained as trained_lib

@@ -30,7 +30,7 @@ import tensorflow as tf
 from job import build
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.data import pipeline
 from job.data.dataset import Dataset
 from job.output import metrics
@@ -221,7 +221,7 @@ def _create_loop(
         ),
         Evaluation(build.create_evaluator(config, strategy, data.test)),
         saver,
-        History(config_lib.flatten(config), data.checksum()),
+        History(serialization.flatten(config), data.checksum()),
         Reporter(
             log,
             Progress(_NEVER, first_step=0, quiet=True),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from job import errors
-from job.config import ranges as config_lib
+from job.config import run_config
 from job.modes import Outcome
 from job.storage import workdir as workdirs
 from job.supervision import startup
@@ -36,7 +36,7 @@ def run(
             "--input is missing: an image file, a folder or gs:// of either"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
-        config_lib.load(workdir.local, str(workdir))
+        run_config.load(workdir.local, str(workdir))
         from job.data import image_file
 
         files = image_file.find(names)

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import ranges, serialization
 from job.distribute import environment
 from job.modes import Outcome
 from job.output import results
@@ -41,13 +41,13 @@ def run(
     Raises:
       JobError: See `errors`.
     """
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     cluster = None
     if fields["distribute.strategy"] == "multi_worker":
         cluster = environment.from_environment(os.environ)
         # Each worker has at least this many devices.
         devices = fields["distribute.logical_devices"] or 1
-        config_lib.check_replicas(fields, devices * len(cluster.workers))
+        ranges.check_replicas(fields, devices * len(cluster.workers))
     output = []
     result = results.finished(workdir.local, fields)
     if result:
@@ -87,7 +87,7 @@ def _train(
     upload_seconds: float,
 ) -> dict[str, Any]:
     """Trains as the only worker or as the chief; returns the result."""
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     workdir.check_writable()
     saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
     with (
@@ -137,7 +137,7 @@ def _follow_chief(
         tempfile.TemporaryDirectory(
             prefix="job-", ignore_cleanup_errors=True
         ) as folder,
-        startup.translate_out_of_memory(config_lib.flatten(config)),
+        startup.translate_out_of_memory(serialization.flatten(config)),
         workers.translate_lost_worker(cluster),
     ):
         train.train_and_evaluate(

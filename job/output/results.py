@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from job.config import ranges as config_lib
+from job.config import resume
 from job.storage import files
 from job.storage.workdir import RESULT
 
@@ -111,7 +111,7 @@ def summarize(
         "rollbacks": rollbacks,
         "planned_steps": planned_steps,
         "ended": ended,
-        "config_hash": config_lib.fingerprint(fields),
+        "config_hash": resume.fingerprint(fields),
         "config": {name: fields[name] for name in _ASKED},
     }
 
@@ -135,7 +135,7 @@ def finished(
         return None
     asked = {name: fields[name] for name in _ASKED}
     same = (
-        result.get("config_hash") == config_lib.fingerprint(fields)
+        result.get("config_hash") == resume.fingerprint(fields)
         and result.get("config") == asked
     )
     whole = result.keys() >= _SHOWN and any(

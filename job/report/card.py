@@ -7,7 +7,7 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting"
 import json
 from typing import Any
 
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.report import run as run_lib
 
 _CLIENT = """\
@@ -136,7 +136,7 @@ def _recipe(run: run_lib.Run) -> str:
     file = f"`{named}`; all" if named else "All"
     rows = [
         f"| {name} | `{json.dumps(value)}` |"
-        for name, value in config_lib.changed(run.fields).items()
+        for name, value in serialization.changed(run.fields).items()
         if name not in ("data.dir", "seed")
     ]
     table = "\n".join(rows)

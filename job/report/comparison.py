@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job import errors
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.output import ablation, metrics
 from job.output.plotting import plt, ticker
 from job.storage import files
@@ -154,7 +154,7 @@ def _read_run(folder: pathlib.Path, variant: str) -> Run | None:
     if not isinstance(config, dict) or not (result or failed):
         return None
     return Run(
-        variant, result, config_lib.flatten(config), metrics.read(folder)
+        variant, result, serialization.flatten(config), metrics.read(folder)
     )
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from configs import default
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.output import predictions
 from job.report import charts
 from job.report import run as run_lib
@@ -398,7 +398,7 @@ def _cost(run: run_lib.Run) -> str:
 
 
 def _config(run: run_lib.Run) -> str:
-    base = config_lib.flatten(default.get_config())
+    base = serialization.flatten(default.get_config())
     flags = run.command.get("flags")
     flags = flags if isinstance(flags, dict) else {}
     replaced = run.command.get("replaced")

@@ -13,7 +13,7 @@ from typing import Any
 
 from job import errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.output import metrics, predictions
 from job.storage import files
 from job.storage.workdir import (
@@ -109,7 +109,7 @@ def read(
     command = files.read_json(workdir / COMMAND)
     return Run(
         name=name or str(workdir),
-        fields=config_lib.flatten(config),
+        fields=serialization.flatten(config),
         command=command if isinstance(command, dict) else {},
         lines=metrics.read(workdir),
         result=result if isinstance(result, dict) else None,

@@ -16,7 +16,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from job.config import ranges as config_lib
+from job.config import resume
 
 # Where a manifest says how good a checkpoint is: accuracy on a held-out slice.
 BEST_BY = "validation_accuracy"
@@ -109,7 +109,7 @@ class History:
         scored, accuracy = self.validation or (None, None)
         return {
             "config": self.fields,
-            "config_hash": config_lib.fingerprint(self.fields),
+            "config_hash": resume.fingerprint(self.fields),
             "seed": self.fields["seed"],
             "data_crc32c": self.data_crc32c,
             "replicas": replicas,

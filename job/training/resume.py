@@ -7,7 +7,7 @@ from absl import logging
 
 from job import errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import resume
 from job.distribute.workers import Workers
 from job.training.history import History
 from job.training.state import TrainState
@@ -45,7 +45,7 @@ def restore_or_initialize(
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} says too little of its run"
         )
-    changed = config_lib.differences(saved.run["config"], fields)
+    changed = resume.differences(saved.run["config"], fields)
     if saved.run["data_crc32c"] != data_crc32c:
         changed.append("the training images")
     if changed:
@@ -109,7 +109,7 @@ def restore_on_chief(
     else:
         history = History(fields, data_crc32c)
     chiefs = workers.broadcast_json(dataclasses.asdict(history))
-    changed = config_lib.differences(chiefs["fields"], fields)
+    changed = resume.differences(chiefs["fields"], fields)
     if chiefs["data_crc32c"] != data_crc32c:
         changed.append("the training images")
     if changed:

@@ -17,7 +17,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from job.config import ranges as config
+from job.config import ranges, serialization
 from tests.support import manifests
 from tests.support.jobs import ROOT
 
@@ -92,7 +92,7 @@ def test_the_batch_splits_over_all_gpus_of_all_nodes(nodes):
     documents = render("multi-node", NODES=nodes, GPUS="8")
     file, _, variant = manifests.flag(documents, "config").partition(":")
     fields = runpy.run_path(ROOT / file)["get_config"](variant)
-    config.check_replicas(config.flatten(fields), int(nodes) * 8)
+    ranges.check_replicas(serialization.flatten(fields), int(nodes) * 8)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

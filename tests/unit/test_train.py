@@ -12,7 +12,7 @@ import tensorflow as tf
 from configs import smoke
 from job import build, errors, train
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import resume, serialization
 from job.modes import evaluate
 from job.output import metrics, results
 from job.storage.workdir import METRICS
@@ -101,14 +101,14 @@ def test_the_record_has_each_logged_step_once(finished):
 def test_the_workdir_holds_what_was_promised(finished):
     workdir, _ = finished
     saved = json.loads((workdir / "config.json").read_text())
-    fields = config_lib.flatten(ml_collections.ConfigDict(saved))
-    assert fields == config_lib.flatten(smoke.get_config())
+    fields = serialization.flatten(ml_collections.ConfigDict(saved))
+    assert fields == serialization.flatten(smoke.get_config())
     assert store.CheckpointStore(workdir / "checkpoints").committed_steps() == [
         15,
         20,
     ]
     found, _ = final_tensors(workdir)
-    assert found.run["config_hash"] == config_lib.fingerprint(fields)
+    assert found.run["config_hash"] == resume.fingerprint(fields)
     assert (workdir / "augmentation.png").read_bytes()[:4] == b"\x89PNG"
     assert found.run["versions"]["tensorflow"] == tf.__version__
 
@@ -304,7 +304,7 @@ def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
 
 def test_memory_that_does_not_suffice_names_what_would_do(finished, tmp_path):
     config = smoke.get_config()
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     for error in (
         tf.errors.ResourceExhaustedError(None, None, "OOM when\nallocating"),
         MemoryError("Unable to allocate 3 TiB"),
@@ -347,7 +347,7 @@ def test_evaluate_without_a_run_says_so(tmp_path):
 
 def test_finished_is_known_without_a_look_at_the_data(finished):
     workdir, result = finished
-    fields = config_lib.flatten(smoke.get_config())
+    fields = serialization.flatten(smoke.get_config())
     assert results.finished(workdir, fields) == result
     assert results.finished(workdir, {**fields, "epochs": 3.0}) is None
     assert results.finished(workdir, {**fields, "seed": 1}) is None

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from job import build, errors, train
 from job.augment import Augmented
-from job.config import ranges as config_lib
+from job.config import ranges
 from job.data import sources
 from job.model import features, spec, variables, weights
 from job.model import resize as resize_lib
@@ -53,7 +53,7 @@ def transfer_config(config, monkeypatch):
 
 
 def freeze(config, **epochs):
-    for block in config_lib.BLOCKS:
+    for block in ranges.BLOCKS:
         config.transfer.unfreeze_epochs[block] = epochs.get(block, INF)
 
 

@@ -22,18 +22,18 @@ from configs import (
     transfer,
     upsample,
 )
-from job import errors, train
+from job import build, errors
 from job.augment import AugmentSettings, make_augment
-from job.config import ranges as config_lib
+from job.config import ranges, run_config, serialization
 from job.data import dataset, pipeline, synthetic
 from job.diagnose import (
+    diagnosis,
     finding,
     from_config,
     from_data,
     from_run,
     keras_model,
     probes,
-    run,
 )
 from job.storage import workdir
 from job.storage.workdir import DIAGNOSE, RANGE_TEST
@@ -94,7 +94,7 @@ def augment(*, by_replica, **fields):
 def fields_of(config, **changes):
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(changes)
-    return config_lib.flatten(config)
+    return serialization.flatten(config)
 
 
 def check_fields(name, config, **changes):
@@ -434,7 +434,7 @@ def test_no_check_of_fields_finds_a_fault_in_a_shipped_config(name, config):
     synthetic_images = config.data.source == "synthetic"
     count = config.data.synthetic_train_images if synthetic_images else 50_000
     found = from_config.check_fields(
-        config_lib.flatten(config),
+        serialization.flatten(config),
         num_images=count,
         replicas=1,
         drawn=synthetic_images,
@@ -781,13 +781,13 @@ def data():
 @pytest.fixture
 def diagnose(monkeypatch, data):
     """Diagnoses a config with changes; returns what was found, and the rest."""
-    monkeypatch.setattr(train, "load_data", lambda config, poll=None: data)
+    monkeypatch.setattr(build, "load_data", lambda config, poll=None: data)
 
     def call(config, place=None, **changes):
         config = config.copy_and_resolve_references().unlock()
         config.update_from_flattened_dict(changes)
-        config_lib.check(config)
-        report = run.diagnose(config, place, StopRequest(), seconds=600.0)
+        ranges.check(config)
+        report = diagnosis.diagnose(config, place, StopRequest(), seconds=600.0)
         return {found.check: found for found in report.findings}, report
 
     return call
@@ -833,7 +833,7 @@ def test_a_rate_that_learns_nothing_is_told_from_a_network_that_cannot(
 
 def test_dead_units_are_counted_in_a_real_network():
     config = smoke.get_config()
-    network = train.create_model(config, "float32")
+    network = build.create_model(config, "float32")
     relus = probes.relu_layers(network)
     assert len(relus) == 13
 
@@ -865,7 +865,7 @@ def finished(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("run") / "a"
     config = smoke.get_config()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_data", lambda config, poll=None: data)
+        patch.setattr(build, "load_data", lambda config, poll=None: data)
         train.train_and_evaluate(config, folder, StopRequest())
     return folder
 
@@ -879,10 +879,10 @@ def everything(folder):
 
 
 def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
-    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnosis, "try_network", lambda *args, **kwargs: None)
     before = everything(finished)
     place = workdir.Workdir(str(finished), finished)
-    config = config_lib.load(finished)
+    config = run_config.load(finished)
     _, report = diagnose(config, place)
     after = everything(finished)
     assert after.keys() - before.keys() == {DIAGNOSE}
@@ -894,7 +894,7 @@ def test_a_run_is_read_and_left_as_it_is(diagnose, finished, monkeypatch):
 
 
 def test_nothing_is_written_for_a_bucket(diagnose, tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnosis, "try_network", lambda *args, **kwargs: None)
     place = workdir.Workdir("gs://bucket/run", tmp_path, mirror=object())
     diagnose(smoke.get_config(), place)
     assert not everything(tmp_path)
@@ -916,9 +916,9 @@ def test_a_damaged_checkpoint_is_left_where_it_is(
         path.write_bytes(content[:-9] if damaged else content)
     before = everything(folder / "checkpoints")
     place = workdir.Workdir(str(folder), folder)
-    monkeypatch.setattr(run, "try_network", lambda *args, **kwargs: None)
+    monkeypatch.setattr(diagnosis, "try_network", lambda *args, **kwargs: None)
     (folder / "result.json").write_text("[]")
-    _, report = diagnose(config_lib.load(folder), place)
+    _, report = diagnose(run_config.load(folder), place)
     assert "no checkpoint can be read" in report.skipped["train_test_gap"]
     assert everything(folder / "checkpoints") == before
 
@@ -975,5 +975,5 @@ def test_on_real_images_the_first_finding_is_the_right_one(
     config.data.dir = str(cifar10_dir)
     if name == "advice_frozen":
         config.model.weights = str(from_environment("VGG16_WEIGHTS"))
-    report = run.diagnose(config, None, StopRequest())
+    report = diagnosis.diagnose(config, None, StopRequest())
     assert [f.check for f in report.findings][:1] == ([first] if first else [])

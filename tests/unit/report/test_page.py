@@ -16,7 +16,7 @@ from PIL import Image
 from configs import smoke
 from job import errors
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.data import dataset
 from job.modes import report
 from job.output import predictions
@@ -46,7 +46,7 @@ def workdir(tmp_path):
     config = smoke.get_config().unlock()
     config.data.dir = NASTY
     config.optimizer.momentum = 0.5
-    files.write_json(tmp_path / "config.json", config_lib.to_json(config))
+    files.write_json(tmp_path / "config.json", serialization.to_json(config))
     command = {
         "config": "configs/smoke.py",
         "flags": {"data.dir": NASTY, "optimizer.momentum": 0.5},

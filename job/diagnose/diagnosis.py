@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job import errors, train
+from job import build, errors
 from job.augment import make_augment
 from job.checkpoint import store
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.data import pipeline
 from job.data.dataset import Dataset, Split
 from job.diagnose import finding as finding_lib
@@ -140,9 +140,9 @@ def diagnose(
     lines = from_run.whole_lines(metrics.read(local)) if local else []
     result = files.read_json(local / RESULT) if local else None
     result = result if isinstance(result, dict) else {}
-    fields = config_lib.flatten(config)
+    fields = serialization.flatten(config)
     _take_little_memory()
-    data = train.load_data(config, stop.check)
+    data = build.load_data(config, stop.check)
     plan = Plan.create(config, num_images=len(data.train))
     check_data(notes, config, data)
     if kept:
@@ -214,7 +214,7 @@ def diagnose_model(
     notes = _Notes(stop, _ALL_SECONDS)
     _take_little_memory()
     loaded = keras_model.load(path)
-    data = train.load_data(config, stop.check)
+    data = build.load_data(config, stop.check)
     checks, facts = keras_model.check_model(loaded, data.test)
     for name, found in checks.items():
         notes.add(name, found)
@@ -253,11 +253,11 @@ def check_data(
         "preprocessing",
         from_data.check_preprocessing(
             data.train.images[:500],
-            preprocessing=train.preprocessing(config),
+            preprocessing=build.preprocessing(config),
             pretrained=bool(config.model.weights),
         ),
     )
-    settings = train.augment_settings(config)
+    settings = build.augment_settings(config)
     keyed_by_image = dataclasses.replace(settings, flip="none")
     augment = make_augment(
         settings,
@@ -305,7 +305,7 @@ def try_network(
     probed = ("first_loss", "stuck_at_chance", "overfit_one_batch")
     rest = ("dead_relus", "range_test", "precision")
     try:
-        first_weights = train.first_weights(config)
+        first_weights = build.first_weights(config)
     except (errors.DataError, errors.UnavailableError) as error:
         if not run:
             raise
@@ -504,9 +504,9 @@ def _check_weights(
         notes.skip("the run has no checkpoint yet", *_OF_WEIGHTS)
         return
     saved, tensors = newest
-    network = train.create_model(config, "float32")
+    network = build.create_model(config, "float32")
     load_evaluated(network, tensors)
-    resize = train.create_resize(config)
+    resize = build.create_resize(config)
     size = max(8, 250 * 32**2 // config.model.input_size**2)
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -538,7 +538,7 @@ def _check_weights(
         f" {len(unseen):,} that were not trained on"
     )
     augment = config.augment.to_dict()
-    augmented = train.augments(config)
+    augmented = build.has_augmentation(config)
     notes.add(
         "train_test_gap",
         from_run.check_gap(

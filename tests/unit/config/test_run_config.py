@@ -1,0 +1,34 @@
+"""The config that a workdir holds."""
+
+import json
+
+import pytest
+
+from job import errors
+from job.config import run_config, serialization
+from job.storage.workdir import CONFIG
+
+
+def test_saved_config_is_loaded(config, tmp_path):
+    config.optimizer.momentum = 0.8
+    text = json.dumps(serialization.to_json(config))
+    (tmp_path / CONFIG).write_text(text)
+    loaded = run_config.load(tmp_path)
+    assert serialization.flatten(loaded) == serialization.flatten(config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "--workdir=gs://b/run: no config.json of a run"),
+        ("{", "config.json in it is damaged"),
+        ("[]", "config.json in it is damaged"),
+        ('{"optimizer": 3}', "optimizer.* is missing"),
+        ('{"epochs": -1.0}', "epochs is -1.0"),
+    ],
+)
+def test_absent_and_damaged_configs_are_refused(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / CONFIG).write_text(content)
+    with pytest.raises(errors.ConfigError, match=message):
+        run_config.load(tmp_path, "gs://b/run")
