@@ -22,7 +22,7 @@ from configs import (
     transfer,
     upsample,
 )
-from job import build, errors
+from job import build, errors, train
 from job.augment import AugmentSettings, make_augment
 from job.config import ranges, run_config, serialization
 from job.data import dataset, pipeline, synthetic
