@@ -12,6 +12,8 @@
     unfreeze            ImageNet's weights: frozen, all at once, gradually
     scratch             from scratch at 32 and 64 pixels
     recipe              stem32.py:8ep at width 0.25, one change, held-out images
+    naive_rates         naive.py at several learning rates, held-out images
+    baseline_search     baselines.py:common with one change, held-out images
     baselines           stem32.py and the recipes of baselines.py, for a CPU
     baselines_gpu       the same at 30, 100 and 200 epochs, with ablations
     baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
@@ -323,6 +325,60 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             "weight_decay_half": {"optimizer.weight_decay": 5e-4},
             "weight_decay_twice": {"optimizer.weight_decay": 2e-3},
             "max_pooling": {"model.pooling": "max"},
+        },
+    ),
+    "naive_rates": (
+        (
+            naive.get_config(),
+            {**_BUDGET, "data.validation_fraction": 0.1},
+        ),
+        {
+            "adam_1e-3": {},
+            "adam_3e-4": {"optimizer.peak_learning_rate": 3e-4},
+            "adam_1e-4": {"optimizer.peak_learning_rate": 1e-4},
+            "adam_1e-4_he": {
+                "optimizer.peak_learning_rate": 1e-4,
+                "model.init": "he_fan_out",
+            },
+            "sgd_0.02_he": {
+                **_SGD,
+                "optimizer.peak_learning_rate": 0.02,
+                "optimizer.clip_norm": 1.0,
+                "model.init": "he_fan_out",
+            },
+        },
+    ),
+    "baseline_search": (
+        (
+            baselines.get_config("common"),
+            {
+                "epochs": 8.0,
+                "model.width": 0.25,
+                "data.validation_fraction": 0.1,
+                "evaluate.every_epochs": 0.0,
+                "optimizer.warmup_epochs": 1.6,
+            },
+        ),
+        {
+            "warmup": {},
+            "no_warmup": {"optimizer.warmup_epochs": 0.0},
+            "linear": {"optimizer.schedule": "linear"},
+            "batch_256": {
+                "global_batch_size": 256,
+                "optimizer.peak_learning_rate": 0.2,
+            },
+            "ema": {"optimizer.ema_decay": 0.995},
+            "average_pooling": {"model.pooling": "avg"},
+            "label_smoothing": {"optimizer.label_smoothing": 0.1},
+            "weight_decay_1e-3": {"optimizer.weight_decay": 1e-3},
+            "weight_decay_2e-3": {"optimizer.weight_decay": 2e-3},
+            "reflect": {"augment.fill": "reflect"},
+            "translate_2": {
+                "augment.fill": "reflect",
+                "augment.translate": 2.0,
+            },
+            "alternating_flip": {"augment.flip": "alternating"},
+            "peak_half": {"optimizer.peak_learning_rate": 0.05},
         },
     ),
     "baselines": (
