@@ -1,19 +1,28 @@
-"""Published CIFAR-10 recipes that stem32.py is compared with.
+"""Recipes in the style of published ones, which stem32.py is compared with.
 
     make train CONFIG=configs/baselines.py:common DATA=DIR
 
-    variant             recipe                                   published
-    common              random crop, flip, cosine schedule       94.16 %
-    autoaugment_cutout  common with AutoAugment, Cutout, AvgPool 95.76 %
+    variant             recipe                               modelled on
+    common              random crop, flip, cosine schedule   94.16 %
+    autoaugment_cutout  the same, AutoAugment, Cutout, avg   95.76 %
 
-Both figures are the best epoch on the test set, trained on the original
-images: chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the
-last epoch) and yhhhli/SNN_Calibration (VGG16, 300 epochs). docs/results.md
-has the figures of this job.
+They are not reproductions. The figures belong to the recipes that they are
+modelled on, both the best epoch on the test set, on the original images:
+chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the last
+epoch) and yhhhli/SNN_Calibration (VGG16, 300 epochs), the highest figure for
+VGG16 that we found. docs/results.md has the figures of this job.
 
-Two settings differ from the sources. Batch normalization's scales and biases
-have no weight decay, and the precision is bfloat16. The batch size of 128 is
-that of most copies of the common recipe; chenyaofo's log has 256.
+Both differ from their source: Nesterov momentum, no weight decay on the scales
+and biases of batch normalization, and bfloat16. Further differences:
+
+    common              batch 128, not 256, at the same learning rate, so twice
+                        the rate per image; one dense layer, not FC 512 x 2 with
+                        dropout
+    autoaugment_cutout  Cutout after normalization, gray, not before it, black;
+                        black fill, not gray 128; nearest, not bicubic shears;
+                        rotation to both sides; one probability of the policy;
+                        the initial weights of the head; cosine by the step, not
+                        by the epoch
 """
 
 import ml_collections

@@ -140,7 +140,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.saturation = 0.0
     config.augment.hue = 0.0
     # Share of the images that AutoAugment's CIFAR-10 policy changes; 1.0 is the
-    # paper's (Cubuk et al. 2019, arXiv:1805.09501).
+    # torchvision's (Cubuk et al. 2019, arXiv:1805.09501).
     config.augment.autoaugment = 0.0
     # RandAugment, two operations an image: 0 to 10, 10 the largest (Cubuk et
     # al. 2020, arXiv:1909.13719). Torchvision's 9 of 30 is 3.0 here.
