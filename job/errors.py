@@ -92,13 +92,10 @@ class PeerLostError(JobError):
     exit_code = 76
 
 
-def of_exit_code(code: int, message: str) -> JobError:
-    """Returns the error that ends this process as another one ended."""
-    kinds: list[type[JobError]] = [
-        *JobError.__subclasses__(),
-        UnavailableError,
-    ]
-    known = {kind.exit_code: kind for kind in reversed(kinds)}
-    error = known.get(code, JobError)(message)
-    error.exit_code = code if code > 0 else 1
-    return error
+class RunFailedError(JobError):
+    """A run of an ablation failed; the ablation ends with its exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        # A run that a signal ended has a negative code.
+        self.exit_code = exit_code if exit_code > 0 else 1

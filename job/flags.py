@@ -172,11 +172,13 @@ def require_config() -> ml_collections.ConfigDict:
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
         ranges.check(config)
+        distribute = config.distribute
+        if required_gpus() > distribute.require_gpus:
+            distribute.require_gpus = required_gpus()
+            ranges.check(config)  # The rules apply to the image's GPUs too.
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(f"--config cannot be read: {cause}") from None
-    distribute = config.distribute
-    distribute.require_gpus = max(distribute.require_gpus, required_gpus())
     return config
 
 

@@ -185,8 +185,11 @@ def run_plan(
                 {"exit_code": code, "command": shlex.join(command)},
             )
         elif code:
-            raise errors.of_exit_code(
-                code, f"{variant}, seed {seed} ended with {code}"
+            stop.check()  # The run was stopped with the ablation.
+            raise errors.RunFailedError(
+                f"{variant}, seed {seed} exited with {code}; its own last line"
+                " is above",
+                code,
             )
         else:
             (where / FAILURE).unlink(missing_ok=True)

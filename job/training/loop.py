@@ -147,7 +147,7 @@ class Loop:
         self._clock.start()
         if self._on_nonfinite == "rollback":
             if self._saver.committed_step is None:
-                self.save()  # A rollback needs a checkpoint.
+                self._save_start()
         if self.step and self.plan.due(
             self.plan.evaluate_every_steps, self.step
         ):
@@ -287,6 +287,13 @@ class Loop:
         self._saver.save(self.step, tensors, run)
         self._saved_step = self.step
         self._saved_at = time.monotonic()
+
+    def _save_start(self) -> None:
+        """Saves the first step, because a rollback needs a checkpoint."""
+        try:
+            self.save()
+        except NonFiniteError as error:
+            self._roll_back(error)  # Nothing is saved, so this ends the run.
 
     def _enter_phase(self, phase: phases_lib.Phase) -> TrainSteps:
         """Returns the phase's steps, which their first call compiles."""

@@ -154,6 +154,15 @@ def test_an_image_for_gpus_asks_for_them_by_its_environment(monkeypatch):
     assert "JOB_REQUIRE_GPUS=all" in done.stderr
 
 
+def test_the_gpus_of_an_image_exclude_a_split_cpu(monkeypatch):
+    monkeypatch.setenv("JOB_REQUIRE_GPUS", "1")
+    done = run_job(
+        SMOKE, "--mode=config", "--config.distribute.logical_devices=2"
+    )
+    assert done.returncode == 2
+    assert "config.distribute.logical_devices is 2" in done.stderr
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_fields_reach_the_runs_of_an_ablation(tmp_path, apart):
     file = tmp_path / "run.flags"

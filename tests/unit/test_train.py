@@ -282,6 +282,23 @@ def test_three_rollbacks_are_tried(tmp_path):
     assert final_tensors(tmp_path)[0].step == 10
 
 
+def test_an_initial_state_that_is_not_finite_ends_as_diverged(
+    tmp_path, monkeypatch
+):
+    """There is no checkpoint to go back to."""
+    create_state = build.create_state
+
+    def create_bad_state(*args):
+        state = create_state(*args)
+        weight = state.trainable[0]
+        weight.assign(weight.read_value() * math.nan)
+        return state
+
+    monkeypatch.setattr(build, "create_state", create_bad_state)
+    with pytest.raises(errors.DivergedError, match="nothing had been saved"):
+        run(tmp_path, rollback_config())
+
+
 def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
     config = rollback_config()
     config.optimizer.peak_learning_rate = 1e30

@@ -3,7 +3,6 @@
 import json
 import pathlib
 import shutil
-import signal
 import sys
 import threading
 
@@ -123,18 +122,15 @@ def test_what_diverged_is_tried_with_other_arguments(plan):
     again = ablate.Plan.load("plan.py:pair", (6,))
     run(again)
     pathlib.Path("action").write_text("first 4")
-    with pytest.raises(errors.ResumeError):
+    with pytest.raises(errors.RunFailedError, match="exited with 4"):
         ablate.run_plan(again, pathlib.Path("out"), patient, stop)
     assert pathlib.Path("out/first/seed-6/failure.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("code", "kind"),
-    [(3, errors.DataError), (69, errors.DeviceError), (1, errors.JobError)],
-)
-def test_what_all_runs_share_ends_the_plan(plan, code, kind):
+@pytest.mark.parametrize("code", [1, 2, 3, 69, 76])
+def test_what_all_runs_share_ends_the_plan(plan, code):
     pathlib.Path("action").write_text(f"second {code}")
-    with pytest.raises(kind, match="second, seed 4") as caught:
+    with pytest.raises(errors.RunFailedError, match="second, seed 4") as caught:
         run(plan)
     assert caught.value.exit_code == code
     assert not pathlib.Path("out/first/seed-5").exists()
@@ -151,7 +147,7 @@ def test_a_stop_is_handed_on(plan):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    with pytest.raises(errors.JobError, match=str(-signal.SIGTERM)):
+    with pytest.raises(errors.PreemptedError):
         run(plan, stop)
     thread.join()
     assert not pathlib.Path("out/second").exists()
