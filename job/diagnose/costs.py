@@ -1,10 +1,9 @@
-"""What each mistake costs, and where the figure is from.
+"""Cost of each mistake, and the source of its figure.
 
-Ours stand in docs/remedies.md and docs/diagnose.md, each with the command that
-makes it again: one seed, small budgets, so they say which mistake is the larger
-one rather than what a long run would lose. Where there is none of ours, the
-mistake's source is named, with its figure if it has one; `rank` then only
-sorts.
+This project's figures are in docs/remedies.md and docs/diagnose.md, each with
+the command that reproduces it. They are of one seed and small budgets, so they
+tell which of two mistakes is larger, not what a long run would lose. Other
+mistakes have a published figure, or only a source and a `rank`.
 """
 
 from job.diagnose.finding import Cost
@@ -33,7 +32,7 @@ NO_AUGMENTATION = Cost(
     _LADDER + "80.90 without, 81.16 with flip and translation; more the"
     " longer a run is",
 )
-NO_AUGMENTATION_DRAWN = Cost(
+NO_AUGMENTATION_SYNTHETIC = Cost(
     2.10, "README, make train: 96.60 with, 94.50 without"
 )
 OVERFITTED = Cost(
