@@ -55,7 +55,7 @@ def check_network(
       config: Config of the run.
       plan: Plan of the run.
       split: Training images.
-      plot: Path for the plot of the range test. If None, there is no plot.
+      plot: Path for the plot of the range test. If None, nothing is plotted.
       has_run: Whether a run exists, so that its pretrained weights are no
         longer needed. Then the probes are skipped without them.
 
@@ -204,7 +204,7 @@ def probe_rates(
       trial: Network with its initial weights.
       batch: Images that each step trains on.
       rate: Learning rate of the run, scaled to the batch.
-      plot: Path for the plot. If None, there is no plot.
+      plot: Path for the plot. If None, nothing is plotted.
     """
     trial.feed(batch.images[None], batch.labels[None])
     usual = recipe.rule_of_thumb(

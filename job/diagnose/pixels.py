@@ -12,7 +12,7 @@ from job.model.vgg import PREPROCESSING
 
 _Array = npt.NDArray
 
-# Description of each scale, for a person. "raw" is no preprocessing at all.
+# Description of each scale. "raw" leaves pixels as they are, 0 to 255.
 SCALES = {
     "raw": "as they are",
     "unit": "divided by 255",

@@ -61,7 +61,12 @@ def check_fields(config, changes, *, replicas=1):
             (NAIVE, {}),
             id="rate_rule-high",
         ),
-        pytest.param("constant_rate", (NAIVE, {}), (STEM, {})),
+        pytest.param(
+            "constant_rate",
+            (NAIVE, {}),
+            (STEM, {}),
+            id="constant_rate",
+        ),
         pytest.param(
             "constant_rate",
             (STEM, {"optimizer.warmup_epochs": 100.0}),
@@ -69,12 +74,23 @@ def check_fields(config, changes, *, replicas=1):
             id="constant_rate-warmup_as_long_as_the_run",
         ),
         # ImageNet's weights were trained without batch normalization.
-        pytest.param("no_batch_norm", (NAIVE, {}), (transfer.get_config(), {})),
-        pytest.param("large_head", (NAIVE, {}), (seed_frozen.get_config(), {})),
+        pytest.param(
+            "no_batch_norm",
+            (NAIVE, {}),
+            (transfer.get_config(), {}),
+            id="no_batch_norm",
+        ),
+        pytest.param(
+            "large_head",
+            (NAIVE, {}),
+            (seed_frozen.get_config(), {}),
+            id="large_head",
+        ),
         pytest.param(
             "frozen_base",
             (seed_frozen.get_config(), {}),
             (transfer.get_config("gradual"), {}),
+            id="frozen_base",
         ),
         pytest.param(
             "frozen_base",
@@ -83,20 +99,28 @@ def check_fields(config, changes, *, replicas=1):
             id="frozen_base-input_size",
         ),
         pytest.param(
-            "no_augmentation", (NAIVE, {}), (quickstart.get_config(), {})
+            "no_augmentation",
+            (NAIVE, {}),
+            (quickstart.get_config(), {}),
+            id="no_augmentation",
         ),
         pytest.param(
             "over_augmentation",
             (STEM, {"epochs": 5.0, **STRONG}),
             (stem32.get_config("200ep"), {}),
+            id="over_augmentation",
         ),
         pytest.param(
-            "short_run", (STEM, {"steps": 20}), (STEM, {"epochs": 2.0})
+            "short_run",
+            (STEM, {"steps": 20}),
+            (STEM, {"epochs": 2.0}),
+            id="short_run",
         ),
         pytest.param(
             "batch_norm_momentum",
             (STEM, {"epochs": 5.0, "model.batch_norm_momentum": 0.99}),
             (STEM, {"model.batch_norm_momentum": 0.99}),
+            id="batch_norm_momentum",
         ),
         pytest.param(
             "weight_decay",

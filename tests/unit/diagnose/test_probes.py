@@ -25,7 +25,7 @@ def check_learning(losses, *, batch_norm=True):
 @pytest.mark.parametrize(
     ("check", "losses"),
     [
-        pytest.param("stuck_at_chance", STAYS),
+        pytest.param("stuck_at_chance", STAYS, id="stuck"),
         pytest.param("overfit_one_batch", SLOW, id="slow"),
         pytest.param("overfit_one_batch", [2.3, 9.0, math.nan], id="diverged"),
     ],
