@@ -1,8 +1,10 @@
 """The config of a run: checked, expanded, saved and compared.
 
-ranges         valid values of each field, and valid combinations
-augmentation   presets and strengths of the augment group
-serialization  a config as flat or nested JSON values
-run_config     the config that a workdir holds
-resume         fields that may change when a run is resumed
+    ranges         valid values of each field, and valid combinations
+    augmentation   presets and strengths of the augment group
+    serialization  a config as flat or nested JSON values
+    run_config     the config that a workdir holds
+    resume         fields that may change when a run is resumed
+
+No module imports TensorFlow.
 """

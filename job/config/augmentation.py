@@ -27,7 +27,7 @@ def use_preset(
         file, for example on the command line. They keep their values.
 
     Raises:
-      ConfigError: There is no preset of that name.
+      ConfigError: The preset is unknown.
     """
     name = config.get("augment", {}).get("preset", "")
     if not name:

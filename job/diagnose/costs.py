@@ -1,17 +1,15 @@
-"""What each mistake costs, and where the figure is from.
+"""Cost of each mistake, and the source of its figure.
 
-docs/results-remedies.md and docs/diagnose.md list our own measurements, each
-with its command. They have one seed and a small budget, so they rank the
-mistakes and do not predict the loss of a long run. A mistake that we did not
-measure has its source, and the source's figure if there is one. `rank` then
-only sorts the findings.
+This project's figures are in docs/results-remedies.md and docs/diagnose.md,
+each with the command that reproduces it. They are of one seed and small
+budgets, so they tell which of two mistakes is larger, not what a long run would
+lose. Other mistakes have a published figure, or only a source and a `rank`.
 """
 
 from job.diagnose.finding import Cost
 
-_LADDER = (
-    "docs/results-remedies.md, make ablate PLAN=ladder, width .25, 5 epochs: "
-)
+_REMEDIES = "docs/results-remedies.md, "
+_LADDER = _REMEDIES + "make ablate PLAN=ladder, width .25, 5 epochs: "
 
 STUCK = Cost(60.51, _LADDER + "naive 10.00, with batch normalization 70.51")
 NO_BATCH_NORM = Cost(
@@ -26,8 +24,8 @@ CONSTANT_RATE = Cost(
 )
 SHORT_RUN = Cost(
     4.00,
-    "docs/results-tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8"
-    " (with another weight decay); the more the shorter",
+    "docs/tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8 (with"
+    " another weight decay); the more the shorter",
 )
 LARGE_HEAD = Cost(1.40, _LADDER + "FC 4096 x 2 70.51, 512 -> 10 71.91")
 NO_AUGMENTATION = Cost(
@@ -35,7 +33,7 @@ NO_AUGMENTATION = Cost(
     _LADDER + "80.90 without, 81.16 with flip and translation; more the"
     " longer a run is",
 )
-NO_AUGMENTATION_DRAWN = Cost(
+NO_AUGMENTATION_SYNTHETIC = Cost(
     2.10, "README, make train: 96.60 with, 94.50 without"
 )
 OVERFITTED = Cost(
@@ -46,13 +44,13 @@ OVERFITTED = Cost(
 )
 OVER_AUGMENTED = Cost(
     10.38,
-    "docs/results-remedies.md, make ablate PLAN=over, width .25, 5 epochs:"
-    " flip and translation 80.56, the preset strong 70.18",
+    _REMEDIES + "make ablate PLAN=over, width .25, 5 epochs: flip and"
+    " translation 80.56, the preset strong 70.18",
 )
 FROZEN_AT_32 = Cost(
     22.37,
-    "docs/results-remedies.md, make train CONFIG=configs/transfer.py: 88.09,"
-    " opened block by block; with :frozen 65.72",
+    _REMEDIES + "make train CONFIG=configs/transfer.py: 88.09, opened"
+    " block by block; with :frozen 65.72",
 )
 SMALL_REPLICA_BATCH = Cost(
     None, "Wu & He 2018, arXiv:1803.08494, figure 1; tf #46488", rank=5

@@ -1,113 +1,52 @@
-"""All checks on a config, a run or somebody's model: the table of contents.
+"""All checks of a config, a run or a Keras model: the table of contents.
 
-report = diagnose(config, None, StopRequest())
-print(finding.to_text(report))
+    report = diagnose(config, None, StopRequest())
+    print(finding.to_text(report))
+
+The checks themselves are in the modules that are called here.
 """
 
 import contextlib
-import dataclasses
-import math
 import pathlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
-from job import build, errors
+from job import build
 from job.augment import make_augment
-from job.checkpoint import store
-from job.config import serialization
+from job.config import augmentation, serialization
 from job.data import pipeline
-from job.data.dataset import Dataset, Split
-from job.diagnose import finding as finding_lib
+from job.data.dataset import Dataset
 from job.diagnose import (
+    finding,
+    from_checkpoint,
     from_config,
     from_data,
+    from_network,
     from_run,
+    keras_file,
     keras_model,
     probes,
+    recipe,
 )
-from job.diagnose.finding import Finding, Report
-from job.diagnose.trial import Trial
+from job.diagnose.finding import Report
+from job.diagnose.report_builder import ReportBuilder
 from job.output import metrics
 from job.storage import files
 from job.storage.workdir import DIAGNOSE, RANGE_TEST, RESULT, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
-from job.training.state import load_evaluated
 
-# Of one probe, at most, and of all of them together; what is left of two
-# minutes is for TensorFlow's import, the data and the compilation.
-_PROBE_SECONDS = 35.0
-_ALL_SECONDS = 80.0
-# What the second network of the test of precision takes to be built.
-_BUILD_SECONDS = 10.0
-# The range test goes as far below and above the run's rate and the usual one.
-_RANGE = 30.0
-# Images that a checkpoint is scored on, of each split.
-_SCORED = 1000
+# Seconds of all probes together. The rest of two minutes is for TensorFlow's
+# import, the data and the compilation.
+_SECONDS = 80.0
+# Number of batches whose order is checked.
 _SHUFFLED_BATCHES = 20
-_LOOKED_AT = 64
-# Running moments that forget this much a step follow soon enough.
-_QUICK_MOMENTUM = 0.9
-# Checks that look at a checkpoint.
-_OF_WEIGHTS = ("train_test_gap", "running_moments")
-_TIMINGS = 4
-
-_Array = npt.NDArray
-
-
-class _Notes:
-    """Collects what the checks say, and how much time is left."""
-
-    def __init__(self, stop: StopRequest, seconds: float) -> None:
-        self._start = time.perf_counter()
-        self._end = probes.clock() + seconds
-        self._poll = stop.check
-        self._found: dict[str, Finding | None] = {}
-        self._skipped: dict[str, str] = {}
-        self.facts: dict[str, str] = {}
-
-    def add(self, name: str, found: Finding | None) -> None:
-        """Notes a check; of two with one name the one that found something."""
-        self._poll()
-        self._skipped.pop(name, None)
-        if found or name not in self._found:
-            self._found[name] = found
-
-    def skip(self, why: str, *names: str) -> None:
-        """Notes that checks could not look."""
-        for name in names:
-            if name not in self._found:
-                self._skipped[name] = why
-
-    def drop(self, name: str, *, where: str) -> None:
-        """Forgets a finding that another one explains, or says better."""
-        if self._found.get(where) and self._found.get(name):
-            del self._found[name]
-
-    def found(self, name: str) -> bool | None:
-        """Says whether a check found something; None: it did not look."""
-        return bool(self._found[name]) if name in self._found else None
-
-    def seconds(self) -> float:
-        """Returns what a probe may take, by `probes.clock`."""
-        return min(_PROBE_SECONDS, max(0.0, self._end - probes.clock()))
-
-    def report(self) -> Report:
-        """Returns all of it, in order."""
-        findings = [found for found in self._found.values() if found]
-        return Report(
-            findings=finding_lib.in_order(findings),
-            passed=[name for name, found in self._found.items() if not found],
-            skipped=self._skipped,
-            facts=self.facts,
-            seconds=time.perf_counter() - self._start,
-        )
+# Number of images whose preprocessing is checked.
+_PREPROCESSED_IMAGES = 500
 
 
 def diagnose(
@@ -115,84 +54,84 @@ def diagnose(
     workdir: Workdir | None,
     stop: StopRequest,
     *,
-    seconds: float = _ALL_SECONDS,
+    seconds: float = _SECONDS,
 ) -> Report:
-    """Looks for known mistakes in a config, and in its run where there is one.
+    """Looks for known mistakes in a config, and in its run if there is one.
 
-    Of the run nothing is changed, whether it is over or still going on: its
-    record and its newest checkpoint are read, diagnose.json and range_test.png
-    are written beside them (in a folder; nothing is written to a bucket).
+    A run is left unchanged, whether it has ended or not. Its metrics log and
+    its newest checkpoint are read. diagnose.json and range_test.png are written
+    beside them, if the workdir is a local directory.
 
     Args:
-      config: of the run, checked; data is loaded as it says.
-      workdir: of the run, or for the files alone; None: writes nothing.
-      stop: polled between two checks.
-      seconds: of all probes together, by `probes.clock`; what does not fit is
-        not checked.
+      config: Config of the run, checked; it names the data.
+      workdir: Workdir of the run, or an empty one for the two files. If None,
+        nothing is written.
+      stop: Stop request, polled after each check.
+      seconds: Seconds of all probes together, by `budget.clock`. Checks that
+        exceed them are skipped.
 
     Raises:
-      JobError: the data or the weights cannot be had.
+      JobError: The data or the weights cannot be loaded.
     """
     stop.saved = "a diagnosis changes nothing"
-    notes = _Notes(stop, seconds)
+    builder = ReportBuilder(stop.check, seconds=seconds)
     local = workdir.local if workdir else None
-    kept = local if workdir and not workdir.mirror else None
-    lines = from_run.whole_lines(metrics.read(local)) if local else []
+    output = local if workdir and not workdir.mirror else None
+    lines = from_run.complete_lines(metrics.read(local)) if local else []
     result = files.read_json(local / RESULT) if local else None
     result = result if isinstance(result, dict) else {}
-    fields = serialization.flatten(config)
-    _take_little_memory()
+    _configure_gpus()
     data = build.load_data(config, stop.check)
     plan = Plan.create(config, num_images=len(data.train))
-    check_data(notes, config, data)
-    if kept:
-        kept.mkdir(parents=True, exist_ok=True)
-    picture = kept / RANGE_TEST if kept else None
-    try_network(notes, config, plan, data.train, picture, run=bool(lines))
-    stuck = notes.found("stuck_at_chance")
-    learns = None
-    if notes.found("range_test"):
-        learns = True  # At another rate.
-    elif stuck is not None:
-        learns = not (stuck or notes.found("overfit_one_batch"))
-    checks = from_config.check_fields(
-        fields,
-        num_images=len(data.train),
-        replicas=result.get("replicas") or _replicas(fields),
-        drawn=data.source == "synthetic",
-        learns=learns,
+    check_data(builder, config, data)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    from_network.check_network(
+        builder,
+        config,
+        plan,
+        data.train,
+        plot=output / RANGE_TEST if output else None,
+        has_run=bool(lines),
     )
-    for name, found in checks.items():
-        notes.add(name, found)
-    notes.add(
-        "loss_scaling",
-        probes.check_loss_scaling(precision=config.precision, scaled=True),
-    )
+    replicas = result.get("replicas") or _num_replicas(config)
+    check_config(builder, config, plan, data, replicas=replicas)
     if workdir and (lines or result):
-        check_run(notes, config, plan, lines, result, data, workdir)
-    notes.drop("no_batch_norm", where="stuck_at_chance")
-    notes.drop("overfit_one_batch", where="no_batch_norm")
-    notes.drop("rate_rule", where="range_test")
-    if notes.found("range_test") is None:
-        # There was no time to see whether another rate would do.
-        notes.drop("stuck_at_chance", where="rate_rule")
-        notes.drop("overfit_one_batch", where="rate_rule")
-    report = notes.report()
-    if kept:
-        files.write_json(kept / DIAGNOSE, finding_lib.to_json(report))
+        check_run(builder, config, plan, lines, result, data, workdir)
+    _drop_explained(builder)
+    report = builder.report()
+    if output:
+        files.write_json(output / DIAGNOSE, finding.to_json(report))
     return report
 
 
-def _take_little_memory() -> None:
-    """Leaves the memory of a GPU to a run that may be going on there.
+def _configure_gpus() -> None:
+    """Sets the GPUs as `strategy.create_strategy` does.
 
-    And has float32 be float32 there, as the run has it (see `strategy`).
+    Memory that grows on demand leaves room for a run on the same GPU.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
-        # In use already, by this process: it stays as it is.
+        # This process may have initialized the GPU, which fixes the setting.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _num_replicas(config: ml_collections.ConfigDict) -> int:
+    return config.distribute.logical_devices or max(
+        1, len(tf.config.list_physical_devices("GPU"))
+    )
+
+
+def _drop_explained(builder: ReportBuilder) -> None:
+    """Removes findings that another finding explains, or states better."""
+    builder.drop("no_batch_norm", where="stuck_at_chance")
+    builder.drop("overfit_one_batch", where="no_batch_norm")
+    builder.drop("rate_rule", where="range_test")
+    if builder.found("range_test") is None:
+        # There was no time to see whether the network learns at another rate.
+        builder.drop("stuck_at_chance", where="rate_rule")
+        builder.drop("overfit_one_batch", where="rate_rule")
 
 
 def diagnose_model(
@@ -200,44 +139,52 @@ def diagnose_model(
     config: ml_collections.ConfigDict,
     stop: StopRequest,
 ) -> Report:
-    """Looks for known mistakes in somebody's model.
+    """Looks for known mistakes in a Keras model.
 
     Args:
-      path: of the .keras file.
-      config: whose data are the images to look with; of no other use.
-      stop: polled between two checks.
+      path: Path of the .keras file.
+      config: Config that names the data. Its other fields are not used.
+      stop: Stop request, polled after each check.
 
     Raises:
-      DataError: the file is none, or asks for code that is not Keras'.
+      DataError: The file is not a .keras file, or names code of its author.
     """
     stop.saved = "a diagnosis changes nothing"
-    notes = _Notes(stop, _ALL_SECONDS)
-    _take_little_memory()
-    loaded = keras_model.load(path)
+    builder = ReportBuilder(stop.check, seconds=_SECONDS)
+    _configure_gpus()
+    loaded = keras_file.load(path)
     data = build.load_data(config, stop.check)
     checks, facts = keras_model.check_model(loaded, data.test)
     for name, found in checks.items():
-        notes.add(name, found)
-    notes.facts.update(facts)
-    notes.add("labels", from_data.check_labels(data.train.labels))
-    notes.add("balance", from_data.check_balance(data.train.labels))
-    notes.add("copies", from_data.check_copies(data.train, data.test))
-    return notes.report()
+        builder.add(name, found)
+    builder.facts.update(facts)
+    check_images(builder, data)
+    return builder.report()
+
+
+def check_images(builder: ReportBuilder, data: Dataset) -> None:
+    """Checks the labels and the images of a data set.
+
+    Args:
+      builder: Collector of the findings.
+      data: Data set.
+    """
+    builder.add("labels", from_data.check_labels(data.train.labels))
+    builder.add("balance", from_data.check_balance(data.train.labels))
+    builder.add("copies", from_data.check_copies(data.train, data.test))
 
 
 def check_data(
-    notes: _Notes, config: ml_collections.ConfigDict, data: Dataset
+    builder: ReportBuilder, config: ml_collections.ConfigDict, data: Dataset
 ) -> None:
-    """Looks at the images, their labels, their order and what is done to them.
+    """Checks the data of a run, their order, preprocessing and augmentation.
 
     Args:
-      notes: gets what was found.
-      config: of the run.
-      data: as the run would see it.
+      builder: Collector of the findings.
+      config: Config of the run.
+      data: Data set of the run.
     """
-    notes.add("labels", from_data.check_labels(data.train.labels))
-    notes.add("balance", from_data.check_balance(data.train.labels))
-    notes.add("copies", from_data.check_copies(data.train, data.test))
+    check_images(builder, data)
     batches = pipeline.train_batches(
         data.train,
         seed=config.seed,
@@ -245,222 +192,81 @@ def check_data(
         first_step=0,
     )
     labels = [b.label.numpy() for b in batches.take(_SHUFFLED_BATCHES)]
-    notes.add(
+    builder.add(
         "shuffling",
         from_data.check_shuffling(labels, all_labels=data.train.labels),
     )
-    notes.add(
+    builder.add(
         "preprocessing",
         from_data.check_preprocessing(
-            data.train.images[:500],
+            data.train.images[:_PREPROCESSED_IMAGES],
             preprocessing=build.preprocessing(config),
             pretrained=bool(config.model.weights),
         ),
     )
-    settings = build.augment_settings(config)
-    keyed_by_image = dataclasses.replace(settings, flip="none")
     augment = make_augment(
-        settings,
+        build.augment_settings(config),
         seed=config.seed,
         num_images=max(len(data.train), probes.BATCH),
         global_batch_size=2 * probes.BATCH,
         num_replicas=2,
     )
-    images = np.resize(data.train.images[: probes.BATCH], _shape(probes.BATCH))
-    notes.add(
+    strengths = augmentation.strengths(config.augment.to_dict())
+    images = data.train.images[: probes.BATCH]
+    builder.add(
         "replica_augmentation",
-        probes.check_replica_augmentation(
+        from_data.check_replica_augmentation(
             augment,
-            images,
-            # An alternating flip is the image's own, wherever it stands.
-            by_image_only=settings.flip == "alternating"
-            and keyed_by_image == type(settings)(fill=settings.fill),
+            np.resize(images, (probes.BATCH, *images.shape[1:])),
+            # An alternating flip depends on the image and the epoch alone.
+            by_image_only=config.augment.flip == "alternating"
+            and not any(strengths.values()),
         ),
     )
 
 
-def _shape(count: int) -> tuple[int, ...]:
-    return (count, 32, 32, 3)
-
-
-def try_network(
-    notes: _Notes,
+def check_config(
+    builder: ReportBuilder,
     config: ml_collections.ConfigDict,
     plan: Plan,
-    split: Split,
-    picture: pathlib.Path | None,
+    data: Dataset,
     *,
-    run: bool,
+    replicas: int,
 ) -> None:
-    """Trains the network for a few steps, and looks at what comes of it.
+    """Checks the fields of a config.
 
     Args:
-      notes: gets what was found.
-      config: of the run.
-      plan: of the run.
-      split: the training images.
-      picture: where the range test is drawn; None: nowhere.
-      run: there is a run already: where it began from is not needed any more.
+      builder: Collector of the findings, with those of the network's probes.
+      config: Config of the run.
+      plan: Plan of the run.
+      data: Data set of the run.
+      replicas: Number of replicas that share a batch.
     """
-    probed = ("first_loss", "stuck_at_chance", "overfit_one_batch")
-    rest = ("dead_relus", "range_test", "precision")
-    try:
-        first_weights = build.first_weights(config)
-    except (errors.DataError, errors.UnavailableError) as error:
-        if not run:
-            raise
-        notes.skip(str(error), *probed, *rest)
-        return
-    size = config.model.input_size
-    # Larger images, fewer of them.
-    batch = max(8, probes.BATCH * 32**2 // size**2)
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    precision = config.precision
-    if precision == "float16" and not on_gpu:
-        precision = "float32"
-        notes.skip("float16 is tried on a GPU only", "precision")
-    rate = config.optimizer.peak_learning_rate
-    if config.optimizer.name == "sgd":
-        # By the linear rule, for the smaller batch.
-        rate *= batch / config.global_batch_size
-
-    def create(precision: str) -> Trial:
-        return Trial(
-            config,
-            plan,
-            precision=precision,
-            batch_size=batch,
-            first_weights=first_weights,
-        )
-
-    trial = create(precision)
-    balanced = _balanced(split, batch)
-    trial.feed(balanced.images[None], balanced.labels[None])
-    losses = probes.overfit(
-        trial.step, rate=rate, steps=probes.STEPS, seconds=notes.seconds()
+    stuck = builder.found("stuck_at_chance")
+    learns = None
+    if builder.found("range_test"):
+        learns = True  # At another rate.
+    elif stuck is not None:
+        learns = not (stuck or builder.found("overfit_one_batch"))
+    checks = from_config.check_fields(
+        serialization.flatten(config),
+        train_steps=plan.train_steps,
+        num_images=len(data.train),
+        replicas=replicas,
+        synthetic=data.source == "synthetic",
+        learns=learns,
     )
-    notes.facts["one batch"] = (
-        f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps"
-        f" on the same {batch} images, at the rate {rate:.2g}"
+    for name, found in checks.items():
+        builder.add(name, found)
+    # The job scales the loss wherever it computes in float16.
+    builder.add(
+        "loss_scaling",
+        recipe.check_loss_scaling(precision=config.precision, scaled=True),
     )
-    if config.model.weights:
-        # Its features are of any size, and a head adapts to that in no time.
-        notes.skip("the weights are not new", "first_loss")
-    else:
-        notes.add("first_loss", probes.check_first_loss(losses[0]))
-    if probes.is_conclusive(losses):
-        found = probes.check_learning(
-            losses,
-            batch_norm=config.model.batch_norm,
-            rate=rate,
-            peak_learning_rate=config.optimizer.peak_learning_rate,
-            images=batch,
-        )
-        for name in ("stuck_at_chance", "overfit_one_batch"):
-            mine = found if found and found.check == name else None
-            notes.add(name, mine)
-        looked_at = split.images[: _LOOKED_AT * 32**2 // size**2 or 1]
-        shares = probes.dead_shares(
-            lambda images: trial.logits(images, training=True),
-            probes.relu_layers(trial.model),
-            looked_at,
-        )
-        notes.add("dead_relus", probes.check_dead_relus(shares, len(looked_at)))
-    else:
-        notes.skip(_late(len(losses)), *probed[1:], "dead_relus")
-
-    trial.reset()
-    trial.feed(balanced.images[None], balanced.labels[None])
-    usual = from_config.rule_of_thumb(
-        optimizer=config.optimizer.name, global_batch_size=batch
-    )
-    rates = np.geomspace(
-        min(rate, usual) / _RANGE, max(rate, usual) * _RANGE, probes.STEPS
-    )
-    pairs = probes.range_test(
-        trial.step, rates=[float(r) for r in rates], seconds=notes.seconds()
-    )
-    ranged = probes.read_range(pairs)
-    if len(pairs) == len(rates) or ranged.breaks is not None:
-        if ranged.best is not None:
-            notes.facts["range test"] = (
-                f"the loss falls fastest at {ranged.best:.2g}, the run's rate"
-                f" is {rate:.2g} for {batch} images"
-            )
-        if picture:
-            probes.draw_range(ranged, picture, rate=rate, images=batch)
-        learning = ("stuck_at_chance", "overfit_one_batch")
-        found = probes.check_range(
-            ranged,
-            rate=rate,
-            peak_learning_rate=config.optimizer.peak_learning_rate,
-            learnt=not any(notes.found(name) for name in learning),
-            images=batch,
-            picture=picture.name if picture else "",
-        )
-        notes.add("range_test", found)
-        for name in learning:
-            # It could learn, at another rate.
-            notes.drop(name, where="range_test")
-    else:
-        notes.skip(_late(len(pairs)), "range_test")
-
-    if precision == "float32":
-        if config.precision == "float32":
-            notes.add("precision", None)
-        return
-    if notes.seconds() < _BUILD_SECONDS:
-        notes.skip(_late(0), "precision")
-        return
-    trial.reset()
-    seconds = _step_seconds(
-        {precision: trial, "float32": create("float32")}, balanced, notes
-    )
-    notes.facts["a step"] = ", ".join(
-        f"{1e3 * each:.0f} ms in {name}" for name, each in seconds.items()
-    )
-    notes.add(
-        "precision",
-        probes.check_precision(seconds, precision=precision, images=batch),
-    )
-
-
-def _late(steps: int) -> str:
-    return f"its time was spent after {steps} steps"
-
-
-def _balanced(split: Split, count: int) -> Split:
-    """Returns some images, of each class as many as there can be."""
-    # Stable: the first image of each class, then the second, and so on.
-    order = np.argsort(split.labels, kind="stable")
-    labels = split.labels[order]
-    starts = np.searchsorted(labels, labels)
-    rank = np.arange(len(labels)) - starts
-    rows = order[np.argsort(rank, kind="stable")][:count]
-    return split.take(np.resize(rows, count))
-
-
-def _step_seconds(
-    trials: Mapping[str, Trial], batch: Split, notes: _Notes
-) -> dict[str, float]:
-    """Times steps in turn, so that what else runs here hits all of them."""
-    least = dict.fromkeys(trials, math.inf)
-    for trial in trials.values():
-        trial.feed(batch.images[None], batch.labels[None])
-        trial.step(0.0)  # Compiles.
-    end = probes.clock() + notes.seconds()
-    for count in range(_TIMINGS):
-        if count > 1 and probes.clock() > end:
-            break
-        for name, trial in trials.items():
-            start = time.perf_counter()
-            trial.step(0.0)
-            least[name] = min(least[name], time.perf_counter() - start)
-    return least
 
 
 def check_run(
-    notes: _Notes,
+    builder: ReportBuilder,
     config: ml_collections.ConfigDict,
     plan: Plan,
     lines: Sequence[Mapping[str, Any]],
@@ -468,109 +274,20 @@ def check_run(
     data: Dataset,
     workdir: Workdir,
 ) -> None:
-    """Looks at what a run has left so far.
+    """Checks the files of a run.
 
     Args:
-      notes: gets what was found.
-      config: of the run.
-      plan: of the run.
-      lines: of its metrics.jsonl.
-      result: its result.json; {} where it is not over.
-      data: as the run sees it.
-      workdir: where its checkpoints lie.
+      builder: Collector of the findings.
+      config: Config of the run.
+      plan: Plan of the run.
+      lines: Complete lines of metrics.jsonl.
+      result: Content of result.json. Empty if the run has not ended.
+      data: Data set of the run.
+      workdir: Workdir of the run.
     """
-    notes.add("stuck_at_chance", from_run.check_record_stuck(lines))
-    notes.add("diverged", from_run.check_diverged(lines, result))
-    notes.add("best_epoch", from_run.check_best_epoch(lines, result))
+    builder.add("stuck_at_chance", from_run.check_metrics_stuck(lines))
+    builder.add("diverged", from_run.check_diverged(lines, result))
+    builder.add("best_epoch", from_run.check_best_epoch(lines, result))
     if scores := from_run.describe_scores(lines):
-        notes.facts["accuracy"] = scores
-    try:
-        _check_weights(notes, config, plan, data, workdir)
-    except (errors.ResumeError, errors.StorageError, KeyError) as error:
-        notes.skip(f"no checkpoint can be read: {error}", *_OF_WEIGHTS)
-
-
-def _check_weights(
-    notes: _Notes,
-    config: ml_collections.ConfigDict,
-    plan: Plan,
-    data: Dataset,
-    workdir: Workdir,
-) -> None:
-    checkpoints = store.CheckpointStore(workdir.checkpoints)
-    # Reading puts nothing aside: the run may be writing there.
-    newest = checkpoints.restore_newest(quarantine=False)
-    if newest is None:
-        notes.skip("the run has no checkpoint yet", *_OF_WEIGHTS)
-        return
-    saved, tensors = newest
-    network = build.create_model(config, "float32")
-    load_evaluated(network, tensors)
-    resize = build.create_resize(config)
-    size = max(8, 250 * 32**2 // config.model.input_size**2)
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def predict(images: tf.Tensor, training: bool) -> tf.Tensor:
-        logits, _ = network(resize(images), training=training)
-        return tf.argmax(logits, axis=-1)
-
-    def accuracy(split: Split, training: bool = False) -> float:
-        end = probes.clock() + notes.seconds()
-        right = []
-        for first in range(0, len(split), size):
-            rows = slice(first, first + size)
-            classes = predict(tf.constant(split.images[rows]), training)
-            right.append(classes.numpy() == split.labels[rows])
-            if probes.clock() > end:
-                break
-        return float(np.concatenate(right).mean())
-
-    drawn = np.random.default_rng(0)
-
-    def some(split: Split) -> Split:
-        return split.take(drawn.permutation(len(split))[:_SCORED])
-
-    seen, unseen = some(data.train), some(data.test)
-    plain, test = accuracy(seen), accuracy(unseen)
-    notes.facts["newest checkpoint"] = (
-        f"step {saved.step:,} of {plan.train_steps:,}: {100 * plain:.1f} on"
-        f" {len(seen):,} plain training images, {100 * test:.1f} on"
-        f" {len(unseen):,} that were not trained on"
-    )
-    augment = config.augment.to_dict()
-    augmented = build.has_augmentation(config)
-    notes.add(
-        "train_test_gap",
-        from_run.check_gap(
-            train_accuracy=plain, test_accuracy=test, augmented=augmented
-        ),
-    )
-    if saved.step >= from_run.LATE * plan.train_steps:
-        notes.add(
-            "over_augmentation",
-            from_run.check_underfit(
-                plain_accuracy=plain,
-                test_accuracy=test,
-                heavy=from_config.heavy_augmentation(augment),
-            ),
-        )
-    if config.model.batch_norm:
-        batch = some(data.test).take(np.arange(min(size, len(data.test))))
-        found = from_run.check_running_moments(
-            by_batch=accuracy(batch, training=True),
-            by_running=accuracy(batch),
-            images=len(batch),
-        )
-        if found:
-            # The other remedy is for models that call their layers themselves.
-            mend = "train for more steps"
-            if config.model.batch_norm_momentum > _QUICK_MOMENTUM:
-                mend += ", with --config.model.batch_norm_momentum=0.9"
-            found = dataclasses.replace(found, remedy=(mend,))
-        notes.add("running_moments", found)
-
-
-def _replicas(fields: Mapping[str, Any]) -> int:
-    return fields["distribute.logical_devices"] or max(
-        1, len(tf.config.list_physical_devices("GPU"))
-    )
+        builder.facts["accuracy"] = scores
+    from_checkpoint.check_checkpoint(builder, config, plan, data, workdir)

@@ -1,7 +1,9 @@
-"""What a check returns, and how people and programs are told.
+"""Findings of the checks, and reports of them as text and JSON.
 
-found = Finding("frozen_base", what, evidence, costs.FROZEN_AT_32, remedies)
-print(to_text(Report([found], passed, skipped, facts, seconds=31.0)))
+    found = Finding("frozen_base", title, evidence, costs.FROZEN_AT_32, remedy)
+    print(to_text(Report([found], passed, skipped, facts, seconds=31.0)))
+
+Needs no TensorFlow.
 """
 
 import dataclasses
@@ -14,14 +16,15 @@ _WIDTH = 88
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a mistake costs.
+    """Cost of a mistake.
 
     Attributes:
-      points: of test accuracy, in %; None: nobody has a figure.
-      source: where the figure stands, or where the mistake is known from.
-      measured: by this project; else the figure is somebody else's.
-      rank: where there is no figure, the points as which it is sorted in; a
-        judgement, and never shown.
+      points: Test accuracy lost, in percentage points. None if no figure is
+        known.
+      source: Source of the figure, or of the mistake if there is none.
+      measured: Whether this project measured the figure.
+      rank: Estimated points, for the order of findings without a figure. It is
+        never shown.
     """
 
     points: float | None
@@ -30,7 +33,7 @@ class Cost:
     rank: float = 0.0
 
     def text(self) -> str:
-        """Returns the figure for a person."""
+        """Returns the figure as text."""
         if self.points is None:
             return "not measured by us"
         if not self.points:
@@ -41,14 +44,14 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A mistake that was found.
+    """A mistake that a check found.
 
     Attributes:
-      check: name of the check.
-      title: what is wrong, in a few words.
-      evidence: a number of this run that shows it.
-      cost: what it costs.
-      remedy: flags, or lines of code, that mend it.
+      check: Name of the check.
+      title: Mistake in a few words.
+      evidence: Number of this run that shows the mistake.
+      cost: Cost of the mistake.
+      remedy: Flags or lines of code that fix it.
     """
 
     check: str
@@ -60,14 +63,14 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What all checks said.
+    """Results of all checks.
 
     Attributes:
-      findings: in order of what they cost.
-      passed: names of the checks that looked and found nothing.
-      skipped: name of a check that did not look -> why.
-      facts: figures worth knowing that are no mistakes, name -> text.
-      seconds: it took.
+      findings: Findings in the order of their costs, the largest first.
+      passed: Names of the checks that found nothing.
+      skipped: Reason by name of each skipped check.
+      facts: Figures that are not mistakes, text by name.
+      seconds: Duration of the diagnosis in seconds.
     """
 
     findings: Sequence[Finding]
@@ -78,7 +81,7 @@ class Report:
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
-    """Sorts by cost, the largest first."""
+    """Returns the findings in the order of their costs, the largest first."""
 
     def points(found: Finding) -> float:
         cost = found.cost
@@ -88,12 +91,12 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def to_text(report: Report) -> str:
-    """Returns the report for a person."""
+    """Returns the report as text for a terminal."""
     count = len(report.findings)
     title = f"{count or 'no'} finding{'' if count == 1 else 's'}"
     parts = [f"{title}, {report.seconds:.0f} s"]
-    for place, found in enumerate(report.findings, start=1):
-        parts.append(f"\n{place}. {found.title} [{found.check}]")
+    for number, found in enumerate(report.findings, start=1):
+        parts.append(f"\n{number}. {found.title} [{found.check}]")
         parts.append(_line("evidence", found.evidence))
         parts.append(
             _line("costs", f"{found.cost.text()} ({found.cost.source})")
@@ -128,7 +131,7 @@ def _wrap(text: str) -> str:
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Returns the report as JSON's values."""
+    """Returns the report as JSON values."""
     findings = []
     for found in report.findings:
         entry = dataclasses.asdict(found)

@@ -1,8 +1,10 @@
-"""Checks of images and labels, in memory; whose data set it is is all the same.
+"""Checks of images, labels, their order and their augmentation.
 
-check_labels(labels)
-check_copies(train, test)
-check_shuffling(labels_by_batch, all_labels=labels)
+    check_labels(labels)
+    check_copies(train, test)
+    check_shuffling(labels_by_batch, all_labels=labels)
+
+They take arrays of any data set of ten classes.
 """
 
 import hashlib
@@ -10,35 +12,41 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import tensorflow as tf
 
+from job.augment import Augment
 from job.data.dataset import NUM_CLASSES, Split
-from job.diagnose import costs
+from job.data.pipeline import TrainBatch
+from job.diagnose import costs, pixels
 from job.diagnose.finding import Cost, Finding
-from job.model.vgg import PREPROCESSING
 
 _Array = npt.NDArray
 
-# A class may have so much more than another, and by so many deviations of a
-# random draw; few images are never of one size.
+# Tolerated ratio of the largest class to the smallest one, and tolerated
+# difference in standard deviations of a random draw: a small random sample is
+# never balanced.
 _IMBALANCE, _DEVIATIONS = 1.5, 6.0
-# Shares of images beyond which copies, of one another, in the test images and
-# under two labels, are more than the few that CIFAR-10 has.
+# Tolerated fractions of images that are copies of one another, copies of test
+# images, and copies under another label. CIFAR-10 has a few of each.
 _COPIES, _LEAKED, _CONFLICTING = 0.01, 0.005, 0.001
-# Share of the entropy of a shuffled batch, below which a batch is not one.
-_ENTROPY_SHARE = 0.9
+# Fraction of a shuffled batch's entropy below which a batch is not shuffled.
+_ENTROPY_FRACTION = 0.9
+# Fraction of images that must be equal on two replicas for a finding. Chance
+# may leave an image or two unchanged.
+_EQUAL = 0.9
 
 
 def check_labels(
     labels: _Array, *, num_classes: int = NUM_CLASSES
 ) -> Finding | None:
-    """Looks at the labels' shape, type and range.
+    """Checks the shape, type and range of the labels.
 
-    A column of labels, [n, 1], broadcasts against [n] predictions to [n, n],
-    with no error; labels from 1 lose a class, and a loss on GPUs is NaN there.
+    A column of labels, [n, 1], broadcasts against [n] predictions to [n, n]
+    without an error. Labels from 1 lose a class, and make the loss NaN on GPUs.
 
     Args:
-      labels: as they are given to the loss; int [n] is right.
-      num_classes: of the network.
+      labels: Labels as the loss gets them; int [n] is right.
+      num_classes: Number of outputs of the network.
     """
     wrong = []
     labels = np.asarray(labels)
@@ -70,8 +78,8 @@ def check_balance(
     """Looks for classes with many more images than others.
 
     Args:
-      labels: int [n], 0 to num_classes - 1.
-      num_classes: how many there are.
+      labels: Labels, int [n], 0 to num_classes - 1.
+      num_classes: Number of classes.
     """
     counts = np.bincount(labels, minlength=num_classes)
     fewest, most = int(counts.min()), int(counts.max())
@@ -89,10 +97,13 @@ def check_balance(
 
 
 def fingerprints(images: _Array) -> _Array:
-    """Returns uint64 [n]: equal images, byte by byte, have equal numbers.
+    """Returns a hash of each image, equal for images with equal bytes.
 
     Args:
-      images: any type, [n, ...].
+      images: Images of any type, [n, ...].
+
+    Returns:
+      uint64 [n].
     """
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     digests = [
@@ -105,13 +116,13 @@ def check_copies(train: Split, test: Split) -> Finding | None:
     """Looks for exact copies: in train, under two labels, of test images.
 
     Args:
-      train: what is trained on.
-      test: what is scored.
+      train: Training split.
+      test: Evaluation split.
     """
     ours, theirs = fingerprints(train.images), fingerprints(test.images)
-    _, first, places = np.unique(ours, return_index=True, return_inverse=True)
+    _, first, indices = np.unique(ours, return_index=True, return_inverse=True)
     copies = len(ours) - len(first)
-    conflicting = int(np.sum(train.labels != train.labels[first][places]))
+    conflicting = int(np.sum(train.labels != train.labels[first][indices]))
     leaked = int(np.isin(theirs, ours).sum())
     found, cost = [], costs.DUPLICATES
     if conflicting > _CONFLICTING * len(ours):
@@ -123,7 +134,7 @@ def check_copies(train: Split, test: Split) -> Finding | None:
             f"{leaked:,} of {len(theirs):,} test images are among the training"
             " images"
         )
-        # Each of them may be right by heart: so much may be too high.
+        # Each of them may be memorized, which bounds the inflation.
         cost = Cost(
             100 * leaked / len(theirs),
             "of this data: as much may the accuracy be too high",
@@ -145,19 +156,19 @@ def check_shuffling(
     all_labels: _Array,
     num_classes: int = NUM_CLASSES,
 ) -> Finding | None:
-    """Compares the classes in a batch with those of a batch drawn at random.
+    """Compares the class entropy of batches with that of random ones.
 
     Args:
-      labels: of some batches that followed one another, int [b] each.
-      all_labels: of the data set, int [n].
-      num_classes: how many there are.
+      labels: Labels of consecutive batches, int [b] each.
+      all_labels: Labels of the data set, int [n].
+      num_classes: Number of classes.
     """
     sizes = [len(batch) for batch in labels]
-    drawn = np.random.default_rng(0)
-    shuffled = [drawn.choice(all_labels, size) for size in sizes]
+    rng = np.random.default_rng(0)
+    shuffled = [rng.choice(all_labels, size) for size in sizes]
     found = _entropy(labels, num_classes)
     wanted = _entropy(shuffled, num_classes)
-    if found >= _ENTROPY_SHARE * wanted:
+    if found >= _ENTROPY_FRACTION * wanted:
         return None
     return Finding(
         "shuffling",
@@ -173,44 +184,77 @@ def check_shuffling(
 
 
 def _entropy(labels: Sequence[_Array], num_classes: int) -> float:
-    """Returns the mean over batches of the class entropy, in nats."""
+    """Returns the class entropy of a batch in nats, averaged over batches."""
     entropies = []
     for batch in labels:
-        shares = np.bincount(batch, minlength=num_classes) / len(batch)
-        shares = shares[shares > 0]
-        entropies.append(-np.sum(shares * np.log(shares)))
+        fractions = np.bincount(batch, minlength=num_classes) / len(batch)
+        fractions = fractions[fractions > 0]
+        entropies.append(-np.sum(fractions * np.log(fractions)))
     return float(np.mean(entropies))
 
 
 def check_preprocessing(
     images: _Array, *, preprocessing: str, pretrained: bool
 ) -> Finding | None:
-    """Compares what reaches the first filter with what its weights know.
+    """Looks for ImageNet's weights on pixels of another scale.
 
     Args:
-      images: some, uint8 [n, h, w, 3].
-      preprocessing: what is done to them, a key of `model.PREPROCESSING`.
-      pretrained: the weights are ImageNet's VGG16 of keras.applications, which
-        knows blue, green, red, 0 to 255, less ImageNet's mean.
+      images: Sample of the images, uint8 [n, h, w, 3].
+      preprocessing: Preprocessing of the network, a key of `pixels.SCALES`.
+      pretrained: Whether the weights are ImageNet's VGG16 of
+        keras.applications. It was trained on BGR, 0 to 255, minus ImageNet's
+        mean.
     """
     if not pretrained or preprocessing == "caffe":
         return None
-    (mean, std), (known_mean, known_std) = (
-        _moments(images, name) for name in (preprocessing, "caffe")
+    ours, theirs = (
+        pixels.scale(images, name) for name in (preprocessing, "caffe")
     )
     return Finding(
         "preprocessing",
         "the pixels are not scaled as the weights know them",
         f"preprocessing {preprocessing}: what reaches block1_conv1 has mean"
-        f" {mean:.2f} and deviation {std:.2f}; ImageNet's weights know"
-        f" {known_mean:.2f} and {known_std:.2f} of these images",
+        f" {ours.mean():.2f} and deviation {ours.std():.2f}; ImageNet's weights"
+        f" know {theirs.mean():.2f} and {theirs.std():.2f} of these images",
         costs.PREPROCESSING,
         ("--config.model.preprocessing=auto",),
     )
 
 
-def _moments(images: _Array, preprocessing: str) -> tuple[float, float]:
-    mean, divisor, turned = PREPROCESSING[preprocessing]
-    pixels = images[..., ::-1] if turned else images
-    scaled = (pixels.astype(np.float32) - mean) / divisor
-    return float(scaled.mean()), float(scaled.std())
+def check_replica_augmentation(
+    augment: Augment, images: _Array, *, by_image_only: bool
+) -> Finding | None:
+    """Looks for replicas that augment the same images in the same way.
+
+    Args:
+      augment: Augmentation of a run with two replicas, b images on each.
+      images: Images that both replicas get, uint8 [b, 32, 32, 3].
+      by_image_only: Whether the augmentation depends on image and epoch alone.
+        Then it should be the same on all replicas.
+    """
+    if by_image_only:
+        return None
+    count = len(images)
+    batch = TrainBatch(
+        image=tf.constant(images),
+        label=tf.zeros([count], tf.int32),
+        index=tf.range(count),
+        epoch=tf.zeros([count], tf.int32),
+    )
+    step = tf.constant(0, tf.int64)
+    first, second = (
+        augment(batch, step, tf.constant(replica)).image.numpy()
+        for replica in (0, 1)
+    )
+    same = int(np.sum(np.all(first == second, axis=(1, 2, 3))))
+    changed = int(np.sum(np.any(first != images, axis=(1, 2, 3))))
+    if not changed or same < _EQUAL * count:
+        return None
+    return Finding(
+        "replica_augmentation",
+        "all replicas see the same augmentation",
+        f"{same} of {count} images came out equal on two replicas, and"
+        f" {changed} of them were changed",
+        costs.REPLICA_AUGMENTATION,
+        ("key the draws by position in the global batch, or by replica",),
+    )

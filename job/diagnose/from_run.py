@@ -1,7 +1,9 @@
-"""Checks of what a run has left so far: its record, and its newest weights.
+"""Checks of a run's metrics, result and accuracies.
 
-check_record_stuck(metrics.read(workdir))
-check_gap(train_accuracy=.99, test_accuracy=.77, augmented=False)
+    check_metrics_stuck(metrics.read(workdir))
+    check_gap(train_accuracy=0.99, test_accuracy=0.77, augmented=False)
+
+They take plain values, of a run of this job or of another program.
 """
 
 import math
@@ -12,27 +14,32 @@ from job.diagnose import costs
 from job.diagnose.finding import Cost, Finding
 from job.diagnose.probes import CHANCE
 
-# A mean over thousands of images that is so near to ln 10 is no accident.
+# A mean over thousands of images this close to ln 10 is not an accident.
 _STUCK = 0.01
-# After fewer steps a warm-up may not have left chance.
-_FEWEST_STEPS = 100
-# Points between training and test images, from which it is memory. Good runs
-# of 200 epochs end at 6 (chenyaofo: 99.98 and 94.06).
+# Number of steps below which a warm-up may keep the loss at chance.
+_MIN_STEPS = 100
+# Points between training and test accuracy from which a run overfits. Good
+# runs of 200 epochs end at 6 (chenyaofo: 99.98 and 94.06).
 _GAP = 10.0
-# A run that has not learnt its own images does not need more variety.
-_LEARNT, _UNDERFIT_GAP = 0.9, 3.0
-# Accuracies are a share of so many images: rounding is no other epoch.
+# Accuracy on training images, 0 to 1, below which a run underfits, and the
+# largest gap to the test images, in points, that goes with it.
+_LEARNED, _UNDERFIT_GAP = 0.9, 3.0
+# Difference of two accuracies, 0 to 1, that may be due to rounding.
 _ROUNDING = 5e-5
-# Points that accuracy loses by the running moments, beyond noise.
-_MOMENTS = 10.0
-# Of the planned epochs; before that a run is simply not over.
+# Points of accuracy lost by the moving statistics that are not noise.
+_STATISTICS = 10.0
+# Fraction of the planned steps from which a run may be judged to underfit.
 LATE = 0.8
 
 _Line = Mapping[str, Any]
 
 
-def whole_lines(lines: Sequence[_Line]) -> list[_Line]:
-    """Returns the lines that have all that the checks look at."""
+def complete_lines(lines: Sequence[_Line]) -> list[_Line]:
+    """Returns the lines that have all fields that the checks need.
+
+    Args:
+      lines: Lines of metrics.jsonl.
+    """
     numbers = ("step", "epoch", "loss", "accuracy")
     return [
         line
@@ -41,14 +48,14 @@ def whole_lines(lines: Sequence[_Line]) -> list[_Line]:
     ]
 
 
-def check_record_stuck(lines: Sequence[_Line]) -> Finding | None:
-    """Looks for a loss that has stayed at that of guessing.
+def check_metrics_stuck(lines: Sequence[_Line]) -> Finding | None:
+    """Looks for a training loss that stays at that of guessing.
 
     Args:
-      lines: of metrics.jsonl.
+      lines: Complete lines of metrics.jsonl.
     """
     train = [line for line in lines if line["split"] == "train"]
-    if not train or train[-1]["step"] < _FEWEST_STEPS:
+    if not train or train[-1]["step"] < _MIN_STEPS:
         return None
     last = [line["loss"] for line in train[-3:]]
     if any(abs(loss - CHANCE) > _STUCK for loss in last):
@@ -66,11 +73,11 @@ def check_record_stuck(lines: Sequence[_Line]) -> Finding | None:
 def check_diverged(
     lines: Sequence[_Line], result: Mapping[str, Any]
 ) -> Finding | None:
-    """Looks for numbers that were not finite.
+    """Looks for losses that were not finite.
 
     Args:
-      lines: of metrics.jsonl.
-      result: result.json; {} where the run is not over.
+      lines: Lines of metrics.jsonl.
+      result: Content of result.json. Empty if the run has not ended.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
@@ -95,19 +102,19 @@ def check_diverged(
 def check_gap(
     *, train_accuracy: float, test_accuracy: float, augmented: bool
 ) -> Finding | None:
-    """Looks for a network that knows its images by heart.
+    """Looks for a network that has memorized its training images.
 
     Args:
-      train_accuracy: share of training images, 0 to 1.
-      test_accuracy: share of images that it has not seen, 0 to 1.
-      augmented: whether the training images were shown in several ways.
+      train_accuracy: Accuracy on training images, 0 to 1.
+      test_accuracy: Accuracy on images that it was not trained on, 0 to 1.
+      augmented: Whether the training images were augmented.
     """
     gap = 100 * (train_accuracy - test_accuracy)
     if gap < _GAP:
         return None
-    mend = "--config.augment.flip=alternating --config.augment.translate=2"
+    fix = "--config.augment.flip=alternating --config.augment.translate=2"
     if augmented:
-        mend = "--config.augment.preset=strong, and --config.epochs=100"
+        fix = "--config.augment.preset=strong, and --config.epochs=100"
     return Finding(
         "train_test_gap",
         "it knows the training images by heart"
@@ -115,25 +122,24 @@ def check_gap(
         f"accuracy {100 * train_accuracy:.1f} on training images,"
         f" {100 * test_accuracy:.1f} on others: a gap of {gap:.1f} points",
         costs.OVERFITTED,
-        (mend,),
+        (fix,),
     )
 
 
 def check_underfit(
     *, plain_accuracy: float, test_accuracy: float, heavy: Sequence[str]
 ) -> Finding | None:
-    """Looks for augmentation that keeps a run from learning its own images.
+    """Looks for augmentation that keeps a run from fitting its own images.
 
-    For a run that is (nearly) over: before, every run is like that.
+    For a run that has (nearly) ended. Before that, every run underfits.
 
     Args:
-      plain_accuracy: share of training images, not augmented, 0 to 1.
-      test_accuracy: share of images that it has not seen, 0 to 1.
-      heavy: what is strong about the augmentation; see
-        `from_config.heavy_augmentation`.
+      plain_accuracy: Accuracy on training images without augmentation, 0 to 1.
+      test_accuracy: Accuracy on images that it was not trained on, 0 to 1.
+      heavy: Heavy settings; see `recipe.heavy_augmentation`.
     """
     gap = 100 * (plain_accuracy - test_accuracy)
-    if len(heavy) < 2 or plain_accuracy >= _LEARNT or gap > _UNDERFIT_GAP:
+    if len(heavy) < 2 or plain_accuracy >= _LEARNED or gap > _UNDERFIT_GAP:
         return None
     return Finding(
         "over_augmentation",
@@ -149,7 +155,11 @@ def check_underfit(
 
 
 def scored_lines(lines: Sequence[_Line]) -> list[_Line]:
-    """Returns the lines of evaluations, on test or held-out images."""
+    """Returns the lines of evaluations, on test or validation images.
+
+    Args:
+      lines: Complete lines of metrics.jsonl.
+    """
     return [line for line in lines if line["split"] in ("test", "validation")]
 
 
@@ -159,8 +169,8 @@ def check_best_epoch(
     """Looks for a reported accuracy that is the best one, not the last one.
 
     Args:
-      lines: of metrics.jsonl.
-      result: result.json; {} where the run is not over.
+      lines: Complete lines of metrics.jsonl.
+      result: Content of result.json. Empty if the run has not ended.
     """
     tests = [line for line in lines if line["split"] == "test"]
     reported = result.get("test_accuracy")
@@ -168,7 +178,7 @@ def check_best_epoch(
         return None
     last = max(tests, key=lambda line: line["step"])
     best = max(tests, key=lambda line: line["accuracy"])
-    # Of the last step a record may have been scored anew, in other batches.
+    # The last step may have been evaluated again, in batches of another size.
     if reported <= last["accuracy"] + _ROUNDING:
         return None
     if abs(reported - best["accuracy"]) > _ROUNDING:
@@ -192,7 +202,14 @@ def check_best_epoch(
 
 
 def describe_scores(lines: Sequence[_Line]) -> str:
-    """Returns the last and the best evaluation, side by side; "": none."""
+    """Describes the last and the best evaluation of each split.
+
+    Args:
+      lines: Complete lines of metrics.jsonl.
+
+    Returns:
+      Text for a person. Empty if there was no evaluation.
+    """
     scored = scored_lines(lines)
     if not scored:
         return ""
@@ -212,15 +229,16 @@ def describe_scores(lines: Sequence[_Line]) -> str:
 def check_running_moments(
     *, by_batch: float, by_running: float, images: int
 ) -> Finding | None:
-    """Looks for running moments that are not those of the images.
+    """Looks for moving statistics that differ from those of the images.
 
     Args:
-      by_batch: accuracy with the batch's own moments, as in training; 0 to 1.
-      by_running: accuracy on the same images with the running moments.
-      images: how many.
+      by_batch: Accuracy with the statistics of the batch, as in training, 0 to
+        1.
+      by_running: Accuracy on the same images with the moving statistics.
+      images: Number of images.
     """
     points = 100 * (by_batch - by_running)
-    if points < _MOMENTS:
+    if points < _STATISTICS:
         return None
     return Finding(
         "running_moments",

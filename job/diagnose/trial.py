@@ -1,12 +1,13 @@
-"""A run's network, for a few steps that leave nothing behind.
+"""A run's network, trained for a few steps that can be undone.
 
     trial = Trial(config, plan, precision="float32", batch_size=32, ...)
     trial.feed(images, labels)          # [steps, b, 32, 32, 3], [steps, b]
     trial.step(0.1)                     # the first batch's loss
     trial.reset()
 
-The step is the job's own (`job.step`), on one device, on images as they are,
-without dropout or label smoothing: what cannot be learnt so cannot be learnt.
+The step is the job's own (`job.training.step`), on one device, without
+augmentation, dropout or label smoothing. What is not learned under these
+conditions cannot be learned at all.
 """
 
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ _Array = npt.NDArray
 
 
 class Trial:
-    """Trains a run's network on batches that it is given."""
+    """Trains a run's network on given batches."""
 
     def __init__(
         self,
@@ -39,14 +40,16 @@ class Trial:
         batch_size: int,
         first_weights: dict[str, _Array],
     ) -> None:
-        """Builds the network; nothing is compiled yet.
+        """Builds the network; the first step compiles it.
 
         Args:
-          config: of the run.
-          plan: of the run: which blocks ever train, at which share of the rate.
-          precision: of the arithmetic.
-          batch_size: images a step.
-          first_weights: see `build.first_weights`; the others are drawn.
+          config: Config of the run.
+          plan: Plan of the run: which blocks are trained, and the ratio of
+            their learning rates to the run's.
+          precision: Precision of the trial: float32, bfloat16 or float16.
+          batch_size: Number of images per step.
+          first_weights: Weights that are not initialized at random; see
+            `build.first_weights`.
         """
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
@@ -70,8 +73,8 @@ class Trial:
             build.keep_images,
             step.OptimizerSettings(
                 name=config.optimizer.name,
-                # The factor, which a rollback would change, is the rate here:
-                # so one compiled step does for all rates.
+                # The factor, which a rollback changes, is the learning rate
+                # here, so that one compiled step serves all rates.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
                     name: phases.Group(0, group.scale)
@@ -88,21 +91,21 @@ class Trial:
             open_blocks=opened,
             seed=config.seed,
             global_batch_size=batch_size,
-            # As the run has it: a probe of the speed compares two of these.
+            # As in the run, since a probe compares the speed of two trials.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 
     @property
     def model(self) -> keras.Model:
-        """The network, as far as it has been trained."""
+        """The network with its current weights."""
         return self._state.model
 
     def feed(self, images: _Array, labels: _Array) -> None:
-        """Sets what the next steps are made on.
+        """Sets the batches of the next steps, which are repeated.
 
         Args:
-          images: uint8 [steps, b, 32, 32, 3].
-          labels: int32 [steps, b].
+          images: Images, uint8 [batches, b, 32, 32, 3].
+          labels: Labels, int32 [batches, b].
         """
         zeros = np.zeros_like(labels)
         batches = tf.data.Dataset.from_tensor_slices(
@@ -112,7 +115,14 @@ class Trial:
         self._batches = pipeline.distribute(self._strategy, lambda own: batches)
 
     def step(self, rate: float) -> float:
-        """Makes a step; returns the loss before it, NaN if not finite."""
+        """Trains one step.
+
+        Args:
+          rate: Learning rate.
+
+        Returns:
+          Loss before the update. NaN if it is not finite.
+        """
         assert self._batches is not None
         window = self._state.window["loss"]
         window.assign(0.0)
@@ -123,10 +133,18 @@ class Trial:
         return float(window.numpy())
 
     def logits(self, images: _Array, *, training: bool) -> tf.Tensor:
-        """Calls the network, eagerly; uint8 [b, 32, 32, 3] to [b, 10]."""
+        """Calls the network without compiling it.
+
+        Args:
+          images: Images, uint8 [b, 32, 32, 3].
+          training: Whether batch normalization uses the batch's statistics.
+
+        Returns:
+          Logits, [b, 10].
+        """
         resized = self._resize(tf.constant(images))
         return self._state.model(resized, training=training)[0]
 
     def reset(self) -> None:
-        """Puts everything back to how it was before the first step."""
+        """Restores the state before the first step."""
         self._state.restore(self._start)

@@ -1,0 +1,173 @@
+"""Checks of a network by its description: normalization, head, frozen base.
+
+    check_large_head(head_units=(4096, 4096), input_size=32, ...)
+
+They need neither TensorFlow nor data.
+"""
+
+from collections.abc import Sequence
+
+from job.diagnose import costs
+from job.diagnose.finding import Finding
+
+# Number of convolutions and filters of each block.
+_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+
+# Images per replica below which batch statistics are noise (Wu & He 2018,
+# arXiv:1803.08494).
+_SMALL_BATCH = 16
+
+# Momentum of the moving statistics above which a short run may end before they
+# have converged, and the number of time constants that convergence takes.
+_FAST_MOMENTUM = 0.9
+_TIME_CONSTANTS = 10
+
+
+def check_batch_norm(
+    *, batch_norm: bool, pretrained: bool, learns: bool | None
+) -> Finding | None:
+    """Looks for a deep network that is trained without batch normalization.
+
+    Args:
+      batch_norm: Whether the network has batch normalization.
+      pretrained: Whether it starts from weights that were trained without.
+      learns: Whether a probe learned one batch; see `probes.check_learning`.
+        None if no probe was run.
+    """
+    if batch_norm or pretrained:
+        return None
+    seen = {
+        True: "though it learnt one batch",
+        False: "and it did not learn one batch",
+        None: "and it was not tried on a batch",
+    }
+    return Finding(
+        "no_batch_norm",
+        "there is no batch normalization",
+        f"0 normalization layers after 13 convolutions, {seen[learns]}",
+        costs.NO_BATCH_NORM if learns else costs.STUCK,
+        ("--config.model.batch_norm=true",),
+    )
+
+
+def check_replica_batch(
+    *,
+    batch_norm: bool,
+    synchronized: bool,
+    global_batch_size: int,
+    replicas: int,
+) -> Finding | None:
+    """Looks for batch statistics over too few images.
+
+    Args:
+      batch_norm: Whether the network has batch normalization.
+      synchronized: Whether the statistics are computed over all replicas.
+      global_batch_size: Number of images per step.
+      replicas: Number of replicas that share them.
+    """
+    size = global_batch_size // (1 if synchronized else replicas)
+    if not batch_norm or size >= _SMALL_BATCH:
+        return None
+    remedy = f"--config.global_batch_size={2 * _SMALL_BATCH * replicas}"
+    if replicas > 1:
+        remedy += " or --config.distribute.sync_batch_norm=true"
+    return Finding(
+        "replica_batch",
+        "batch normalization over too few images",
+        f"{size} images share their moments ({global_batch_size} a step,"
+        f" {replicas} replicas); below {_SMALL_BATCH} they are noise",
+        costs.SMALL_REPLICA_BATCH,
+        (remedy,),
+    )
+
+
+def check_batch_norm_momentum(
+    *, batch_norm: bool, momentum: float, steps: int
+) -> Finding | None:
+    """Looks for moving statistics that cannot converge within the run.
+
+    Args:
+      batch_norm: Whether the network has batch normalization.
+      momentum: Momentum of the moving mean and variance, 0 to 1.
+      steps: Number of steps of the run.
+    """
+    time_constants = steps * (1 - momentum)
+    if (
+        not batch_norm
+        or momentum <= _FAST_MOMENTUM
+        or time_constants >= _TIME_CONSTANTS
+    ):
+        return None
+    return Finding(
+        "batch_norm_momentum",
+        "the running moments are too slow for so short a run",
+        f"momentum {momentum:g} over {steps} steps: {time_constants:.1f}"
+        f" turnovers, of which {_TIME_CONSTANTS} are wanted;"
+        f" {momentum**steps:.0%} of the moments are still the initial ones",
+        costs.BATCH_NORM_MOMENTUM,
+        (f"--config.model.batch_norm_momentum={_FAST_MOMENTUM}",),
+    )
+
+
+def check_large_head(
+    *,
+    head_units: Sequence[int],
+    input_size: int,
+    width: float,
+    flatten: bool,
+) -> Finding | None:
+    """Looks for dense layers with more weights than all convolutions.
+
+    Args:
+      head_units: Units of each dense layer before the logits.
+      input_size: Height and width of the images, in pixels.
+      width: Multiplier of the convolutions' filters.
+      flatten: Whether the last feature map is flattened, not averaged.
+    """
+    convolutions, channels = 0, 3
+    for depth, base in _BLOCKS:
+        for _ in range(depth):
+            filters = max(1, round(base * width))
+            convolutions += 9 * channels * filters
+            channels = filters
+    size = input_size // 32 if flatten else 1
+    head, features = 0, size * size * channels
+    for units in (*head_units, 10):
+        head += features * units
+        features = units
+    if head <= convolutions:
+        return None
+    return Finding(
+        "large_head",
+        "the head has more weights than the convolutions",
+        f"{head / 1e6:.1f} million in the head, {convolutions / 1e6:.1f}"
+        f" million in the convolutions, on a map of {size} x {size}",
+        costs.LARGE_HEAD,
+        (
+            '--config.model.head_units="()" --config.model.dropout=0'
+            " --config.model.head_pooling=avg",
+        ),
+    )
+
+
+def check_frozen_base(*, size: int, frozen: bool) -> Finding | None:
+    """Looks for a frozen base whose last feature map is a single pixel.
+
+    Args:
+      size: Height and width of the last feature map, in pixels. VGG16 divides
+        those of the images by 32.
+      frozen: Whether all convolutions stay frozen.
+    """
+    if not frozen or size >= 2:
+        return None
+    return Finding(
+        "frozen_base",
+        f"the whole base is frozen, and its last map is {size} x {size}",
+        f"{size} pixel is left of an image after the last convolution, and 0"
+        " convolutions train",
+        costs.FROZEN_AT_32,
+        (
+            "--config=configs/transfer.py, which opens block by block"
+            " (transfer.unfreeze_epochs), with SGD at .08",
+        ),
+    )

@@ -1,0 +1,165 @@
+"""Checks of a run's newest checkpoint, by its accuracies.
+
+    check_checkpoint(builder, config, plan, data, workdir)
+
+The checkpoint is read, never changed: the run may be writing its next one.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from job import build, errors
+from job.checkpoint import store
+from job.config import augmentation
+from job.data.dataset import Dataset, Split
+from job.diagnose import budget, from_run, recipe
+from job.diagnose.finding import Finding
+from job.diagnose.report_builder import ReportBuilder
+from job.storage.workdir import Workdir
+from job.training.plan import Plan
+from job.training.state import load_evaluated
+
+_CHECKS = ("train_test_gap", "running_moments")
+
+# Number of images of each split that the accuracies are measured on.
+_IMAGES = 1000
+# Number of 32 px images in a batch, and the smallest batch of larger ones.
+_BATCH, _MIN_BATCH = 250, 8
+# Momentum up to which moving statistics follow the weights closely.
+_FAST_MOMENTUM = 0.9
+
+# (images, batch statistics instead of moving ones) -> accuracy, 0 to 1.
+Accuracy = Callable[[Split, bool], float]
+
+
+def check_checkpoint(
+    builder: ReportBuilder,
+    config: ml_collections.ConfigDict,
+    plan: Plan,
+    data: Dataset,
+    workdir: Workdir,
+) -> None:
+    """Compares accuracies on training and test images.
+
+    Args:
+      builder: Collector of the findings.
+      config: Config of the run.
+      plan: Plan of the run.
+      data: Data set of the run.
+      workdir: Workdir of the run.
+    """
+    try:
+        loaded = _load_newest(config, workdir)
+    except (errors.ResumeError, errors.StorageError, KeyError) as error:
+        builder.skip(f"no checkpoint can be read: {error}", *_CHECKS)
+        return
+    if loaded is None:
+        builder.skip("the run has no checkpoint yet", *_CHECKS)
+        return
+    step, network = loaded
+    batch_size = budget.num_images(
+        _BATCH, config.model.input_size**2, at_least=_MIN_BATCH
+    )
+    accuracy = _make_accuracy(config, network, batch_size, builder)
+    rng = np.random.default_rng(0)
+    train_images = _sample(data.train, rng)
+    test_images = _sample(data.test, rng)
+    train_accuracy = accuracy(train_images, False)
+    test_accuracy = accuracy(test_images, False)
+    builder.facts["newest checkpoint"] = (
+        f"step {step:,} of {plan.train_steps:,}: {100 * train_accuracy:.1f} on"
+        f" {len(train_images):,} plain training images,"
+        f" {100 * test_accuracy:.1f} on {len(test_images):,} that were not"
+        " trained on"
+    )
+    augment = config.augment.to_dict()
+    builder.add(
+        "train_test_gap",
+        from_run.check_gap(
+            train_accuracy=train_accuracy,
+            test_accuracy=test_accuracy,
+            augmented=augmentation.is_enabled(augment),
+        ),
+    )
+    if step >= from_run.LATE * plan.train_steps:
+        builder.add(
+            "over_augmentation",
+            from_run.check_underfit(
+                plain_accuracy=train_accuracy,
+                test_accuracy=test_accuracy,
+                heavy=recipe.heavy_augmentation(augment),
+            ),
+        )
+    if config.model.batch_norm:
+        batch = _sample(data.test, rng).take(
+            np.arange(min(batch_size, len(data.test)))
+        )
+        builder.add("running_moments", _check_moments(config, accuracy, batch))
+
+
+def _load_newest(
+    config: ml_collections.ConfigDict, workdir: Workdir
+) -> tuple[int, keras.Model] | None:
+    """Returns the step and the evaluated network of the newest checkpoint."""
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
+    newest = checkpoints.restore_newest(quarantine=False)
+    if newest is None:
+        return None
+    saved, tensors = newest
+    network = build.create_model(config, "float32")
+    load_evaluated(network, tensors)
+    return saved.step, network
+
+
+def _make_accuracy(
+    config: ml_collections.ConfigDict,
+    network: keras.Model,
+    batch_size: int,
+    builder: ReportBuilder,
+) -> Accuracy:
+    """Returns the function that measures an accuracy, within the budget."""
+    resize = build.create_resize(config)
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def predict(images: tf.Tensor, training: bool) -> tf.Tensor:
+        logits, _ = network(resize(images), training=training)
+        return tf.argmax(logits, axis=-1)
+
+    def accuracy(split: Split, training: bool) -> float:
+        end = budget.clock() + builder.remaining_seconds()
+        correct = []
+        for first in range(0, len(split), batch_size):
+            rows = slice(first, first + batch_size)
+            classes = predict(tf.constant(split.images[rows]), training)
+            correct.append(classes.numpy() == split.labels[rows])
+            if budget.clock() > end:
+                break
+        return float(np.concatenate(correct).mean())
+
+    return accuracy
+
+
+def _sample(split: Split, rng: np.random.Generator) -> Split:
+    return split.take(rng.permutation(len(split))[:_IMAGES])
+
+
+def _check_moments(
+    config: ml_collections.ConfigDict, accuracy: Accuracy, batch: Split
+) -> Finding | None:
+    found = from_run.check_running_moments(
+        by_batch=accuracy(batch, True),
+        by_running=accuracy(batch, False),
+        images=len(batch),
+    )
+    if found is None:
+        return None
+    # The check's own remedy is for code that calls the layers itself.
+    remedy = "train for more steps"
+    if config.model.batch_norm_momentum > _FAST_MOMENTUM:
+        remedy += ", with --config.model.batch_norm_momentum=0.9"
+    return dataclasses.replace(found, remedy=(remedy,))

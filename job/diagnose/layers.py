@@ -1,0 +1,155 @@
+"""Layers of a Keras model, and their outputs.
+
+    with outputs_of(relu_layers(model)) as outputs:
+        model(images)
+    outputs["block1_conv1_relu"]        # float [n, h, w, c]
+
+Layers of inner models count as layers of the model.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import google_crc32c
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def flat_layers(model: keras.Model) -> list[keras.Layer]:
+    """Returns the layers of a model and of its inner models, once each."""
+    found: list[keras.Layer] = []
+    for layer in model.layers:
+        inner = flat_layers(layer) if hasattr(layer, "layers") else [layer]
+        found.extend(layer for layer in inner if layer not in found)
+    return found
+
+
+def relu_layers(model: keras.Model) -> list[keras.Layer]:
+    """Returns the layers that end in ReLU."""
+    relu = (keras.activations.relu, tf.nn.relu)
+    return [
+        layer
+        for layer in flat_layers(model)
+        if isinstance(layer, keras.layers.ReLU)
+        or getattr(layer, "activation", None) in relu
+    ]
+
+
+def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """Returns the Keras BatchNormalization layers."""
+    return [
+        layer
+        for layer in flat_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
+def convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
+    """Returns the Keras Conv2D layers, in the order of the model."""
+    return [
+        layer
+        for layer in flat_layers(model)
+        if isinstance(layer, keras.layers.Conv2D)
+    ]
+
+
+@contextlib.contextmanager
+def outputs_of(layers: Sequence[keras.Layer]) -> Iterator[dict[str, Any]]:
+    """Records what layers return, by their names.
+
+    Args:
+      layers: Layers of a model or of its inner models, with unique names.
+    """
+    kept: dict[str, Any] = {}
+    calls = {layer: layer.call for layer in layers}
+
+    def record(layer: keras.Layer) -> Callable:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            kept[layer.name] = calls[layer](*args, **kwargs)
+            return kept[layer.name]
+
+        return call
+
+    for layer in layers:
+        layer.call = record(layer)
+    try:
+        yield kept
+    finally:
+        for layer in layers:
+            layer.call = calls[layer]
+
+
+def dead_fractions(
+    model: Callable[[Any], Any], layers: Sequence[keras.Layer], images: Any
+) -> dict[str, float]:
+    """Returns the fraction of units of each layer that are 0 for all images.
+
+    Args:
+      model: Function of the images that calls the layers.
+      layers: Layers whose outputs end in ReLU.
+      images: Batch of images, as the model takes it.
+
+    Returns:
+      Fraction by the name of the layer, 0 to 1.
+    """
+    fractions = {}
+    with outputs_of(layers) as outputs:
+        model(images)
+    for name, output in outputs.items():
+        units = np.asarray(output, np.float32).reshape(-1, output.shape[-1])
+        fractions[name] = float((units.max(axis=0) <= 0).mean())
+    return fractions
+
+
+def has_frozen_base(model: keras.Model) -> bool:
+    """Returns whether the model has convolutions and all of them are frozen."""
+    found = convolutions(model)
+    return bool(found) and not any(layer.trainable_variables for layer in found)
+
+
+def smallest_feature_map(
+    model: keras.Model, input_size: tuple[int, ...]
+) -> int:
+    """Returns the smallest height or width of a feature map, in pixels.
+
+    Args:
+      model: Model of images, float [n, h, w, 3].
+      input_size: Height and width of the images, in pixels.
+    """
+    spatial = [
+        layer
+        for layer in flat_layers(model)
+        if isinstance(
+            layer,
+            keras.layers.Conv2D
+            | keras.layers.MaxPooling2D
+            | keras.layers.AveragePooling2D,
+        )
+    ]
+    blank = np.zeros((1, *input_size, 3), np.float32)
+    with outputs_of(spatial) as outputs:
+        model(blank, training=False)
+    return min(
+        (min(output.shape[1:3]) for output in outputs.values()), default=1
+    )
+
+
+def first_kernel_crc32c(model: keras.Model) -> str:
+    """Returns the checksum of the first convolution's kernel.
+
+    Returns:
+      crc32c of its float32 bytes, 8 hexadecimal digits. Empty if the model has
+      no convolution.
+    """
+    for layer in convolutions(model):
+        kernel = np.asarray(layer.kernel, np.float32)
+        return f"{google_crc32c.value(kernel.tobytes()):08x}"
+    return ""
+
+
+def compute_dtype(model: keras.Model) -> str:
+    """Returns float16 if any layer computes in it, else float32."""
+    dtypes = {layer.compute_dtype for layer in flat_layers(model)}
+    return "float16" if "float16" in dtypes else "float32"

@@ -1,0 +1,177 @@
+"""Checks of config fields: each finds its mistake, and nothing without it."""
+
+import math
+
+import pytest
+
+from configs import (
+    augment_presets,
+    naive,
+    quickstart,
+    seed_frozen,
+    smoke,
+    stem32,
+    transfer,
+    upsample,
+)
+from job.config import serialization
+from job.diagnose import from_config
+from job.training.plan import Plan
+from tests.support.findings import assert_finding
+
+STRONG = {
+    f"augment.{field}": value
+    for field, value in augment_presets.fields("strong").items()
+}
+STEM = stem32.get_config()
+NAIVE = naive.get_config()
+FROZEN = transfer.get_config("frozen")
+SMALL_BATCH = {"global_batch_size": 64}
+
+
+def check_fields(config, changes, *, replicas=1):
+    """Returns the findings of a changed config, by their names."""
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(changes)
+    synthetic = config.data.source == "synthetic"
+    count = config.data.synthetic_train_images if synthetic else 50_000
+    return from_config.check_fields(
+        serialization.flatten(config),
+        train_steps=Plan.create(config, num_images=count).train_steps,
+        num_images=count,
+        replicas=replicas,
+        synthetic=synthetic,
+        learns=True,
+    )
+
+
+# Each case is a faulty config and a sound one: (config, changes).
+@pytest.mark.parametrize(
+    ("check", "faulty", "sound"),
+    [
+        pytest.param(
+            "rate_rule",
+            (STEM, {"optimizer.peak_learning_rate": 0.01}),
+            (STEM, {}),
+            id="rate_rule-low",
+        ),
+        pytest.param(
+            "rate_rule",
+            (STEM, {"optimizer.peak_learning_rate": 4.0}),
+            (NAIVE, {}),
+            id="rate_rule-high",
+        ),
+        pytest.param(
+            "constant_rate",
+            (NAIVE, {}),
+            (STEM, {}),
+            id="constant_rate",
+        ),
+        pytest.param(
+            "constant_rate",
+            (STEM, {"optimizer.warmup_epochs": 100.0}),
+            (STEM, {"optimizer.warmup_epochs": 1.0}),
+            id="constant_rate-warmup_as_long_as_the_run",
+        ),
+        # ImageNet's weights were trained without batch normalization.
+        pytest.param(
+            "no_batch_norm",
+            (NAIVE, {}),
+            (transfer.get_config(), {}),
+            id="no_batch_norm",
+        ),
+        pytest.param(
+            "large_head",
+            (NAIVE, {}),
+            (seed_frozen.get_config(), {}),
+            id="large_head",
+        ),
+        pytest.param(
+            "frozen_base",
+            (seed_frozen.get_config(), {}),
+            (transfer.get_config("gradual"), {}),
+            id="frozen_base",
+        ),
+        pytest.param(
+            "frozen_base",
+            (FROZEN, {}),
+            (FROZEN, {"model.input_size": 64}),
+            id="frozen_base-input_size",
+        ),
+        pytest.param(
+            "no_augmentation",
+            (NAIVE, {}),
+            (quickstart.get_config(), {}),
+            id="no_augmentation",
+        ),
+        pytest.param(
+            "over_augmentation",
+            (STEM, {"epochs": 5.0, **STRONG}),
+            (stem32.get_config("200ep"), {}),
+            id="over_augmentation",
+        ),
+        pytest.param(
+            "short_run",
+            (STEM, {"steps": 20}),
+            (STEM, {"epochs": 2.0}),
+            id="short_run",
+        ),
+        pytest.param(
+            "batch_norm_momentum",
+            (STEM, {"epochs": 5.0, "model.batch_norm_momentum": 0.99}),
+            (STEM, {"model.batch_norm_momentum": 0.99}),
+            id="batch_norm_momentum",
+        ),
+        pytest.param(
+            "weight_decay",
+            (STEM, {"optimizer.weight_decay": 5e-3}),
+            (stem32.get_config("8ep"), {}),
+            id="weight_decay-keras_value_with_sgd",
+        ),
+        pytest.param(
+            "weight_decay",
+            (NAIVE, {"optimizer.weight_decay": 5e-4}),
+            (NAIVE, {"optimizer.weight_decay": 0.05}),
+            id="weight_decay-sgd_value_with_adam",
+        ),
+    ],
+)
+def test_fault_is_found_and_sound_config_passes(check, faulty, sound):
+    assert_finding(check_fields(*faulty)[check], check)
+    assert check_fields(*sound)[check] is None
+
+
+def test_replica_batch_is_found_and_synchronized_statistics_pass():
+    found = check_fields(STEM, SMALL_BATCH, replicas=8)["replica_batch"]
+    assert_finding(found, "replica_batch")
+    synchronized = {**SMALL_BATCH, "distribute.sync_batch_norm": True}
+    assert not check_fields(STEM, synchronized, replicas=8)["replica_batch"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(
+            pytest.param(stem32.get_config(variant), id=f"stem32:{variant}")
+            for variant in stem32.VARIANTS
+        ),
+        *(
+            pytest.param(transfer.get_config(variant), id=f"transfer:{variant}")
+            for variant in transfer.VARIANTS
+            if variant != "frozen"
+        ),
+        pytest.param(upsample.get_config("64"), id="upsample:64"),
+        pytest.param(quickstart.get_config(), id="quickstart"),
+        pytest.param(smoke.get_config(), id="smoke"),
+    ],
+)
+def test_shipped_config_has_no_findings(config):
+    found = check_fields(config, {})
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+def test_only_blocks_that_stay_frozen_count_as_frozen():
+    config = transfer.get_config("gradual").unlock()
+    config.transfer.unfreeze_epochs.block1 = math.inf
+    fields = serialization.flatten(config)
+    assert from_config.frozen_blocks(fields) == ["block1"]

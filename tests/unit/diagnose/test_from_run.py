@@ -1,0 +1,84 @@
+"""Checks of a run's metrics: each finds its mistake, and only that."""
+
+import math
+
+from job.diagnose import from_run
+from tests.support.findings import assert_finding
+
+
+def line(step, loss, accuracy, split="train"):
+    """Returns a line of metrics.jsonl."""
+    return {
+        "step": step,
+        "epoch": step / 100,
+        "split": split,
+        "loss": loss,
+        "accuracy": accuracy,
+    }
+
+
+TESTS = [line(100, 1.0, 0.71, "test"), line(200, 1.0, 0.70, "test")]
+
+
+def test_loss_at_chance_is_found():
+    found = from_run.check_metrics_stuck([line(500, 2.3031, 0.1)])
+    assert_finding(found, "stuck_at_chance")
+    assert not from_run.check_metrics_stuck([line(500, 2.25, 0.14)])
+    # The warm-up may last longer than this.
+    assert not from_run.check_metrics_stuck([line(50, 2.3031, 0.1)])
+
+
+def test_nan_and_rollbacks_are_found():
+    found = from_run.check_diverged([line(5, math.nan, 0.1)], {})
+    assert_finding(found, "diverged")
+    found = from_run.check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 2})
+    assert_finding(found, "diverged")
+    assert not from_run.check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 0})
+
+
+def test_overfitting_is_found():
+    found = from_run.check_gap(
+        train_accuracy=0.99, test_accuracy=0.77, augmented=False
+    )
+    assert_finding(found, "train_test_gap")
+    assert not from_run.check_gap(
+        train_accuracy=0.93, test_accuracy=0.87, augmented=True
+    )
+
+
+def test_underfitting_is_found_with_heavy_augmentation_only():
+    def check(accuracy, heavy):
+        return from_run.check_underfit(
+            plain_accuracy=accuracy, test_accuracy=accuracy, heavy=heavy
+        )
+
+    assert_finding(check(0.7, ["a", "b"]), "over_augmentation")
+    assert check(0.98, ["a", "b"]) is None
+    assert check(0.7, ["a"]) is None
+
+
+def test_accuracy_of_the_best_epoch_is_found():
+    found = from_run.check_best_epoch(TESTS, {"test_accuracy": 0.71})
+    assert_finding(found, "best_epoch")
+    assert not from_run.check_best_epoch(TESTS, {"test_accuracy": 0.70})
+
+
+def test_wrong_moving_statistics_are_found():
+    def check(by_running):
+        return from_run.check_running_moments(
+            by_batch=0.8, by_running=by_running, images=250
+        )
+
+    assert_finding(check(0.1), "running_moments")
+    assert check(0.79) is None
+
+
+def test_last_and_best_evaluation_are_described():
+    text = from_run.describe_scores([line(50, 2.0, 0.2), *TESTS])
+    assert text == "test: last 70.00 (epoch 2), best 71.00 (epoch 1)"
+    assert from_run.describe_scores([line(50, 2.0, 0.2)]) == ""
+
+
+def test_incomplete_lines_are_left_out():
+    good = line(1, 2.0, 0.1)
+    assert from_run.complete_lines([{"step": 1, "split": "x"}, good]) == [good]

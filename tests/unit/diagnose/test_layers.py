@@ -1,0 +1,54 @@
+"""Layers of a model and their outputs."""
+
+import keras
+import numpy as np
+
+from configs import smoke
+from job import build
+from job.diagnose import layers
+from tests.support import keras_models
+
+
+def test_dead_units_are_counted_in_the_jobs_network():
+    network = build.create_model(smoke.get_config(), "float32")
+    relus = layers.relu_layers(network)
+    assert len(relus) == 13
+    images = np.random.default_rng(0).integers(
+        0, 256, (8, 32, 32, 3), dtype=np.uint8
+    )
+
+    def dead_fractions():
+        return layers.dead_fractions(
+            lambda batch: network(batch, training=True), relus, images
+        )
+
+    assert max(dead_fractions().values()) < 0.5
+    layer = network.get_layer("block3_conv2_bn")
+    layer.beta.assign(np.full(layer.beta.shape, -99.0))
+    assert dead_fractions()["block3_conv2_relu"] == 1.0
+
+
+def test_layers_of_inner_models_are_found():
+    model = keras_models.inner_base(trainable=False)
+    found = layers.flat_layers(model)
+    assert [type(layer) for layer in found] == [
+        keras.layers.Rescaling,
+        keras.layers.Conv2D,
+        keras.layers.MaxPooling2D,
+        keras.layers.Flatten,
+        keras.layers.Dense,
+    ]
+    assert layers.has_frozen_base(model)
+    assert layers.smallest_feature_map(model, (32, 32)) == 1
+
+
+def test_recording_leaves_layers_as_they_were():
+    model = keras_models.plain()
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    convolution = model.layers[1]
+    with layers.outputs_of([convolution]) as outputs:
+        model(images)
+        assert outputs[convolution.name].shape == (1, 8, 8, 4)
+        outputs.clear()
+    model(images)
+    assert not outputs

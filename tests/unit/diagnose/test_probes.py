@@ -1,0 +1,94 @@
+"""Probes of one batch, and the checks that judge them."""
+
+import math
+
+import pytest
+
+from job.diagnose import probes
+from tests.support.findings import assert_finding
+
+FALLS = [2.3 - 0.25 * i for i in range(9)]
+STAYS = [2.302, 2.31, 2.301] * 10
+SLOW = [2.3 - 0.01 * i for i in range(probes.STEPS)]
+
+
+def check_learning(losses, *, batch_norm=True):
+    return probes.check_learning(
+        losses,
+        batch_norm=batch_norm,
+        rate=0.1,
+        peak_learning_rate=0.4,
+        images=32,
+    )
+
+
+@pytest.mark.parametrize(
+    ("check", "losses"),
+    [
+        pytest.param("stuck_at_chance", STAYS, id="stuck"),
+        pytest.param("overfit_one_batch", SLOW, id="slow"),
+        pytest.param("overfit_one_batch", [2.3, 9.0, math.nan], id="diverged"),
+    ],
+)
+def test_network_that_cannot_learn_one_batch_is_found(check, losses):
+    assert_finding(check_learning(losses), check)
+
+
+def test_network_that_learns_one_batch_passes():
+    assert check_learning(FALLS) is None
+    assert check_learning([2.3, 9.0, 0.05]) is None
+
+
+def test_remedy_is_a_rate_for_the_batch_of_the_run():
+    diverged = check_learning([2.3, 9.0, math.nan])
+    assert diverged.remedy == ("--config.optimizer.peak_learning_rate=0.04",)
+
+
+def test_remedy_of_a_stuck_network_adds_batch_norm_where_it_lacks():
+    (without,) = check_learning(STAYS, batch_norm=False).remedy
+    assert "batch_norm=true" in without
+    (with_it,) = check_learning(STAYS, batch_norm=True).remedy
+    assert "batch_norm" not in with_it
+
+
+def test_probe_ends_when_its_time_is_over():
+    def slow(rate):
+        return 2.3
+
+    assert len(probes.overfit(slow, rate=1, steps=40, seconds=-1.0)) == 1
+
+
+def test_probe_ends_when_the_batch_is_memorized():
+    losses = iter([2.3, 1.0, 0.01, 0.0])
+    seen = probes.overfit(
+        lambda rate: next(losses), rate=1, steps=4, seconds=60
+    )
+    assert seen == [2.3, 1.0, 0.01]
+    assert probes.is_conclusive(seen)
+
+
+def test_few_slow_steps_are_not_conclusive():
+    assert probes.is_conclusive(STAYS[:10])
+    assert not probes.is_conclusive(SLOW[:20])
+    assert probes.is_conclusive(SLOW)
+
+
+def test_first_loss_far_from_chance_is_found():
+    assert_finding(probes.check_first_loss(40.0), "first_loss")
+    assert probes.check_first_loss(2.35) is None
+
+
+def test_layer_of_dead_units_is_found():
+    found = probes.check_dead_relus({"a": 0.1, "b": 0.97}, 64)
+    assert_finding(found, "dead_relus")
+    assert probes.check_dead_relus({"a": 0.1, "b": 0.6}, 64) is None
+
+
+def test_slow_precision_is_found():
+    found = probes.check_precision(
+        {"float16": 0.3, "float32": 0.1}, precision="float16", images=32
+    )
+    assert_finding(found, "precision")
+    assert not probes.check_precision(
+        {"bfloat16": 0.1, "float32": 0.1}, precision="bfloat16", images=32
+    )

@@ -1,0 +1,60 @@
+"""The learning rate range test."""
+
+import math
+
+import numpy as np
+import pytest
+
+from job.diagnose import range_test
+from tests.support.findings import assert_finding
+
+
+def check_range(best, *, learned):
+    """Checks a run at rate 0.1 whose loss falls fastest at `best`."""
+    rates = np.geomspace(1e-3, 1e2, 30)
+    pairs = [(float(rate), 2.3 if rate < best else 0.5) for rate in rates]
+    return range_test.check_range(
+        range_test.analyze(pairs),
+        rate=0.1,
+        peak_learning_rate=0.4,
+        learned=learned,
+        images=32,
+    )
+
+
+@pytest.mark.parametrize(
+    ("best", "direction"),
+    [
+        pytest.param(30.0, "low", id="too_low"),
+        pytest.param(0.003, "high", id="too_high"),
+    ],
+)
+def test_rate_at_which_nothing_is_learned_is_found(best, direction):
+    found = check_range(best, learned=False)
+    assert_finding(found, "range_test")
+    assert f"too {direction}" in found.title
+    assert check_range(best, learned=True) is None
+
+
+def test_fastest_decrease_and_divergence_are_located():
+    pairs = [(0.1, 2.3), (0.2, 2.0), (0.4, 1.0), (0.8, 0.5), (1.6, 60.0)]
+    test = range_test.analyze(pairs)
+    assert test.best in (0.2, 0.4)
+    assert test.breaks == 1.6
+    assert range_test.analyze([(0.1, 2.3), (0.2, math.nan)]).breaks == 0.2
+    assert range_test.analyze([(0.1, 2.3), (0.2, 2.3)]).best is None
+
+
+def test_training_ends_at_the_divergence():
+    losses = iter([2.3, 2.0, math.nan])
+    pairs = range_test.losses_by_rate(
+        lambda rate: next(losses), rates=[0.1, 0.2, 0.4, 0.8], seconds=60
+    )
+    assert [rate for rate, _ in pairs] == [0.1, 0.2, 0.4]
+
+
+def test_plot_is_a_png(tmp_path):
+    path = tmp_path / "plot.png"
+    test = range_test.analyze([(0.1, 2.3), (0.2, 2.0), (0.4, 60.0)])
+    range_test.plot(test, path, rate=0.1, images=32)
+    assert path.read_bytes().startswith(b"\x89PNG")

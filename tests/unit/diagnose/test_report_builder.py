@@ -1,0 +1,51 @@
+"""Collection of findings into a report."""
+
+import pytest
+
+from job.diagnose import finding
+from job.diagnose.report_builder import ReportBuilder
+
+FOUND = finding.Finding("a", "title", "1", finding.Cost(1.0, "s"), ("fix",))
+
+
+@pytest.fixture
+def builder():
+    return ReportBuilder(lambda: None, seconds=60.0)
+
+
+def test_finding_replaces_none_of_the_same_check(builder):
+    for found in (None, FOUND, None):
+        builder.add("a", found)
+    assert builder.found("a")
+    assert list(builder.report().findings) == [FOUND]
+
+
+def test_check_is_skipped_only_if_it_was_not_added(builder):
+    builder.skip("no time", "a", "b")
+    builder.add("a", None)
+    builder.skip("no time", "a")
+    report = builder.report()
+    assert list(report.passed) == ["a"]
+    assert report.skipped == {"b": "no time"}
+    assert builder.found("b") is None
+
+
+def test_finding_is_dropped_only_where_another_was_found(builder):
+    builder.add("a", FOUND)
+    builder.drop("a", where="b")
+    assert builder.found("a")
+    builder.add("b", FOUND)
+    builder.drop("a", where="b")
+    assert builder.found("a") is None
+
+
+def test_stop_request_is_polled_by_each_check():
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ReportBuilder(stop, seconds=60.0).add("a", None)
+
+
+def test_spent_budget_leaves_no_seconds():
+    assert ReportBuilder(lambda: None, seconds=0.0).remaining_seconds() == 0.0

@@ -1,0 +1,44 @@
+"""Scores of a Keras model's outputs."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+from job.diagnose import scoring
+from tests.support import keras_models
+
+LABELS = np.array([0, 1])
+
+
+def model_of(input_shape):
+    """Returns a model of images of this shape."""
+    pooling = keras.layers.GlobalAveragePooling2D()
+    return keras_models.sequential(pooling, input_shape=input_shape)
+
+
+def test_top_1_is_a_percentage():
+    outputs = np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)
+    assert scoring.top_1(outputs, LABELS) == 50.0
+
+
+def test_cross_entropy_is_the_same_for_logits_and_probabilities():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2]], np.float32)
+    wanted = -(math.log(0.9) + math.log(0.2)) / 2
+    for outputs in (probabilities, np.log(probabilities) + 5.0):
+        loss = scoring.cross_entropy(outputs, LABELS)
+        assert loss == pytest.approx(wanted, rel=1e-5)
+
+
+def test_images_are_resized_to_what_the_model_takes():
+    model = model_of((64, 64, 3))
+    images = np.full((2, 32, 32, 3), 255, np.uint8)
+    prepared = scoring.prepare(model, images, "unit")
+    assert prepared.shape == (2, 64, 64, 3)
+    np.testing.assert_allclose(prepared, 1.0, rtol=1e-6)
+
+
+def test_model_of_any_size_takes_images_as_they_are():
+    model = model_of((None, None, 3))
+    assert scoring.input_size(model) == (32, 32)
