@@ -92,6 +92,16 @@ class PeerLostError(JobError):
     exit_code = 76
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """Returns the first line of an error's text, cut to `limit` characters.
+
+    The name of its type if the text is empty.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][
+        :limit
+    ]
+
+
 def of_exit_code(code: int, message: str) -> JobError:
     """Returns the error that ends this process as another one ended."""
     kinds: list[type[JobError]] = [
