@@ -185,11 +185,14 @@ def test_every_variant_of_every_plan_is_a_config(plan_name):
 
 def test_what_a_line_had_cost():
     result = {"train_tflop": 5.0, "train_steps": 500}
-    run = compare.Run("a", result, {}, [])
-    assert compare._cost_of(run, {"step": 100, "train_tflop": 0.7}) == 0.7
+    run = compare.EndedRun("a", result, {}, [])
+    assert compare.cost_of(run, {"step": 100, "train_tflop": 0.7}) == 0.7
     # An earlier version's.
-    assert compare._cost_of(run, {"step": 100}) == 1.0
-    assert compare._cost_of(compare.Run("a", None, {}, []), {"step": 1}) is None
+    assert compare.cost_of(run, {"step": 100}) == 1.0
+    assert (
+        compare.cost_of(compare.EndedRun("a", None, {}, []), {"step": 1})
+        is None
+    )
 
 
 def test_seconds_are_counted_up_to_the_evaluation_itself():
@@ -199,10 +202,10 @@ def test_seconds_are_counted_up_to_the_evaluation_itself():
         {"split": "train", "step": 200, "images_per_second": 10.0},
         {"split": "test", "step": 200, "accuracy": 0.6},
     ]
-    run = compare.Run("a", {"x": 1}, {"global_batch_size": 10}, lines)
-    assert compare._seconds_to(run, 0.4) == pytest.approx(10 + 50)
-    assert compare._seconds_to(run, 0.55) == pytest.approx(10 + 100)
-    assert compare._seconds_to(run, 0.7) is None
+    run = compare.EndedRun("a", {"x": 1}, {"global_batch_size": 10}, lines)
+    assert compare.seconds_to(run, 0.4) == pytest.approx(10 + 50)
+    assert compare.seconds_to(run, 0.55) == pytest.approx(10 + 100)
+    assert compare.seconds_to(run, 0.7) is None
 
 
 @pytest.mark.parametrize("cumulative", [True, False])
