@@ -1,7 +1,10 @@
 """Loads CIFAR-10 from one of three sources, chosen by what a path holds.
 
-load("auto", "/data/cifar10")      # binary version or tensorflow-datasets
-load("synthetic", "")              # computed, not read
+    load("auto", "/data/cifar10")      # binary version or tensorflow-datasets
+    load("synthetic", "")              # computed, not read
+
+A source that is named is used, or the run ends with DataError: none stands in
+for another one.
 """
 
 import os

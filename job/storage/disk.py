@@ -77,11 +77,11 @@ class Disk:
                 faults.reach("data.begin")
                 try:
                     _make_folder(path.parent)
-                    _write(path, content, "data.written")
+                    files.write_flushed(path, content, "data.written")
                 except FileNotFoundError:
                     # Another process has just removed the empty folder.
                     _make_folder(path.parent)
-                    _write(path, content, "data.written")
+                    files.write_flushed(path, content, "data.written")
                 if path.read_bytes() != content:
                     raise OSError(errno.EIO, "read back other bytes", name)
             folders.add(path.parent)
@@ -100,7 +100,7 @@ class Disk:
         with _translated(path):
             _make_folder(path.parent)
             try:
-                _write(staged, content)
+                files.write_flushed(staged, content)
                 faults.reach("manifest.staged")
                 _link(staged, path)
                 faults.reach("manifest.published")
@@ -133,7 +133,7 @@ class Disk:
         probe = self._staged(self._root / "probe")
         with _translated(probe):
             _make_folder(self._root)
-            _write(probe, b"probe")
+            files.write_flushed(probe, b"probe")
             probe.unlink()
 
     def _staged(self, path: pathlib.Path) -> pathlib.Path:
@@ -153,15 +153,6 @@ def _make_folder(folder: pathlib.Path) -> None:
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
-
-
-def _write(path: pathlib.Path, content: bytes, point: str = "") -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        if point:
-            faults.reach(point)
-        os.fsync(file.fileno())
 
 
 def _link(staged: pathlib.Path, path: pathlib.Path) -> None:

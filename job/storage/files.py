@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from job import errors
+from job.storage import faults
 
 # In containers every process has the same process id.
 _PROCESS = uuid.uuid4().hex[:12]
@@ -30,15 +31,28 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
     staged = path.with_name(f".{path.name}.{_PROCESS}")
     with translate_errors(path):
         try:
-            with open(staged, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_flushed(staged, content)
             os.replace(staged, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 staged.unlink()
             raise
+
+
+def write_flushed(path: pathlib.Path, content: bytes, point: str = "") -> None:
+    """Writes a file and waits until its bytes are on the disk.
+
+    Args:
+      path: Path of the file.
+      content: Its bytes.
+      point: Name of the fault point between the two; see `faults`.
+    """
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        if point:
+            faults.reach(point)
+        os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
