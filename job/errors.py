@@ -99,3 +99,13 @@ class RunFailedError(JobError):
         super().__init__(message)
         # A run that a signal ended has a negative code.
         self.exit_code = exit_code if exit_code > 0 else 1
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """Returns the first line of an error's text, cut to `limit` characters.
+
+    The name of its type if the text is empty.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][
+        :limit
+    ]

@@ -1,1 +1,1 @@
-"""Checkpoints that a manifest commits, and that are checked when read."""
+"""Checkpoints: committed by a manifest, verified when read."""

@@ -85,7 +85,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Returns the bytes of MANIFEST.json."""
         fields = {"format": FORMAT, **dataclasses.asdict(self)}
-        fields["crc32c"] = _own_crc32c(fields)
+        fields["crc32c"] = fields_crc32c(fields)
         return json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n"
 
 
@@ -94,8 +94,8 @@ def crc32c(data: bytes) -> str:
     return f"{google_crc32c.value(data):08x}"
 
 
-def _own_crc32c(fields: dict[str, Any]) -> str:
-    """Returns the crc32c of a manifest's fields but this one."""
+def fields_crc32c(fields: dict[str, Any]) -> str:
+    """Returns the crc32c of a manifest's fields other than `crc32c`."""
     rest = {name: value for name, value in fields.items() if name != "crc32c"}
     return crc32c(json.dumps(rest, sort_keys=True).encode())
 
@@ -120,7 +120,7 @@ def from_json(content: bytes) -> Manifest:
             raise InvalidCheckpointError(
                 f"{NAME} has format {version!r}; this job reads {FORMAT}"
             )
-        if fields["crc32c"] != _own_crc32c({"format": version, **fields}):
+        if fields["crc32c"] != fields_crc32c({"format": version, **fields}):
             raise InvalidCheckpointError(f"{NAME} is damaged: wrong crc32c")
         found = Manifest(
             step=int(fields["step"]),

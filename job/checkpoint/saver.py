@@ -27,7 +27,10 @@ from job import errors
 from job.checkpoint import manifest
 from job.checkpoint import store as store_lib
 
-# Of a store that does not answer: training goes on that long without a save.
+# Name of the thread that saves.
+THREAD = "checkpoints"
+
+# Time that training continues without a save while the store does not answer.
 _PATIENCE_SECONDS = 3600.0
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
@@ -102,7 +105,7 @@ class AsyncSaver:
         self._closed = False
         self._seconds: list[tuple[int, float]] = []
         self._thread = threading.Thread(
-            target=self._run, name="checkpoints", daemon=True
+            target=self._run, name=THREAD, daemon=True
         )
         self._thread.start()
 

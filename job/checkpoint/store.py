@@ -15,7 +15,6 @@ lie is for `storage.Storage` to know. Imports no TensorFlow.
 import dataclasses
 import itertools
 import pathlib
-import re
 import time
 import uuid
 from collections.abc import Callable
@@ -25,22 +24,16 @@ import numpy as np
 from absl import logging
 
 from job import errors
-from job.checkpoint import manifest
-from job.storage import Entry, Storage, disk, faults
+from job.checkpoint import layout, manifest, retention
+from job.storage import Storage, disk, faults
 
-_NAME = re.compile(r"step-([0-9]{8,})/([^/]+)")
-_QUARANTINED = manifest.NAME + ".quarantined-"
-# A file to each of a few upload threads, and none too large for one retry.
-_FILE_BYTES = 32 * 2**20
-# Files that no manifest names may belong to a process that is still writing;
-# by the storage's clock.
-_ABANDONED_SECONDS = 3600.0
-# So a writer does not trust files of its own that come near that age.
-_FRESH_SECONDS = 1200.0
-# How often a checkpoint may be retired by another process while we read it.
+# One file for each of a few upload threads, none too large to upload again.
+FILE_BYTES = 32 * 2**20
+# A writer does not commit files of its own that are older: another process may
+# take them for abandoned ones. A third of `retention.ABANDONED_SECONDS`.
+FRESH_SECONDS = 1200.0
+# How often another process may delete a checkpoint while it is being read.
 _READS = 5
-# For each call of a removal: no more than somebody in a hurry can wait for.
-_TIDY_SECONDS = 5.0
 
 
 @dataclasses.dataclass
@@ -73,28 +66,38 @@ class CheckpointStore:
         *,
         keep: int = 2,
         best_by: str = "",
+        process: str = "",
+        file_bytes: int = FILE_BYTES,
+        abandoned_seconds: float = retention.ABANDONED_SECONDS,
     ) -> None:
-        """Opens a place for checkpoints, which may be empty.
+        """Opens a storage of checkpoints, which may be empty.
 
         Args:
-          storage: where they are, as `step-00001234/`; a path is a folder.
-          keep: how many checkpoints to keep, at least 2: the newest may turn
-            out to be unreadable.
-          best_by: name in a manifest's `run`; the checkpoint where that is
-            highest is kept too.
+          storage: Storage of the checkpoints, each in `step-00001234/`, or the
+            path of a local folder.
+          keep: Number of newest checkpoints to keep, at least 2: the newest one
+            may turn out to be unreadable.
+          best_by: Name of a score in a manifest's `run`; the checkpoint with
+            the highest one is kept too. If "", only the newest are kept.
+          process: Hexadecimal id that tells this process's files from those of
+            others. If "", a random one.
+          file_bytes: Size from which a further data file is begun.
+          abandoned_seconds: See `retention.abandoned`.
         """
         if keep < 2:
             raise ValueError(f"keep is {keep}; it must be at least 2")
         if isinstance(storage, pathlib.Path):
             storage = disk.Disk(storage)
         self._storage: Storage = storage
-        self._keep = keep
-        self._best_by = best_by
-        self._process = uuid.uuid4().hex[:12]
+        self._process = process or uuid.uuid4().hex[:12]
+        self._file_bytes = file_bytes
         self._attempts = itertools.count(1)
-        # Files for us to remove, which no manifest names, now or later.
-        self._litter: set[str] = set()
-        self._manifests: dict[str, manifest.Manifest] = {}
+        self._collector = retention.Collector(
+            storage,
+            keep=keep,
+            best_by=best_by,
+            abandoned_seconds=abandoned_seconds,
+        )
 
     def __str__(self) -> str:
         return str(self._storage)
@@ -122,9 +125,11 @@ class CheckpointStore:
     def pack(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> Packed:
-        """Lays tensors out as files, in memory; see `save`."""
+        """Packs tensors into files, in memory; see `save`."""
         attempt = self._new_attempt()
-        files, entries, contents = manifest.pack(tensors, attempt, _FILE_BYTES)
+        files, entries, contents = manifest.pack(
+            tensors, attempt, self._file_bytes
+        )
         made = manifest.Manifest(step, attempt, files, entries, run)
         return Packed(made, contents)
 
@@ -152,23 +157,18 @@ class CheckpointStore:
         return packed.made
 
     def tidy(
-        self, newest: int, in_a_hurry: Callable[[], bool] = lambda: False
+        self, newest: int, should_abort: Callable[[], bool] = lambda: False
     ) -> None:
-        """Removes what a commit made superfluous; raises nothing.
+        """Deletes checkpoints beyond `keep` and abandoned files.
 
-        Those are checkpoints beyond `keep`, and what dead attempts left. Where
-        it fails, or is left out, the next call does it.
+        Logs errors and raises none: what is left, the next call deletes.
 
         Args:
-          newest: the step that was committed just now.
-          in_a_hurry: asked before each removal; if so, the rest is left out.
+          newest: Step that was committed just now.
+          should_abort: Called before each deletion; if it returns True, the
+            remaining ones are skipped.
         """
-        try:
-            self._tidy(newest, in_a_hurry)
-        except _HurryError:
-            pass
-        except errors.StorageError as error:
-            logging.warning("old checkpoints cannot be removed: %s", error)
+        self._collector.collect(newest, should_abort)
         faults.reach("save.end")
 
     def _commit(self, packed: Packed, timeout: float | None) -> None:
@@ -177,24 +177,26 @@ class CheckpointStore:
         made = packed.made
         if self._is_committed(made, timeout):
             return
-        names = [_name(made.step, file.name) for file in made.files]
-        self._litter |= {*names}
+        names = [layout.file_name(made.step, file.name) for file in made.files]
+        orphans = self._collector.orphans
+        orphans |= {*names}
         self._storage.create(
             dict(zip(names, packed.contents, strict=True)), timeout=timeout
         )
         faults.reach("data.all")
-        if time.monotonic() - packed.begun > _FRESH_SECONDS:
+        if time.monotonic() - packed.begun > FRESH_SECONDS:
             raise errors.UnavailableError("its files took too long")
         faults.reach("manifest.begin")
-        # From here on a manifest may name them, heard of or not.
-        self._litter -= {*names}
-        name, content = _name(made.step, manifest.NAME), made.to_json()
+        # From here on a manifest may name them, even if the call below fails.
+        orphans -= {*names}
+        name = layout.file_name(made.step, manifest.NAME)
+        content = made.to_json()
         try:
             self._storage.publish(name, content, timeout=timeout)
         except FileExistsError:
-            # Our own, if a try succeeded and we never heard of it.
+            # Written by this process, if the answer to an earlier try was lost.
             if not self._holds(name, content, timeout):
-                self._litter |= {*names}
+                orphans |= {*names}
                 self._lose(made.step)
 
     def restore_newest(
@@ -222,7 +224,7 @@ class CheckpointStore:
         for _ in range(_READS):
             try:
                 return self._restore_newest(quarantine)
-            except _RetiredError:
+            except RetiredError:
                 continue
         raise errors.UnavailableError(
             f"{self}: another process replaces its checkpoints faster than they"
@@ -233,18 +235,18 @@ class CheckpointStore:
         self, quarantine: bool
     ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
         causes = []
-        folders = self._folders()
-        for step in sorted(folders, reverse=True):
-            names = {_base(entry.name) for entry in folders[step]}
+        listing = layout.find(self._storage)
+        for step in sorted(listing, reverse=True):
+            names = {layout.base_name(entry.name) for entry in listing[step]}
             causes += [
                 f"step-{step:08d}: put aside before ({name})"
                 for name in sorted(names)
-                if name.startswith(_QUARANTINED)
+                if name.startswith(layout.QUARANTINED)
             ]
             if manifest.NAME not in names:
                 continue
             try:
-                return self._read(step)
+                return self.read(step)
             except manifest.NewerFormatError as error:
                 raise errors.ResumeError(
                     f"{self}: step-{step:08d}: {error}; go on with the version"
@@ -266,36 +268,40 @@ class CheckpointStore:
 
     def committed_steps(self) -> list[int]:
         """Returns the steps that have a manifest, ascending; reads no data."""
-        return _committed(self._folders())
+        return layout.committed(layout.find(self._storage))
 
     def newest_manifest(self) -> manifest.Manifest | None:
-        """Returns the newest manifest, without its tensors; None: none yet.
+        """Returns the newest manifest without its tensors; None if none exists.
 
-        For a look at a run: whether its data is whole is not looked at.
+        The checkpoint's data is not read, and may be damaged.
 
         Raises:
-          StorageError: the storage does not answer.
+          StorageError: The storage does not answer.
         """
         for step in reversed(self.committed_steps()):
-            if made := self._manifest(step):
-                return made
+            if made := layout.read_manifest(self._storage, step):
+                return dataclasses.replace(made, tensors=())
         return None
 
-    def _read(
+    def read(
         self, step: int
     ) -> tuple[manifest.Manifest, dict[str, np.ndarray]]:
-        """Reads one checkpoint.
+        """Reads and verifies the checkpoint of a committed step.
+
+        Returns:
+          The manifest and all tensors by name.
 
         Raises:
-          InvalidCheckpointError: it is damaged.
-          NewerFormatError: see `manifest.from_json`.
-          _RetiredError: it was there, and is no more.
+          InvalidCheckpointError: The checkpoint is damaged.
+          NewerFormatError: See `manifest.from_json`.
+          RetiredError: The checkpoint was deleted meanwhile.
+          StorageError: The storage does not answer.
         """
-        name = _name(step, manifest.NAME)
+        name = layout.file_name(step, manifest.NAME)
         try:
             (content,) = self._storage.read(name)
         except FileNotFoundError:
-            raise _RetiredError from None
+            raise RetiredError from None
         found = manifest.from_json(content)
         if found.step != step:
             raise manifest.InvalidCheckpointError(
@@ -303,25 +309,25 @@ class CheckpointStore:
             )
         try:
             contents = self._storage.read(
-                *(_name(step, file.name) for file in found.files)
+                *(layout.file_name(step, file.name) for file in found.files)
             )
         except FileNotFoundError as error:
-            # Whoever retires a checkpoint removes its manifest first.
+            # Retiring a checkpoint deletes its manifest first.
             if name not in {e.name for e in self._storage.find(name)}:
-                raise _RetiredError from None
+                raise RetiredError from None
             raise manifest.InvalidCheckpointError(str(error)) from None
         return found, manifest.unpack(found, contents)
 
     def _new_attempt(self) -> str:
-        """Returns an id for file names; a step may be saved twice by us."""
+        """Returns an id for file names; a process may save a step twice."""
         return f"{self._process}{next(self._attempts):04x}"
 
     def _refresh(self, packed: Packed, timeout: float | None) -> None:
-        """Gives files new names where the old ones may be taken for litter."""
+        """Renames pending files that may be considered abandoned elsewhere."""
         now = time.monotonic()
         if packed.begun is None:
             packed.begun = now
-        elif now - packed.begun > _FRESH_SECONDS / 2:
+        elif now - packed.begun > FRESH_SECONDS / 2:
             attempt = self._new_attempt()
             files = tuple(
                 dataclasses.replace(
@@ -329,7 +335,7 @@ class CheckpointStore:
                 )
                 for file in packed.made.files
             )
-            # A commit of the old names may have gone unheard: it counts.
+            # A commit of the old names may have succeeded without an answer.
             if not self._is_committed(packed.made, timeout):
                 packed.made = dataclasses.replace(
                     packed.made, attempt=attempt, files=files
@@ -339,14 +345,14 @@ class CheckpointStore:
     def _is_committed(
         self, made: manifest.Manifest, timeout: float | None
     ) -> bool:
-        """Says whether an earlier try of this very save has succeeded.
+        """Returns whether an earlier try of this very save has succeeded.
 
         Raises:
-          LostRaceError: another process's has, or it is ahead.
+          LostRaceError: Another process has committed this step or a later one.
         """
-        there = _committed(self._folders(timeout))
+        there = layout.committed(layout.find(self._storage, timeout))
         ahead = [s for s in there if s >= made.step]
-        name = _name(made.step, manifest.NAME)
+        name = layout.file_name(made.step, manifest.NAME)
         if made.step in ahead and self._holds(name, made.to_json(), timeout):
             return True
         if ahead:
@@ -356,164 +362,33 @@ class CheckpointStore:
     def _holds(self, name: str, content: bytes, timeout: float | None) -> bool:
         try:
             return self._storage.read(name, timeout=timeout) == [content]
-        except FileNotFoundError:  # Retired meanwhile: another one is ahead.
+        except FileNotFoundError:  # Retired meanwhile by another process.
             return False
 
     def _lose(self, step: int) -> None:
-        self._remove_litter(self._delete)
+        self._collector.delete_orphans()
         raise errors.LostRaceError(
             f"another process has committed step-{step:08d}: this one ends"
         )
 
     def _quarantine(self, step: int) -> None:
-        name = _name(step, manifest.NAME)
-        aside = _name(step, f"{_QUARANTINED}{self._new_attempt()}")
+        name = layout.file_name(step, manifest.NAME)
+        aside = layout.file_name(
+            step, f"{layout.QUARANTINED}{self._new_attempt()}"
+        )
         faults.reach("quarantine.begin")
         try:
             self._storage.move(name, aside)
         except FileNotFoundError as error:
             logging.error("%s/%s cannot be renamed: %s", self, name, error)
         except errors.StorageError as error:
-            # Left there, it would pass for another process that is ahead.
+            # Left in place, it would look like another process that is ahead.
             raise type(error)(
                 f"{self}: step-{step:08d} is damaged and cannot be put aside:"
                 f" {error}"
             ) from None
         faults.reach("quarantine.end")
 
-    def _tidy(self, newest: int, in_a_hurry: Callable[[], bool]) -> None:
-        def delete(name: str) -> None:
-            if in_a_hurry():
-                raise _HurryError
-            self._delete(name)
 
-        self._remove_litter(delete)
-        folders = self._folders(_TIDY_SECONDS)
-        committed = [s for s in _committed(folders) if s <= newest]
-        if newest not in committed:
-            return  # Another process is ahead, and has retired it.
-        kept = {*committed[-self._keep :]}
-        if self._best_by:
-            scores = {s: self._score(s) for s in committed}
-            kept.add(max(committed, key=lambda s: (scores[s], s)))
-        for step in committed:
-            if step not in kept:
-                self._retire(step, delete)
-        self._sweep(
-            {s: folders[s] for s in folders if s <= newest}, newest, delete
-        )
-
-    def _retire(self, step: int, delete: Callable[[str], None]) -> None:
-        made = self._manifest(step, _TIDY_SECONDS)
-        if made is None:
-            return  # Damaged, or newer than us: not ours to judge.
-        faults.reach("retire.begin")
-        # The manifest first: without it there is no checkpoint, and a kill
-        # between the two leaves only what a later call sweeps away.
-        delete(_name(step, manifest.NAME))
-        faults.reach("retire.manifest")
-        names = [_name(step, file.name) for file in made.files]
-        self._litter |= {*names}
-        for name in names:
-            delete(name)
-            self._litter.discard(name)
-            faults.reach("retire.data")
-        self._manifests.pop(_name(step, manifest.NAME), None)
-
-    def _sweep(
-        self,
-        folders: dict[int, list[Entry]],
-        newest: int,
-        delete: Callable[[str], None],
-    ) -> None:
-        """Removes files that no manifest names and nobody will come back for.
-
-        Their writer may live, and commit them yet; so only those that are older
-        than any save may take, against the manifest of step `newest`, which was
-        written just now.
-        """
-        now = {_base(e.name): e.modified for e in folders[newest]}[
-            manifest.NAME
-        ]
-        for step, entries in folders.items():
-            old = [e for e in entries if now - e.modified > _ABANDONED_SECONDS]
-            if not old or any(_QUARANTINED in e.name for e in entries):
-                continue  # What was put aside is evidence.
-            named = {manifest.NAME}
-            if step in _committed({step: entries}):
-                made = self._manifest(step, _TIDY_SECONDS)
-                if made is None:
-                    continue
-                named |= {file.name for file in made.files}
-            for entry in old:
-                if _base(entry.name) not in named:
-                    delete(entry.name)
-                    faults.reach("sweep.data")
-
-    def _remove_litter(self, delete: Callable[[str], None]) -> None:
-        """Removes what tries of ours left that came to nothing."""
-        try:
-            for name in sorted(self._litter):
-                delete(name)
-                self._litter.discard(name)
-        except errors.StorageError as error:
-            logging.warning("%s", error)
-
-    def _delete(self, name: str) -> None:
-        self._storage.delete(name, timeout=_TIDY_SECONDS)
-
-    def _score(self, step: int) -> float:
-        made = self._manifest(step, _TIDY_SECONDS)
-        score = made.run.get(self._best_by) if made else None
-        return score if isinstance(score, int | float) else -np.inf
-
-    def _manifest(
-        self, step: int, timeout: float | None = None
-    ) -> manifest.Manifest | None:
-        """Returns a step's manifest; None where it says nothing to us."""
-        name = _name(step, manifest.NAME)
-        if name not in self._manifests:
-            try:
-                (content,) = self._storage.read(name, timeout=timeout)
-                self._manifests[name] = dataclasses.replace(
-                    manifest.from_json(content), tensors=()
-                )
-            except (
-                FileNotFoundError,
-                manifest.InvalidCheckpointError,
-                manifest.NewerFormatError,
-            ):
-                return None
-        return self._manifests[name]
-
-    def _folders(self, timeout: float | None = None) -> dict[int, list[Entry]]:
-        """Returns the files of each step that has any, by step."""
-        folders: dict[int, list[Entry]] = {}
-        for entry in self._storage.find("step-", timeout=timeout):
-            if match := _NAME.fullmatch(entry.name):
-                folders.setdefault(int(match[1]), []).append(entry)
-        return dict(sorted(folders.items()))
-
-
-class _RetiredError(Exception):
-    """The checkpoint was removed by whoever owns the run."""
-
-
-class _HurryError(Exception):
-    """Somebody waits; what is left to remove, the next call removes."""
-
-
-def _name(step: int, base: str) -> str:
-    return f"step-{step:08d}/{base}"
-
-
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _committed(folders: dict[int, list[Entry]]) -> list[int]:
-    return [
-        step
-        for step, entries in folders.items()
-        if any(_base(entry.name) == manifest.NAME for entry in entries)
-    ]
+class RetiredError(Exception):
+    """The checkpoint was deleted by the process that owns the run."""

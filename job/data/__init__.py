@@ -1,1 +1,1 @@
-"""Second room: where images come from, and in which order they are seen."""
+"""Sources of images, and the order in which steps see them."""

@@ -1,7 +1,9 @@
-"""What every source of images gives: arrays in memory.
+"""A data set in memory, as every source returns it.
 
-Split    images and labels
-Dataset  a train and a test split, and where they came from
+    Split    images and labels
+    Dataset  a training and an evaluation split, and their source
+
+Plain NumPy arrays; the pipeline turns them into batches.
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ CLASS_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
       images: uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
@@ -50,10 +52,10 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-      train: what is trained on.
-      test: what is scored.
+      train: Training split.
+      test: Evaluation split.
       source: tfds, binary or synthetic.
-      class_names: ten names, in the order of the labels.
+      class_names: Ten names, in the order of the labels.
     """
 
     train: Split

@@ -212,7 +212,7 @@ def distribute(
         are its own: one element a replica and step.
     """
     batches = strategy.distribute_datasets_from_function(
-        lambda context: create(_own_replicas(context))
+        lambda context: create(own_replicas_of(context))
     )
     # TensorFlow's own data set of each device, which fetches ahead, would be
     # tuned too, and there is no option for it. (The operation that sets options
@@ -226,8 +226,8 @@ def distribute(
         return iter(batches)
 
 
-def _own_replicas(context: tf.distribute.InputContext) -> range:
-    """Returns which of a step's replicas a worker of several has."""
+def own_replicas_of(context: tf.distribute.InputContext) -> range:
+    """Returns the indices of a worker's own replicas among those of a step."""
     each = context.num_replicas_in_sync // context.num_input_pipelines
     first = context.input_pipeline_id * each
     return range(first, first + each)

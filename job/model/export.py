@@ -13,11 +13,9 @@ is a convolution itself. Before they are published they are read back and
 compared with the network that they were made of.
 """
 
-import contextlib
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -75,14 +73,14 @@ def export(
       JobError: it is above `TOLERANCE`; nothing is published.
       StorageError: the disk is full, or closed to us.
     """
-    with files.explained(folder):
+    with files.translate_errors(folder):
         for left in folder.parent.glob(f".{folder.name}-*"):  # By a kill.
             shutil.rmtree(left, ignore_errors=True)
         staged = pathlib.Path(
             tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
         )
     try:
-        with files.explained(folder), _written(folder):
+        with files.translate_errors(folder, tf.errors.OpError):
             size = int(resize(_zeros()).shape[1])
             folded = fold(network, size=size, method=method)
             folded.save(staged / KERAS)
@@ -262,17 +260,6 @@ def _draw() -> np.ndarray:
 
 def _zeros() -> tf.Tensor:
     return tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])
-
-
-@contextlib.contextmanager
-def _written(folder: pathlib.Path) -> Iterator[None]:
-    """Turns what TensorFlow says of a full disk into StorageError."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise errors.StorageError(
-            f"{folder} cannot be written: {error.message}"
-        ) from None
 
 
 def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:

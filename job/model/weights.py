@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import pathlib
-import posixpath
 import urllib.error
 import urllib.request
 
@@ -22,7 +21,7 @@ import numpy as np
 
 from job import errors
 from job.model.spec import BLOCKS
-from job.storage import files
+from job.storage import download, files
 
 # keras.applications.vgg16: WEIGHTS_PATH_NO_TOP, and the md5 it checks.
 IMAGENET = "imagenet"
@@ -67,7 +66,8 @@ def load(source: str) -> dict[str, np.ndarray]:
         return parse(_imagenet(), "model.weights=imagenet")
     where = f"model.weights={source}"
     if source.startswith("gs://"):
-        return parse(_from_bucket(source), where)
+        content = download.fetch(source, most_bytes=_MOST_BYTES, what=where)
+        return parse(content, where)
     try:
         with open(os.path.expanduser(source), "rb") as file:
             return parse(file.read(_MOST_BYTES + 1), where)
@@ -98,7 +98,7 @@ def parse(content: bytes, where: str) -> dict[str, np.ndarray]:
         # h5py's own words go on for lines, and say nothing more to a person.
         raise errors.DataError(
             f"{where} is no whole HDF5 file of Keras' VGG16 without its top"
-            f" ({_first_line(error)})"
+            f" ({errors.first_line(error)})"
         ) from None
 
 
@@ -199,7 +199,7 @@ def _imagenet() -> bytes:
         kind = errors.UnavailableError if passes else errors.DataError
         raise kind(
             f"model.weights=imagenet: {_URL} cannot be downloaded"
-            f" ({_first_line(error)}); give its path, once you have it"
+            f" ({errors.first_line(error)}); give its path, once you have it"
         ) from None
     if _md5(content) != _MD5:
         raise errors.DataError(
@@ -215,23 +215,3 @@ def _imagenet() -> bytes:
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _from_bucket(source: str) -> bytes:
-    # Slow to import, and of use to this line only.
-    from job.storage import gcs
-
-    folder, name = posixpath.split(source)
-    where = f"model.weights={source}"
-    try:
-        return gcs.Bucket(folder).fetch(name, most_bytes=_MOST_BYTES)
-    except FileNotFoundError:
-        raise errors.DataError(f"{where} is not there") from None
-    except errors.UnavailableError as error:
-        raise errors.UnavailableError(f"{where}: {error}") from None
-    except errors.StorageError as error:
-        raise errors.DataError(f"{where} cannot be read: {error}") from None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

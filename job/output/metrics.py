@@ -15,10 +15,9 @@ import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from job import errors
 from job.storage import files
 from job.storage.workdir import EVENTS, METRICS
 
@@ -81,7 +80,7 @@ class MetricsLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Adds a line: `step`, `split`, and scalars."""
-        with files.explained(self._workdir / METRICS):
+        with files.translate_errors(self._workdir / METRICS):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         self._lines.append(line)
@@ -90,9 +89,9 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Returns when every line is on the disk."""
-        with files.explained(self._workdir / METRICS):
+        with files.translate_errors(self._workdir / METRICS):
             os.fsync(self._file.fileno())
-        with _events_explained(self._workdir):
+        with self._writing_events():
             self._events.flush()
 
     def lines(self) -> list[str]:
@@ -117,7 +116,7 @@ class MetricsLog:
         import tensorflow as tf
         from tensorboard.plugins.hparams import api
 
-        with _events_explained(self._workdir), self._events.as_default():
+        with self._writing_events(), self._events.as_default():
             if self._hparams is not None:
                 # It knows numbers, strings and truth values.
                 api.hparams(
@@ -132,27 +131,20 @@ class MetricsLog:
                 image = tf.io.decode_png(self._picture.read_bytes())
                 tf.summary.image(self._picture.stem, image[None], step=0)
 
+    def _writing_events(self) -> contextlib.AbstractContextManager[None]:
+        """Translates TensorFlow's errors, of a full disk for example."""
+        import tensorflow as tf
+
+        return files.translate_errors(self._workdir / EVENTS, tf.errors.OpError)
+
     def _write_event(self, line: dict[str, Any]) -> None:
         import tensorflow as tf
 
-        with _events_explained(self._workdir), self._events.as_default():
+        with self._writing_events(), self._events.as_default():
             for name, value in line.items():
                 if name not in _LABELS and value is not None:
                     tag = f"{line['split']}/{name}"
                     tf.summary.scalar(tag, value, step=line["step"])
-
-
-@contextlib.contextmanager
-def _events_explained(workdir: pathlib.Path) -> Iterator[None]:
-    """Turns what TensorFlow says of a full disk into StorageError."""
-    import tensorflow as tf
-
-    try:
-        yield
-    except tf.errors.OpError as error:
-        raise errors.StorageError(
-            f"{workdir / EVENTS} cannot be written: {error.message}"
-        ) from None
 
 
 def put_back(workdir: pathlib.Path, lines: list[str]) -> None:

@@ -1,11 +1,13 @@
-"""What people read of runs, once they are over or while they go on.
+"""Reports on runs, finished or in progress.
 
-    predictions   each scored image's probabilities, and figures made of them
-    charts        curves and diagrams, as SVG
-    run           what a workdir holds of one run
-    page          one run: WORKDIR/report.html
-    card          the model card of an export
-    compare       several runs: a table and pictures
+    run               the files of one run, read from its workdir
+    charts            curves and diagrams, as SVG
+    markup            building blocks of the page
+    classification    sections of the page on classes, calibration, mistakes
+    page              report of one run: WORKDIR/report.html
+    card              model card of an export
+    comparison        several runs: a table
+    comparison_plots  and its figures
 
-They read what lies in a workdir, and need neither the model nor the images.
+They read the files of a workdir and need neither the model nor the images.
 """

@@ -9,18 +9,20 @@ commit protocol relies on. Imports no TensorFlow.
 
 import contextlib
 import errno
+import functools
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from job import errors
-from job.storage import Entry, faults
+from job.storage import Entry, faults, files
 
-# A network disk that is away for a moment; all others stay as they are.
-_TRANSIENT = frozenset(
-    {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
+# Part of the protocol of `Storage`.
+_translated = functools.partial(
+    files.translate_errors, passing=(FileNotFoundError, FileExistsError)
 )
+
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 
 
@@ -40,7 +42,7 @@ class Disk:
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
         """See `storage.Storage`; a disk knows no timeout."""
-        with _explained(self._root):
+        with _translated(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise errors.ResumeError(
                     f"{self._root} is a file, not a folder"
@@ -60,7 +62,7 @@ class Disk:
 
     def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
         """See `storage.Storage`."""
-        with _explained(self._root):
+        with _translated(self._root):
             return [(self._root / name).read_bytes() for name in names]
 
     def create(
@@ -71,21 +73,21 @@ class Disk:
         folders = set()
         for name, content in contents.items():
             path = self._root / name
-            with _explained(path):
+            with _translated(path):
                 faults.reach("data.begin")
                 try:
                     _make_folder(path.parent)
-                    _write(path, content, "data.written")
+                    files.write_flushed(path, content, "data.written")
                 except FileNotFoundError:
                     # Another process has just removed the empty folder.
                     _make_folder(path.parent)
-                    _write(path, content, "data.written")
+                    files.write_flushed(path, content, "data.written")
                 if path.read_bytes() != content:
                     raise OSError(errno.EIO, "read back other bytes", name)
             folders.add(path.parent)
             faults.reach("data.stored")
         for folder in folders:
-            with _explained(folder):
+            with _translated(folder):
                 _sync_folder(folder)
 
     def publish(
@@ -95,10 +97,10 @@ class Disk:
         del timeout
         path = self._root / name
         staged = self._staged(path)
-        with _explained(path):
+        with _translated(path):
             _make_folder(path.parent)
             try:
-                _write(staged, content)
+                files.write_flushed(staged, content)
                 faults.reach("manifest.staged")
                 _link(staged, path)
                 faults.reach("manifest.published")
@@ -109,14 +111,14 @@ class Disk:
     def move(self, name: str, to: str) -> None:
         """See `storage.Storage`."""
         path = self._root / name
-        with _explained(path):
+        with _translated(path):
             path.rename(self._root / to)
             _sync_folder(path.parent)
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
         """See `storage.Storage`; folders that it leaves empty go too."""
         path = self._root / name
-        with _explained(path):
+        with _translated(path):
             try:
                 path.unlink(missing_ok=True)
                 _sync_folder(path.parent)
@@ -129,9 +131,9 @@ class Disk:
     def check_writable(self) -> None:
         """See `storage.Storage`."""
         probe = self._staged(self._root / "probe")
-        with _explained(probe):
+        with _translated(probe):
             _make_folder(self._root)
-            _write(probe, b"probe")
+            files.write_flushed(probe, b"probe")
             probe.unlink()
 
     def _staged(self, path: pathlib.Path) -> pathlib.Path:
@@ -144,22 +146,6 @@ def _raise_listing(error: OSError) -> None:
         raise error
 
 
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-    """Turns what a disk says into StorageError, with the path."""
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError):
-        raise
-    except OSError as error:
-        kind = (
-            errors.UnavailableError
-            if error.errno in _TRANSIENT
-            else errors.StorageError
-        )
-        raise kind(f"{path}: {error.strerror or error}") from None
-
-
 def _make_folder(folder: pathlib.Path) -> None:
     """Makes a folder and its parents, each noted on the disk in its parent."""
     if folder.is_dir():
@@ -167,15 +153,6 @@ def _make_folder(folder: pathlib.Path) -> None:
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
-
-
-def _write(path: pathlib.Path, content: bytes, point: str = "") -> None:
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        if point:
-            faults.reach(point)
-        os.fsync(file.fileno())
 
 
 def _link(staged: pathlib.Path, path: pathlib.Path) -> None:

@@ -1,6 +1,13 @@
-"""Small files that are whole or absent, also after a power cut."""
+"""Small files that are complete or absent, also after a power cut.
+
+    write_json(workdir / "a.json", value)    # atomically, or StorageError
+    read_json(workdir / "a.json")            # None if absent or damaged
+
+Imports no TensorFlow.
+"""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -9,20 +16,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from job import errors
+from job.storage import faults
 
-# In containers every process has the same number.
+# In containers every process has the same process id.
 _PROCESS = uuid.uuid4().hex[:12]
+
+_TRANSIENT = frozenset(
+    {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
+)
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
-    """Replaces `path` by a file with `content`, at once, on the disk."""
+    """Replaces a file atomically and flushes it; raises StorageError."""
     staged = path.with_name(f".{path.name}.{_PROCESS}")
-    with explained(path):
+    with translate_errors(path):
         try:
-            with open(staged, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            write_flushed(staged, content)
             os.replace(staged, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -30,15 +39,54 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
+def write_flushed(path: pathlib.Path, content: bytes, point: str = "") -> None:
+    """Writes a file and waits until its bytes are on the disk.
+
+    Args:
+      path: Path of the file.
+      content: Its bytes.
+      point: Name of the fault point between the two; see `faults`.
+    """
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        if point:
+            faults.reach(point)
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
-def explained(path: pathlib.Path) -> Iterator[None]:
-    """Turns what a disk says of a write into StorageError, with the path."""
+def translate_errors(
+    path: pathlib.Path,
+    *others: type[Exception],
+    passing: tuple[type[OSError], ...] = (),
+) -> Iterator[None]:
+    """Re-raises OSError as StorageError with the path.
+
+    Args:
+      path: File or folder that the block reads or writes.
+      *others: Further exceptions to translate, such as TensorFlow's.
+      passing: Exceptions that are not translated.
+
+    Raises:
+      StorageError: The file cannot be read or written.
+      UnavailableError: The same, and a later try may succeed: a network disk
+        that is away for a moment.
+    """
+    translated: tuple[type[Exception], ...] = (OSError, *others)
     try:
         yield
-    except OSError as error:
-        raise errors.StorageError(
-            f"{path} cannot be written: {error.strerror or error}"
-        ) from None
+    except passing:
+        raise
+    except translated as error:
+        transient = getattr(error, "errno", None) in _TRANSIENT
+        kind = errors.UnavailableError if transient else errors.StorageError
+        cause = (
+            getattr(error, "strerror", None)
+            or getattr(error, "message", None)
+            or error
+        )
+        raise kind(f"{path}: {cause}") from None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -47,7 +95,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Returns what a JSON file holds; None where it is absent or no JSON."""
+    """Returns the value in a JSON file; None if absent or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -64,7 +64,7 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         "end": _NO_WORD,
     }
     existed = workdir.exists()
-    with files.explained(workdir):
+    with files.translate_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     _write(workdir, [*starts, this])
     try:

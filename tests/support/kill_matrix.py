@@ -22,7 +22,7 @@ import uuid
 
 import numpy as np
 
-from job.checkpoint import manifest, saver, store
+from job.checkpoint import layout, manifest, retention, saver, store
 from job.storage import Storage, disk, faults, gcs
 from job.supervision import preemption
 
@@ -116,16 +116,27 @@ def final() -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in tensors.items()}
 
 
-def train(storage: Storage, report) -> int:
+def open_store(storage: Storage, **kwargs) -> store.CheckpointStore:
+    """Opens a store that writes one file per tensor."""
+    return store.CheckpointStore(storage, keep=2, file_bytes=2000, **kwargs)
+
+
+def train(
+    storage: Storage,
+    report,
+    *,
+    abandoned_seconds: float = retention.ABANDONED_SECONDS,
+) -> int:
     """Trains as the job does; returns its exit code.
 
     Args:
-      storage: where checkpoints go.
-      report: called with "told" or "reached" and a step.
+      storage: Storage of the checkpoints.
+      report: Called with "told" or "reached" and a step.
+      abandoned_seconds: See `retention.abandoned`.
     """
     stop = preemption.StopRequest()
     stop.install()
-    made = store.CheckpointStore(storage, keep=2)
+    made = open_store(storage, abandoned_seconds=abandoned_seconds)
     found = made.restore_newest()
     step, tensors = (found[0].step, found[1]) if found else (0, begin())
     report("reached", step)
@@ -184,19 +195,21 @@ def run_case(open_storage, case: Case) -> Outcome:
 
     def first(report) -> int:
         faults.hook = faults.kill_at(f"{case.point}:{case.time}={case.signal}")
-        if case.point.startswith("sweep"):
-            store._ABANDONED_SECONDS = -1.0
-            open_storage().create({"step-00000001/tensors-0-dead00.bin": b"x"})
-        return train(open_storage(), report)
+        if not case.point.startswith("sweep"):
+            return train(open_storage(), report)
+        open_storage().create({"step-00000001/tensors-0-dead00.bin": b"x"})
+        return train(open_storage(), report, abandoned_seconds=-1.0)
 
     status, reports = fork(first)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     obeyed = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 75
-    before = store.CheckpointStore(open_storage())
-    unreadable = sum(not is_readable(before, s) for s in committed(before))
+    before = open_store(open_storage())
+    unreadable = sum(
+        not is_readable(before, s) for s in committed(open_storage())
+    )
     found = before.restore_newest(quarantine=False)
     status, _ = fork(lambda report: train(open_storage(), report))
-    after, tensors = store.CheckpointStore(open_storage()).restore_newest()
+    after, tensors = open_store(open_storage()).restore_newest()
     last = {name: value.tobytes() for name, value in tensors.items()}
     return Outcome(
         case,
@@ -211,15 +224,16 @@ def run_case(open_storage, case: Case) -> Outcome:
     )
 
 
-def committed(made: store.CheckpointStore) -> list[int]:
-    """Returns the committed steps, and those that are put aside."""
+def committed(storage: Storage) -> list[int]:
+    """Returns the committed steps and the quarantined ones."""
+    listing = layout.find(storage)
     return sorted(
         {
-            *made.committed_steps(),
+            *layout.committed(listing),
             *(
                 step
-                for step, entries in made._folders().items()
-                if any("quarantined" in entry.name for entry in entries)
+                for step, entries in listing.items()
+                if any(layout.QUARANTINED in entry.name for entry in entries)
             ),
         }
     )
@@ -227,15 +241,15 @@ def committed(made: store.CheckpointStore) -> list[int]:
 
 def is_readable(made: store.CheckpointStore, step: int) -> bool:
     try:
-        made._read(step)
-    except (manifest.InvalidCheckpointError, store._RetiredError):
+        made.read(step)
+    except (manifest.InvalidCheckpointError, store.RetiredError):
         return False
     return True
 
 
 def train_some(storage: Storage, steps: int) -> int:
     tensors = begin()
-    made = store.CheckpointStore(storage)
+    made = open_store(storage)
     for step in range(1, steps + 1):
         tensors = compute(tensors, step)
         made.save(step, tensors, {})
@@ -267,7 +281,7 @@ def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             told = max([told, *(int(line) for line in lines)])
-        made, tensors = store.CheckpointStore(open_storage()).restore_newest()
+        made, tensors = open_store(open_storage()).restore_newest()
         assert all((value == made.step).all() for value in tensors.values())
         lost += max(0, told - made.step)
         told, done = made.step, done + 1
@@ -275,7 +289,7 @@ def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
 
 
 def train_for_ever(storage: Storage, writer: int) -> None:
-    made = store.CheckpointStore(storage, keep=2)
+    made = open_store(storage)
     for step in itertools.count(max(made.committed_steps(), default=0) + 1):
         tensors = {name: np.full(5000, step, np.float32) for name in "abc"}
         made.save(step, tensors, {})
@@ -283,8 +297,6 @@ def train_for_ever(storage: Storage, writer: int) -> None:
 
 
 def main(place: str, kills: int) -> None:
-    store._FILE_BYTES = 2000  # A file a tensor.
-
     def place_of(name: str):
         if place.startswith("gs://"):
             return lambda: gcs.Bucket(f"{place}/{name}", timeout_seconds=20.0)

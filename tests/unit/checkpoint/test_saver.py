@@ -118,7 +118,7 @@ def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
     assert "the store is away; tried again in" in caplog.text
 
 
-def test_who_lost_the_race_commits_nothing_more(made, at):
+def test_who_lost_the_race_commits_nothing_more(made, place, at):
     """What waits might be ahead of the one who won, who would lose then."""
     gate, begun = threading.Event(), threading.Event()
 
@@ -132,11 +132,13 @@ def test_who_lost_the_race_commits_nothing_more(made, at):
     assert begun.wait(10.0)
     saving.save(28, tensors(28), {})
     faults.hook = None
-    store.CheckpointStore(made._storage).save(21, tensors(21), {})
+    store.CheckpointStore(place.open()).save(21, tensors(21), {})
     gate.set()
     with pytest.raises(errors.LostRaceError):
         saving.flush()
-    saving._thread.join(10.0)
+    for thread in threading.enumerate():
+        if thread.name == saver.THREAD:
+            thread.join(10.0)
     assert made.committed_steps() == [21]
 
 

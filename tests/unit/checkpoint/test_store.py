@@ -5,7 +5,9 @@ Each test runs on a disk and on a bucket, where it is not about one of them.
 
 import json
 import os
+import pathlib
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -16,7 +18,7 @@ import pytest
 
 from job import errors
 from job.checkpoint import manifest, store
-from job.storage import disk, faults
+from job.storage import faults
 from tests.support.jobs import ROOT
 from tests.support.places import DiskPlace
 
@@ -71,18 +73,16 @@ def test_what_is_saved_is_read_back(checkpoints):
 def test_both_places_hold_the_same_files(tmp_path, bucket):
     kept = []
     for place in (DiskPlace(tmp_path), bucket):
-        made = store.CheckpointStore(place.open())
-        made._process = "ab12cd34ef56"
+        made = store.CheckpointStore(place.open(), process="ab12cd34ef56")
         made.save(7, tensors(7), RUN)
         kept.append(place.files())
     assert kept[0] == kept[1]
     assert len(kept[0]) == 2
 
 
-def test_tensors_are_spread_over_files_of_bounded_size(place, monkeypatch):
+def test_tensors_are_spread_over_files_of_bounded_size(place):
     many = {f"t{i}": np.full(100, i, np.float32) for i in range(10)}
-    monkeypatch.setattr(store, "_FILE_BYTES", 1000)
-    made = store.CheckpointStore(place.open())
+    made = store.CheckpointStore(place.open(), file_bytes=1000)
     saved = made.save(1, many, {})
     assert [file.size for file in saved.files] == [800] * 5
     _, content = made.restore_newest()
@@ -113,7 +113,7 @@ def damage_manifest(place, change):
 def edit_manifest(place, **changes):
     """Forges the newest manifest, its own checksum too."""
     fields = {**json.loads(place.files()[manifest_name(3)]), **changes}
-    fields["crc32c"] = manifest._own_crc32c(fields)
+    fields["crc32c"] = manifest.fields_crc32c(fields)
     place.put(manifest_name(3), json.dumps(fields).encode())
 
 
@@ -361,7 +361,7 @@ def test_a_commit_that_lands_late_counts(place):
     assert newest(made) == 5
 
 
-def test_what_a_failed_save_left_goes_with_the_next_one(place):
+def test_files_of_a_failed_save_are_deleted_by_the_next_one(place):
     made = store.CheckpointStore(place.open())
 
     def fail(point):
@@ -379,7 +379,7 @@ def test_what_a_failed_save_left_goes_with_the_next_one(place):
     assert {n.partition("/")[0] for n in place.files()} == {"step-00000006"}
 
 
-def test_who_is_in_a_hurry_leaves_old_ones_to_the_next_call(place):
+def test_an_aborted_collection_is_completed_by_the_next_call(place):
     made = store.CheckpointStore(place.open(), keep=2)
     for step in (1, 2):
         made.save(step, tensors(step), RUN)
@@ -425,19 +425,23 @@ def test_a_damaged_one_that_cannot_be_put_aside_is_said(place, monkeypatch):
     assert newest(made) == 7
 
 
-def test_files_that_grew_old_before_their_commit_are_written_anew(
-    place, monkeypatch
-):
-    """Another writer may have taken them for what a dead one left."""
+def test_files_that_grew_old_before_their_commit_are_written_again(place):
+    """Another process may have considered them abandoned and deleted them."""
     made = store.CheckpointStore(place.open())
     packed = made.pack(5, tensors(5), RUN)
-    monkeypatch.setattr(store, "_FRESH_SECONDS", -1.0)
-    with pytest.raises(errors.UnavailableError, match="too long"):
-        made.commit(packed)
+
+    def grow_old(point):
+        if point == "data.all":
+            packed.begun -= store.FRESH_SECONDS
+
+    faults.hook = grow_old
+    try:
+        with pytest.raises(errors.UnavailableError, match="too long"):
+            made.commit(packed)
+    finally:
+        faults.hook = None
     (name,) = place.files()
     place.remove(name)
-    monkeypatch.undo()
-    packed.begun -= store._FRESH_SECONDS
     made.commit(packed)
     assert newest(made) == 5
     assert data_name(place, 5) != name
@@ -459,10 +463,14 @@ def test_a_disk_that_fails_leaves_older_checkpoints_alone(
     checkpoints = store.CheckpointStore(tmp_path)
     checkpoints.save(3, tensors(3), RUN)
 
-    def fail(path, content, point=""):
-        raise OSError(number, os.strerror(number), str(path))
+    fsync = os.fsync
 
-    monkeypatch.setattr(disk, "_write", fail)
+    def fail(descriptor):
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(
         errors.StorageError, match=os.strerror(number)
     ) as caught:
@@ -481,7 +489,7 @@ def test_a_disk_that_does_not_answer_puts_nothing_aside(tmp_path, monkeypatch):
     def fail(path):
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(disk.pathlib.Path, "read_bytes", fail)
+    monkeypatch.setattr(pathlib.Path, "read_bytes", fail)
     with pytest.raises(errors.StorageError, match="Input/output error"):
         checkpoints.restore_newest()
     monkeypatch.undo()

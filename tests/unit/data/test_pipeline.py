@@ -131,7 +131,7 @@ def test_workers_have_the_elements_of_their_replicas(split, kind):
     everyone = elements()
     for worker in range(2):
         context = tf.distribute.InputContext(2, worker, 4)
-        own = pipeline._own_replicas(context)
+        own = pipeline.own_replicas_of(context)
         wanted = [everyone[4 * s + r] for s in range(3) for r in own]
         assert_equal(elements(own), wanted)
 

@@ -13,6 +13,7 @@ import types
 import numpy as np
 import pytest
 from google.auth import exceptions as auth_errors
+from google.auth.transport.requests import AuthorizedSession
 
 from job import errors
 from job.checkpoint import manifest, store
@@ -98,13 +99,12 @@ def test_downloads_that_stay_damaged_put_no_checkpoint_aside(bucket):
     assert made.restore_newest()[0].step == 1
 
 
-def test_a_stall_is_left_and_tried_again(bucket, monkeypatch):
-    monkeypatch.setattr(gcs, "_READ_SECONDS", 0.3)
+def test_a_stall_is_left_and_tried_again(bucket):
     bucket.server.faults = [
         Fault("POST .*data", "stall", seconds=60.0),
         Fault("POST .*late", "late", seconds=60.0),
     ]
-    storage = bucket.open()
+    storage = gcs.Bucket(bucket.url, read_seconds=0.3)
     storage.create({"data": CONTENT, "late": CONTENT}, timeout=30.0)
     assert bucket.files() == {"data": CONTENT, "late": CONTENT}
 
@@ -178,17 +178,18 @@ def test_what_does_not_pass_is_said_at_once(bucket, url, kind, said):
         (404, errors.StorageError),
     ],
 )
-def test_a_metadata_server_that_is_away_may_be_back(bucket, status, kind):
+def test_a_metadata_server_that_is_away_may_be_back(
+    bucket, monkeypatch, status, kind
+):
     """As google.auth says it, where a token is due: GKE has such a server."""
-    storage = bucket.open()
+    storage = gcs.Bucket(bucket.url, timeout_seconds=0.5)
     answer = types.SimpleNamespace(status=status)
     cause = auth_errors.TransportError("away", *([answer] if status else []))
 
     def refresh(*unused, **unused_too):
         raise auth_errors.RefreshError(cause)
 
-    storage._client._http.request = refresh
-    storage._timeout = 0.5
+    monkeypatch.setattr(AuthorizedSession, "request", refresh)
     with pytest.raises(errors.StorageError, match="away") as caught:
         storage.find()
     assert type(caught.value) is kind

@@ -1,0 +1,75 @@
+"""--mode=report: pages of runs, and a comparison of several."""
+
+import shutil
+
+import pytest
+
+from job import errors
+from job.modes import report
+from job.storage.workdir import REPORT
+from tests.support import finished_run
+from tests.support.finished_run import Reader
+from tests.support.jobs import run_job
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """Workdir of a finished run."""
+    finished_run.write_run(tmp_path)
+    return tmp_path
+
+
+def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
+    for path in workdir.rglob("*"):
+        if path.is_file():
+            name = path.relative_to(workdir).as_posix()
+            bucket.put(name, path.read_bytes())
+    before = bucket.files()
+    outcome = report.run([bucket.url])
+    there = bucket.files()
+    assert there.keys() - before.keys() == {REPORT}
+    assert all(there[name] == content for name, content in before.items())
+    read = Reader(there[REPORT].decode())
+    for part in (bucket.url, "15.00 %", "2 starts.", "most confident mistakes"):
+        assert part in read.text, part
+    assert "There is no" not in read.text
+    assert outcome.output == [f"{bucket.url}/{REPORT}"]
+
+
+def test_the_mode_makes_pages_and_compares_where_there_are_several(
+    workdir, tmp_path_factory
+):
+    report.run([str(workdir)])
+    assert (workdir / REPORT).exists()
+    assert not (workdir / "report.md").exists()
+    other = tmp_path_factory.mktemp("other") / "second"
+    shutil.copytree(workdir, other)
+    (other / REPORT).unlink()
+    outcome = report.run([str(workdir), str(other)])
+    assert (other / REPORT).exists()
+    assert "| second | 75.00 | +0.00 |" in (workdir / "report.md").read_text()
+    assert "| second |" in "\n".join(outcome.output)
+    with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
+        report.run([str(workdir), str(workdir / "checkpoints")])
+    compared = other.parent / "compared"
+    report.run([str(compared), str(workdir), str(other)])
+    assert "| second |" in (compared / "report.md").read_text()
+
+
+def test_runs_that_share_their_last_name_are_compared_by_the_whole(
+    trained_run, tmp_path
+):
+    for name in ("a", "b"):
+        shutil.copytree(trained_run, tmp_path / name / "seed-0")
+    runs = [str(tmp_path / name / "seed-0") for name in ("a", "b")]
+    out = tmp_path / "new"
+    report = ("--mode=report", f"--workdir={out}")
+    done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
+    assert done.returncode == 2
+    assert "there is no config.json" in done.stderr
+    assert not out.exists()
+    done = run_job(*report, f"--runs={','.join(runs)}")
+    assert done.returncode == 0, done.stderr
+    table = (out / "report.md").read_text()
+    assert [f"| {name} |" in table for name in runs] == [True, True]
+    assert (tmp_path / "b" / "seed-0" / "report.html").exists()

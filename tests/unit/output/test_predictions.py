@@ -1,0 +1,69 @@
+"""Predictions of a run: confusion, calibration, mistakes; read back."""
+
+import numpy as np
+import pytest
+
+from job.data import dataset
+from job.output import predictions
+from job.storage.workdir import PREDICTIONS
+from tests.support.finished_run import make_predictions
+
+
+def test_figures_of_predictions_are_those_of_their_definitions():
+    found, split = make_predictions()
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
+    assert found.accuracy == 0.75
+    table = found.confusion()
+    wrong = np.arange(0, 200, 4)
+    expected = np.zeros((10, 10), int)
+    for row in range(200):
+        label = split.labels[row]
+        expected[label, (label + (row % 4 == 0)) % 10] += 1
+    np.testing.assert_array_equal(table, expected)
+    # All lie in one bin, at 0.9, of which 0.75 are right.
+    (used,) = [b for b in found.calibration() if b.count]
+    assert (used.count, used.accuracy) == (200, 0.75)
+    assert used.low < 0.9 <= used.high
+    assert found.calibration_error() == pytest.approx(0.15, abs=1e-6)
+    np.testing.assert_array_equal(found.mistakes, wrong[:25])
+    np.testing.assert_array_equal(found.pictures, split.images[wrong[:25]])
+
+
+def test_the_worst_mistakes_come_first():
+    labels = np.zeros(4, np.int32)
+    logits = np.zeros((4, 10), np.float32)
+    logits[[0, 1, 2, 3], [1, 0, 2, 3]] = [1.0, 9.0, 3.0, 2.0]
+    split = dataset.Split(np.zeros((4, 32, 32, 3), np.uint8), labels)
+    found = predictions.predict(logits, split, dataset.CLASS_NAMES)
+    assert found.mistakes.tolist() == [2, 3, 0]
+    with pytest.raises(ValueError, match="4 predictions of 3"):
+        predictions.predict(logits, split.take(np.arange(3)), ())
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_every_image_lies_in_one_bin(bins):
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=(500, 10), scale=3)
+    logits[0] = [100, *[0] * 9]  # As sure as can be.
+    logits[1] = 0  # Not at all: 0.1, the edge of a bin.
+    images = np.zeros((500, 32, 32, 3), np.uint8)
+    split = dataset.Split(images, np.zeros(500, np.int32))
+    found = predictions.predict(logits, split, dataset.CLASS_NAMES)
+    assert sum(b.count for b in found.calibration(bins)) == 500
+
+
+def test_predictions_are_read_back_and_damage_is_none(tmp_path):
+    path = tmp_path / PREDICTIONS
+    assert predictions.load(path) is None
+    found, _ = make_predictions()
+    found.save(path)
+    again = predictions.load(path)
+    np.testing.assert_array_equal(again.probabilities, found.probabilities)
+    np.testing.assert_array_equal(again.pictures, found.pictures)
+    assert again.class_names == found.class_names
+    content = path.read_bytes()
+    for damaged in (content[:-100], content[:50], b"", b"x"):
+        path.write_bytes(damaged)
+        assert predictions.load(path) is None
+    np.savez(path, probabilities=found.probabilities, labels=found.labels)
+    assert predictions.load(path) is None

@@ -1,0 +1,64 @@
+"""Small files: atomic writes, and errors with the path."""
+
+import errno
+import os
+
+import pytest
+
+from job import errors
+from job.storage import files
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (errno.ENOSPC, errors.StorageError),
+        (errno.EACCES, errors.StorageError),
+        (errno.EIO, errors.UnavailableError),
+        (errno.ESTALE, errors.UnavailableError),
+    ],
+)
+def test_a_failed_write_keeps_the_old_file_and_names_it(
+    tmp_path, monkeypatch, number, kind
+):
+    path = tmp_path / "a.json"
+    files.write_json(path, [1])
+
+    def fail(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(errors.StorageError) as caught:
+        files.write_json(path, [2])
+    assert type(caught.value) is kind
+    assert str(caught.value) == f"{path}: {os.strerror(number)}"
+    assert files.read_json(path) == [1]
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+class ForeignError(Exception):
+    """An error as TensorFlow raises it."""
+
+    message = "no space"
+
+
+def test_other_errors_are_translated_where_they_are_named(tmp_path):
+    with (
+        pytest.raises(errors.StorageError, match=f"{tmp_path}: no space"),
+        files.translate_errors(tmp_path, ForeignError),
+    ):
+        raise ForeignError
+    with pytest.raises(ForeignError), files.translate_errors(tmp_path):
+        raise ForeignError
+    with (
+        pytest.raises(FileExistsError),
+        files.translate_errors(tmp_path, passing=(FileExistsError,)),
+    ):
+        raise FileExistsError
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "\xff"])
+def test_an_absent_or_damaged_file_is_none(tmp_path, text):
+    if text is not None:
+        (tmp_path / "a.json").write_text(text, encoding="latin-1")
+    assert files.read_json(tmp_path / "a.json") is None
