@@ -22,7 +22,7 @@ from absl import logging
 
 from job import augment as augment_lib
 from job.checkpoint import store
-from job.config import ranges, serialization
+from job.config import augmentation, ranges, serialization
 from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
@@ -30,7 +30,11 @@ from job.distribute.workers import Workers
 from job.model import features, spec, weights
 from job.model import resize as resize_lib
 from job.model import vgg as model
+from job.output import metrics
+from job.output.progress import Progress
+from job.output.reporter import Reporter
 from job.storage import Storage
+from job.storage.workdir import AUGMENTATION
 from job.training import phases, step
 from job.training.evaluate import Evaluator
 from job.training.history import BEST_BY
@@ -218,14 +222,11 @@ def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
     """Returns whether the features of an image stay constant in training."""
     frozen = all(p.open_blocks == {spec.HEAD} for p in plan.phases)
     one_size = len({p.input_size for p in plan.phases}) == 1
-    return frozen and one_size and not has_augmentation(config)
-
-
-def has_augmentation(config: ml_collections.ConfigDict) -> bool:
-    """Returns whether any augmentation is on."""
-    strengths = config.augment.to_dict()
-    del strengths["preset"], strengths["flip"], strengths["fill"]
-    return config.augment.flip != "none" or any(strengths.values())
+    return (
+        frozen
+        and one_size
+        and not augmentation.is_enabled(config.augment.to_dict())
+    )
 
 
 def create_resize(
@@ -244,13 +245,26 @@ def create_train_steps(
     plan: Plan,
     network: keras.Model,
     phase: phases.Phase,
+    *,
+    is_augmented: bool = True,
 ) -> step.TrainSteps:
-    """Returns the compiled train steps of a phase, augmentation included."""
+    """Returns the compiled train steps of a phase.
+
+    Args:
+      config: Config of the run.
+      strategy: Strategy over whose replicas a step runs.
+      state: Variables of the run.
+      plan: Plan of the run.
+      network: `state.model`, or its head where the inputs are features.
+      phase: Phase of the run.
+      is_augmented: Whether the steps augment their images.
+    """
     on_features = network is not state.model
+    is_augmented = is_augmented and not on_features
     return step.make_train_steps(
         strategy,
         state,
-        keep_images if on_features else create_augment(config, strategy, plan),
+        create_augment(config, strategy, plan) if is_augmented else keep_images,
         optimizer_settings(config, plan),
         network=network,
         resize=tf.identity
@@ -349,8 +363,8 @@ def create_training(
     strategy: tf.distribute.Strategy,
     state: TrainState,
     plan: Plan,
-    split: dataset.Split,
-    poll: Callable[[], None] = lambda: None,
+    inputs: dataset.Split,
+    network: keras.Model,
 ) -> Training:
     """Returns the compiled steps of a run and their input.
 
@@ -359,11 +373,9 @@ def create_training(
       strategy: Strategy over whose replicas a step runs.
       state: Variables of the run, restored or initialized.
       plan: Plan of the run.
-      split: Training images.
-      poll: Function called while features are extracted, where the base is
-        frozen; its exceptions pass.
+      inputs: Training inputs; see `prepare_inputs`.
+      network: Network that they enter.
     """
-    inputs, network = prepare_inputs(config, split, state, plan, poll)
     return Training(
         make_train_steps=functools.partial(
             create_train_steps, config, strategy, state, plan, network
@@ -447,6 +459,37 @@ def create_evaluation(
 def evaluated_split(config: ml_collections.ConfigDict) -> str:
     """Returns the name of the split that a run is evaluated on."""
     return "validation" if config.data.validation_fraction else "test"
+
+
+def create_reporter(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    plan: Plan,
+    training: Training,
+    *,
+    first_step: int,
+) -> Reporter:
+    """Returns the metrics log and progress display of a run.
+
+    Args:
+      config: Config of the run.
+      workdir: Directory of the run.
+      plan: Plan of the run.
+      training: Compiled steps, for their cost.
+      first_step: Number of completed steps at the start of this attempt.
+    """
+    return Reporter(
+        metrics.MetricsLog(
+            workdir,
+            first_step=first_step,
+            hparams=serialization.changed(serialization.flatten(config)),
+            picture=workdir / AUGMENTATION,
+        ),
+        Progress(plan.train_steps, first_step=first_step),
+        train_steps=plan.train_steps,
+        epoch=plan.epoch,
+        tflop=training.tflop,
+    )
 
 
 def create_checkpoint_store(

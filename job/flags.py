@@ -4,21 +4,18 @@ flags.parse(["--config=configs/stem32.py", "--workdir=runs/a"])
 config = flags.require_config()
 """
 
-import contextlib
 import math
 import os
 import pathlib
 import re
-import runpy
 import sys
-from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from job import errors
-from job.config import augmentation, ranges, serialization
+from job.config import augmentation, ranges
 from job.supervision import preemption, watchdog
 
 MODES = (
@@ -185,32 +182,6 @@ def require_config() -> ml_collections.ConfigDict:
 def config_filename() -> str:
     """Returns the config file and variant as typed, FILE[:VARIANT]."""
     return flags.FLAGS["config"].config_filename
-
-
-def command(fields: dict[str, Any], workdir: str) -> dict[str, Any]:
-    """Returns the command line's part of a config; kept for the report.
-
-    Args:
-      fields: Flattened config.
-      workdir: Name of the workdir.
-
-    Returns:
-      See `train.train_and_evaluate`.
-    """
-    named = config_flags.get_override_values(flags.FLAGS["config"])
-    file, _, variant = config_filename().partition(":")
-    before: dict[str, Any] = {}
-    with contextlib.suppress(Exception):  # It ran without errors before.
-        get_config = runpy.run_path(file)["get_config"]
-        before = serialization.flatten(
-            get_config(variant) if variant else get_config()
-        )
-    return {
-        "workdir": workdir,
-        "config": config_filename(),
-        "flags": {name: fields[name] for name in named if name in fields},
-        "replaced": {name: before[name] for name in named if name in before},
-    }
 
 
 def child_arguments() -> list[str]:

@@ -25,7 +25,6 @@ import traceback
 from absl import logging
 
 from job import errors, flags
-from job.config import serialization
 from job.modes import (
     Outcome,
     ablate,
@@ -130,7 +129,6 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
                 heartbeat_file=flags.require_heartbeat_file(),
                 saved=lambda: stop.saved,
             ),
-            command=flags.command(serialization.flatten(config), str(workdir)),
             upload_seconds=upload_seconds,
         )
 

@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-from job import build
+from job import build, errors
 from job.augment import picture
 from job.checkpoint import store
 from job.config import serialization
@@ -25,14 +25,11 @@ from job.data.dataset import Dataset
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
 from job.output import metrics, predictions, results
-from job.output.progress import Progress
-from job.output.reporter import Reporter
 from job.output.results import Scores
 from job.storage import Storage, files
 from job.storage.workdir import (
     AUGMENTATION,
     CHECKPOINTS,
-    COMMAND,
     CONFIG,
     PREDICTIONS,
     REPORT,
@@ -56,7 +53,7 @@ def train_and_evaluate(
     watchdog: Watchdog | None = None,
     *,
     storage: Storage | None = None,
-    command: dict[str, Any] | None = None,
+    name: str = "",
     cluster: Cluster | None = None,
     publish: Callable[[], None] = lambda: None,
     on_call: Callable[[Loop], None] = lambda loop: None,
@@ -70,9 +67,7 @@ def train_and_evaluate(
       watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
         nothing is watched.
       storage: Storage of the checkpoints. If None, a folder in `workdir`.
-      command: Command line, kept for the report: `config`, the file; `flags`,
-        the fields that it sets; `replaced`, their values in the file;
-        `workdir`.
+      name: Name of the workdir in the report. If empty, its path.
       cluster: Addresses of the workers, each of which calls this function. If
         None, there is one worker. Only the chief's checkpoints and workdir
         count.
@@ -117,12 +112,17 @@ def train_and_evaluate(
         train_steps=plan.train_steps,
     )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
-    prepare_workdir(workdir, config, command, plan, history, data)
+    prepare_workdir(workdir, config, plan, history, data)
     build.initialize_state(config, state, workers, is_new=not history.step)
-    training = build.create_training(
-        config, strategy, state, plan, data.train, supervisor.poll_data
+    inputs, network = build.prepare_inputs(
+        config, data.train, state, plan, supervisor.poll_data
     )
-    reporter = create_reporter(workdir, config, plan, history, training.tflop)
+    training = build.create_training(
+        config, strategy, state, plan, inputs, network
+    )
+    reporter = build.create_reporter(
+        config, workdir, plan, training, first_step=history.step
+    )
     saver = create_saver(
         checkpoints, workers, history.step if history.resumes else None, stop
     )
@@ -150,7 +150,7 @@ def train_and_evaluate(
     )
     supervisor.beat("end", plan.train_steps, seconds=LONG_SECONDS)
     if workers.is_chief:
-        write_page(workdir, checkpoints, command)
+        write_page(workdir, checkpoints, name)
         publish()
     workers.barrier()
     return result
@@ -159,7 +159,6 @@ def train_and_evaluate(
 def prepare_workdir(
     workdir: pathlib.Path,
     config: ml_collections.ConfigDict,
-    command: dict[str, Any] | None,
     plan: Plan,
     history: History,
     data: Dataset,
@@ -167,7 +166,6 @@ def prepare_workdir(
     """Creates the workdir; sets its files to the step that was restored."""
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(workdir / CONFIG, serialization.to_json(config))
-    files.write_json(workdir / COMMAND, command or {})
     if history.step < plan.train_steps:
         # A result that exists is that of a shorter run.
         for name in (RESULT, REPORT, PREDICTIONS):
@@ -179,32 +177,6 @@ def prepare_workdir(
         data.train.images,
         build.augment_settings(config),
         seed=config.seed,
-    )
-
-
-def create_reporter(
-    workdir: pathlib.Path,
-    config: ml_collections.ConfigDict,
-    plan: Plan,
-    history: History,
-    tflop: Callable[[int], float],
-) -> Reporter:
-    """Returns the metrics log and progress display of a run.
-
-    `tflop` is a function from a number of steps to their cost, in 10^12
-    floating-point operations.
-    """
-    return Reporter(
-        metrics.MetricsLog(
-            workdir,
-            first_step=history.step,
-            hparams=serialization.changed(serialization.flatten(config)),
-            picture=workdir / AUGMENTATION,
-        ),
-        Progress(plan.train_steps, first_step=history.step),
-        train_steps=plan.train_steps,
-        epoch=plan.epoch,
-        tflop=tflop,
     )
 
 
@@ -245,17 +217,13 @@ def write_results(
 
 
 def write_page(
-    workdir: pathlib.Path,
-    checkpoints: store.CheckpointStore,
-    command: dict[str, Any] | None,
+    workdir: pathlib.Path, checkpoints: store.CheckpointStore, name: str
 ) -> None:
     """Writes `report.html`; on an error it only logs a warning."""
     with best_effort(REPORT):
         from job.report import page  # Imports matplotlib, which takes a second.
 
-        page.write(
-            workdir, checkpoints, name=(command or {}).get("workdir", "")
-        )
+        page.write(workdir, checkpoints, name=name)
 
 
 @contextlib.contextmanager
@@ -268,7 +236,5 @@ def best_effort(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:300]
-        logging.warning(
-            "%s was not written (%s: %s)", name, type(error).__name__, reason
-        )
+        kind, reason = type(error).__name__, errors.first_line(error)
+        logging.warning("%s was not written (%s: %s)", name, kind, reason)

@@ -24,8 +24,8 @@ CONSTANT_RATE = Cost(
 )
 SHORT_RUN = Cost(
     4.00,
-    "docs/tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8 (with"
-    " another weight decay); the more the shorter",
+    "docs/results-tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8"
+    " (with another weight decay); the more the shorter",
 )
 LARGE_HEAD = Cost(1.40, _LADDER + "FC 4096 x 2 70.51, 512 -> 10 71.91")
 NO_AUGMENTATION = Cost(

@@ -7,6 +7,8 @@ What is asked for is there, or the job ends and says what is missing.
 """
 
 import os
+import pathlib
+import platform
 import shutil
 
 import tensorflow as tf
@@ -114,6 +116,24 @@ def split_cpu(count: int) -> int:
                 f" already with {have}; split the CPU first"
             ) from None
     return count
+
+
+def describe_devices() -> str:
+    """Returns the number and name of the GPUs, else of the CPU cores."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return f"{len(gpus)} x {details.get('device_name', 'GPU')}"
+    name = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        name = names[0] if names else name
+    return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
 def _missing_gpus(wanted: int, found: int) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
+from job import errors
 from job.config import resume, serialization
 from job.modes import Outcome
 from job.storage import Storage, files
@@ -30,7 +31,7 @@ def run(
     """Measures a config; the outcome is a table.
 
     Args:
-      config: Checked config.
+      config: Checked config. Its strategy must not be multi_worker.
       workdir_name: Workdir for benchmark.json; the timed saves go there too.
         If None, nothing is kept.
       stop: Stop request, polled between two rounds.
@@ -38,6 +39,11 @@ def run(
       **measuring: Further arguments of `measurements.measure`.
     """
     stop.saved = "the benchmark has no result yet"
+    if config.distribute.strategy == "multi_worker":
+        raise errors.ConfigError(
+            "config.distribute.strategy is 'multi_worker'; it must be auto or"
+            " mirrored with --mode=benchmark, which measures one node"
+        )
     startup.import_tensorflow()
     from job.modes import measurements
 

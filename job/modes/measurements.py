@@ -14,9 +14,7 @@ between two checkpoints.
 
 import dataclasses
 import functools
-import os
 import pathlib
-import platform
 import resource
 import statistics
 import tempfile
@@ -24,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import ml_collections
 import tensorflow as tf
 
@@ -32,14 +31,14 @@ from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
 from job.config import serialization
 from job.data import pipeline
-from job.data.dataset import Dataset
+from job.data.dataset import Dataset, Split
+from job.distribute import strategy as strategy_lib
 from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage, disk
 from job.storage.workdir import CHECKPOINTS
 from job.supervision.preemption import StopRequest
-from job.training import phases, step
 from job.training.history import History
 from job.training.loop import Evaluation, Loop, Training
 from job.training.plan import Plan
@@ -128,13 +127,22 @@ def measure(
     data = build.load_data(config)
     plan = Plan.create(config, num_images=len(data.train))
     state = build.create_state(config, strategy)
+    # The features of a frozen base are computed before the steps, as in a run.
+    inputs, network = build.prepare_inputs(
+        config, data.train, state, plan, stop.check
+    )
+    training = build.create_training(
+        config, strategy, state, plan, inputs, network
+    )
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         checkpoints = storage or disk.Disk(scratch / CHECKPOINTS)
         saver = AsyncSaver(store.CheckpointStore(checkpoints))
         log = metrics.MetricsLog(scratch, first_step=0)
-        loop = _create_loop(config, strategy, data, state, plan, log, saver)
-        run_bare = _create_bare(config, strategy, data, state, plan)
+        loop = _create_loop(
+            config, strategy, data, state, plan, training, log, saver
+        )
+        run_bare = _create_bare(config, strategy, inputs, network, state, plan)
         augment = _create_augment(config, strategy, data, plan)
         loop.run(until=1)
         first_step = time.perf_counter() - start
@@ -169,10 +177,8 @@ def measure(
         steps=count,
         first_step=first_step,
         compiling=loop.compile_seconds,
-        # Forward and backward, in the first phase, which has all these steps.
-        step_tflop=phases.gflop(state.model, plan.phases[0])[1]
-        * config.global_batch_size
-        / 1e3,
+        # Without the extraction of features, which happens once.
+        step_tflop=training.tflop(2) - training.tflop(1),
         bare=bare,
         job=job,
         augmenting=augmenting,
@@ -182,7 +188,7 @@ def measure(
         commits=commits,
         input_rates=[_input_rate(config, data) for _ in range(rounds)],
         save_to=str(storage or "disk"),
-        hardware=_hardware(),
+        hardware=strategy_lib.describe_devices(),
         peak_memory=_peak_memory(),
     )
 
@@ -193,6 +199,7 @@ def _create_loop(
     data: Dataset,
     state: TrainState,
     plan: Plan,
+    training: Training,
     log: metrics.MetricsLog,
     saver: AsyncSaver,
 ) -> Loop:
@@ -206,19 +213,7 @@ def _create_loop(
             phases=plan.phases[:1],
         ),
         state,
-        Training(
-            functools.partial(
-                build.create_train_steps,
-                config,
-                strategy,
-                state,
-                plan,
-                state.model,
-            ),
-            lambda first_step: build.create_batches(
-                config, strategy, data.train, first_step=first_step
-            ),
-        ),
+        training,
         Evaluation(build.create_evaluator(config, strategy, data.test)),
         saver,
         History(serialization.flatten(config), data.checksum()),
@@ -235,14 +230,15 @@ def _create_loop(
 def _create_bare(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
-    data: Dataset,
+    inputs: Split,
+    network: keras.Model,
     state: TrainState,
     plan: Plan,
 ) -> Callable[[int], None]:
-    """Returns a function that runs steps on one batch, and waits for them."""
+    """Returns a function that runs steps on one batch and waits for them."""
     replicas = strategy.num_replicas_in_sync
     batches = pipeline.train_batches(
-        data.train,
+        inputs,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         first_step=0,
@@ -251,17 +247,14 @@ def _create_bare(
     same = pipeline.distribute(
         strategy, lambda own: batches.take(replicas).cache().repeat()
     )
-    steps = step.make_train_steps(
+    steps = build.create_train_steps(
+        config,
         strategy,
         state,
-        build.keep_images,
-        build.optimizer_settings(config, plan),
-        network=state.model,
-        resize=build.create_resize(config, plan.phases[0].input_size),
-        open_blocks=plan.phases[0].open_blocks,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        jit_compile=build.uses_jit(config, strategy),
+        plan,
+        network,
+        plan.phases[0],
+        is_augmented=False,
     )
 
     def run(count: int) -> None:
@@ -396,20 +389,3 @@ def _seconds(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
-
-
-def _hardware() -> str:
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
-        return f"{len(gpus)} x {details.get('device_name', 'GPU')}"
-    name = platform.processor() or platform.machine()
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [
-            line.split(":", 1)[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        name = names[0] if names else name
-    return f"{len(os.sched_getaffinity(0))} cores of {name}"

@@ -25,7 +25,6 @@ def run(
     stop: StopRequest,
     watchdog: Watchdog,
     *,
-    command: dict[str, Any],
     upload_seconds: float,
 ) -> Outcome:
     """Trains until the last step; a finished run is only reported.
@@ -35,7 +34,6 @@ def run(
       workdir: Open workdir of the run.
       stop: Stop request, polled all the time.
       watchdog: Watchdog, not started yet.
-      command: Command line; see `train.train_and_evaluate`.
       upload_seconds: Interval between two uploads to a gs:// workdir.
 
     Raises:
@@ -60,7 +58,7 @@ def run(
         return Outcome([summary], summary)
     else:
         result = _train(
-            config, workdir, stop, watchdog, cluster, command, upload_seconds
+            config, workdir, stop, watchdog, cluster, upload_seconds
         )
     output += summarize(result, workdir)
     if fields["data.source"] == "synthetic":
@@ -83,7 +81,6 @@ def _train(
     stop: StopRequest,
     watchdog: Watchdog,
     cluster: environment.Cluster | None,
-    command: dict[str, Any],
     upload_seconds: float,
 ) -> dict[str, Any]:
     """Trains as the only worker or as the chief; returns the result."""
@@ -113,7 +110,7 @@ def _train(
                 stop,
                 watchdog,
                 storage=workdir.checkpoints,
-                command=command,
+                name=str(workdir),
                 cluster=cluster,
                 publish=workdir.push_last,
             )

@@ -132,8 +132,6 @@ def _data(run: run_lib.Run, crc32c: str) -> str:
 
 
 def _recipe(run: run_lib.Run) -> str:
-    named = run.command.get("config")
-    file = f"`{named}`; all" if named else "All"
     rows = [
         f"| {name} | `{json.dumps(value)}` |"
         for name, value in serialization.changed(run.fields).items()
@@ -143,7 +141,7 @@ def _recipe(run: run_lib.Run) -> str:
     versions = (run.starts[-1] if run.starts else {}).get("versions", {})
     tools = ", ".join(f"{name} {v}" for name, v in versions.items())
     lines = [
-        f"{file} fields that differ from `configs/default.py`:",
+        "All fields that differ from `configs/default.py`:",
         f"| field | value |\n|---|---|\n{table}" if rows else "none.",
         f"Seed {run.fields.get('seed')}. {_effort(run.result or {})}"
         + (f" {tools}." if tools else ""),

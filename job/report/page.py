@@ -23,7 +23,6 @@ from job.report.charts import Series
 from job.storage import files
 from job.storage.workdir import (
     AUGMENTATION,
-    COMMAND,
     METRICS,
     REPORT,
 )
@@ -75,7 +74,6 @@ def to_html(run: run_lib.Run) -> str:
 
 
 def _header(run: run_lib.Run) -> str:
-    named = run.command.get("config")
     if run.result:
         state = f"Finished after {run.result.get('train_steps', '?')} steps."
     elif run.step:
@@ -85,10 +83,9 @@ def _header(run: run_lib.Run) -> str:
         )
     else:
         state = "Not finished, and without a checkpoint yet."
-    source = f"Config: <code>{markup.escape(named)}</code>. " if named else ""
     return (
         f"<header><h1>{markup.escape(run.name)}</h1>"
-        f'<p class="soft">{source}{markup.escape(state)}</p></header>'
+        f'<p class="soft">{markup.escape(state)}</p></header>'
     )
 
 
@@ -265,49 +262,27 @@ def _cost(run: run_lib.Run) -> str:
 
 def _config(run: run_lib.Run) -> str:
     base = serialization.flatten(default.get_config())
-    flags = run.command.get("flags")
-    flags = flags if isinstance(flags, dict) else {}
-    replaced = run.command.get("replaced")
-    replaced = replaced if isinstance(replaced, dict) else {}
-    preset = run.fields.get("augment.preset")
-    rows = []
-    for name, value in run.fields.items():
-        if name in flags:
-            by = '<span class="flag">flag</span>'
-            if name in replaced and replaced[name] != value:
-                by += f", the file has {markup.json_value(replaced[name])}"
-        elif name not in base:
-            by = "no field of this version"
-        elif base[name] == value:
-            continue
-        elif preset and name.startswith("augment."):
-            by = f"preset {markup.escape(preset)}"
-        else:
-            by = "config file" if run.command else "file or flag"
-        rows.append(
-            [
-                f"<code>{markup.breakable(name)}</code>",
-                markup.json_value(base[name]) if name in base else "",
-                markup.json_value(value),
-                by,
-            ]
-        )
+    rows = [
+        [
+            f"<code>{markup.breakable(name)}</code>",
+            markup.json_value(base[name])
+            if name in base
+            else "not a field of this version",
+            markup.json_value(value),
+        ]
+        for name, value in run.fields.items()
+        if name not in base or base[name] != value
+    ]
     table = (
-        markup.table(["field", "default.py", "this run", "set by"], rows)
+        markup.table(["field", "default.py", "this run"], rows)
         if rows
         else "<p>No field differs from configs/default.py.</p>"
-    )
-    unknown = (
-        ""
-        if run.command
-        else '<p class="soft">Which fields were flags is not known: the run'
-        f" left no {COMMAND}.</p>"
     )
     whole = "\n".join(
         f"{name} = {json.dumps(value)}" for name, value in run.fields.items()
     )
     return (
-        f"{table}{unknown}<details><summary>All {len(run.fields)} fields"
+        f"{table}<details><summary>All {len(run.fields)} fields"
         f"</summary><pre>{markup.escape(whole)}</pre></details>"
     )
 

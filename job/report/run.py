@@ -19,7 +19,6 @@ from job.storage import files
 from job.storage.workdir import (
     AUGMENTATION,
     CHECKPOINTS,
-    COMMAND,
     CONFIG,
     PREDICTIONS,
     RESULT,
@@ -33,7 +32,6 @@ class Run:
     Attributes:
       name: of the workdir.
       fields: its flattened config.
-      command: its command.json: `config`, `flags` and `replaced`; may be empty.
       lines: its metrics.jsonl.
       result: its result.json; None where it is not finished.
       manifest: the newest manifest's `run`; empty without a checkpoint.
@@ -44,7 +42,6 @@ class Run:
 
     name: str
     fields: dict[str, Any]
-    command: dict[str, Any]
     lines: list[dict[str, Any]]
     result: dict[str, Any] | None
     manifest: dict[str, Any]
@@ -106,11 +103,9 @@ def read(
     newest = checkpoints.newest_manifest()
     result = files.read_json(workdir / RESULT)
     picture = workdir / AUGMENTATION
-    command = files.read_json(workdir / COMMAND)
     return Run(
         name=name or str(workdir),
         fields=serialization.flatten(config),
-        command=command if isinstance(command, dict) else {},
         lines=metrics.read(workdir),
         result=result if isinstance(result, dict) else None,
         manifest=newest.run if newest else {},

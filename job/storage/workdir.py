@@ -28,9 +28,8 @@ from job import errors
 from job.storage import Storage, disk
 from job.storage.sync import LAST_SECONDS, Mirror
 
-# What the run is: every config field, resolved, and the command line.
+# Every config field of the run, resolved.
 CONFIG = "config.json"
-COMMAND = "command.json"
 # Restarts without progress.
 STARTS = "starts.json"
 CHECKPOINTS = "checkpoints"
@@ -60,7 +59,6 @@ ACCURACY_GFLOP = "accuracy_gflop.png"
 RESUMED = frozenset(
     {
         AUGMENTATION,
-        COMMAND,
         CONFIG,
         DIAGNOSE,
         METRICS,

@@ -37,12 +37,6 @@ def write_run(folder: pathlib.Path) -> None:
     config.data.dir = NASTY
     config.optimizer.momentum = 0.5
     files.write_json(folder / "config.json", serialization.to_json(config))
-    command = {
-        "config": "configs/smoke.py",
-        "flags": {"data.dir": NASTY, "optimizer.momentum": 0.5},
-        "replaced": {"data.dir": "", "optimizer.momentum": 0.75},
-    }
-    files.write_json(folder / "command.json", command)
     lines = []
     for step in range(5, 25, 5):
         line = {"step": step, "epoch": step / 10, "loss": 2.0 - step / 20}

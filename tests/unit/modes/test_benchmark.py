@@ -1,8 +1,13 @@
 """The benchmark runs, and reports what it says it reports; no timing here."""
 
 import json
+import math
 
-from job.modes import benchmark
+import pytest
+
+from configs import smoke
+from job import errors
+from job.modes import benchmark, measurements
 from job.supervision import preemption
 
 
@@ -29,4 +34,33 @@ def test_it_reports_step_job_augmentation_and_input(config, tmp_path):
     assert report["compile_seconds"] > 0
     # No process with TensorFlow in it does with less than 100 MB.
     assert report["peak_memory_bytes"]["host"] > 1e8
-    assert [p.name for p in tmp_path.rglob("*")] == ["bench", "benchmark.json"]
+    # The saves that were timed are removed.
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {
+        "benchmark.json"
+    }
+
+
+def test_several_nodes_are_refused(config):
+    config.distribute.strategy = "multi_worker"
+    with pytest.raises(errors.ConfigError, match="measures one node"):
+        benchmark.run(
+            config, None, preemption.StopRequest(), upload_seconds=60.0
+        )
+
+
+def test_a_frozen_base_is_measured_on_its_features(config):
+    """A run extracts them once and trains the head alone."""
+    config.model.batch_norm = False
+    config.model.width = 0.0625
+    config.augment.flip = "none"
+    config.augment.translate = 0.0
+    config.augment.cutout_pixels = 0.0
+    for block in config.transfer.unfreeze_epochs:
+        config.transfer.unfreeze_epochs[block] = math.inf
+    frozen, trained = (
+        measurements.measure(
+            one, preemption.StopRequest(), rounds=2, segment_seconds=0.05
+        )
+        for one in (config, smoke.get_config())
+    )
+    assert frozen.step_tflop < trained.step_tflop / 1000
