@@ -1,8 +1,8 @@
 """Well-known sets of augmentation, by name: `--config.augment.preset=strong`.
 
-A preset says all of `config.augment`: what it does not name is off. It replaces
-what the config file says; fields on the command line are set on top of it. A
-config file that starts from a preset and changes it writes
+A preset sets every field of `config.augment`: those that it does not name are
+off. It replaces the values of the config file; fields on the command line are
+set on top of it. A config file that starts from a preset and changes it writes
 
     config.augment.update(augment_presets.fields("strong"))
     config.augment.cutout_pixels = 8.0
@@ -13,24 +13,7 @@ docs/augmentation.md.
 
 from typing import Any
 
-_OFF: dict[str, Any] = {
-    "flip": "none",
-    "translate": 0.0,
-    "fill": "reflect",
-    "rotation_degrees": 0.0,
-    "shift": 0.0,
-    "shear": 0.0,
-    "zoom": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-    "autoaugment": 0.0,
-    "randaugment_magnitude": 0.0,
-    "cutout_pixels": 0.0,
-    "mixup_alpha": 0.0,
-    "cutmix_probability": 0.0,
-}
+from configs import default
 
 _PRESETS: dict[str, dict[str, Any]] = {
     # What Keras tutorials pass to ImageDataGenerator; shear is .1 degrees.
@@ -57,10 +40,18 @@ _PRESETS: dict[str, dict[str, Any]] = {
 NAMES = tuple(_PRESETS)
 
 
+def off() -> dict[str, Any]:
+    """Returns every field of `config.augment` but `preset`, switched off."""
+    fields = default.get_config().augment.to_dict()
+    del fields["preset"]
+    strengths = {n: 0.0 for n, v in fields.items() if isinstance(v, float)}
+    return {**fields, **strengths, "flip": "none"}
+
+
 def fields(name: str) -> dict[str, Any]:
     """Returns every field of `config.augment` but `preset`, as `name` has it.
 
     Raises:
-      KeyError: there is no such preset; `NAMES` are all.
+      KeyError: No preset has that name; `NAMES` lists them.
     """
-    return {**_OFF, **_PRESETS[name]}
+    return {**off(), **_PRESETS[name]}

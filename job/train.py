@@ -24,6 +24,7 @@ from absl import logging
 from job import augment as augment_lib
 from job import errors
 from job.augment import picture
+from job.augment.operations import Operation
 from job.checkpoint import store
 from job.checkpoint.saver import AsyncSaver
 from job.config import ranges as config_lib
@@ -146,7 +147,7 @@ def train_and_evaluate(
     picture.write(
         workdir / AUGMENTATION,
         data.train.images,
-        augment_settings(config),
+        create_operations(config),
         seed=config.seed,
     )
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
@@ -611,7 +612,7 @@ def create_augment(
 ) -> augment_lib.Augment:
     """Returns what changes a replica's batch before the network sees it."""
     return augment_lib.make_augment(
-        augment_settings(config),
+        create_operations(config),
         seed=config.seed,
         num_images=plan.num_images,
         global_batch_size=config.global_batch_size,
@@ -620,13 +621,13 @@ def create_augment(
     )
 
 
-def augment_settings(
+def create_operations(
     config: ml_collections.ConfigDict,
-) -> augment_lib.AugmentSettings:
-    """Returns what is done to an image."""
+) -> tuple[Operation, ...]:
+    """Returns the operations of the augmentation that are on."""
     fields = config.augment.to_dict()
     del fields["preset"]  # Its fields are set: see `config.use_preset`.
-    return augment_lib.AugmentSettings(**fields)
+    return augment_lib.create_operations(fields)
 
 
 def optimizer_settings(

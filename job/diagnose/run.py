@@ -18,7 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from job import errors, train
-from job.augment import make_augment
+from job.augment import create_operations, make_augment
 from job.checkpoint import store
 from job.config import ranges as config_lib
 from job.data import pipeline
@@ -257,10 +257,10 @@ def check_data(
             pretrained=bool(config.model.weights),
         ),
     )
-    settings = train.augment_settings(config)
-    keyed_by_image = dataclasses.replace(settings, flip="none")
+    fields = config.augment.to_dict()
+    del fields["preset"]
     augment = make_augment(
-        settings,
+        create_operations(fields),
         seed=config.seed,
         num_images=max(len(data.train), probes.BATCH),
         global_batch_size=2 * probes.BATCH,
@@ -272,9 +272,9 @@ def check_data(
         probes.check_replica_augmentation(
             augment,
             images,
-            # An alternating flip is the image's own, wherever it stands.
-            by_image_only=settings.flip == "alternating"
-            and keyed_by_image == type(settings)(fill=settings.fill),
+            # An alternating flip depends on the image, not on its position.
+            by_image_only=fields["flip"] == "alternating"
+            and not create_operations({**fields, "flip": "none"}),
         ),
     )
 

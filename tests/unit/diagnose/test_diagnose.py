@@ -23,7 +23,7 @@ from configs import (
     upsample,
 )
 from job import errors, train
-from job.augment import AugmentSettings, make_augment
+from job.augment import create_operations, make_augment
 from job.config import ranges as config_lib
 from job.data import dataset, pipeline, synthetic
 from job.diagnose import (
@@ -80,7 +80,7 @@ def batches_in_order(labels):
 def augment(*, by_replica, **fields):
     """The job's augmentation, or one with the same draws on each replica."""
     ours = make_augment(
-        AugmentSettings(**fields),
+        create_operations(fields),
         seed=0,
         num_images=64,
         global_batch_size=64,
