@@ -13,24 +13,7 @@ and the source of each field.
 
 from typing import Any
 
-_OFF: dict[str, Any] = {
-    "flip": "none",
-    "translate": 0.0,
-    "fill": "reflect",
-    "rotation_degrees": 0.0,
-    "shift": 0.0,
-    "shear": 0.0,
-    "zoom": 0.0,
-    "brightness": 0.0,
-    "contrast": 0.0,
-    "saturation": 0.0,
-    "hue": 0.0,
-    "autoaugment": 0.0,
-    "randaugment_magnitude": 0.0,
-    "cutout_pixels": 0.0,
-    "mixup_alpha": 0.0,
-    "cutmix_probability": 0.0,
-}
+from configs import default
 
 _PRESETS: dict[str, dict[str, Any]] = {
     # What Keras tutorials pass to ImageDataGenerator; shear is .1 degrees.
@@ -57,6 +40,14 @@ _PRESETS: dict[str, dict[str, Any]] = {
 NAMES = tuple(_PRESETS)
 
 
+def off() -> dict[str, Any]:
+    """Returns every field of `config.augment` but `preset`, switched off."""
+    fields = default.get_config().augment.to_dict()
+    del fields["preset"]
+    strengths = {n: 0.0 for n, v in fields.items() if isinstance(v, float)}
+    return {**fields, **strengths, "flip": "none"}
+
+
 def fields(name: str) -> dict[str, Any]:
     """Returns the fields of `config.augment`, except `preset`, of a preset.
 
@@ -66,4 +57,4 @@ def fields(name: str) -> dict[str, Any]:
     Raises:
       KeyError: The preset does not exist.
     """
-    return {**_OFF, **_PRESETS[name]}
+    return {**off(), **_PRESETS[name]}

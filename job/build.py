@@ -21,6 +21,7 @@ import tensorflow as tf
 from absl import logging
 
 from job import augment as augment_lib
+from job.augment.operations import Operation
 from job.checkpoint import store
 from job.config import augmentation, ranges, serialization
 from job.data import dataset, pipeline, sources
@@ -292,7 +293,7 @@ def create_augment(
 ) -> augment_lib.Augment:
     """Returns the augmentation of a replica's batch."""
     return augment_lib.make_augment(
-        augment_settings(config),
+        create_operations(config),
         seed=config.seed,
         num_images=plan.num_images,
         global_batch_size=config.global_batch_size,
@@ -301,13 +302,13 @@ def create_augment(
     )
 
 
-def augment_settings(
+def create_operations(
     config: ml_collections.ConfigDict,
-) -> augment_lib.AugmentSettings:
-    """Returns the settings of the augmentation."""
+) -> tuple[Operation, ...]:
+    """Returns the operations of the augmentation that are on."""
     fields = config.augment.to_dict()
-    del fields["preset"]  # Its fields are set: see `config.use_preset`.
-    return augment_lib.AugmentSettings(**fields)
+    del fields["preset"]  # Expanded by `augmentation.use_preset`.
+    return augment_lib.create_operations(fields)
 
 
 def optimizer_settings(

@@ -175,7 +175,7 @@ def prepare_workdir(
     picture.write(
         workdir / AUGMENTATION,
         data.train.images,
-        build.augment_settings(config),
+        build.create_operations(config),
         seed=config.seed,
     )
 

@@ -1,31 +1,17 @@
 """The random numbers of a step: stateless, for the whole global batch.
 
-    draws = Draws(seed, step, global_batch_size, first, size)
-    draws.uniform(Purpose.CUTMIX, columns=4)     # float32 [b, 4]
+    draws = Draws(seed, step, global_batch_size, first, size, num_images)
+    draws.uniform(purpose, columns=4)     # float32 [b, 4]
 
 They are drawn for the whole global batch and then sliced, so a position has
-the same numbers on any number of replicas. All are float32, whole numbers too:
-on a GPU TensorFlow computes with int32 on the host.
+the same numbers on any number of replicas. The purpose is an integer that
+belongs to one draw of one operation; see `operations`. All numbers are float32,
+integers too: TensorFlow computes with int32 on the host where there is a GPU.
 """
 
 import dataclasses
-import enum
 
 import tensorflow as tf
-
-
-class Purpose(enum.IntEnum):
-    """Tells the draws apart. A number, once given, stays: it fixes results."""
-
-    FLIP = 0
-    TRANSLATE = 1
-    CUTOUT = 2
-    WARP = 3
-    JITTER = 4
-    AUTOAUGMENT = 5
-    RANDAUGMENT = 6
-    MIXUP = 7
-    CUTMIX = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +19,12 @@ class Draws:
     """Random numbers of one step, for one replica's part of the batch.
 
     Attributes:
-      seed: of the run.
-      step: int64 [], the training step.
-      global_batch_size: for how many images is drawn.
-      first: int32 [], this replica's first position in the global batch.
-      size: how many of them are this replica's, b.
+      seed: Seed of the run.
+      step: Training step, int64 [].
+      global_batch_size: Number of images that numbers are drawn for.
+      first: First position of this replica in the global batch, int32 [].
+      size: Number of this replica's images, b.
+      num_images: Number of images in the training split.
     """
 
     seed: int
@@ -45,11 +32,10 @@ class Draws:
     global_batch_size: int
     first: tf.Tensor
     size: int
+    num_images: int
 
-    def integers(
-        self, purpose: Purpose, high: int, columns: int = 1
-    ) -> tf.Tensor:
-        """Returns float32 [b, columns], whole, uniform over 0 to high - 1."""
+    def integers(self, purpose: int, high: int, columns: int = 1) -> tf.Tensor:
+        """Returns float32 [b, columns], integers from 0 to high - 1."""
         drawn = tf.random.stateless_uniform(
             [self.global_batch_size, columns],
             self._key(purpose),
@@ -59,7 +45,7 @@ class Draws:
         )
         return self._mine(tf.cast(drawn, tf.float32))
 
-    def uniform(self, purpose: Purpose, columns: int = 1) -> tf.Tensor:
+    def uniform(self, purpose: int, columns: int = 1) -> tf.Tensor:
         """Returns float32 [b, columns], uniform over [0, 1)."""
         drawn = tf.random.stateless_uniform(
             [self.global_batch_size, columns],
@@ -68,7 +54,7 @@ class Draws:
         )
         return self._mine(drawn)
 
-    def beta(self, purpose: Purpose, alpha: float) -> tf.Tensor:
+    def beta(self, purpose: int, alpha: float) -> tf.Tensor:
         """Returns float32 [b, 1] from Beta(alpha, alpha), in [0, 1]."""
         # float64: where alpha is small, a gamma is too small for float32.
         gammas = tf.random.stateless_gamma(
@@ -81,9 +67,9 @@ class Draws:
         share = tf.math.divide_no_nan(gammas[:, :1], total)
         return self._mine(tf.cast(share, tf.float32))
 
-    def _key(self, purpose: Purpose) -> tf.Tensor:
+    def _key(self, purpose: int) -> tf.Tensor:
         return tf.random.experimental.stateless_fold_in(
-            tf.constant([self.seed, int(purpose)], tf.int64),
+            tf.constant([self.seed, purpose], tf.int64),
             self.step,
             alg="philox",
         )

@@ -13,23 +13,28 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from job.augment.draws import Purpose
-
 
 def alternating_flip(
-    index: tf.Tensor, epoch: tf.Tensor, *, seed: int, num_images: int
+    index: tf.Tensor,
+    epoch: tf.Tensor,
+    *,
+    seed: int,
+    purpose: int,
+    num_images: int,
 ) -> tf.Tensor:
-    """Says which images to mirror: each one in every other epoch.
+    """Returns which images to flip: each one in every other epoch.
 
-    Which half of them starts mirrored is random. Compared with a coin for each
-    image and time, no image is seen the same way twice in a row (Jordan 2024,
-    "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498).
+    Which half of them is flipped in the first epoch is random. Compared with a
+    coin toss per image and epoch, no image is seen the same way twice in a row
+    (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
+    arXiv:2404.00498).
 
     Args:
-      index: int32 [b], 0 to num_images - 1.
-      epoch: int32 [b], from 0.
-      seed: of the first epoch's coins.
-      num_images: images in the training split.
+      index: Index of each image in the training split, int32 [b].
+      epoch: Epoch of each image, int32 [b], from 0.
+      seed: Seed of the first epoch's coin tosses.
+      purpose: Purpose of the draw; see `draws`.
+      num_images: Number of images in the training split.
 
     Returns:
       bool [b].
@@ -37,7 +42,7 @@ def alternating_flip(
     with tf.init_scope(), tf.device("CPU:0"):
         drawn = tf.random.stateless_uniform(
             [num_images],
-            tf.constant([seed, int(Purpose.FLIP)], tf.int64),
+            tf.constant([seed, purpose], tf.int64),
             minval=None,
             maxval=None,
             dtype=tf.int32,

@@ -1,19 +1,21 @@
-"""What a config does to images, as a picture, so that too much of it is seen.
+"""A figure of augmented images, which shows at a glance if it is too much.
 
-    picture.write(workdir / AUGMENTATION, images, settings, seed=0)
+    picture.write(workdir / AUGMENTATION, images, operations, seed=0)
 
-Eight images side by side: as they are in the first row, and below as the
-network gets to see them, with other draws in each row. Where images are mixed,
-columns 1 and 2 are partners, 3 and 4, and so on.
+Eight images side by side: unchanged in the first row, and below as the network
+sees them, with other random draws in each row. If images are mixed, columns 1
+and 2 are partners, 3 and 4, and so on.
 """
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from job.augment.make import AugmentSettings, make_augment
+from job.augment.make import make_augment
+from job.augment.operations import Operation
 from job.data.pipeline import TrainBatch
 from job.storage import files
 
@@ -27,37 +29,41 @@ _Images = npt.NDArray[np.uint8]
 
 
 def write(
-    path: pathlib.Path, images: _Images, settings: AugmentSettings, *, seed: int
+    path: pathlib.Path,
+    images: _Images,
+    operations: Sequence[Operation],
+    *,
+    seed: int,
 ) -> None:
-    """Writes the picture, atomically, where there is none yet.
+    """Writes the figure atomically, unless it exists.
 
     Args:
-      path: of the PNG.
-      images: uint8 [n, h, w, 3]; the first 8 are shown.
-      settings: what is done to an image.
-      seed: of the run.
+      path: Path of the PNG.
+      images: Training images, uint8 [n, h, w, 3]; the first 8 are shown.
+      operations: Operations in their order.
+      seed: Seed of the run.
     """
     if path.exists():
         return
     images = images[np.arange(_COLUMNS) % len(images)]
-    rows = np.stack([images, *_augmented(images, settings, seed)])
+    rows = np.stack([images, *_augmented(images, operations, seed)])
     files.write_atomically(path, tf.io.encode_png(_montage(rows)).numpy())
 
 
 def _augmented(
-    images: _Images, settings: AugmentSettings, seed: int
+    images: _Images, operations: Sequence[Operation], seed: int
 ) -> _Images:
     """Returns uint8 [rows, 8, h, w, 3]."""
     count = _COLUMNS * _ROWS
     augment = make_augment(
-        settings,
+        operations,
         seed=seed,
         num_images=_COLUMNS,
         global_batch_size=count,
         num_replicas=1,
     )
-    # All rows as one batch, as each of its positions has its own draws. Not
-    # compiled: that takes longer than a few hundred small operations.
+    # All rows are one batch: each of its positions has draws of its own. Not
+    # compiled, as that takes longer than a few hundred small operations.
     with tf.device("CPU:0"):
         row, column = np.divmod(np.arange(count, dtype=np.int32), _COLUMNS)
         batch = TrainBatch(

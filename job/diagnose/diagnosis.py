@@ -205,7 +205,7 @@ def check_data(
         ),
     )
     augment = make_augment(
-        build.augment_settings(config),
+        build.create_operations(config),
         seed=config.seed,
         num_images=max(len(data.train), probes.BATCH),
         global_batch_size=2 * probes.BATCH,

@@ -50,6 +50,7 @@ def test_the_alternating_flip_mirrors_each_image_every_other_epoch():
             tf.constant(index),
             tf.fill([1000], epoch),
             seed=0,
+            purpose=0,
             num_images=1000,
         ).numpy()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.augment import AugmentSettings, make_augment
+from job.augment import create_operations, make_augment
 from job.data import dataset, pipeline
 from job.diagnose import from_data
 from tests.support.findings import assert_finding
@@ -105,7 +105,7 @@ def test_wrong_preprocessing_is_found_for_pretrained_weights():
 
 def test_augmentation_that_ignores_the_replica_is_found():
     augment = make_augment(
-        AugmentSettings(translate=4.0),
+        create_operations({"translate": 4.0}),
         seed=0,
         num_images=64,
         global_batch_size=64,

@@ -1,0 +1,287 @@
+"""The operations in the order in which an image meets them.
+
+    operations = create_operations({"flip": "random", "cutout_pixels": 8.0})
+    drawn = [operation.draw(draws, batch) for operation in operations]
+    for operation, numbers in zip(operations, drawn):
+        augmented = operation.apply(augmented, numbers)
+
+An operation is a frozen dataclass. Its attributes are fields of
+`config.augment`, described in `configs/default.py`; the defaults here are the
+values at which it is off. `draw` returns its random numbers for a batch, and
+`apply` changes images as these numbers say. The integers of a class tell its
+random draws from those of others. They fix results: a number never changes and
+is never given twice.
+
+A new operation is a new class here and its place in `OPERATIONS`;
+CONTRIBUTING.md lists what else it takes.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from job.augment import color, geometry, mixing, policies
+from job.augment.draws import Draws
+from job.data.pipeline import TrainBatch
+
+
+class Augmented(NamedTuple):
+    """One replica's batch as the network sees it.
+
+    Attributes:
+      image: uint8 [b, 32, 32, 3], 0 to 255. Between two operations float32, of
+        integers.
+      share: float32 [b], 0 to 1: weight of the image itself, and of its label.
+        The rest is the weight of the image at position i XOR 1. None if no
+        images are mixed.
+    """
+
+    image: tf.Tensor
+    share: tf.Tensor | None
+
+
+# Random numbers of an operation for b images, each [b, ...], by name.
+Numbers = dict[str, tf.Tensor]
+
+
+class Operation(Protocol):
+    """A change of images, with the config fields that control it."""
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """Returns the random numbers for a batch."""
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """Returns the changed batch; the same numbers give the same images."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FlipAndTranslate:
+    """Flips images left to right and moves them by integer offsets."""
+
+    flip: str = "none"
+    translate: float = 0.0
+    fill: str = "reflect"
+
+    FLIP: ClassVar[int] = 0
+    TRANSLATE: ClassVar[int] = 1
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        numbers = {}
+        if self.flip == "random":
+            coins = draws.integers(self.FLIP, 2)[:, 0]
+            numbers["flip"] = tf.not_equal(coins, 0.0)
+        if self.flip == "alternating":
+            numbers["flip"] = geometry.alternating_flip(
+                batch.index,
+                batch.epoch,
+                seed=draws.seed,
+                purpose=self.FLIP,
+                num_images=draws.num_images,
+            )
+        if self.translate:
+            most = int(self.translate)
+            moves = draws.integers(self.TRANSLATE, 2 * most + 1, 2)
+            numbers["translate"] = moves - most
+        return numbers
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        images = geometry.flip_and_translate(
+            batch.image,
+            numbers.get("flip"),
+            numbers.get("translate", tf.zeros([batch.image.shape[0], 2])),
+            fill=self.fill,
+        )
+        return batch._replace(image=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """Rotates, shifts, shears and zooms images in one bilinear warp."""
+
+    rotation_degrees: float = 0.0
+    shift: float = 0.0
+    shear: float = 0.0
+    zoom: float = 0.0
+    fill: str = "reflect"
+
+    WARP: ClassVar[int] = 3
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        return {"warp": draws.uniform(self.WARP, 6)}
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        height, width = batch.image.shape[1:3]
+        matrix = geometry.random_affine(
+            numbers["warp"],
+            rotation_degrees=self.rotation_degrees,
+            shift=self.shift,
+            shear=self.shear,
+            zoom=self.zoom,
+            height=height,
+            width=width,
+        )
+        images = geometry.warp_bilinear(batch.image, matrix, fill=self.fill)
+        return batch._replace(image=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+    """Changes brightness, contrast, saturation and hue, in this order."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    JITTER: ClassVar[int] = 4
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        return {"jitter": draws.uniform(self.JITTER, 4)}
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        images = color.jitter(
+            batch.image, numbers["jitter"], **dataclasses.asdict(self)
+        )
+        return batch._replace(image=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoAugment:
+    """Applies one of AutoAugment's sub-policies for CIFAR-10."""
+
+    autoaugment: float = 0.0
+    fill: str = "reflect"
+
+    AUTOAUGMENT: ClassVar[int] = 5
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        return {"autoaugment": draws.uniform(self.AUTOAUGMENT, 5)}
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        images = policies.apply_autoaugment(
+            batch.image,
+            numbers["autoaugment"],
+            share=self.autoaugment,
+            fill=self.fill,
+        )
+        return batch._replace(image=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """Applies two of RandAugment's operations."""
+
+    randaugment_magnitude: float = 0.0
+    fill: str = "reflect"
+
+    RANDAUGMENT: ClassVar[int] = 6
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        return {"randaugment": draws.uniform(self.RANDAUGMENT, 4)}
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        images = policies.apply_randaugment(
+            batch.image,
+            numbers["randaugment"],
+            magnitude=self.randaugment_magnitude,
+            fill=self.fill,
+        )
+        return batch._replace(image=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cutout:
+    """Covers a square of each image."""
+
+    cutout_pixels: float = 0.0
+
+    CUTOUT: ClassVar[int] = 2
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        return {"cutout": draws.integers(self.CUTOUT, batch.image.shape[1], 2)}
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        images = mixing.cutout(
+            batch.image, numbers["cutout"], pixels=int(self.cutout_pixels)
+        )
+        return batch._replace(image=images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """Mixes pairs of images by CutMix, the others by mixup."""
+
+    mixup_alpha: float = 0.0
+    cutmix_probability: float = 0.0
+
+    MIXUP: ClassVar[int] = 7
+    CUTMIX: ClassVar[int] = 8
+
+    def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
+        """See `Operation`."""
+        numbers = {}
+        if self.mixup_alpha:
+            numbers["mixup"] = draws.beta(self.MIXUP, self.mixup_alpha)
+        if self.cutmix_probability:
+            numbers["cutmix"] = draws.uniform(self.CUTMIX, 4)
+        return numbers
+
+    def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
+        """See `Operation`."""
+        images, share = mixing.random_mix(
+            batch.image,
+            mixup_share=numbers.get("mixup"),
+            cutmix_drawn=numbers.get("cutmix"),
+            cutmix_probability=self.cutmix_probability,
+        )
+        return Augmented(images, share)
+
+
+OPERATIONS = (
+    FlipAndTranslate,
+    Affine,
+    ColorJitter,
+    AutoAugment,
+    RandAugment,
+    Cutout,
+    Mix,
+)
+
+
+def create_operations(fields: Mapping[str, Any]) -> tuple[Operation, ...]:
+    """Returns the operations that are on, in their order.
+
+    Args:
+      fields: Fields of `config.augment` but `preset`, by name. Those that are
+        absent are off.
+
+    Raises:
+      TypeError: No operation has a field of that name.
+    """
+    known = {
+        field.name for kind in OPERATIONS for field in dataclasses.fields(kind)
+    }
+    if unknown := sorted(fields.keys() - known):
+        raise TypeError(f"no augmentation has a field {', '.join(unknown)}")
+    created: list[Operation] = []
+    for kind in OPERATIONS:
+        own = dataclasses.fields(kind)
+        values = {f.name: fields.get(f.name, f.default) for f in own}
+        # How to fill in pixels matters only where something moves them.
+        if any(values[f.name] != f.default for f in own if f.name != "fill"):
+            created.append(kind(**values))
+    return tuple(created)
