@@ -33,6 +33,7 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Finding, Report
 from job.diagnose.trial import Trial
+from job.model.batches import batch_size_for
 from job.output import metrics, results
 from job.storage import files
 from job.storage.workdir import Workdir
@@ -316,7 +317,7 @@ def try_network(
         return
     size = config.model.input_size
     # Larger images, fewer of them.
-    batch = max(8, probes.BATCH * 32**2 // size**2)
+    batch = batch_size_for(size, probes.BATCH, at_least=8)
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     precision = config.precision
     if precision == "float16" and not on_gpu:
@@ -362,7 +363,7 @@ def try_network(
         for name in ("stuck_at_chance", "overfit_one_batch"):
             mine = found if found and found.check == name else None
             notes.add(name, mine)
-        looked_at = split.images[: _LOOKED_AT * 32**2 // size**2 or 1]
+        looked_at = split.images[: batch_size_for(size, _LOOKED_AT)]
         shares = probes.dead_shares(
             lambda images: trial.logits(images, training=True),
             probes.relu_layers(trial.model),
@@ -510,7 +511,7 @@ def _check_weights(
     network = train.create_model(config, "float32")
     load_evaluated(network, tensors)
     resize = train.create_resize(config)
-    size = max(8, 250 * 32**2 // config.model.input_size**2)
+    size = batch_size_for(config.model.input_size, 250, at_least=8)
 
     @tf.function(autograph=False, reduce_retracing=True)
     def predict(images: tf.Tensor, training: bool) -> tf.Tensor:
