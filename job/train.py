@@ -31,9 +31,8 @@ from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Peers, SharedSaver
-from job.model import features, spec, weights
+from job.model import batches, features, flops, spec, vgg, weights
 from job.model import resize as resize_lib
-from job.model import vgg as model
 from job.output import metrics, predictions, results
 from job.output.progress import Progress
 from job.storage import Storage, files
@@ -143,12 +142,11 @@ def train_and_evaluate(
     train_split, network = prepare_inputs(config, data.train, state, plan, poll)
 
     def tflop(steps: int) -> float:
-        return phases.train_tflop(
+        return train_tflop(
             state.model,
-            plan.phases,
-            train_steps=steps,
-            global_batch_size=plan.global_batch_size,
-            extracted=0 if network is state.model else len(train_split),
+            plan,
+            steps,
+            num_features=0 if network is state.model else len(train_split),
         )
 
     log = metrics.MetricsLog(
@@ -416,7 +414,7 @@ def create_model(
     config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
 ) -> keras.Model:
     """Returns the network of a config; call it under the strategy's scope."""
-    return model.vgg16(
+    return vgg.vgg16(
         width=config.model.width,
         stem_filters=config.model.stem_filters,
         pooling=config.model.pooling,
@@ -427,7 +425,11 @@ def create_model(
         init=config.model.init,
         preprocessing=preprocessing(config),
         input_size=config.model.input_size,
-        odd_maps=any(size % 32 for size in config.model.progressive_sizes),
+        pool_padding=(
+            "same"
+            if any(size % 32 for size in config.model.progressive_sizes)
+            else "valid"
+        ),
         head_pooling=config.model.head_pooling,
         head_units=config.model.head_units,
         dropout=dropout,
@@ -438,7 +440,7 @@ def create_model(
 
 
 def preprocessing(config: ml_collections.ConfigDict) -> str:
-    """Returns what is done to pixels first; see `model.PREPROCESSING`."""
+    """Returns what is done to pixels first; see `vgg.PREPROCESSING`."""
     if config.model.preprocessing != "auto":
         return config.model.preprocessing
     return "caffe" if config.model.weights else "standardize"
@@ -479,15 +481,45 @@ def log_cost(
 ) -> None:
     """Logs what an image costs in each phase: forward, and with backward."""
     for phase in plan.phases:
-        forward, trained = phases.gflop(network, phase)
+        cost = flops.image_gflop(network, phase.input_size, phase.open_blocks)
         logging.info(
             "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
             " trained",
             phase.first_step,
             phase.input_size,
-            forward,
-            trained,
+            cost.forward,
+            cost.train,
         )
+
+
+def train_tflop(
+    network: keras.Model, plan: Plan, steps: int, *, num_features: int = 0
+) -> float:
+    """Returns the cost of the first steps of a run, in 10^12 operations.
+
+    Args:
+      network: The whole network.
+      plan: Plan of the run.
+      steps: Number of steps.
+      num_features: Number of images whose features the head is trained on. If
+        0, the network is trained on images.
+    """
+    if num_features:
+        return flops.features_train_tflop(
+            network,
+            size=plan.phases[-1].input_size,
+            num_images=num_features,
+            train_steps=steps,
+            global_batch_size=plan.global_batch_size,
+        )
+    return flops.train_tflop(
+        network,
+        [
+            (count, phase.input_size, phase.open_blocks)
+            for count, phase in phases.phase_steps(plan.phases, steps)
+        ],
+        global_batch_size=plan.global_batch_size,
+    )
 
 
 def prepare_inputs(
@@ -505,11 +537,10 @@ def prepare_inputs(
     """
     if not uses_features(config, plan):
         return split, state.model
-    base, head = model.split(state.model)
+    base, head = vgg.split_base_and_head(state.model)
     logging.info("the base is frozen: its features are computed once")
     resize = create_resize(config)
-    # As much work at once as in a batch of 500 images at 32 px.
-    batch = max(1, 500 * 32**2 // config.model.input_size**2)
+    batch = batches.batch_size_for(config.model.input_size, at_32=500)
     return features.extract(
         base, resize, split, batch_size=batch, poll=poll
     ), head

@@ -59,7 +59,8 @@ COMMAND_FILE = "command.json"
 # JSON has no infinity.
 INFINITE = "inf"
 
-BLOCKS = ("block1", "block2", "block3", "block4", "block5")
+# Names of the network's blocks, from the input to the output.
+BLOCKS = tuple(default.get_config().transfer.unfreeze_epochs)
 
 _Fields = dict[str, Any]
 

@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from job.config.ranges import BLOCKS, INFINITE
+from job.config.ranges import INFINITE
 from job.diagnose import costs
 from job.diagnose.finding import Finding
+from job.model import spec
 
 # Learning rate of SGD with momentum .9, for each 128 images of a batch: what
 # all anchors for VGG16 have, by the linear rule (Goyal et al. 2017,
@@ -39,8 +40,6 @@ _SMALL_DECAY_A_STEP = 1e-5
 _LONG_RUN = 30.0
 # Epochs, below which convolutions cannot have learnt much.
 _SHORT_RUN = 2.0
-
-_CONV_LAYERS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 
 
 def rule_of_thumb(*, optimizer: str, global_batch_size: int) -> float:
@@ -142,12 +141,9 @@ def check_large_head(
       width: multiplies the convolutions' filters.
       flatten: the last map is flattened, not averaged.
     """
-    convolutions, channels = 0, 3
-    for depth, base in _CONV_LAYERS:
-        for _ in range(depth):
-            filters = max(1, round(base * width))
-            convolutions += 9 * channels * filters
-            channels = filters
+    shapes = [*spec.kernel_shapes(width=width).values()]
+    convolutions = sum(math.prod(shape) for shape in shapes)
+    channels = shapes[-1][-1]
     side = input_size // 32 if flatten else 1
     head, features = 0, side * side * channels
     for units in (*head_units, 10):
@@ -451,7 +447,7 @@ def check_fields(
     steps = fields["steps"] or round(fields["epochs"] * num_images / batch)
     epochs = round(steps * batch / num_images, 2)
     frozen = frozen_blocks(fields)
-    all_frozen = len(frozen) == len(BLOCKS)
+    all_frozen = len(frozen) == len(spec.BLOCK_NAMES)
     augment = {
         name.removeprefix("augment."): value
         for name, value in fields.items()
@@ -521,7 +517,7 @@ def frozen_blocks(fields: Mapping[str, Any]) -> list[str]:
     """Returns the blocks that never train."""
     return [
         block
-        for block in BLOCKS
+        for block in spec.BLOCK_NAMES
         if fields[f"transfer.unfreeze_epochs.{block}"] in (INFINITE, math.inf)
     ]
 

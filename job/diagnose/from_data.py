@@ -189,7 +189,7 @@ def check_preprocessing(
 
     Args:
       images: some, uint8 [n, h, w, 3].
-      preprocessing: what is done to them, a key of `model.PREPROCESSING`.
+      preprocessing: what is done to them, a key of `vgg.PREPROCESSING`.
       pretrained: the weights are ImageNet's VGG16 of keras.applications, which
         knows blue, green, red, 0 to 255, less ImageNet's mean.
     """
@@ -210,7 +210,7 @@ def check_preprocessing(
 
 
 def _moments(images: _Array, preprocessing: str) -> tuple[float, float]:
-    mean, divisor, turned = PREPROCESSING[preprocessing]
-    pixels = images[..., ::-1] if turned else images
+    mean, divisor, bgr = PREPROCESSING[preprocessing]
+    pixels = images[..., ::-1] if bgr else images
     scaled = (pixels.astype(np.float32) - mean) / divisor
     return float(scaled.mean()), float(scaled.std())

@@ -475,7 +475,7 @@ def predict(model: keras.Model, images: _Array, scale: str) -> _Array:
     Args:
       model: as `load` returns it.
       images: uint8 [n, 32, 32, 3].
-      scale: raw, symmetric, or a key of `model.PREPROCESSING`.
+      scale: raw, symmetric, or a key of `vgg.PREPROCESSING`.
     """
     scaled = _scaled(images, scale, _shape(model))
     outputs = model.predict(scaled, batch_size=_BATCH, verbose=0)
@@ -494,8 +494,8 @@ def _scaled(images: _Array, scale: str, sides: tuple[int, ...]) -> _Array:
         return pixels
     if scale == "symmetric":
         return pixels / 127.5 - 1
-    mean, divisor, turned = PREPROCESSING[scale]
-    pixels = pixels[..., ::-1] if turned else pixels
+    mean, divisor, bgr = PREPROCESSING[scale]
+    pixels = pixels[..., ::-1] if bgr else pixels
     scaled = (pixels - np.asarray(mean)) / np.asarray(divisor)
     return scaled.astype(np.float32)
 

@@ -34,11 +34,12 @@ from job.checkpoint.saver import AsyncSaver
 from job.config import ranges as config_lib
 from job.data import pipeline
 from job.data.dataset import Dataset
+from job.model import flops
 from job.output import metrics
 from job.output.progress import Progress
 from job.storage import Storage, disk, files
 from job.supervision.preemption import StopRequest
-from job.training import phases, step
+from job.training import step
 from job.training.history import History
 from job.training.loop import Loop
 from job.training.plan import Plan
@@ -124,7 +125,9 @@ def run_benchmark(
     replicas = strategy.num_replicas_in_sync
     # Backward and forward, in the first phase, which all these steps are of.
     step_tflop = (
-        phases.gflop(state.model, plan.phases[0])[1]
+        flops.image_gflop(
+            state.model, plan.phases[0].input_size, plan.phases[0].open_blocks
+        ).train
         * config.global_batch_size
         / 1e3
     )

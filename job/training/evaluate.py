@@ -62,7 +62,7 @@ class Evaluator:
         Args:
           strategy: over whose replicas a batch is split.
           split: the images to score.
-          model: as `model.vgg16` builds it, in float32, under `strategy`'s
+          model: as `vgg.vgg16` builds it, in float32, under `strategy`'s
             scope; its weights are overwritten.
           resize: what is done to images before; see `job.resize`.
           global_batch_size: images a step, a multiple of the replicas.

@@ -10,12 +10,10 @@ more than its size.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-import keras
 import tensorflow as tf
 
-from job.model import flops
 from job.model.spec import BLOCK_NAMES, HEAD
 
 
@@ -63,57 +61,18 @@ class Phase:
     open_blocks: frozenset[str]
 
 
-def gflop(network: keras.Model, phase: Phase) -> tuple[float, float]:
-    """Returns what an image costs in a phase, in 10^9 operations.
+def phase_steps(
+    phases: Sequence[Phase], train_steps: int
+) -> Iterator[tuple[int, Phase]]:
+    """Yields the number of steps of each phase, and the phase.
 
     Args:
-      network: as `model.vgg16` builds it.
-      phase: says how large images are, and down to where the gradient goes.
-
-    Returns:
-      Forward alone; and forward and backward: twice forward for each open
-      block, towards its weights and towards its input. (The gradient towards
-      the input of the lowest open layer is not computed; it is little, and is
-      left in.)
+      phases: Phases of the run, in order.
+      train_steps: Number of steps of the run. A later phase has 0.
     """
-    costs = flops.gflop(network, phase.input_size)
-    forward = sum(costs.values())
-    backward = sum(2 * costs[block] for block in phase.open_blocks)
-    return forward, forward + backward
-
-
-def train_tflop(
-    network: keras.Model,
-    phases: Sequence[Phase],
-    *,
-    train_steps: int,
-    global_batch_size: int,
-    extracted: int = 0,
-) -> float:
-    """Returns what a whole training costs, in 10^12 operations.
-
-    Args:
-      network: as `model.vgg16` builds it.
-      phases: of the run.
-      train_steps: of the run.
-      global_batch_size: images a step.
-      extracted: where only the head trains, on features: of how many images
-        they were computed, once; else 0.
-    """
-    if extracted:
-        size = phases[-1].input_size
-        head = 3 * flops.gflop(network, size)[HEAD]
-        once = gflop(network, phases[-1])[0]
-        heads = train_steps * global_batch_size * head
-        return (extracted * once + heads) / 1e3
     ends = [phase.first_step for phase in phases[1:]] + [train_steps]
-    return sum(
-        max(0, min(end, train_steps) - phase.first_step)
-        * global_batch_size
-        * gflop(network, phase)[1]
-        / 1e3
-        for phase, end in zip(phases, ends, strict=True)
-    )
+    for phase, end in zip(phases, ends, strict=True):
+        yield max(0, min(end, train_steps) - phase.first_step), phase
 
 
 def create_groups(

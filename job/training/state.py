@@ -206,7 +206,7 @@ def load_evaluated(
     Those are the averaged ones where there are any.
 
     Args:
-      network: as `model.vgg16` builds it.
+      network: as `vgg.vgg16` builds it.
       tensors: of the checkpoint; see `TrainState.snapshot`.
 
     Raises:

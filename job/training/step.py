@@ -23,9 +23,13 @@ from job.augment import Augment, Augmented
 from job.augment.mixing import partner
 from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
-from job.model import variables as variables_lib
 from job.model import vgg
 from job.model.resize import Resize
+from job.model.variables import (
+    batch_norm_momentum,
+    variable_blocks,
+    weight_decay_mask,
+)
 from job.training import optimizer
 from job.training.phases import Group
 from job.training.state import Replicated, TrainState
@@ -85,9 +89,9 @@ def make_train_steps(
       augment: see `augment.make_augment`.
       settings: see `OptimizerSettings`.
       network: what the batch goes through: `state.model`, or its head where
-        the batches hold its features (see `model.split`).
+        the batches hold its features (see `vgg.split_base_and_head`).
       resize: what is done to the batch before; see `job.resize`.
-      open_blocks: which blocks train (see `model.blocks`); the others are
+      open_blocks: which blocks train (see `model.spec`); the others are
         left as they are, and no gradient is computed for them.
       seed: of the dropout.
       global_batch_size: images a step, B.
@@ -100,9 +104,7 @@ def make_train_steps(
       `TrainState.first_bad_step`.
     """
     replicas = strategy.num_replicas_in_sync
-    opened = [
-        block in open_blocks for block in variables_lib.blocks(state.model)
-    ]
+    opened = [block in open_blocks for block in variable_blocks(state.model)]
     places = np.flatnonzero(opened)
     trained = [state.model.trainable_variables[place] for place in places]
     forward_backward = _make_forward_backward(
@@ -315,14 +317,12 @@ def _make_update(
     state: TrainState, settings: OptimizerSettings, opened: list[bool]
 ) -> Callable[[tf.Variable, list[tf.Tensor], Replicated], None]:
     """Returns what one replica does to its copies once the sums are there."""
-    groups = [
-        settings.groups[block] for block in variables_lib.blocks(state.model)
-    ]
+    groups = [settings.groups[block] for block in variable_blocks(state.model)]
     decay = [
         settings.weight_decay if decays else 0.0
-        for decays in variables_lib.decayed(state.model)
+        for decays in weight_decay_mask(state.model)
     ]
-    running_momentum = variables_lib.running_momentum(state.model)
+    running_momentum = batch_norm_momentum(state.model)
     places = np.flatnonzero(opened)
     # Of `trainable` and `running`: what a step changes.
     count = len(state.trainable)

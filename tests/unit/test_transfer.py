@@ -6,11 +6,9 @@ import tensorflow as tf
 
 from job import train
 from job.augment import Augmented
-from job.config import ranges as config_lib
 from job.data import sources
-from job.model import features, spec, variables, weights
+from job.model import features, spec, variables, vgg, weights
 from job.model import resize as resize_lib
-from job.model import vgg as model
 from job.output import metrics
 from job.supervision import preemption
 from job.training import step
@@ -22,7 +20,7 @@ def random_weights():
     """He's, of the convolutions at an eighth of the width."""
     rng = np.random.default_rng(1)
     found, channels = {}, 3
-    for layer, (*_, filters) in weights.layers().items():
+    for layer, (*_, filters) in spec.kernel_shapes().items():
         shape = (3, 3, channels, filters // 8)
         scale = (2 / (9 * channels)) ** 0.5
         kernel = rng.normal(0, scale, shape).astype(np.float32)
@@ -52,7 +50,7 @@ def transfer_config(config, monkeypatch):
 
 
 def freeze(config, **epochs):
-    for block in config_lib.BLOCKS:
+    for block in spec.BLOCK_NAMES:
         config.transfer.unfreeze_epochs[block] = epochs.get(block, INF)
 
 
@@ -140,8 +138,8 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
     [([], 0), (["block5"], 3), (["block5", "block4"], 6)],
 )
 def test_a_frozen_block_has_no_backward_pass(opened, filters):
-    network = model.vgg16(width=0.125, batch_norm=False)
-    blocks = variables.blocks(network)
+    network = vgg.vgg16(width=0.125, batch_norm=False)
+    blocks = variables.variable_blocks(network)
     trained = [
         v
         for v, block in zip(network.trainable_variables, blocks, strict=True)
@@ -190,7 +188,9 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
                 config, data.train, state, plan, lambda: None
             )
             assert split.images.shape == (40, 64)
-            direct = model.split(state.model)[0](data.train.images[:8])
+            direct = vgg.split_base_and_head(state.model)[0](
+                data.train.images[:8]
+            )
             np.testing.assert_allclose(split.images[:8], direct, rtol=1e-4)
         steps = train.create_train_steps(
             config, strategy, state, plan, network, plan.phases[0]
@@ -227,8 +227,8 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
 
 
 def test_extraction_keeps_order_and_the_last_short_batch(split):
-    network = model.vgg16(width=0.125, batch_norm=False)
-    base, _ = model.split(network)
+    network = vgg.vgg16(width=0.125, batch_norm=False)
+    base, _ = vgg.split_base_and_head(network)
     resize = resize_lib.make_resize(32, method="nearest")
     stop = preemption.StopRequest()
     found = features.extract(

@@ -14,7 +14,7 @@ import tensorflow as tf
 from configs import default, smoke
 from job import errors, train
 from job.model import resize as resize_lib
-from job.model import vgg as model
+from job.model import vgg
 from job.modes import export
 from job.output import predictions
 from job.report import card, page
@@ -82,7 +82,7 @@ def probabilities(network, resize, images):
 def test_a_folded_network_says_what_the_network_says(
     split, fields, size, method
 ):
-    network = randomized(model.vgg16(width=0.0625, **fields))
+    network = randomized(vgg.vgg16(width=0.0625, **fields))
     resize = resize_lib.make_resize(size, method=method)
     images = split.images[:8]
     tell_apart(network, resize, images)
@@ -169,7 +169,7 @@ def test_the_card_is_beside_it(exported):
 
 def test_what_differs_is_not_published(monkeypatch, tmp_path):
     folder = tmp_path / "export"
-    network = randomized(model.vgg16(width=0.0625))
+    network = randomized(vgg.vgg16(width=0.0625))
     resize = resize_lib.make_resize(32, method="nearest")
     folder.mkdir()
     (folder / "old").touch()

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.model import vgg as model
+from job.model import vgg
 from job.training import evaluate
 
 
 def test_scores_equal_numpy_over_every_image_once(split):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        scored = model.vgg16(width=0.125)
-    network = model.vgg16(width=0.125, seed=1)
+        scored = vgg.vgg16(width=0.125)
+    network = vgg.vgg16(width=0.125, seed=1)
     rng = np.random.default_rng(0)
     for variable in network.variables:  # Far from the start, and lopsided.
         noise = rng.normal(size=variable.shape, scale=0.2)
@@ -42,8 +42,8 @@ def test_scores_equal_numpy_over_every_image_once(split):
 def test_an_evaluation_can_be_left_between_batches(split):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        scored = model.vgg16(width=0.125)
-    network = model.vgg16(width=0.125, seed=1)
+        scored = vgg.vgg16(width=0.125)
+    network = vgg.vgg16(width=0.125, seed=1)
     evaluator = evaluate.Evaluator(
         strategy, split, scored, tf.identity, global_batch_size=16
     )
