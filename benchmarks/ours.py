@@ -7,7 +7,6 @@ import tensorflow as tf
 from benchmarks import turns
 from configs import stem32
 from job import train
-from job.training.plan import Plan
 
 
 def make(settings):
@@ -28,7 +27,7 @@ def make(settings):
         config.distribute.logical_devices = settings.replicas
     strategy = train.create_strategy(config)
     data = train.load_data(config)
-    plan = Plan.create(config, num_images=len(data.train))
+    plan = train.create_plan(config, len(data.train))
     state = train.create_state(config, strategy)
     steps = train.create_train_steps(
         config, strategy, state, plan, state.model, plan.phases[0]

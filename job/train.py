@@ -38,7 +38,8 @@ from job.output.progress import Progress
 from job.storage import Storage, files
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
-from job.training import phases, step
+from job.training import phases, step, update
+from job.training import plan as plan_lib
 from job.training.evaluate import Evaluator
 from job.training.history import BEST_BY, History
 from job.training.loop import Loop
@@ -96,7 +97,7 @@ def train_and_evaluate(
     data = load_data(config, poll)
     poll()
     watchdog.beat("build", seconds=LONG_SECONDS)
-    plan = Plan.create(config, num_images=len(data.train))
+    plan = create_plan(config, len(data.train))
     for doubt in doubts(config, plan):
         logging.warning("%s", doubt)
     state = create_state(config, strategy)
@@ -356,8 +357,31 @@ def doubts(config: ml_collections.ConfigDict, plan: Plan) -> Iterator[str]:
             yield (
                 f"the run ends with step {steps}, before what is to begin at"
                 f" step {phase.first_step}: {phase.input_size} px, training"
-                f" {', '.join(sorted(phase.open_blocks))}"
+                f" {', '.join(sorted(phase.trainable_blocks))}"
             )
+
+
+def create_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
+    """Returns the plan of a run on `num_images` training images."""
+    return plan_lib.create_plan(
+        num_images=num_images,
+        global_batch_size=config.global_batch_size,
+        epochs=config.epochs,
+        steps=config.steps,
+        peak_learning_rate=config.optimizer.peak_learning_rate,
+        schedule=config.optimizer.schedule,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        unfreeze_epochs=config.transfer.unfreeze_epochs.to_dict(),
+        layer_decay=config.transfer.layer_decay,
+        unfreeze_warmup_epochs=config.transfer.warmup_epochs,
+        input_size=config.model.input_size,
+        progressive_sizes=config.model.progressive_sizes,
+        progressive_epochs=config.model.progressive_epochs,
+        log_every_steps=config.log_every_steps,
+        evaluate_every_epochs=config.evaluate.every_epochs,
+        checkpoint_every_steps=config.checkpoint.every_steps,
+        steps_per_call=config.steps_per_loop,
+    )
 
 
 def create_strategy(
@@ -481,7 +505,9 @@ def log_cost(
 ) -> None:
     """Logs what an image costs in each phase: forward, and with backward."""
     for phase in plan.phases:
-        cost = flops.image_gflop(network, phase.input_size, phase.open_blocks)
+        cost = flops.image_gflop(
+            network, phase.input_size, phase.trainable_blocks
+        )
         logging.info(
             "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
             " trained",
@@ -515,7 +541,7 @@ def train_tflop(
     return flops.train_tflop(
         network,
         [
-            (count, phase.input_size, phase.open_blocks)
+            (count, phase.input_size, phase.trainable_blocks)
             for count, phase in phases.phase_steps(plan.phases, steps)
         ],
         global_batch_size=plan.global_batch_size,
@@ -548,7 +574,7 @@ def prepare_inputs(
 
 def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
     """Says whether the base gives the same features every time."""
-    frozen = all(p.open_blocks == {spec.HEAD} for p in plan.phases)
+    frozen = all(p.trainable_blocks == {spec.HEAD} for p in plan.phases)
     one_size = len({p.input_size for p in plan.phases}) == 1
     return frozen and one_size and not augments(config)
 
@@ -588,7 +614,7 @@ def create_train_steps(
         resize=tf.identity
         if on_features
         else create_resize(config, phase.input_size),
-        open_blocks=phase.open_blocks,
+        trainable_blocks=phase.trainable_blocks,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         jit_compile=use_jit(config, strategy),
@@ -630,9 +656,9 @@ def augment_settings(
 
 def optimizer_settings(
     config: ml_collections.ConfigDict, plan: Plan
-) -> step.OptimizerSettings:
+) -> update.OptimizerSettings:
     """Returns what an update does."""
-    return step.OptimizerSettings(
+    return update.OptimizerSettings(
         name=config.optimizer.name,
         groups=plan.groups,
         learning_rate=plan.learning_rate,
@@ -693,7 +719,7 @@ def create_evaluator(
         network,
         create_resize(config),
         global_batch_size=each * replicas,
-        agree=(peers or Peers()).chiefs,
+        broadcast_batch_count=(peers or Peers()).chiefs,
     )
 
 

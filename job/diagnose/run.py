@@ -147,7 +147,7 @@ def diagnose(
     fields = config_lib.flatten(config)
     _take_little_memory()
     data = train.load_data(config, stop.check)
-    plan = Plan.create(config, num_images=len(data.train))
+    plan = train.create_plan(config, len(data.train))
     check_data(notes, config, data)
     if kept:
         kept.mkdir(parents=True, exist_ok=True)

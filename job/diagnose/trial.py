@@ -5,8 +5,9 @@
     trial.step(0.1)                     # the first batch's loss
     trial.reset()
 
-The step is the job's own (`job.step`), on one device, on images as they are,
-without dropout or label smoothing: what cannot be learnt so cannot be learnt.
+The step is the job's own (`training.step`), on one device, on images as they
+are, without dropout or label smoothing: what cannot be learnt so cannot be
+learnt.
 """
 
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import tensorflow as tf
 from job import train
 from job.data import pipeline
 from job.data.pipeline import TrainBatch
-from job.training import phases, step
+from job.training import phases, step, update
 from job.training.plan import Plan
 from job.training.state import TrainState
 
@@ -63,18 +64,22 @@ class Trial:
         self._start = self._state.snapshot()
         self._batches: Iterator[TrainBatch] | None = None
         self._resize = train.create_resize(config)
-        opened = {k: g for k, g in plan.groups.items() if g.opens is not None}
+        trainable_blocks = {
+            block
+            for block, group in plan.groups.items()
+            if group.unfreeze_step is not None
+        }
         self._steps = step.make_train_steps(
             self._strategy,
             self._state,
             train.take_images,
-            step.OptimizerSettings(
+            update.OptimizerSettings(
                 name=config.optimizer.name,
                 # The factor, which a rollback would change, is the rate here:
                 # so one compiled step does for all rates.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
-                    name: phases.Group(0, group.scale)
+                    name: phases.Group(0, group.learning_rate_scale)
                     for name, group in plan.groups.items()
                 },
                 momentum=config.optimizer.momentum,
@@ -85,7 +90,7 @@ class Trial:
             ),
             network=self._state.model,
             resize=self._resize,
-            open_blocks=opened,
+            trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=batch_size,
             # As the run has it: a probe of the speed compares two of these.

@@ -4,6 +4,8 @@ variable_blocks(network)           # ["block1", ..., "block5", "head"]
 weight_decay_mask(network)         # [True, False, ...]
 """
 
+from collections.abc import Collection
+
 import keras
 
 from job.model.layers import BatchNormalization
@@ -15,6 +17,22 @@ def variable_blocks(network: keras.Model) -> list[str]:
     return [
         block_of_layer(variable.path.split("/")[-2])
         for variable in network.trainable_variables
+    ]
+
+
+def trainable_indices(
+    network: keras.Model, trainable_blocks: Collection[str]
+) -> list[int]:
+    """Returns the indices of the trainable variables of some blocks.
+
+    Args:
+      network: Network of `vgg.vgg16`.
+      trainable_blocks: Names of blocks; see `spec`.
+    """
+    return [
+        index
+        for index, block in enumerate(variable_blocks(network))
+        if block in trainable_blocks
     ]
 
 

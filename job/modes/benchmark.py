@@ -83,7 +83,7 @@ def run_benchmark(
     stop.saved = "the benchmark has no result yet"
     strategy = train.create_strategy(config)
     data = train.load_data(config)
-    plan = Plan.create(config, num_images=len(data.train))
+    plan = train.create_plan(config, len(data.train))
     state = train.create_state(config, strategy)
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
@@ -124,13 +124,11 @@ def run_benchmark(
     images = count * config.global_batch_size
     replicas = strategy.num_replicas_in_sync
     # Backward and forward, in the first phase, which all these steps are of.
-    step_tflop = (
-        flops.image_gflop(
-            state.model, plan.phases[0].input_size, plan.phases[0].open_blocks
-        ).train
-        * config.global_batch_size
-        / 1e3
+    phase = plan.phases[0]
+    cost = flops.image_gflop(
+        state.model, phase.input_size, phase.trainable_blocks
     )
+    step_tflop = cost.train * config.global_batch_size / 1e3
     step_seconds = statistics.median(b for b, _ in pairs) / count
     # An epoch may be too short for a save each.
     every = plan.checkpoint_every_steps
@@ -242,7 +240,7 @@ def _create_bare(
         train.optimizer_settings(config, plan),
         network=state.model,
         resize=train.create_resize(config, plan.phases[0].input_size),
-        open_blocks=plan.phases[0].open_blocks,
+        trainable_blocks=plan.phases[0].trainable_blocks,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         jit_compile=train.use_jit(config, strategy),

@@ -4,7 +4,7 @@ The inner loop (`step.make_train_steps`) runs on the device and knows nothing of
 files; this one knows when something is due, hears the wish to stop, and
 touches the device only between two calls.
 
-    plan = Plan.create(config, num_images=50_000)
+    plan = create_plan(num_images=50_000, ...)
     loop = Loop(plan=plan, state=state, train_steps=train_steps, ...)
     loop.run(until=plan.train_steps)
 """
@@ -248,7 +248,7 @@ class Loop:
         if len(self.plan.phases) > 1:
             self.progress.line(
                 f"from step {phase.first_step}: {phase.input_size} px, training"
-                f" {', '.join(sorted(phase.open_blocks))}"
+                f" {', '.join(sorted(phase.trainable_blocks))}"
             )
 
     def do_what_is_due(self, done: int) -> None:

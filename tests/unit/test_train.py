@@ -1,5 +1,6 @@
 """The whole job in one process: from a config to a result, and back again."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -15,7 +16,6 @@ from job.checkpoint import store
 from job.config import ranges as config_lib
 from job.output import metrics, results
 from job.supervision import preemption
-from job.training import plan as plan_lib
 
 
 def run(workdir, config):
@@ -184,7 +184,13 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
 def test_saves_that_are_left_to_us_are_some_time_apart(
     tmp_path, monkeypatch, seconds, held_out, wanted
 ):
-    monkeypatch.setattr(plan_lib, "_SAVE_SECONDS", seconds)
+    create_plan = train.create_plan
+
+    def create_sparse_plan(config, num_images):
+        plan = create_plan(config, num_images)
+        return dataclasses.replace(plan, checkpoint_seconds=seconds)
+
+    monkeypatch.setattr(train, "create_plan", create_sparse_plan)
     config = smoke.get_config()
     config.checkpoint.every_steps = 0
     config.checkpoint.keep = 9
@@ -197,12 +203,12 @@ def test_saves_that_are_left_to_us_are_some_time_apart(
 
 def test_what_lies_behind_the_end_of_a_run_is_said():
     config = smoke.get_config()
-    plan = train.Plan.create(config, num_images=640)
+    plan = train.create_plan(config, 640)
     assert [*train.doubts(config, plan)] == []
     config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
-    plan = train.Plan.create(config, num_images=640)
+    plan = train.create_plan(config, 640)
     rate, size = train.doubts(config, plan)
     assert "learning rate never falls" in rate
     assert "before what is to begin at step 20: 32 px" in size

@@ -24,7 +24,7 @@ def test_a_run_without_a_plan_is_one_phase():
     )
     assert set(groups.values()) == {phases.Group()}
     (phase,) = phases.create_phases(groups, sizes=(), until=(), final_size=32)
-    assert phase.open_blocks == {spec.HEAD, *spec.BLOCK_NAMES}
+    assert phase.trainable_blocks == {spec.HEAD, *spec.BLOCK_NAMES}
 
 
 def test_blocks_open_and_sizes_grow_each_at_its_step():
@@ -38,7 +38,7 @@ def test_blocks_open_and_sizes_grow_each_at_its_step():
         groups, sizes=(64, 96), until=(150, 200), final_size=128
     )
     assert [
-        (p.first_step, p.input_size, len(p.open_blocks)) for p in found
+        (p.first_step, p.input_size, len(p.trainable_blocks)) for p in found
     ] == [
         (0, 64, 1),
         (100, 64, 3),
@@ -46,7 +46,7 @@ def test_blocks_open_and_sizes_grow_each_at_its_step():
         (200, 128, 4),
         (300, 128, 5),
     ]
-    assert "block1" not in found[-1].open_blocks
+    assert "block1" not in found[-1].trainable_blocks
 
 
 def test_a_blocks_rate_climbs_behind_its_opening_and_decays_with_depth():
@@ -58,7 +58,9 @@ def test_a_blocks_rate_climbs_behind_its_opening_and_decays_with_depth():
     )
 
     def rate(block, step):
-        return float(groups[block].rate(tf.constant(8.0), tf.constant(step)))
+        return float(
+            groups[block].learning_rate(tf.constant(8.0), tf.constant(step))
+        )
 
     assert rate(spec.HEAD, 0) == 8.0
     # Open from the start: the schedule's own warm-up is enough.
