@@ -28,7 +28,7 @@ def make(settings):
     strategy = train.create_strategy(config)
     data = train.load_data(config)
     plan = train.create_plan(config, len(data.train))
-    state = train.create_state(config, strategy)
+    state = train.create_state(config, strategy, num_classes=data.num_classes)
     steps = train.create_train_steps(
         config, strategy, state, plan, state.model, plan.phases[0]
     )

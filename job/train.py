@@ -100,9 +100,11 @@ def train_and_evaluate(
     plan = create_plan(config, len(data.train))
     for doubt in doubts(config, plan):
         logging.warning("%s", doubt)
-    state = create_state(config, strategy)
+    state = create_state(config, strategy, num_classes=data.num_classes)
     log_cost(config, state.model, plan)
-    evaluator = create_evaluator(config, strategy, data.test, peers)
+    evaluator = create_evaluator(
+        config, strategy, data.test, peers, num_classes=data.num_classes
+    )
     checkpoints = store.CheckpointStore(
         storage or workdir / "checkpoints",
         keep=config.checkpoint.keep,
@@ -251,7 +253,7 @@ def evaluate_checkpoint(
         require_gpus=require_gpus,
     )
     data = load_data(config, poll)
-    state = create_state(config, strategy)
+    state = create_state(config, strategy, num_classes=data.num_classes)
     history = restore_or_initialize(
         store.CheckpointStore(storage or workdir / "checkpoints"),
         state,
@@ -261,7 +263,9 @@ def evaluate_checkpoint(
     )
     if not history.step:
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")
-    evaluator = create_evaluator(config, strategy, data.test)
+    evaluator = create_evaluator(
+        config, strategy, data.test, num_classes=data.num_classes
+    )
     scores = evaluator(state.evaluated(), tta=True, poll=poll)
     figures = dataclasses.asdict(scores)
     del figures["logits"]
@@ -276,7 +280,7 @@ class Trained:
       config: of the run.
       network: in float32, with the weights that an evaluation scores.
       resize: what is done to images before.
-      class_names: ten names, in the order of the labels.
+      class_names: Names of the classes, in the order of the labels.
       step: of the checkpoint.
       data_crc32c: of the training images.
       result: what result.json holds; None: the run is not finished.
@@ -318,7 +322,8 @@ def load_trained(
             f" {config_lib.FILE} ({'; '.join(changed)})"
         )
     strategy_lib.create_strategy()  # Memory as it is needed, and no TF32.
-    network = create_model(config, "float32")
+    class_names = sources.class_names(config.data.source)
+    network = create_model(config, "float32", num_classes=len(class_names))
     try:
         load_evaluated(network, tensors)
     except KeyError as error:
@@ -335,7 +340,7 @@ def load_trained(
         config=config,
         network=network,
         resize=create_resize(config),
-        class_names=sources.class_names(config.data.source),
+        class_names=class_names,
         step=saved.step,
         data_crc32c=str(saved.run.get("data_crc32c", "")),
         result=result,
@@ -435,10 +440,15 @@ def load_data(
 
 
 def create_model(
-    config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
+    config: ml_collections.ConfigDict,
+    precision: str,
+    *,
+    num_classes: int,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Returns the network of a config; call it under the strategy's scope."""
     return vgg.vgg16(
+        num_classes=num_classes,
         width=config.model.width,
         stem_filters=config.model.stem_filters,
         pooling=config.model.pooling,
@@ -486,13 +496,19 @@ def first_weights(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
 
 
 def create_state(
-    config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    *,
+    num_classes: int,
 ) -> TrainState:
     """Returns the variables of a run that has not begun."""
     with strategy.scope():
         return TrainState(
             create_model(
-                config, config.precision, dropout=config.model.dropout
+                config,
+                config.precision,
+                num_classes=num_classes,
+                dropout=config.model.dropout,
             ),
             averaging=bool(config.optimizer.ema_decay),
             loss_scaling=config.precision == "float16",
@@ -707,10 +723,12 @@ def create_evaluator(
     strategy: tf.distribute.Strategy,
     split: dataset.Split,
     peers: Peers | None = None,
+    *,
+    num_classes: int,
 ) -> Evaluator:
     """Returns what scores `split`, in float32, whatever it is trained in."""
     with strategy.scope():
-        network = create_model(config, "float32")
+        network = create_model(config, "float32", num_classes=num_classes)
     replicas = strategy.num_replicas_in_sync
     each = -(-config.evaluate.global_batch_size // replicas)
     return Evaluator(

@@ -18,7 +18,7 @@ from job.data import binary, bucket, dataset, synthetic, tfds_source
 
 
 def class_names(source: str) -> tuple[str, ...]:
-    """Returns the ten classes of a source, in the order of the labels."""
+    """Returns the class names of a source, in the order of the labels."""
     if source == "synthetic":
         return tuple(synthetic.SHAPES)
     return dataset.CLASS_NAMES

@@ -132,6 +132,7 @@ def check_large_head(
     input_size: int,
     width: float,
     flatten: bool,
+    num_classes: int = 10,
 ) -> Finding | None:
     """Looks for dense layers with more weights than all convolutions.
 
@@ -140,13 +141,14 @@ def check_large_head(
       input_size: side of the images in pixels.
       width: multiplies the convolutions' filters.
       flatten: the last map is flattened, not averaged.
+      num_classes: Number of classes.
     """
     shapes = [*spec.kernel_shapes(width=width).values()]
     convolutions = sum(math.prod(shape) for shape in shapes)
     channels = shapes[-1][-1]
     side = input_size // 32 if flatten else 1
     head, features = 0, side * side * channels
-    for units in (*head_units, 10):
+    for units in (*head_units, num_classes):
         head += features * units
         features = units
     if head <= convolutions:
@@ -433,6 +435,7 @@ def check_fields(
     replicas: int,
     drawn: bool,
     learns: bool | None,
+    num_classes: int = 10,
 ) -> dict[str, Finding | None]:
     """Makes all of these checks; returns what each one found.
 
@@ -442,6 +445,7 @@ def check_fields(
       replicas: that share a batch.
       drawn: the images are the synthetic source's.
       learns: see `check_batch_norm`.
+      num_classes: Number of classes.
     """
     batch = fields["global_batch_size"]
     steps = fields["steps"] or round(fields["epochs"] * num_images / batch)
@@ -488,6 +492,7 @@ def check_fields(
             input_size=fields["model.input_size"],
             width=fields["model.width"],
             flatten=fields["model.head_pooling"] == "flatten",
+            num_classes=num_classes,
         ),
         "no_augmentation": lambda: check_augmentation(
             augment=augment, drawn=drawn, frozen=all_frozen

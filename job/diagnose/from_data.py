@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from job.data.dataset import NUM_CLASSES, Split
+from job.data.dataset import Split
 from job.diagnose import costs
 from job.diagnose.finding import Cost, Finding
 from job.model.vgg import PREPROCESSING
@@ -28,9 +28,7 @@ _COPIES, _LEAKED, _CONFLICTING = 0.01, 0.005, 0.001
 _ENTROPY_SHARE = 0.9
 
 
-def check_labels(
-    labels: _Array, *, num_classes: int = NUM_CLASSES
-) -> Finding | None:
+def check_labels(labels: _Array, *, num_classes: int = 10) -> Finding | None:
     """Looks at the labels' shape, type and range.
 
     A column of labels, [n, 1], broadcasts against [n] predictions to [n, n],
@@ -64,9 +62,7 @@ def check_labels(
     )
 
 
-def check_balance(
-    labels: _Array, *, num_classes: int = NUM_CLASSES
-) -> Finding | None:
+def check_balance(labels: _Array, *, num_classes: int = 10) -> Finding | None:
     """Looks for classes with many more images than others.
 
     Args:
@@ -143,7 +139,7 @@ def check_shuffling(
     labels: Sequence[_Array],
     *,
     all_labels: _Array,
-    num_classes: int = NUM_CLASSES,
+    num_classes: int = 10,
 ) -> Finding | None:
     """Compares the classes in a batch with those of a batch drawn at random.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from job.diagnose import costs
 from job.diagnose.finding import Cost, Finding
-from job.diagnose.probes import CHANCE
+from job.diagnose.probes import guessing_loss
 
 # A mean over thousands of images that is so near to ln 10 is no accident.
 _STUCK = 0.01
@@ -41,23 +41,27 @@ def whole_lines(lines: Sequence[_Line]) -> list[_Line]:
     ]
 
 
-def check_record_stuck(lines: Sequence[_Line]) -> Finding | None:
+def check_record_stuck(
+    lines: Sequence[_Line], num_classes: int = 10
+) -> Finding | None:
     """Looks for a loss that has stayed at that of guessing.
 
     Args:
       lines: of metrics.jsonl.
+      num_classes: Number of classes.
     """
+    chance = guessing_loss(num_classes)
     train = [line for line in lines if line["split"] == "train"]
     if not train or train[-1]["step"] < _FEWEST_STEPS:
         return None
     last = [line["loss"] for line in train[-3:]]
-    if any(abs(loss - CHANCE) > _STUCK for loss in last):
+    if any(abs(loss - chance) > _STUCK for loss in last):
         return None
     return Finding(
         "stuck_at_chance",
-        "it does not learn: the loss stays at ln 10",
+        f"it does not learn: the loss stays at ln {num_classes}",
         f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
-        f" guessing gives ln 10 = {CHANCE:.4f}",
+        f" guessing gives ln {num_classes} = {chance:.4f}",
         costs.STUCK,
         ("--config.model.batch_norm=true --config.model.init=he_fan_out",),
     )

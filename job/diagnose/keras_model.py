@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job import errors
-from job.data.dataset import NUM_CLASSES, Split
+from job.data.dataset import Split
 from job.diagnose import costs, probes
 from job.diagnose.finding import Cost, Finding
 from job.diagnose.from_config import check_frozen_base
@@ -188,7 +188,7 @@ def _check_classes(config: dict[str, Any], where: str) -> None:
 
 
 def check_model(
-    loaded: Loaded, split: Split
+    loaded: Loaded, split: Split, num_classes: int = 10
 ) -> tuple[dict[str, Finding | None], dict[str, str]]:
     """Makes all checks that need no config.
 
@@ -196,6 +196,7 @@ def check_model(
       loaded: what `load` returned.
       split: images with the labels that the model should give; not those it
         was trained on.
+      num_classes: Number of classes.
 
     Returns:
       What each check found, and what is worth knowing that is no mistake.
@@ -203,7 +204,7 @@ def check_model(
     model, compiled = loaded.model, loaded.compiled
     found: dict[str, Finding | None] = {}
     units = int(model.outputs[0].shape[-1])
-    found["output_units"] = check_output_units(units)
+    found["output_units"] = check_output_units(units, num_classes)
     if found["output_units"]:
         return found, {}
     height, width = _shape(model)
@@ -224,13 +225,14 @@ def check_model(
             loss=loss,
             metrics=[_name(m) for m in _listed(compiled.get("metrics"))],
         ),
-        "at_chance": check_at_chance(scores),
+        "at_chance": check_at_chance(scores, num_classes),
         "input_scale": check_input_scale(
             scores,
             imagenet=_has_imagenet_kernel(model),
+            num_classes=num_classes,
         ),
         "first_loss": probes.check_first_loss(
-            cross_entropy(outputs[best], some.labels)
+            cross_entropy(outputs[best], some.labels), num_classes
         ),
         "weight_decay": check_decoupled_decay(compiled.get("optimizer")),
         "frozen_batch_norm": check_frozen_batch_norm(model),
@@ -307,9 +309,7 @@ def check_activations(
     return found
 
 
-def check_output_units(
-    units: int, num_classes: int = NUM_CLASSES
-) -> Finding | None:
+def check_output_units(units: int, num_classes: int = 10) -> Finding | None:
     """Compares the outputs with the classes."""
     if units == num_classes:
         return None
@@ -393,14 +393,17 @@ def check_inflated_accuracy(
     )
 
 
-def check_at_chance(accuracies: Mapping[str, float]) -> Finding | None:
+def check_at_chance(
+    accuracies: Mapping[str, float], num_classes: int = 10
+) -> Finding | None:
     """Looks for a model that knows the images on no scale of pixels.
 
     Args:
       accuracies: points, by what is done to pixels.
+      num_classes: Number of classes.
     """
     best = max(accuracies.values())
-    if best >= 100 / NUM_CLASSES + _LEARNT:
+    if best >= 100 / num_classes + _LEARNT:
         return None
     return Finding(
         "at_chance",
@@ -415,16 +418,17 @@ def check_at_chance(accuracies: Mapping[str, float]) -> Finding | None:
 
 
 def check_input_scale(
-    accuracies: Mapping[str, float], *, imagenet: bool
+    accuracies: Mapping[str, float], *, imagenet: bool, num_classes: int = 10
 ) -> Finding | None:
     """Looks for a scale of pixels that the model needs and does not make.
 
     Args:
       accuracies: points, by what is done to pixels; `raw` is nothing.
       imagenet: the first filters are ImageNet's VGG16's.
+      num_classes: Number of classes.
     """
     best = max(accuracies, key=lambda name: accuracies[name])
-    chance = 100 / NUM_CLASSES
+    chance = 100 / num_classes
     if accuracies[best] < chance + _LEARNT:
         return None
     seen = (

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from job.augment import Augment
-from job.data.dataset import NUM_CLASSES
 from job.data.pipeline import TrainBatch
 from job.diagnose import costs
 from job.diagnose.finding import Finding
@@ -37,12 +36,12 @@ STEPS = 40
 # After so many, a loss that has not moved at all says enough.
 _FEWEST_STEPS = 10
 
-CHANCE = math.log(NUM_CLASSES)
 # A loss so near to chance has learnt nothing: guessing the ten classes of one
 # batch by its own frequencies gives .02.
 _STUCK = 0.05
-# Below that, one batch counts as learnt; and then no further step is needed.
-_LEARNT = 0.5 * CHANCE
+# Below that fraction of the loss of guessing, one batch counts as learnt; and
+# then no further step is needed.
+_LEARNT = 0.5
 _BY_HEART = 0.1
 # A first loss that is so many times that of guessing is not noise.
 _FIRST_LOSS = 4.0
@@ -52,9 +51,9 @@ _DEAD = 0.9
 _SLOWER = 1.25
 # Fall of the smoothed loss that counts as one.
 _FALL = 0.3
-# The loss has exploded where it is so far above the first one. Less may be the
-# start of a momentum that a warm-up would have tamed.
-_RISE = 2.0 * CHANCE
+# The loss has exploded where it is above the first one by so many times that of
+# guessing. Less may be the start of a momentum that a warm-up would have tamed.
+_RISE = 2.0
 
 
 # When counting began: see `clock`.
@@ -69,6 +68,11 @@ def clock() -> float:
     """
     work = (time.process_time() - _WORK) / 2
     return max(work, (time.perf_counter() - _WALL) / 4)
+
+
+def guessing_loss(num_classes: int) -> float:
+    """Returns the cross-entropy of a uniform guess, in nats."""
+    return math.log(num_classes)
 
 
 def overfit(
@@ -93,23 +97,28 @@ def overfit(
     return losses
 
 
-def is_conclusive(losses: Sequence[float]) -> bool:
-    """Says whether `overfit` got far enough for `check_learning`."""
-    unmoved = len(losses) >= _FEWEST_STEPS and _is_stuck(losses)
+def is_conclusive(losses: Sequence[float], num_classes: int = 10) -> bool:
+    """Returns whether `overfit` got far enough for `check_learning`."""
+    chance = guessing_loss(num_classes)
+    unmoved = len(losses) >= _FEWEST_STEPS and _is_stuck(losses, chance)
     return (
         len(losses) >= STEPS
         or unmoved
         or not math.isfinite(losses[-1])
-        or losses[-1] < _LEARNT
+        or losses[-1] < _LEARNT * chance
     )
 
 
-def _is_stuck(losses: Sequence[float]) -> bool:
-    return min(losses[-5:]) > CHANCE - _STUCK
+def _is_stuck(losses: Sequence[float], chance: float) -> bool:
+    return min(losses[-5:]) > chance - _STUCK
 
 
 def range_test(
-    train_step: TrainStep, *, rates: Sequence[float], seconds: float
+    train_step: TrainStep,
+    *,
+    rates: Sequence[float],
+    seconds: float,
+    num_classes: int = 10,
 ) -> list[tuple[float, float]]:
     """Trains with a rate that climbs; returns (rate, loss) pairs.
 
@@ -121,11 +130,12 @@ def range_test(
       rates: ascending.
       seconds: after which no further step is begun, by `clock`; the first
         step may compile.
+      num_classes: Number of classes.
     """
     pairs: list[tuple[float, float]] = []
     for pair in _steps(train_step, rates, seconds):
         pairs.append(pair)
-        if read_range(pairs).breaks is not None:
+        if read_range(pairs, num_classes).breaks is not None:
             break
     return pairs
 
@@ -141,14 +151,16 @@ def _steps(
             return
 
 
-def check_first_loss(loss: float) -> Finding | None:
-    """Compares the loss before the first step with that of guessing, ln 10."""
-    if loss <= _FIRST_LOSS * CHANCE:
+def check_first_loss(loss: float, num_classes: int = 10) -> Finding | None:
+    """Compares the loss before the first step with that of guessing."""
+    chance = guessing_loss(num_classes)
+    if loss <= _FIRST_LOSS * chance:
         return None
     return Finding(
         "first_loss",
         "the network starts far from guessing",
-        f"first loss {loss:.2f}; guessing gives ln 10 = {CHANCE:.3f}",
+        f"first loss {loss:.2f}; guessing gives ln {num_classes} ="
+        f" {chance:.3f}",
         costs.FIRST_LOSS,
         ("--config.model.init=he_fan_out --config.model.preprocessing=auto",),
     )
@@ -161,6 +173,7 @@ def check_learning(
     rate: float,
     peak_learning_rate: float,
     images: int,
+    num_classes: int = 10,
 ) -> Finding | None:
     """Says whether a network can learn one batch by heart.
 
@@ -170,11 +183,13 @@ def check_learning(
       rate: that was trained with.
       peak_learning_rate: of the run, for its own batch.
       images: in the batch.
+      num_classes: Number of classes.
     """
+    chance = guessing_loss(num_classes)
     seen = (
         f"loss {losses[0]:.3f} before and {losses[-1]:.3f} after"
         f" {len(losses) - 1} steps on the same {images} images (rate {rate:g});"
-        f" guessing gives ln 10 = {CHANCE:.3f}"
+        f" guessing gives ln {num_classes} = {chance:.3f}"
     )
     if not math.isfinite(losses[-1]):
         return Finding(
@@ -187,19 +202,19 @@ def check_learning(
                 f"{peak_learning_rate / 10:.2g}",
             ),
         )
-    if _is_stuck(losses):
+    if _is_stuck(losses, chance):
         mend = "--config.model.init=he_fan_out"
         if not batch_norm:
             mend = f"--config.model.batch_norm=true {mend}"
         return Finding(
             "stuck_at_chance",
-            "it does not learn: the loss stays at ln 10"
+            f"it does not learn: the loss stays at ln {num_classes}"
             + ("" if batch_norm else ", without batch normalization"),
             seen,
             costs.STUCK,
             (mend,),
         )
-    if min(losses[-5:]) > _LEARNT:
+    if min(losses[-5:]) > _LEARNT * chance:
         return Finding(
             "overfit_one_batch",
             "it cannot learn one batch by heart",
@@ -233,12 +248,16 @@ class Range:
     breaks: float | None
 
 
-def read_range(pairs: Sequence[tuple[float, float]]) -> Range:
+def read_range(
+    pairs: Sequence[tuple[float, float]], num_classes: int = 10
+) -> Range:
     """Finds where the loss falls and where it explodes.
 
     Args:
       pairs: what `range_test` returned.
+      num_classes: Number of classes.
     """
+    rise = _RISE * guessing_loss(num_classes)
     smooth: list[float] = []
     breaks = None
     kept = 0.0
@@ -249,7 +268,7 @@ def read_range(pairs: Sequence[tuple[float, float]]) -> Range:
         # An exponential mean, corrected for its start at 0.
         kept = 0.7 * kept + 0.3 * loss
         smooth.append(kept / (1 - 0.7**count))
-        if smooth[-1] > smooth[0] + _RISE:
+        if smooth[-1] > smooth[0] + rise:
             breaks = rate
             break
     rates = tuple(rate for rate, _ in pairs)
@@ -300,7 +319,12 @@ def check_range(
 
 
 def draw_range(
-    found: Range, path: pathlib.Path, *, rate: float, images: int
+    found: Range,
+    path: pathlib.Path,
+    *,
+    rate: float,
+    images: int,
+    num_classes: int = 10,
 ) -> None:
     """Draws the loss over the rate, and where the run's rate lies.
 
@@ -309,12 +333,16 @@ def draw_range(
       path: of the picture.
       rate: of the run, for the batch of the test.
       images: in the batch.
+      num_classes: Number of classes.
     """
+    chance = guessing_loss(num_classes)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     count = len(found.smooth)
     axes.plot(found.rates[:count], found.losses[:count], ".", color="#999999")
     axes.plot(found.rates[:count], found.smooth, color="#0072B2", label="loss")
-    axes.axhline(CHANCE, color="#000000", linestyle=":", label="ln 10")
+    axes.axhline(
+        chance, color="#000000", linestyle=":", label=f"ln {num_classes}"
+    )
     axes.axvline(rate, color="#009E73", label="the run's rate")
     if found.breaks is not None:
         axes.axvline(
@@ -322,7 +350,7 @@ def draw_range(
         )
     axes.set_xscale("log")
     # What explodes would press all else into a line.
-    axes.set_ylim(0, 2 * max(CHANCE, found.losses[0]))
+    axes.set_ylim(0, 2 * max(chance, found.losses[0]))
     axes.set_xlabel(f"learning rate at a batch of {images}")
     axes.set_ylabel("training loss")
     axes.spines[["top", "right"]].set_visible(False)

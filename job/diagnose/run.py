@@ -152,7 +152,15 @@ def diagnose(
     if kept:
         kept.mkdir(parents=True, exist_ok=True)
     picture = kept / PICTURE if kept else None
-    try_network(notes, config, plan, data.train, picture, run=bool(lines))
+    try_network(
+        notes,
+        config,
+        plan,
+        data.train,
+        picture,
+        run=bool(lines),
+        num_classes=data.num_classes,
+    )
     stuck = notes.found("stuck_at_chance")
     learns = None
     if notes.found("range_test"):
@@ -165,6 +173,7 @@ def diagnose(
         replicas=result.get("replicas") or _replicas(fields),
         drawn=data.source == "synthetic",
         learns=learns,
+        num_classes=data.num_classes,
     )
     for name, found in checks.items():
         notes.add(name, found)
@@ -219,12 +228,20 @@ def diagnose_model(
     _take_little_memory()
     loaded = keras_model.load(path)
     data = train.load_data(config, stop.check)
-    checks, facts = keras_model.check_model(loaded, data.test)
+    checks, facts = keras_model.check_model(loaded, data.test, data.num_classes)
     for name, found in checks.items():
         notes.add(name, found)
     notes.facts.update(facts)
-    notes.add("labels", from_data.check_labels(data.train.labels))
-    notes.add("balance", from_data.check_balance(data.train.labels))
+    notes.add(
+        "labels",
+        from_data.check_labels(data.train.labels, num_classes=data.num_classes),
+    )
+    notes.add(
+        "balance",
+        from_data.check_balance(
+            data.train.labels, num_classes=data.num_classes
+        ),
+    )
     notes.add("copies", from_data.check_copies(data.train, data.test))
     return notes.report()
 
@@ -239,8 +256,16 @@ def check_data(
       config: of the run.
       data: as the run would see it.
     """
-    notes.add("labels", from_data.check_labels(data.train.labels))
-    notes.add("balance", from_data.check_balance(data.train.labels))
+    notes.add(
+        "labels",
+        from_data.check_labels(data.train.labels, num_classes=data.num_classes),
+    )
+    notes.add(
+        "balance",
+        from_data.check_balance(
+            data.train.labels, num_classes=data.num_classes
+        ),
+    )
     notes.add("copies", from_data.check_copies(data.train, data.test))
     batches = pipeline.train_batches(
         data.train,
@@ -251,7 +276,9 @@ def check_data(
     labels = [b.label.numpy() for b in batches.take(_SHUFFLED_BATCHES)]
     notes.add(
         "shuffling",
-        from_data.check_shuffling(labels, all_labels=data.train.labels),
+        from_data.check_shuffling(
+            labels, all_labels=data.train.labels, num_classes=data.num_classes
+        ),
     )
     notes.add(
         "preprocessing",
@@ -295,6 +322,7 @@ def try_network(
     picture: pathlib.Path | None,
     *,
     run: bool,
+    num_classes: int,
 ) -> None:
     """Trains the network for a few steps, and looks at what comes of it.
 
@@ -305,6 +333,7 @@ def try_network(
       split: the training images.
       picture: where the range test is drawn; None: nowhere.
       run: there is a run already: where it began from is not needed any more.
+      num_classes: Number of classes.
     """
     probed = ("first_loss", "stuck_at_chance", "overfit_one_batch")
     rest = ("dead_relus", "range_test", "precision")
@@ -334,6 +363,7 @@ def try_network(
             plan,
             precision=precision,
             batch_size=batch,
+            num_classes=num_classes,
             first_weights=first_weights,
         )
 
@@ -351,14 +381,15 @@ def try_network(
         # Its features are of any size, and a head adapts to that in no time.
         notes.skip("the weights are not new", "first_loss")
     else:
-        notes.add("first_loss", probes.check_first_loss(losses[0]))
-    if probes.is_conclusive(losses):
+        notes.add("first_loss", probes.check_first_loss(losses[0], num_classes))
+    if probes.is_conclusive(losses, num_classes):
         found = probes.check_learning(
             losses,
             batch_norm=config.model.batch_norm,
             rate=rate,
             peak_learning_rate=config.optimizer.peak_learning_rate,
             images=batch,
+            num_classes=num_classes,
         )
         for name in ("stuck_at_chance", "overfit_one_batch"):
             mine = found if found and found.check == name else None
@@ -382,9 +413,12 @@ def try_network(
         min(rate, usual) / _RANGE, max(rate, usual) * _RANGE, probes.STEPS
     )
     pairs = probes.range_test(
-        trial.step, rates=[float(r) for r in rates], seconds=notes.seconds()
+        trial.step,
+        rates=[float(r) for r in rates],
+        seconds=notes.seconds(),
+        num_classes=num_classes,
     )
-    ranged = probes.read_range(pairs)
+    ranged = probes.read_range(pairs, num_classes)
     if len(pairs) == len(rates) or ranged.breaks is not None:
         if ranged.best is not None:
             notes.facts["range test"] = (
@@ -392,7 +426,13 @@ def try_network(
                 f" is {rate:.2g} for {batch} images"
             )
         if picture:
-            probes.draw_range(ranged, picture, rate=rate, images=batch)
+            probes.draw_range(
+                ranged,
+                picture,
+                rate=rate,
+                images=batch,
+                num_classes=num_classes,
+            )
         learning = ("stuck_at_chance", "overfit_one_batch")
         found = probes.check_range(
             ranged,
@@ -483,7 +523,9 @@ def check_run(
       data: as the run sees it.
       workdir: where its checkpoints lie.
     """
-    notes.add("stuck_at_chance", from_run.check_record_stuck(lines))
+    notes.add(
+        "stuck_at_chance", from_run.check_record_stuck(lines, data.num_classes)
+    )
     notes.add("diverged", from_run.check_diverged(lines, result))
     notes.add("best_epoch", from_run.check_best_epoch(lines, result))
     if scores := from_run.describe_scores(lines):
@@ -508,7 +550,9 @@ def _check_weights(
         notes.skip("the run has no checkpoint yet", *_OF_WEIGHTS)
         return
     saved, tensors = newest
-    network = train.create_model(config, "float32")
+    network = train.create_model(
+        config, "float32", num_classes=data.num_classes
+    )
     load_evaluated(network, tensors)
     resize = train.create_resize(config)
     size = batch_size_for(config.model.input_size, 250, at_least=8)

@@ -38,6 +38,7 @@ class Trial:
         *,
         precision: str,
         batch_size: int,
+        num_classes: int,
         first_weights: dict[str, _Array],
     ) -> None:
         """Builds the network; nothing is compiled yet.
@@ -47,6 +48,7 @@ class Trial:
           plan: of the run: which blocks ever train, at which share of the rate.
           precision: of the arithmetic.
           batch_size: images a step.
+          num_classes: Number of classes.
           first_weights: see `train.first_weights`; the others are drawn.
         """
         gpus = tf.config.list_physical_devices("GPU")
@@ -55,7 +57,7 @@ class Trial:
         )
         with self._strategy.scope():
             self._state = TrainState(
-                train.create_model(config, precision),
+                train.create_model(config, precision, num_classes=num_classes),
                 averaging=False,
                 loss_scaling=precision == "float16",
                 adam=config.optimizer.name == "adam",
@@ -128,7 +130,7 @@ class Trial:
         return float(window.numpy())
 
     def logits(self, images: _Array, *, training: bool) -> tf.Tensor:
-        """Calls the network, eagerly; uint8 [b, 32, 32, 3] to [b, 10]."""
+        """Calls the network, eagerly; uint8 [b, 32, 32, 3] to [b, k]."""
         resized = self._resize(tf.constant(images))
         return self._state.model(resized, training=training)[0]
 

@@ -84,7 +84,7 @@ def run_benchmark(
     strategy = train.create_strategy(config)
     data = train.load_data(config)
     plan = train.create_plan(config, len(data.train))
-    state = train.create_state(config, strategy)
+    state = train.create_state(config, strategy, num_classes=data.num_classes)
     with tempfile.TemporaryDirectory() as folder:
         scratch = pathlib.Path(folder)
         checkpoints = storage or disk.Disk(scratch / "checkpoints")
@@ -204,7 +204,9 @@ def _create_loop(
         make_batches=lambda first_step: train.create_batches(
             config, strategy, data.train, first_step=first_step
         ),
-        evaluator=train.create_evaluator(config, strategy, data.test),
+        evaluator=train.create_evaluator(
+            config, strategy, data.test, num_classes=data.num_classes
+        ),
         split="test",
         saver=saver,
         history=History(config_lib.flatten(config), data.checksum()),

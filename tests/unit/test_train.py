@@ -486,12 +486,12 @@ def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     config.distribute.logical_devices = 2
     strategy = train.create_strategy(config)
     data = train.load_data(config)
-    state = train.create_state(config, strategy)
+    state = train.create_state(config, strategy, num_classes=10)
     _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
     state.restore(tensors)
-    scores = train.create_evaluator(config, strategy, data.test)(
-        state.evaluated()
-    )
+    scores = train.create_evaluator(
+        config, strategy, data.test, num_classes=10
+    )(state.evaluated())
     assert scores.accuracy == result["test_accuracy"]
     assert scores.loss == pytest.approx(result["test_loss"], rel=1e-5)
     assert scores.images == 200

@@ -143,7 +143,7 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     ends = []
     for cached in (True, False):
-        state = train.create_state(config, strategy)
+        state = train.create_state(config, strategy, num_classes=10)
         state.load_weights(train.weights.load(config.model.weights))
         split, network = data.train, state.model
         if cached:

@@ -832,7 +832,7 @@ def test_a_rate_that_learns_nothing_is_told_from_a_network_that_cannot(
 
 def test_dead_units_are_counted_in_a_real_network():
     config = smoke.get_config()
-    network = train.create_model(config, "float32")
+    network = train.create_model(config, "float32", num_classes=10)
     relus = probes.relu_layers(network)
     assert len(relus) == 13
 

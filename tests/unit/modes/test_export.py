@@ -228,7 +228,7 @@ def test_every_config_has_a_network_that_folds():
     # The widest family of layers that a config can ask for.
     config = default.get_config().unlock()
     config.model.width = 0.0625
-    network = train.create_model(config, "float32", dropout=0.0)
+    network = train.create_model(config, "float32", num_classes=10)
     folded = export.fold(network, size=32, method="bilinear")
     assert folded.output.shape == (None, 10)
     assert len(folded.weights) == 2 * 14  # A kernel and a bias each.

@@ -1,5 +1,7 @@
 """Scoring against NumPy, with a last batch that is not full."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -71,3 +73,17 @@ def test_an_evaluation_can_be_left_between_batches(split):
     # The next one begins with the first image again.
     assert evaluator(weights) == whole
     assert len(traces) == traced > 0, "it is compiled once"
+
+
+def test_the_classes_are_those_of_the_network(split):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        network = vgg.vgg16(width=0.125, num_classes=3)
+    weights = network.trainable_variables + network.non_trainable_variables
+    three = dataclasses.replace(split, labels=split.labels % 3)
+    evaluator = evaluate.Evaluator(
+        strategy, three, network, tf.identity, global_batch_size=64
+    )
+    scores = evaluator([v.value for v in weights])
+    assert scores.logits.shape == (100, 3)
+    assert 0 < scores.accuracy < 1

@@ -1,12 +1,14 @@
 """The step: one image or many replicas, the mathematics is the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from configs import augment_presets, smoke
 from job import train
-from job.data import sources
+from job.data import dataset, sources
 from job.training import step
 
 
@@ -25,7 +27,9 @@ class Trainer:
             [f"CPU:{i}" for i in range(replicas)]
         )
         plan = train.create_plan(config, len(data.train))
-        self.state = train.create_state(config, self.strategy)
+        self.state = train.create_state(
+            config, self.strategy, num_classes=data.num_classes
+        )
         self.steps = train.create_train_steps(
             config,
             self.strategy,
@@ -273,3 +277,18 @@ def test_dropout_is_the_same_on_one_and_two_replicas():
         num_replicas=1,
     )
     assert not np.array_equal(drawn[0], other)
+
+
+@pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
+def test_the_classes_are_those_of_the_data_set(data, mixup_alpha):
+    three = dataclasses.replace(
+        data,
+        train=dataset.Split(data.train.images, data.train.labels % 3),
+        class_names=("a", "b", "c"),
+    )
+    trainer = Trainer(three, **{"augment.mixup_alpha": mixup_alpha})
+    after = trainer.train(1)
+    assert after["model/logits/bias"].shape == (3,)
+    # Guessing one of three classes.
+    assert after["window/loss"] == pytest.approx(np.log(3), rel=0.2)
+    assert 0 < after["window/correct"] < 64
