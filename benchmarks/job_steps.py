@@ -7,7 +7,6 @@ import tensorflow as tf
 from benchmarks import step_server
 from configs import stem32
 from job import build
-from job.training.plan import Plan
 
 
 def make_run(settings):
@@ -28,8 +27,8 @@ def make_run(settings):
         config.distribute.logical_devices = settings.replicas
     strategy = build.create_strategy(config)
     data = build.load_data(config)
-    plan = Plan.create(config, num_images=len(data.train))
-    state = build.create_state(config, strategy)
+    plan = build.create_plan(config, len(data.train))
+    state = build.create_state(config, strategy, num_classes=data.num_classes)
     steps = build.create_train_steps(
         config, strategy, state, plan, state.model, plan.phases[0]
     )

@@ -22,7 +22,8 @@ import ml_collections
 
 from configs import default
 
-_BLOCKS = ("block5", "block4", "block3", "block2", "block1")
+# From the output to the input.
+_BLOCKS = tuple(default.get_config().transfer.unfreeze_epochs)[::-1]
 VARIANTS = ("frozen", "gradual", "at_once", "uniform", "gradual128")
 
 

@@ -28,15 +28,15 @@ from job.data import dataset, pipeline, sources
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
-from job.model import features, spec, weights
+from job.model import batches, features, spec, vgg, weights
 from job.model import resize as resize_lib
-from job.model import vgg as model
 from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage
 from job.storage.workdir import AUGMENTATION
-from job.training import phases, step
+from job.training import phases, step, update
+from job.training import plan as plan_lib
 from job.training.evaluate import Evaluator
 from job.training.history import BEST_BY
 from job.training.loop import Evaluation, Training
@@ -106,17 +106,47 @@ def load_data(
     return data
 
 
+def create_plan(config: ml_collections.ConfigDict, num_images: int) -> Plan:
+    """Returns the plan of a run on `num_images` training images."""
+    return plan_lib.create_plan(
+        num_images=num_images,
+        global_batch_size=config.global_batch_size,
+        epochs=config.epochs,
+        steps=config.steps,
+        peak_learning_rate=config.optimizer.peak_learning_rate,
+        schedule=config.optimizer.schedule,
+        warmup_epochs=config.optimizer.warmup_epochs,
+        unfreeze_epochs=config.transfer.unfreeze_epochs.to_dict(),
+        layer_decay=config.transfer.layer_decay,
+        unfreeze_warmup_epochs=config.transfer.warmup_epochs,
+        input_size=config.model.input_size,
+        progressive_sizes=config.model.progressive_sizes,
+        progressive_epochs=config.model.progressive_epochs,
+        log_every_steps=config.log_every_steps,
+        evaluate_every_epochs=config.evaluate.every_epochs,
+        checkpoint_every_steps=config.checkpoint.every_steps,
+        steps_per_call=config.steps_per_loop,
+    )
+
+
 def create_model(
-    config: ml_collections.ConfigDict, precision: str, *, dropout: float = 0.0
+    config: ml_collections.ConfigDict,
+    precision: str,
+    *,
+    num_classes: int,
+    dropout: float = 0.0,
 ) -> keras.Model:
     """Returns the network, created in the current strategy's scope.
 
     Args:
       config: Config of the run.
       precision: Compute type: float32, bfloat16 or float16.
+      num_classes: Number of classes.
       dropout: Dropout rate.
     """
-    return model.vgg16(
+    any_size = any(size % 32 for size in config.model.progressive_sizes)
+    return vgg.vgg16(
+        num_classes=num_classes,
         width=config.model.width,
         stem_filters=config.model.stem_filters,
         pooling=config.model.pooling,
@@ -127,7 +157,7 @@ def create_model(
         init=config.model.init,
         preprocessing=preprocessing(config),
         input_size=config.model.input_size,
-        odd_maps=any(size % 32 for size in config.model.progressive_sizes),
+        pool_padding="same" if any_size else "valid",
         head_pooling=config.model.head_pooling,
         head_units=config.model.head_units,
         dropout=dropout,
@@ -157,33 +187,23 @@ def first_weights(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
 
 
 def create_state(
-    config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy
+    config: ml_collections.ConfigDict,
+    strategy: tf.distribute.Strategy,
+    *,
+    num_classes: int,
 ) -> TrainState:
     """Returns the variables of a run at step 0."""
     with strategy.scope():
         return TrainState(
             create_model(
-                config, config.precision, dropout=config.model.dropout
+                config,
+                config.precision,
+                num_classes=num_classes,
+                dropout=config.model.dropout,
             ),
             averaging=bool(config.optimizer.ema_decay),
             loss_scaling=config.precision == "float16",
             adam=config.optimizer.name == "adam",
-        )
-
-
-def log_cost(
-    config: ml_collections.ConfigDict, network: keras.Model, plan: Plan
-) -> None:
-    """Logs the cost of an image in each phase: forward, and training."""
-    for phase in plan.phases:
-        forward, trained = phases.gflop(network, phase)
-        logging.info(
-            "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
-            " trained",
-            phase.first_step,
-            phase.input_size,
-            forward,
-            trained,
         )
 
 
@@ -209,11 +229,10 @@ def prepare_inputs(
     """
     if not uses_features(config, plan):
         return split, state.model
-    base, head = model.split(state.model)
+    base, head = vgg.split_base_and_head(state.model)
     logging.info("the base is frozen: its features are computed once")
     resize = create_resize(config)
-    # As much work at once as in a batch of 500 images at 32 px.
-    batch = max(1, 500 * 32**2 // config.model.input_size**2)
+    batch = batches.batch_size_for(config.model.input_size, at_32=500)
     return features.extract(
         base, resize, split, batch_size=batch, poll=poll
     ), head
@@ -221,7 +240,7 @@ def prepare_inputs(
 
 def uses_features(config: ml_collections.ConfigDict, plan: Plan) -> bool:
     """Returns whether the features of an image stay constant in training."""
-    frozen = all(p.open_blocks == {spec.HEAD} for p in plan.phases)
+    frozen = all(p.trainable_blocks == {spec.HEAD} for p in plan.phases)
     one_size = len({p.input_size for p in plan.phases}) == 1
     return (
         frozen
@@ -271,7 +290,7 @@ def create_train_steps(
         resize=tf.identity
         if on_features
         else create_resize(config, phase.input_size),
-        open_blocks=phase.open_blocks,
+        trainable_blocks=phase.trainable_blocks,
         seed=config.seed,
         global_batch_size=config.global_batch_size,
         jit_compile=uses_jit(config, strategy),
@@ -313,9 +332,9 @@ def create_operations(
 
 def optimizer_settings(
     config: ml_collections.ConfigDict, plan: Plan
-) -> step.OptimizerSettings:
+) -> update.OptimizerSettings:
     """Returns the settings of the update."""
-    return step.OptimizerSettings(
+    return update.OptimizerSettings(
         name=config.optimizer.name,
         groups=plan.groups,
         learning_rate=plan.learning_rate,
@@ -389,7 +408,7 @@ def create_training(
             plan.phases,
             train_steps=steps,
             global_batch_size=plan.global_batch_size,
-            extracted=0 if network is state.model else len(inputs),
+            num_features=0 if network is state.model else len(inputs),
         ),
     )
 
@@ -420,6 +439,8 @@ def create_evaluator(
     strategy: tf.distribute.Strategy,
     split: dataset.Split,
     workers: Workers | None = None,
+    *,
+    num_classes: int,
 ) -> Evaluator:
     """Returns the evaluator of a split, which computes in float32.
 
@@ -428,9 +449,10 @@ def create_evaluator(
       strategy: Strategy over whose replicas the images are split.
       split: Images to evaluate.
       workers: Workers of the run. If None, there is one.
+      num_classes: Number of classes.
     """
     with strategy.scope():
-        network = create_model(config, "float32")
+        network = create_model(config, "float32", num_classes=num_classes)
     replicas = strategy.num_replicas_in_sync
     each = -(-config.evaluate.global_batch_size // replicas)
     return Evaluator(
@@ -439,19 +461,21 @@ def create_evaluator(
         network,
         create_resize(config),
         global_batch_size=each * replicas,
-        agree=(workers or Workers()).broadcast_int,
+        broadcast_batch_count=(workers or Workers()).broadcast_int,
     )
 
 
 def create_evaluation(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
-    split: dataset.Split,
+    data: dataset.Dataset,
     workers: Workers,
 ) -> Evaluation:
     """Returns the evaluation of a run on its test images or held-out slice."""
     return Evaluation(
-        create_evaluator(config, strategy, split, workers),
+        create_evaluator(
+            config, strategy, data.test, workers, num_classes=data.num_classes
+        ),
         split=evaluated_split(config),
         tta=config.evaluate.tta,
     )
@@ -502,24 +526,3 @@ def create_checkpoint_store(
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )
-
-
-def schedule_warnings(
-    config: ml_collections.ConfigDict, plan: Plan
-) -> Iterator[str]:
-    """Yields a warning for each setting that has no effect before the end."""
-    steps = plan.train_steps
-    warmup = config.optimizer.warmup_epochs
-    if config.optimizer.schedule != "constant" and warmup >= plan.epoch(steps):
-        yield (
-            f"config.optimizer.warmup_epochs={warmup:g} is as long as the run"
-            f" or longer, {plan.epoch(steps):g} epochs: its learning rate never"
-            " falls, which costs some points; a fifth of the run is usual"
-        )
-    for phase in plan.phases:
-        if phase.first_step >= steps:
-            yield (
-                f"the run ends with step {steps}, before what is to begin at"
-                f" step {phase.first_step}: {phase.input_size} px, training"
-                f" {', '.join(sorted(phase.open_blocks))}"
-            )

@@ -40,7 +40,8 @@ from job.supervision.watchdog import LONG_SECONDS, Watchdog
 from job.training import resume
 from job.training.history import History
 from job.training.loop import Loop, Training
-from job.training.plan import Plan
+from job.training.phases import log_costs
+from job.training.plan import Plan, schedule_warnings
 from job.training.shared_saver import create_saver
 from job.training.state import TrainState
 from job.training.supervisor import Supervisor
@@ -94,12 +95,16 @@ def train_and_evaluate(
     supervisor.poll_data()
     supervisor.beat("build", seconds=LONG_SECONDS)
 
-    plan = Plan.create(config, num_images=len(data.train))
-    for warning in build.schedule_warnings(config, plan):
+    plan = build.create_plan(config, len(data.train))
+    for warning in schedule_warnings(
+        plan,
+        schedule=config.optimizer.schedule,
+        warmup_epochs=config.optimizer.warmup_epochs,
+    ):
         logging.warning("%s", warning)
-    state = build.create_state(config, strategy)
-    build.log_cost(config, state.model, plan)
-    evaluation = build.create_evaluation(config, strategy, data.test, workers)
+    state = build.create_state(config, strategy, num_classes=data.num_classes)
+    log_costs(state.model, plan.phases)
+    evaluation = build.create_evaluation(config, strategy, data, workers)
     checkpoints = build.create_checkpoint_store(
         config, storage or workdir / CHECKPOINTS
     )

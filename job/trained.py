@@ -72,7 +72,10 @@ def load_trained(
         )
     # For its side effects: memory growth on GPUs, and no TF32.
     strategy_lib.create_strategy()
-    network = build.create_model(config, "float32")
+    class_names = sources.class_names(config.data.source)
+    network = build.create_model(
+        config, "float32", num_classes=len(class_names)
+    )
     try:
         load_evaluated(network, tensors)
     except KeyError as error:
@@ -88,7 +91,7 @@ def load_trained(
         config=config,
         network=network,
         resize=build.create_resize(config),
-        class_names=sources.class_names(config.data.source),
+        class_names=class_names,
         step=saved.step,
         data_crc32c=str(saved.run.get("data_crc32c", "")),
     )

@@ -7,7 +7,7 @@ mixed. Both of a pair get the same share or the same box.
 
 import tensorflow as tf
 
-# Means of CIFAR-10's training images, as `model.PIXEL_MEAN`, in whole numbers.
+# Means of CIFAR-10's training images, as `vgg.PIXEL_MEAN`, in whole numbers.
 GREY = (125, 123, 114)
 
 

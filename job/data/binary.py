@@ -167,11 +167,12 @@ def _decode(
     for i, name in enumerate(names):
         rows = slice(i * _RECORDS, (i + 1) * _RECORDS)
         records = np.frombuffer(files[name], np.uint8).reshape(_RECORDS, -1)
-        if records[:, 0].max() >= dataset.NUM_CLASSES:
-            bad = int(np.argmax(records[:, 0] >= dataset.NUM_CLASSES))
+        num_classes = len(dataset.CLASS_NAMES)
+        if records[:, 0].max() >= num_classes:
+            bad = int(np.argmax(records[:, 0] >= num_classes))
             raise errors.DataError(
                 f"{path}: {name}, record {bad}: label {records[bad, 0]};"
-                f" CIFAR-10 has labels 0 to {dataset.NUM_CLASSES - 1}"
+                f" CIFAR-10 has labels 0 to {num_classes - 1}"
             )
         planes = records[:, 1:].reshape(_RECORDS, 3, size, size)
         images[rows] = planes.transpose(0, 2, 3, 1)

@@ -1,9 +1,7 @@
-"""A data set in memory, as every source returns it.
+"""What every source of images gives: arrays in memory.
 
-    Split    images and labels
-    Dataset  a training and an evaluation split, and their source
-
-Plain NumPy arrays; the pipeline turns them into batches.
+Split    images and labels
+Dataset  a train and a test split, and where they came from
 """
 
 import dataclasses
@@ -12,7 +10,8 @@ import google_crc32c
 import numpy as np
 
 IMAGE_SIZE = 32
-NUM_CLASSES = 10
+# CIFAR-10's classes, as its file formats number them. Other code takes the
+# classes from `Dataset.class_names`.
 CLASS_NAMES = (
     "airplane",
     "automobile",
@@ -29,11 +28,11 @@ CLASS_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labeled images.
+    """Labelled images.
 
     Attributes:
       images: uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
-      labels: int32 [n], 0 to 9.
+      labels: int32 [n], 0 to the number of classes - 1.
     """
 
     images: np.ndarray
@@ -52,16 +51,21 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-      train: Training split.
-      test: Evaluation split.
+      train: what is trained on.
+      test: what is scored.
       source: tfds, binary or synthetic.
-      class_names: Ten names, in the order of the labels.
+      class_names: Names of the classes, in the order of the labels.
     """
 
     train: Split
     test: Split
     source: str
     class_names: tuple[str, ...] = CLASS_NAMES
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
 
     def checksum(self) -> str:
         """Returns the crc32c, 8 hexadecimal digits, of the training split.

@@ -23,7 +23,7 @@ _MOST_BYTES = 2**30
 
 
 def class_names(source: str) -> tuple[str, ...]:
-    """Returns the ten classes of a source, in the order of the labels."""
+    """Returns the class names of a source, in the order of the labels."""
     if source == "synthetic":
         return tuple(synthetic.SHAPES)
     return dataset.CLASS_NAMES

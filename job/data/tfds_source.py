@@ -126,10 +126,8 @@ def _collect(
     images = np.concatenate([part["image"] for part in parts])
     labels = np.concatenate([part["label"] for part in parts]).astype(np.int32)
     size = dataset.IMAGE_SIZE
-    if (
-        images.shape[1:] != (size, size, 3)
-        or labels.max() >= dataset.NUM_CLASSES
-    ):
+    num_classes = len(dataset.CLASS_NAMES)
+    if images.shape[1:] != (size, size, 3) or labels.max() >= num_classes:
         raise errors.DataError(
             f"images {images.shape[1:]} and labels to {labels.max()} are not"
             " CIFAR-10's"

@@ -82,7 +82,7 @@ def diagnose(
     result = result if isinstance(result, dict) else {}
     _configure_gpus()
     data = build.load_data(config, stop.check)
-    plan = Plan.create(config, num_images=len(data.train))
+    plan = build.create_plan(config, len(data.train))
     check_data(builder, config, data)
     if output:
         output.mkdir(parents=True, exist_ok=True)
@@ -91,6 +91,7 @@ def diagnose(
         config,
         plan,
         data.train,
+        num_classes=data.num_classes,
         plot=output / RANGE_TEST if output else None,
         has_run=bool(lines),
     )

@@ -54,7 +54,7 @@ def check_checkpoint(
       workdir: Workdir of the run.
     """
     try:
-        loaded = _load_newest(config, workdir)
+        loaded = _load_newest(config, workdir, data.num_classes)
     except (errors.ResumeError, errors.StorageError, KeyError) as error:
         builder.skip(f"no checkpoint can be read: {error}", *_CHECKS)
         return
@@ -103,7 +103,7 @@ def check_checkpoint(
 
 
 def _load_newest(
-    config: ml_collections.ConfigDict, workdir: Workdir
+    config: ml_collections.ConfigDict, workdir: Workdir, num_classes: int
 ) -> tuple[int, keras.Model] | None:
     """Returns the step and the evaluated network of the newest checkpoint."""
     checkpoints = store.CheckpointStore(workdir.checkpoints)
@@ -111,7 +111,7 @@ def _load_newest(
     if newest is None:
         return None
     saved, tensors = newest
-    network = build.create_model(config, "float32")
+    network = build.create_model(config, "float32", num_classes=num_classes)
     load_evaluated(network, tensors)
     return saved.step, network
 

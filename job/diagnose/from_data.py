@@ -15,7 +15,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from job.augment import Augment
-from job.data.dataset import NUM_CLASSES, Split
+from job.data.dataset import Split
 from job.data.pipeline import TrainBatch
 from job.diagnose import costs, pixels
 from job.diagnose.finding import Cost, Finding
@@ -36,9 +36,7 @@ _ENTROPY_FRACTION = 0.9
 _EQUAL = 0.9
 
 
-def check_labels(
-    labels: _Array, *, num_classes: int = NUM_CLASSES
-) -> Finding | None:
+def check_labels(labels: _Array, *, num_classes: int = 10) -> Finding | None:
     """Checks the shape, type and range of the labels.
 
     A column of labels, [n, 1], broadcasts against [n] predictions to [n, n]
@@ -72,9 +70,7 @@ def check_labels(
     )
 
 
-def check_balance(
-    labels: _Array, *, num_classes: int = NUM_CLASSES
-) -> Finding | None:
+def check_balance(labels: _Array, *, num_classes: int = 10) -> Finding | None:
     """Looks for classes with many more images than others.
 
     Args:
@@ -154,7 +150,7 @@ def check_shuffling(
     labels: Sequence[_Array],
     *,
     all_labels: _Array,
-    num_classes: int = NUM_CLASSES,
+    num_classes: int = 10,
 ) -> Finding | None:
     """Compares the class entropy of batches with that of random ones.
 

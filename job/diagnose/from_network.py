@@ -45,6 +45,7 @@ def check_network(
     plan: Plan,
     split: Split,
     *,
+    num_classes: int,
     plot: pathlib.Path | None,
     has_run: bool,
 ) -> None:
@@ -55,6 +56,7 @@ def check_network(
       config: Config of the run.
       plan: Plan of the run.
       split: Training images.
+      num_classes: Number of classes.
       plot: Path for the plot of the range test. If None, nothing is plotted.
       has_run: Whether a run exists, so that its pretrained weights are no
         longer needed. Then the probes are skipped without them.
@@ -82,7 +84,12 @@ def check_network(
         precision = "float32"
         builder.skip("float16 is tried on a GPU only", "precision")
     create_trial = functools.partial(
-        Trial, config, plan, batch_size=batch_size, first_weights=first_weights
+        Trial,
+        config,
+        plan,
+        batch_size=batch_size,
+        first_weights=first_weights,
+        num_classes=num_classes,
     )
     trial = create_trial(precision=precision)
     batch = balanced_batch(split, batch_size)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from job.data.dataset import NUM_CLASSES, Split
+from job.data.dataset import Split
 from job.diagnose import budget, costs, layers, pixels, probes, scoring
 from job.diagnose.architecture import check_frozen_base
 from job.diagnose.finding import Cost, Finding
@@ -170,9 +170,7 @@ def check_activations(
     return found
 
 
-def check_output_units(
-    units: int, num_classes: int = NUM_CLASSES
-) -> Finding | None:
+def check_output_units(units: int, num_classes: int = 10) -> Finding | None:
     """Compares the number of outputs with the number of classes."""
     if units == num_classes:
         return None
@@ -263,7 +261,7 @@ def check_at_chance(accuracies: Mapping[str, float]) -> Finding | None:
       accuracies: Accuracy in % by scale of pixels.
     """
     best = max(accuracies.values())
-    if best >= 100 / NUM_CLASSES + _LEARNED:
+    if best >= 100 / 10 + _LEARNED:
         return None
     return Finding(
         "at_chance",
@@ -288,7 +286,7 @@ def check_input_scale(
       imagenet: Whether the first kernel is that of ImageNet's VGG16.
     """
     best = max(accuracies, key=lambda name: accuracies[name])
-    if accuracies[best] < 100 / NUM_CLASSES + _LEARNED:
+    if accuracies[best] < 100 / 10 + _LEARNED:
         return None
     seen = (
         f"{accuracies[best]:.1f} on pixels {pixels.SCALES[best]},"

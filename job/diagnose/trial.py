@@ -21,7 +21,7 @@ import tensorflow as tf
 from job import build
 from job.data import pipeline
 from job.data.pipeline import TrainBatch
-from job.training import phases, step
+from job.training import phases, step, update
 from job.training.plan import Plan
 from job.training.state import TrainState
 
@@ -39,6 +39,7 @@ class Trial:
         precision: str,
         batch_size: int,
         first_weights: dict[str, _Array],
+        num_classes: int,
     ) -> None:
         """Builds the network; the first step compiles it.
 
@@ -50,6 +51,7 @@ class Trial:
           batch_size: Number of images per step.
           first_weights: Weights that are not initialized at random; see
             `build.first_weights`.
+          num_classes: Number of classes.
         """
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
@@ -57,7 +59,7 @@ class Trial:
         )
         with self._strategy.scope():
             self._state = TrainState(
-                build.create_model(config, precision),
+                build.create_model(config, precision, num_classes=num_classes),
                 averaging=False,
                 loss_scaling=precision == "float16",
                 adam=config.optimizer.name == "adam",
@@ -66,18 +68,22 @@ class Trial:
         self._start = self._state.snapshot()
         self._batches: Iterator[TrainBatch] | None = None
         self._resize = build.create_resize(config)
-        opened = {k: g for k, g in plan.groups.items() if g.opens is not None}
+        trainable_blocks = {
+            block
+            for block, group in plan.groups.items()
+            if group.unfreeze_step is not None
+        }
         self._steps = step.make_train_steps(
             self._strategy,
             self._state,
             build.keep_images,
-            step.OptimizerSettings(
+            update.OptimizerSettings(
                 name=config.optimizer.name,
                 # The factor, which a rollback changes, is the learning rate
                 # here, so that one compiled step serves all rates.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
-                    name: phases.Group(0, group.scale)
+                    name: phases.Group(0, group.learning_rate_scale)
                     for name, group in plan.groups.items()
                 },
                 momentum=config.optimizer.momentum,
@@ -88,7 +94,7 @@ class Trial:
             ),
             network=self._state.model,
             resize=self._resize,
-            open_blocks=opened,
+            trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=batch_size,
             # As in the run, since a probe compares the speed of two trials.

@@ -20,6 +20,7 @@ import tensorflow as tf
 from job import errors
 from job.data import image_file
 from job.data.dataset import IMAGE_SIZE
+from job.model.batches import batch_size_for, compile_for_batches
 from job.model.resize import Resize
 
 # How many classes an answer names.
@@ -63,28 +64,24 @@ def predict(
       poll: called before each batch; what it raises ends it.
     """
     size = int(resize(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
-    batch = max(1, _BATCH * IMAGE_SIZE**2 // size**2)
-
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([batch, IMAGE_SIZE, IMAGE_SIZE, 3], tf.uint8)
-        ],
-        autograph=False,
+    batch = batch_size_for(size, _BATCH)
+    compute = compile_for_batches(
+        lambda images: tf.nn.softmax(
+            network(resize(images), training=False)[0]
+        ),
+        batch_size=batch,
     )
-    def compute(images: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softmax(network(resize(images), training=False)[0])
-
     remaining = iter(inputs)
     while group := list(itertools.islice(remaining, batch)):
         poll()
-        images = np.zeros([batch, IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8)
+        images = np.zeros([len(group), IMAGE_SIZE, IMAGE_SIZE, 3], np.uint8)
         wrong = {}
         for place, one in enumerate(group):
             try:
                 images[place] = image_file.decode(one.read())
             except (errors.DataError, errors.StorageError) as error:
                 wrong[place] = str(error)
-        probabilities = compute(tf.constant(images)).numpy()
+        probabilities = compute(images)
         for place, one in enumerate(group):
             if place in wrong:
                 yield Answer(one.name, (), wrong[place])

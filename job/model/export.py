@@ -57,7 +57,7 @@ def export(
     """Writes both files and the card, and puts them there at once.
 
     Args:
-      network: as `model.vgg16` builds it, in float32, trained.
+      network: as `vgg.vgg16` builds it, in float32, trained.
       resize: what is done to images before; see `job.resize`.
       folder: where they go; what an earlier export left there is replaced.
       card: the model card, in Markdown; {difference} stands for what is
@@ -101,7 +101,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
     """Returns the same network, images to probabilities, of Keras' layers.
 
     Args:
-      network: as `model.vgg16` builds it, in float32.
+      network: as `vgg.vgg16` builds it, in float32.
       size: side to which images are scaled up first; 32: not at all.
       method: how; see `resize.interpolation_matrix`.
 
@@ -123,11 +123,11 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
             weights[name] = [matrix]
         x = keras.layers.ReLU(max_value=255.0, name="clip")(x)
-    layers, turned = network.layers, False
+    layers, reverse = network.layers, False
     for layer, behind in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, layers_lib.Standardize):
-            turned = layer.turned
-            order = -1 if turned else 1
+            reverse = layer.bgr
+            order = -1 if reverse else 1
             x = keras.layers.Normalization(
                 mean=list(layer.mean)[::order],
                 variance=[d**2 for d in layer.divisor][::order],
@@ -135,8 +135,8 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
         elif isinstance(layer, keras.layers.Conv2D):
             kernel, bias = _folded(layer, behind)
-            if turned:  # Not the pixels but the first kernel, once.
-                kernel, turned = kernel[:, :, ::-1], False
+            if reverse:  # Not the pixels but the first kernel, once.
+                kernel, reverse = kernel[:, :, ::-1], False
             x = keras.layers.Conv2D(
                 layer.filters, 3, padding="same", name=layer.name
             )(x)

@@ -1,36 +1,121 @@
-"""Cost of the network, in floating-point operations."""
+"""Floating-point operations of the network.
+
+    forward_gflop_by_block(network, 32)["block1"]        # 10^9 per image
+    image_gflop(network, 32, trainable_blocks={"head"})  # forward, train
+    train_tflop(network, [(1000, 32, {"head"})], global_batch_size=128)
+
+A multiplication and an addition are two operations. Whatever is not a matrix
+product is left out, as it is little.
+"""
+
+import math
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
 
 import keras
-import numpy as np
 
-from job.model.variables import block_of_layer
+from job.model.spec import BLOCK_NAMES, HEAD, block_of_layer
 
 
-def gflop(model: keras.Model, size: int) -> dict[str, float]:
-    """Returns what one image costs, forward, in 10^9 operations.
+class ImageGflop(NamedTuple):
+    """Cost of one image, in 10^9 operations.
 
-    A multiplication and an addition are two; what is not a matrix product is
-    left out, being little. Backward is twice that: once towards the input,
-    once towards the weights.
+    Attributes:
+      forward: The forward pass alone.
+      train: The forward and the backward pass.
+    """
+
+    forward: float
+    train: float
+
+
+def forward_gflop_by_block(network: keras.Model, size: int) -> dict[str, float]:
+    """Returns the cost of the forward pass of one image by block.
 
     Args:
-      model: as `vgg16` builds it.
-      size: side of the images in pixels.
+      network: Network of `vgg.vgg16`.
+      size: Height and width of the image in pixels.
 
     Returns:
-      By block; see `blocks`.
+      10^9 operations per image; the keys are those of `spec`.
     """
     costs: dict[str, float] = {}
-    for layer in model.layers:
+    for layer in network.layers:
         block = block_of_layer(layer.name)
         if isinstance(layer, keras.layers.Conv2D):
-            # Rounded up, as with `odd_maps`.
-            side = -(-size >> int(block[-1]) - 1)
-            outputs = side**2
+            # Rounded up, as with pool_padding="same".
+            feature_map_size = -(-size >> BLOCK_NAMES.index(block))
+            outputs = feature_map_size**2
         elif isinstance(layer, keras.layers.Dense):
             outputs = 1
         else:
             continue
-        products = outputs * int(np.prod(layer.kernel.shape))
+        products = outputs * math.prod(layer.kernel.shape)
         costs[block] = costs.get(block, 0.0) + 2e-9 * products
     return costs
+
+
+def image_gflop(
+    network: keras.Model, size: int, trainable_blocks: Collection[str]
+) -> ImageGflop:
+    """Returns the cost of one image in a training step.
+
+    The backward pass of a trainable block costs twice its forward pass: the
+    gradients of its weights and of its input. The gradient of the input of the
+    lowest trainable layer is not computed; it is little, and is counted.
+
+    Args:
+      network: Network of `vgg.vgg16`.
+      size: Height and width of the image in pixels.
+      trainable_blocks: Blocks that are trained; see `spec`.
+    """
+    costs = forward_gflop_by_block(network, size)
+    forward = sum(costs.values())
+    backward = sum(2 * costs[block] for block in trainable_blocks)
+    return ImageGflop(forward, forward + backward)
+
+
+def train_tflop(
+    network: keras.Model,
+    phases: Iterable[tuple[int, int, Collection[str]]],
+    *,
+    global_batch_size: int,
+) -> float:
+    """Returns the cost of a training, in 10^12 operations.
+
+    Args:
+      network: Network of `vgg.vgg16`.
+      phases: Number of steps, image size in pixels and trainable blocks of each
+        phase.
+      global_batch_size: Images per step, over all replicas.
+    """
+    return sum(
+        steps
+        * global_batch_size
+        * image_gflop(network, size, trainable_blocks).train
+        / 1e3
+        for steps, size, trainable_blocks in phases
+    )
+
+
+def features_train_tflop(
+    network: keras.Model,
+    *,
+    size: int,
+    num_images: int,
+    train_steps: int,
+    global_batch_size: int,
+) -> float:
+    """Returns the cost of training the head on features, in 10^12 operations.
+
+    Args:
+      network: Network of `vgg.vgg16`.
+      size: Height and width of the images in pixels.
+      num_images: Images whose features are computed, once.
+      train_steps: Number of training steps.
+      global_batch_size: Images per step, over all replicas.
+    """
+    costs = forward_gflop_by_block(network, size)
+    extraction = num_images * sum(costs.values())
+    head = train_steps * global_batch_size * (3 * costs[HEAD])
+    return (extraction + head) / 1e3

@@ -1,4 +1,7 @@
-"""Keras layers of our own: standardization, dropout, batch normalization."""
+"""Layers that Keras lacks: standardization, dropout, batch normalization.
+
+All of them are pure: they assign no variable and draw no random number.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,33 +11,41 @@ import tensorflow as tf
 
 
 class Standardize(keras.layers.Layer):
-    """(pixel - mean) / divisor, each channel by its own, in float32."""
+    """Computes (pixel - mean) / divisor per channel, in float32."""
 
     def __init__(
         self,
         mean: Sequence[float],
         divisor: Sequence[float],
         *,
-        turned: bool = False,
+        bgr: bool = False,
         **kwargs: Any,
     ) -> None:
         """Creates the layer.
 
         Args:
-          mean: a number a channel, 0 to 255, in the order that goes out.
-          divisor: likewise.
-          turned: red, green, blue come in and blue, green, red go out.
-          **kwargs: as of every Keras layer.
+          mean: Mean of each output channel, 0 to 255.
+          divisor: Divisor of each output channel, above 0.
+          bgr: Whether to reverse the channels, from red, green, blue to blue,
+            green, red.
+          **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
         self.mean, self.divisor = tuple(mean), tuple(divisor)
-        self.turned = turned
+        self.bgr = bgr
 
     def call(self, images: tf.Tensor) -> tf.Tensor:
-        """Takes [b, h, w, 3], 0 to 255; gives its shape, compute dtype."""
+        """Standardizes [b, h, w, 3] pixels, 0 to 255.
+
+        Args:
+          images: uint8 or float [b, h, w, 3], RGB.
+
+        Returns:
+          [b, h, w, 3] in the compute dtype.
+        """
         images = tf.cast(images, tf.float32)
-        if self.turned:
-            # A reversal is a copy on its own; this joins what follows.
+        if self.bgr:
+            # tf.reverse is a copy of its own; a stack fuses with the rest.
             images = tf.stack(tf.unstack(images, axis=-1)[::-1], axis=-1)
         scaled = (images - tf.constant(self.mean)) / tf.constant(self.divisor)
         return tf.cast(scaled, self.compute_dtype)
@@ -44,31 +55,37 @@ class Standardize(keras.layers.Layer):
             **super().get_config(),
             "mean": self.mean,
             "divisor": self.divisor,
-            "turned": self.turned,
+            "bgr": self.bgr,
         }
 
 
 class Dropout(keras.layers.Layer):
-    """Dropout (Srivastava et al. 2014) with random numbers from outside.
+    """Dropout (Srivastava et al. 2014) with random numbers as an input.
 
-    Keras' own layer keeps its generator in a variable, with the same start on
-    each replica: all replicas would drop the same units, and a resume others
-    than the uninterrupted run.
+    The layer of Keras keeps its generator in a variable that has the same
+    initial value on each replica. All replicas would drop the same units, and a
+    resumed run would drop others than an uninterrupted one.
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
+        """Creates the layer.
+
+        Args:
+          rate: Fraction of the units that are set to 0, 0 to 1, exclusive.
+          **kwargs: Arguments of `keras.layers.Layer`.
+        """
         super().__init__(**kwargs)
         self.rate = rate
 
     def call(
         self, x: tf.Tensor, noise: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """Sets units to 0 where the noise is below the rate, in training.
+        """Sets units to 0 where the noise is below the rate.
 
         Args:
           x: [b, d], any float type.
           noise: float32 [b, d], uniform over 0 to 1.
-          training: else x is returned as it is.
+          training: Whether to drop units. If False, `x` is returned unchanged.
         """
         if not training:
             return x
@@ -90,9 +107,9 @@ class Dropout(keras.layers.Layer):
 class BatchNormalization(keras.layers.Layer):
     """Batch normalization on TensorFlow's fused kernel (Ioffe & Szegedy 2015).
 
-    Keras 3's own layer is made of separate operations; the fused kernel is
-    faster, and takes bfloat16 in and out with float32 moments. The layer's
-    running moments are assigned by the step, not here.
+    The layer of Keras 3 consists of separate operations. The fused kernel is
+    faster, and it reads and writes bfloat16 with float32 statistics. The
+    training step assigns the moving statistics, not this layer.
     """
 
     def __init__(
@@ -103,6 +120,15 @@ class BatchNormalization(keras.layers.Layer):
         synchronized: bool = False,
         **kwargs: Any,
     ) -> None:
+        """Creates the layer.
+
+        Args:
+          momentum: Fraction of the moving statistics that a step keeps, 0 to 1.
+          epsilon: Number added to the variance, above 0.
+          synchronized: Whether to compute the batch statistics over all
+            replicas.
+          **kwargs: Arguments of `keras.layers.Layer`.
+        """
         super().__init__(**kwargs)
         self.momentum = momentum
         self.epsilon = epsilon
@@ -133,12 +159,13 @@ class BatchNormalization(keras.layers.Layer):
 
         Args:
           x: [b, h, w, c], any float type.
-          training: use the batch's moments, else the running ones.
+          training: Whether to use the statistics of the batch. If False, the
+            moving statistics are used.
 
         Returns:
-          x normalized, of its shape and type, and the float32 [c] mean and
-          [c] variance (with Bessel's correction) of the batch. Not in
-          training, those are the running ones.
+          The normalized x, of the same shape and type, and the float32 [c] mean
+          and [c] variance (with Bessel's correction) of the batch. If not
+          training, these are the moving statistics.
         """
         if training and self.synchronized:
             return self._call_synchronized(x)
@@ -146,7 +173,7 @@ class BatchNormalization(keras.layers.Layer):
             x=x,
             scale=self.gamma,
             offset=self.beta,
-            # In training the kernel wants them empty to start from nothing.
+            # In training the kernel requires empty statistics.
             mean=[] if training else self.moving_mean,
             variance=[] if training else self.moving_variance,
             epsilon=self.epsilon,
@@ -164,12 +191,12 @@ class BatchNormalization(keras.layers.Layer):
     def _call_synchronized(
         self, x: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Takes the moments over the global batch, in two passes.
+        """Computes the statistics over the global batch, in two passes.
 
-        One pass, of x and of x squared, would do and would lose half the
-        digits. Each image's mean is gathered from all replicas and only then
-        are the images summed, in the global batch's order: so the sum rounds
-        the same whatever the number of replicas, and so do all activations.
+        A single pass over x and x squared would lose half of the digits. The
+        mean of each image is gathered from all replicas before the images are
+        summed in the order of the global batch. The sum, and with it every
+        activation, rounds in the same way for any number of replicas.
         """
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
@@ -178,9 +205,8 @@ class BatchNormalization(keras.layers.Layer):
         def mean_over_global_batch(value: tf.Tensor) -> tf.Tensor:
             value = tf.reduce_mean(value, axis=[1, 2])
             if replicas > 1:
-                # Gathers by a sum with zeros, which is exact; all_gather would
-                # do, but its collectives of two strategies in a process
-                # collide.
+                # A sum with zeros gathers exactly. The collectives of
+                # all_gather would collide between two strategies in a process.
                 before = value.shape[0] * replica
                 after = value.shape[0] * (replicas - 1) - before
                 value = tf.pad(value, [[before, after], [0, 0]])
@@ -189,17 +215,17 @@ class BatchNormalization(keras.layers.Layer):
 
         wide = tf.cast(x, tf.float32)
         mean = mean_over_global_batch(wide)
-        centred = wide - mean
-        variance = mean_over_global_batch(tf.square(centred))
+        centered = wide - mean
+        variance = mean_over_global_batch(tf.square(centered))
         scale = tf.math.rsqrt(variance + self.epsilon) * self.gamma
-        y = tf.cast(centred * scale + self.beta, x.dtype)
+        y = tf.cast(centered * scale + self.beta, x.dtype)
         count = tf.cast(tf.size(x) // x.shape[-1] * replicas, tf.float32)
         return y, mean, variance * (count / tf.maximum(count - 1, 1))
 
     def compute_output_spec(
         self, x: keras.KerasTensor, training: bool = False
     ) -> tuple[keras.KerasTensor, ...]:
-        # Two objects: Keras tells a layer's outputs apart by their identity.
+        # Two objects, because Keras identifies the outputs of a layer by id.
         mean, variance = (
             keras.KerasTensor((x.shape[-1],), dtype="float32") for _ in range(2)
         )

@@ -1,9 +1,10 @@
-"""Scales images, on the device, before the first layer.
+"""Scaling of images on the device, before the first layer.
 
-Up, to the size that ImageNet's weights want; or down, where a run begins on
-small images that cost less (progressive resizing). A kernel of a fixed size is
-a matrix: rows and columns are two small matrix products, which every device and
-XLA have. (TensorFlow's own bicubic kernel is for the CPU only.)
+Images are scaled up to the size that ImageNet's weights expect, or down for
+progressive resizing, where a run starts on small images that cost less. A
+kernel of a fixed size is a matrix: rows and columns are two small matrix
+products, which every device and XLA support. (The bicubic kernel of TensorFlow
+runs on CPUs only.)
 
     resize = make_resize(128, method="bicubic")
     larger = resize(images)                # [b, 32, 32, 3] -> [b, 128, 128, 3]
@@ -23,13 +24,13 @@ def make_resize(size: int, *, method: str) -> Resize:
     """Returns the function that scales a batch.
 
     Args:
-      size: side of what goes out, in pixels.
-      method: see `interpolation_matrix`.
+      size: Height and width of the result in pixels.
+      method: Kernel, see `interpolation_matrix`.
 
     Returns:
       uint8 or float [b, 32, 32, 3], 0 to 255 -> float32 [b, size, size, 3], 0
-      to 255; at size 32 the images as they are. Bicubic overshoots at edges,
-      and is cut to that range, as in an image file.
+      to 255. At size 32 it returns the images unchanged. Bicubic overshoots at
+      edges and is clipped to that range, as in an image file.
     """
     if size == IMAGE_SIZE:
         return lambda images: images
@@ -46,26 +47,29 @@ def make_resize(size: int, *, method: str) -> Resize:
 
 
 def interpolation_matrix(size: int, new_size: int, method: str) -> np.ndarray:
-    """Returns the weights of each pixel of a row in each of the scaled row.
+    """Returns the matrix that scales a row of pixels.
 
-    Pixels are squares and their values stand in the middle (half-pixel
-    centres); beyond the border the weights are left out and the others scaled
-    to a sum of 1. Where the row shrinks, the kernel is as much wider, so that
-    every pixel counts (antialiasing); nearest takes some and drops the others.
-    All as in `tf.image.resize` with antialias=True, and as in Pillow.
+    The value of a pixel is at its center. At the border the weights outside the
+    row are dropped and the rest is scaled to a sum of 1. If the row shrinks,
+    the kernel is wider by the same factor, so that every pixel counts
+    (antialiasing); nearest selects pixels and drops the others. The result is
+    equal to `tf.image.resize` with antialias=True, and to Pillow.
 
     Args:
-      size: pixels of the row, n.
-      new_size: pixels of the scaled row, m.
-      method: nearest; bilinear; or bicubic: Keys 1981 with a = -0.5.
+      size: Pixels of the row, n.
+      new_size: Pixels of the scaled row, m.
+      method: nearest, bilinear, or bicubic (Keys 1981 with a = -0.5).
 
     Returns:
       float32 [m, n]; each row sums to 1.
+
+    Raises:
+      ValueError: The method is unknown.
     """
-    centre = (np.arange(new_size) + 0.5) * size / new_size - 0.5
-    distance = np.abs(centre[:, None] - np.arange(size)[None, :])
+    center = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+    distance = np.abs(center[:, None] - np.arange(size)[None, :])
     if method == "nearest":
-        nearest = np.minimum(np.floor(centre + 0.5), size - 1)
+        nearest = np.minimum(np.floor(center + 0.5), size - 1)
         weights = (np.arange(size)[None, :] == nearest[:, None]).astype(float)
         return weights.astype(np.float32)
     distance /= max(1.0, size / new_size)
@@ -76,5 +80,5 @@ def interpolation_matrix(size: int, new_size: int, method: str) -> np.ndarray:
         far = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
         weights = np.where(distance < 1, near, np.where(distance < 2, far, 0))
     else:
-        raise ValueError(f"no way to resize is called {method!r}")
+        raise ValueError(f"unknown method {method!r}")
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

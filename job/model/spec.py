@@ -1,9 +1,89 @@
-"""Layout of the network; imports neither TensorFlow nor Keras."""
+"""Layout of VGG16: blocks, layer names and kernel shapes.
 
-# Convolutions and filters of each block.
-BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+    block_filters(width=0.5)                     # [32, 64, 128, 256, 256]
+    kernel_shapes()["block1_conv1"]              # (3, 3, 3, 64)
+    block_of_layer("block1_conv1_bn")            # "block1"
 
-# Names of the blocks, from the input on.
-BLOCK_NAMES = tuple(f"block{i}" for i in range(1, len(BLOCKS) + 1))
+Imports neither TensorFlow nor Keras, so that the checks of a config can use it.
+"""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Block(NamedTuple):
+    """The convolutions between two pooling layers.
+
+    Attributes:
+      depth: Number of convolutions.
+      filters: Filters of each convolution at width 1.
+    """
+
+    depth: int
+    filters: int
+
+
+# Configuration D of Simonyan & Zisserman (arXiv:1409.1556), table 1.
+VGG16 = (
+    Block(2, 64),
+    Block(2, 128),
+    Block(3, 256),
+    Block(3, 512),
+    Block(3, 512),
+)
+
+# Names of the blocks, from the input to the output.
+BLOCK_NAMES = tuple(f"block{i}" for i in range(1, len(VGG16) + 1))
+
+# Name of the dense layers after the blocks, where a block's name is expected.
 HEAD = "head"
+
+
+def block_of_layer(layer: str) -> str:
+    """Returns the block of a layer: an entry of `BLOCK_NAMES`, or `HEAD`."""
+    return layer.split("_")[0] if layer.startswith("block") else HEAD
+
+
+def block_filters(
+    blocks: Sequence[Block] = VGG16,
+    *,
+    width: float = 1.0,
+    stem_filters: int = 0,
+) -> list[int]:
+    """Returns the filters of the convolutions of each block.
+
+    Args:
+      blocks: Layout, from the input to the output.
+      width: Multiplier of the filters, above 0.
+      stem_filters: Filters of the first block. If 0, `width` decides.
+    """
+    filters = [max(1, round(block.filters * width)) for block in blocks]
+    if stem_filters:
+        filters[0] = stem_filters
+    return filters
+
+
+def kernel_shapes(
+    blocks: Sequence[Block] = VGG16,
+    *,
+    width: float = 1.0,
+    stem_filters: int = 0,
+) -> dict[str, tuple[int, int, int, int]]:
+    """Returns the kernel shape of each convolution by layer name.
+
+    Args:
+      blocks: Layout, from the input to the output.
+      width: Multiplier of the filters, above 0.
+      stem_filters: Filters of the first block. If 0, `width` decides.
+
+    Returns:
+      (height, width, input channels, filters), from the input to the output.
+    """
+    shapes: dict[str, tuple[int, int, int, int]] = {}
+    channels = 3
+    filters = block_filters(blocks, width=width, stem_filters=stem_filters)
+    for name, block, count in zip(BLOCK_NAMES, blocks, filters, strict=True):
+        for conv in range(1, block.depth + 1):
+            shapes[f"{name}_conv{conv}"] = (3, 3, channels, count)
+            channels = count
+    return shapes

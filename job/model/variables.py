@@ -1,30 +1,49 @@
-"""Properties of the trainable variables of the network."""
+"""Properties of the network's variables that an update needs.
+
+variable_blocks(network)           # ["block1", ..., "block5", "head"]
+weight_decay_mask(network)         # [True, False, ...]
+"""
+
+from collections.abc import Collection
 
 import keras
 
 from job.model.layers import BatchNormalization
-from job.model.spec import HEAD
+from job.model.spec import block_of_layer
 
 
-def blocks(model: keras.Model) -> list[str]:
-    """Returns of each trainable variable its block: block1 to block5, HEAD."""
+def variable_blocks(network: keras.Model) -> list[str]:
+    """Returns the block of each trainable variable; see `spec`."""
     return [
-        block_of_layer(v.path.split("/")[-2]) for v in model.trainable_variables
+        block_of_layer(variable.path.split("/")[-2])
+        for variable in network.trainable_variables
     ]
 
 
-def block_of_layer(layer: str) -> str:
-    return layer.split("_")[0] if layer.startswith("block") else HEAD
+def trainable_indices(
+    network: keras.Model, trainable_blocks: Collection[str]
+) -> list[int]:
+    """Returns the indices of the trainable variables of some blocks.
+
+    Args:
+      network: Network of `vgg.vgg16`.
+      trainable_blocks: Names of blocks; see `spec`.
+    """
+    return [
+        index
+        for index, block in enumerate(variable_blocks(network))
+        if block in trainable_blocks
+    ]
 
 
-def decayed(model: keras.Model) -> list[bool]:
-    """Says of each trainable variable whether weight decay applies: kernels."""
-    return [v.name == "kernel" for v in model.trainable_variables]
+def weight_decay_mask(network: keras.Model) -> list[bool]:
+    """Returns whether each trainable variable decays, as only kernels do."""
+    return [v.name == "kernel" for v in network.trainable_variables]
 
 
-def running_momentum(model: keras.Model) -> float:
-    """Returns the momentum of the running moments; 0.0 where there are none."""
-    for layer in model.layers:
+def batch_norm_momentum(network: keras.Model) -> float:
+    """Returns the momentum of the moving statistics, 0.0 if there are none."""
+    for layer in network.layers:
         if isinstance(layer, BatchNormalization):
             return layer.momentum
     return 0.0

@@ -1,37 +1,36 @@
-"""VGG16: what Simonyan & Zisserman (arXiv:1409.1556) drew, and its 32 px form.
+"""VGG16 (Simonyan & Zisserman, arXiv:1409.1556) and its form for 32 pixels.
 
-Blocks of 2, 2, 3, 3 and 3 convolutions, each with ReLU, and with batch
-normalization where wanted, a pooling at each block's end, 512 features, ten
-logits. Pixels go in as they are, 0 to 255: normalizing them is the model's
-first layer, so it cannot be forgotten.
+Blocks of 2, 2, 3, 3 and 3 convolutions, each with ReLU and optional batch
+normalization; a pooling layer at the end of each block; 512 features; one logit
+per class. The input is raw pixels, 0 to 255: their standardization is the first
+layer of the network, so it cannot be forgotten.
 
-    model = vgg16(width=1.0, precision="bfloat16", seed=0, ...)
-    logits, moments = model(images, training=True)
-    base, head = split(model)       # images -> features, features -> logits
+    network = vgg16(width=1.0, precision="bfloat16", seed=0, ...)
+    logits, statistics = network(images, training=True)
+    base, head = split_base_and_head(network)
 
-In training a batch-normalization layer returns its batch moments rather than
-assign them: the forward pass stays pure, and the step sums moments and
-gradients over the replicas in one go. For the same reason dropout is told its
-random numbers rather than draw them.
+In training a batch-normalization layer returns its batch statistics instead of
+assigning them. The forward pass stays pure, and the step sums statistics and
+gradients over the replicas at once. For the same reason dropout takes its
+random numbers as an input.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import keras
-import numpy as np
 
-from job.data.dataset import NUM_CLASSES
 from job.model.convolution import Convolution
-from job.model.initializers import create_initializers
+from job.model.initializers import Initializers
 from job.model.layers import BatchNormalization, Dropout, Standardize
-from job.model.spec import BLOCKS
+from job.model.spec import BLOCK_NAMES, VGG16, Block, block_filters
 
-# Of CIFAR-10's training images, channels red, green, blue, 0 to 255.
+# Statistics of CIFAR-10's training images, red, green and blue, 0 to 255.
 PIXEL_MEAN = (125.307, 122.950, 113.865)
 PIXEL_STD = (62.993, 62.089, 66.705)
 
-# Name -> mean, divisor and whether the channels are turned round: blue, green,
-# red. caffe is what ImageNet's VGG16 was trained with, its means of ImageNet
+# Name -> mean, divisor and whether the channels are reversed to blue, green,
+# red. ImageNet's VGG16 was trained with caffe, whose means are ImageNet's
 # (keras.applications.imagenet_utils, mode "caffe").
 PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "standardize": (PIXEL_MEAN, PIXEL_STD, False),
@@ -39,7 +38,7 @@ PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0), False),
 }
 
-# The layer between the convolutions and the head.
+# Name of the layer between the convolutions and the head.
 _FEATURES = "features"
 
 _POLICIES = {
@@ -48,12 +47,22 @@ _POLICIES = {
     "float16": "mixed_float16",
 }
 
+_POOLING_LAYERS = {
+    "max": keras.layers.MaxPooling2D,
+    "avg": keras.layers.AveragePooling2D,
+}
+
+_Layer = Callable[..., keras.layers.Layer]
+
 
 def vgg16(
     *,
+    blocks: Sequence[Block] = VGG16,
+    num_classes: int = 10,
     width: float = 1.0,
     stem_filters: int = 0,
     pooling: str = "max",
+    pool_padding: str = "valid",
     batch_norm: bool = True,
     batch_norm_momentum: float = 0.9,
     batch_norm_epsilon: float = 1e-5,
@@ -61,7 +70,6 @@ def vgg16(
     init: str = "he_fan_out",
     preprocessing: str = "standardize",
     input_size: int = 32,
-    odd_maps: bool = False,
     head_pooling: str = "avg",
     head_units: Sequence[int] = (),
     dropout: float = 0.0,
@@ -72,105 +80,191 @@ def vgg16(
     """Builds the network.
 
     Args:
-      width: multiplies the filters of every convolution.
-      stem_filters: filters of the first block; 0: 64 * width.
-      pooling: max or avg, at the end of each block.
-      batch_norm: after each convolution; else the convolutions have biases.
-      batch_norm_momentum: share of the old running moments that a step keeps.
-      batch_norm_epsilon: added to the variance.
-      sync_batch_norm: take the batch moments over all replicas.
-      init: he_fan_out, glorot, torch or dirac; see `initializers`.
-      preprocessing: of pixels; see `PREPROCESSING`.
-      input_size: side s of the images, a multiple of 32; only with flatten
-        does it change the weights, else the network takes every such size.
-      odd_maps: take other sizes too: where a map's side is odd, pool its last
-        row and column by themselves rather than drop them.
-      head_pooling: avg or flatten, of the last block's map.
-      head_units: units of the dense layers with ReLU before the logits.
-      dropout: share of the units set to 0 after each of these layers, or of
-        the features where there are none; 0 to 1, exclusive.
-      precision: of the layers' arithmetic: float32, bfloat16 or float16.
-        Variables, moments and logits are float32.
-      for_cpu: train by what is quick on CPUs; see `convolution`. Variables
-        and, up to rounding, results are the same.
-      seed: of the initial weights.
+      blocks: Layout of the convolutions. Other depths than those of VGG16 give
+        the other networks of the paper.
+      num_classes: Number of logits, k.
+      width: Multiplier of the filters of every convolution, above 0.
+      stem_filters: Filters of the first block. If 0, 64 * width.
+      pooling: Pooling layer at the end of each block, max or avg.
+      pool_padding: Padding of the pooling layers, valid or same. With same, the
+        network also takes image sizes that are not a multiple of 32: the last
+        row and column of a feature map of odd size are pooled by themselves.
+      batch_norm: Whether batch normalization follows each convolution. If
+        False, the convolutions have biases.
+      batch_norm_momentum: Momentum of the moving statistics, 0 to 1.
+      batch_norm_epsilon: Number added to the variance.
+      sync_batch_norm: Whether to compute batch statistics over all replicas.
+      init: Initial weights, see `initializers.Initializers`.
+      preprocessing: Standardization of the pixels, a key of `PREPROCESSING`.
+      input_size: Height and width of the images, s, a multiple of 32. It
+        changes the weights with head_pooling="flatten" only; otherwise the
+        network takes any multiple of 32.
+      head_pooling: Reduction of the last feature map, avg or flatten.
+      head_units: Units of the dense ReLU layers before the logits.
+      dropout: Dropout rate after each of these layers, or of the features if
+        there are none, 0 to 1, exclusive.
+      precision: Precision of the layers: float32, bfloat16 or float16.
+        Variables, statistics and logits are float32.
+      for_cpu: Whether to use the operations that train fastest on CPUs, see
+        `convolution`. The variables and, up to rounding, the results are equal.
+      seed: Seed of the initial weights.
 
     Returns:
-      A model from uint8 or float [b, s, s, 3], 0 to 255, to a pair: float32
-      [b, 10] logits, and a list with float32 [c] batch mean and [c] batch
-      variance of each batch-normalization layer in turn, in the order of
-      `model.non_trainable_variables`. With dropout it takes a list of two:
+      A model from uint8 or float [b, s, s, 3] images, 0 to 255, to a pair:
+      float32 [b, k] logits, and a list with the float32 [c] batch mean and [c]
+      batch variance of each batch-normalization layer, in the order of
+      `non_trainable_variables`. With dropout its input is a list of two: the
       images, and float32 [b, d] uniform random numbers, 0 to 1; d is
       `noise_width(model)`.
     """
     policy = keras.DTypePolicy(_POLICIES[precision])
-    seeds = iter(np.random.SeedSequence([seed, 0x5647]).generate_state(64))
-    kernel_init, bias_init, head_init = create_initializers(init)
-    # In float32 oneDNN's own gradient is as quick.
-    conv2d = (
+    initializers = Initializers(
+        init,
+        seed=seed,
+        num_layers=sum(block.depth for block in blocks) + len(head_units) + 1,
+    )
+    convolution = functools.partial(
+        # In float32 the gradient of oneDNN is as fast.
         Convolution
         if for_cpu and precision == "bfloat16"
-        else keras.layers.Conv2D
+        else keras.layers.Conv2D,
+        kernel_size=3,
+        padding="same",
+        use_bias=not batch_norm,
     )
+    normalization = functools.partial(
+        BatchNormalization,
+        momentum=batch_norm_momentum,
+        epsilon=batch_norm_epsilon,
+        synchronized=sync_batch_norm,
+    )
+    # A head on a flattened feature map has to know its size.
+    size = input_size if head_pooling == "flatten" else None
+    images = keras.Input((size, size, 3), dtype="float32", name="image")
+    x = _standardize(images, preprocessing, policy)
+    statistics: list[keras.KerasTensor] = []
+    for name, block, filters in zip(
+        BLOCK_NAMES,
+        blocks,
+        block_filters(blocks, width=width, stem_filters=stem_filters),
+        strict=True,
+    ):
+        x, batch_statistics = _convolutions(
+            x,
+            name,
+            depth=block.depth,
+            filters=filters,
+            convolution=convolution,
+            normalization=normalization if batch_norm else None,
+            initializers=initializers,
+            policy=policy,
+        )
+        statistics += batch_statistics
+        x = _POOLING_LAYERS[pooling](
+            2, padding=pool_padding, dtype=policy, name=f"{name}_pool"
+        )(x)
+    logits, noise = _head(
+        _pool_features(x, head_pooling, policy),
+        head_units,
+        num_classes,
+        dropout=dropout,
+        initializers=initializers,
+        policy=policy,
+    )
+    inputs = images if noise is None else [images, noise]
+    return keras.Model(inputs, (logits, statistics), name="vgg16")
 
-    def convolution(
-        x: keras.KerasTensor,
-        filters: int,
-        name: str,
-    ) -> keras.KerasTensor:
-        fan_in = 9 * x.shape[-1]
-        x = conv2d(
-            filters,
-            3,
-            padding="same",
-            use_bias=not batch_norm,
-            kernel_initializer=kernel_init(int(next(seeds))),
-            bias_initializer=bias_init(int(next(seeds)), fan_in),
+
+def _standardize(
+    images: keras.KerasTensor, preprocessing: str, policy: keras.DTypePolicy
+) -> keras.KerasTensor:
+    """Scales pixels, 0 to 255, as `PREPROCESSING` has it."""
+    mean, divisor, bgr = PREPROCESSING[preprocessing]
+    return Standardize(
+        mean, divisor, bgr=bgr, dtype=policy, name="standardize"
+    )(images)
+
+
+def _convolutions(
+    x: keras.KerasTensor,
+    block: str,
+    *,
+    depth: int,
+    filters: int,
+    convolution: _Layer,
+    normalization: _Layer | None,
+    initializers: Initializers,
+    policy: keras.DTypePolicy,
+) -> tuple[keras.KerasTensor, list[keras.KerasTensor]]:
+    """Adds the convolutions of a block.
+
+    Args:
+      x: Input, [b, h, w, c].
+      block: Name of the block.
+      depth: Number of convolutions.
+      filters: Filters of each convolution, f.
+      convolution: Constructor of a convolution.
+      normalization: Constructor of the batch normalization. If None, there is
+        none.
+      initializers: Source of the initial weights.
+      policy: Data types of the layers.
+
+    Returns:
+      Output [b, h, w, f], and the batch statistics in the order of the layers.
+    """
+    statistics = []
+    for number in range(1, depth + 1):
+        name = f"{block}_conv{number}"
+        x = convolution(
+            filters=filters,
+            **initializers.convolution(fan_in=9 * x.shape[-1]),
             dtype=policy,
             name=name,
         )(x)
-        if batch_norm:
-            x, mean, variance = BatchNormalization(
-                momentum=batch_norm_momentum,
-                epsilon=batch_norm_epsilon,
-                synchronized=sync_batch_norm,
-                dtype=policy,
-                name=f"{name}_bn",
-            )(x)
-            moments.extend([mean, variance])
-        return keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
+        if normalization is not None:
+            x, mean, variance = normalization(dtype=policy, name=f"{name}_bn")(
+                x
+            )
+            statistics += [mean, variance]
+        x = keras.layers.ReLU(dtype=policy, name=f"{name}_relu")(x)
+    return x, statistics
 
-    moments: list[keras.KerasTensor] = []
-    pools = {
-        "max": keras.layers.MaxPooling2D,
-        "avg": keras.layers.AveragePooling2D,
-    }
-    # The head has to know the size of what it flattens; an average has not.
-    side = input_size if head_pooling == "flatten" else None
-    images = keras.Input((side, side, 3), dtype="float32", name="image")
-    mean, divisor, turned = PREPROCESSING[preprocessing]
-    x = Standardize(
-        mean, divisor, turned=turned, dtype=policy, name="standardize"
-    )(images)
-    for block, (depth, base) in enumerate(BLOCKS, start=1):
-        filters = max(1, round(base * width))
-        if block == 1 and stem_filters:
-            filters = stem_filters
-        for conv in range(1, depth + 1):
-            x = convolution(x, filters, f"block{block}_conv{conv}")
-        x = pools[pooling](
-            2,
-            padding="same" if odd_maps else "valid",
-            dtype=policy,
-            name=f"block{block}_pool",
-        )(x)
+
+def _pool_features(
+    x: keras.KerasTensor, head_pooling: str, policy: keras.DTypePolicy
+) -> keras.KerasTensor:
+    """Reduces the last feature map, [b, h, w, c], to [b, f] features."""
     if head_pooling == "flatten":
-        x = keras.layers.Flatten(dtype=policy, name=_FEATURES)(x)
-    else:
-        # In float32: a mean over many pixels.
-        x = keras.layers.GlobalAveragePooling2D(
-            dtype="float32", name=_FEATURES
-        )(x)
+        return keras.layers.Flatten(dtype=policy, name=_FEATURES)(x)
+    # In float32, because it is a mean over many pixels.
+    return keras.layers.GlobalAveragePooling2D(dtype="float32", name=_FEATURES)(
+        x
+    )
+
+
+def _head(
+    features: keras.KerasTensor,
+    head_units: Sequence[int],
+    num_classes: int,
+    *,
+    dropout: float,
+    initializers: Initializers,
+    policy: keras.DTypePolicy,
+) -> tuple[keras.KerasTensor, keras.KerasTensor | None]:
+    """Adds the dense layers.
+
+    Args:
+      features: Input, [b, f].
+      head_units: Units of the dense ReLU layers before the logits.
+      num_classes: Number of logits, k.
+      dropout: Dropout rate, 0 to 1, exclusive.
+      initializers: Source of the initial weights.
+      policy: Data types of the layers.
+
+    Returns:
+      float32 [b, k] logits, and the input for dropout's random numbers, or
+      None.
+    """
 
     def dense(
         x: keras.KerasTensor, units: int, name: str, activation: str | None
@@ -178,48 +272,53 @@ def vgg16(
         return keras.layers.Dense(
             units,
             activation,
-            kernel_initializer=head_init(int(next(seeds))),
-            bias_initializer=bias_init(int(next(seeds)), x.shape[-1]),
+            **initializers.dense(fan_in=x.shape[-1]),
             dtype=policy,
             name=name,
         )(x)
 
-    widths = list(head_units) or [x.shape[-1]]
-    noise = keras.Input((sum(widths),), dtype="float32", name="noise")
+    x = features
+    dropped_units = list(head_units) or [features.shape[-1]]
+    noise = None
+    if dropout:
+        noise = keras.Input(
+            (sum(dropped_units),), dtype="float32", name="noise"
+        )
     used = 0
-    for number, width in enumerate(widths, start=1):
+    for number, units in enumerate(dropped_units, start=1):
         if head_units:
-            x = dense(x, width, f"fc{number}", "relu")
-        if dropout:
+            x = dense(x, units, f"fc{number}", "relu")
+        if noise is not None:
             x = Dropout(dropout, dtype=policy, name=f"dropout{number}")(
-                x, noise[:, used : used + width]
+                x, noise[:, used : used + units]
             )
-        used += width
-    logits = dense(x, NUM_CLASSES, "logits", None)
+        used += units
+    logits = dense(x, num_classes, "logits", None)
     logits = keras.layers.Activation("linear", dtype="float32", name="float32")(
         logits
     )
-    inputs = [images, noise] if dropout else images
-    return keras.Model(inputs, (logits, moments), name="vgg16")
+    return logits, noise
 
 
-def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Cuts a network in two that share its weights.
+def split_base_and_head(
+    network: keras.Model,
+) -> tuple[keras.Model, keras.Model]:
+    """Splits a network into two models that share its weights.
 
     Args:
-      model: as `vgg16` builds it, without batch normalization.
+      network: Network of `vgg16`, without batch normalization.
 
     Returns:
-      Base, from images to [b, f] features, and head, from those (and noise,
-      where there is dropout) to what `model` returns.
+      The base, from images to [b, f] features, and the head, from the features
+      (and the random numbers, if there is dropout) to the outputs of `network`.
     """
-    features = model.get_layer(_FEATURES).output
-    images, *noise = model.inputs
+    features = network.get_layer(_FEATURES).output
+    images, *noise = network.inputs
     base = keras.Model(images, features, name="base")
     inputs = [features, *noise] if noise else features
-    return base, keras.Model(inputs, (model.outputs[0], []), name="head")
+    return base, keras.Model(inputs, (network.outputs[0], []), name="head")
 
 
-def noise_width(model: keras.Model) -> int:
-    """Returns how many random numbers an image's dropout takes; 0: none."""
-    return model.inputs[1].shape[-1] if len(model.inputs) > 1 else 0
+def noise_width(network: keras.Model) -> int:
+    """Returns the random numbers that dropout takes per image, 0 if none."""
+    return network.inputs[1].shape[-1] if len(network.inputs) > 1 else 0

@@ -1,11 +1,11 @@
-"""Reads VGG16's convolutions from a weight file of Keras: tensors, no more.
+"""Pretrained weights of VGG16's convolutions, read from a Keras weight file.
 
     weights = load("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5")
     weights["block1_conv1/kernel"]          # float32 [3, 3, 3, 64]
 
-HDF5 can point outside itself, at any file that the process may read: links
-and data sets that do are refused, and so is all that has not VGG16's very
-names and shapes. Nothing in the file is executed or unpickled.
+HDF5 can refer to any other file that the process may read. Links and data sets
+that do are refused, and so is everything that does not have the names and
+shapes of VGG16. Nothing in the file is executed or unpickled.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from job import errors
-from job.model.spec import BLOCKS
+from job.model.spec import kernel_shapes
 from job.storage import download, files
 
 # keras.applications.vgg16: WEIGHTS_PATH_NO_TOP, and the md5 it checks.
@@ -32,62 +32,58 @@ _URL = (
 _MD5 = "6d6bbae143d832006294945121d1f1fc"
 _DOWNLOAD_SECONDS = 60
 
-# With its frame; the weights alone are 58,858,752 bytes.
-_MOST_BYTES = 2**28
+# Largest file that is read; the weights alone are 58,858,752 bytes.
+_MAX_BYTES = 2**28
 
 
-def layers() -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each convolution's kernel, by the layer's name."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    channels = 3
-    for block, (depth, filters) in enumerate(BLOCKS, start=1):
-        for conv in range(1, depth + 1):
-            shapes[f"block{block}_conv{conv}"] = (3, 3, channels, filters)
-            channels = filters
-    return shapes
-
-
-def load(source: str) -> dict[str, np.ndarray]:
+def load(source: str, *, max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     """Returns the weights that `config.model.weights` names.
 
     Args:
-      source: a path, gs://BUCKET/OBJECT, or imagenet, which is downloaded once
-        to the cache folder, $XDG_CACHE_HOME or ~/.cache.
+      source: Path of a file, gs://BUCKET/OBJECT, or imagenet, which is
+        downloaded once to the cache folder, $XDG_CACHE_HOME or ~/.cache.
+      max_bytes: Size of a file above which it is refused.
 
     Returns:
       float32 arrays: the kernel [3, 3, i, o] and bias [o] of each convolution,
       as block1_conv1/kernel and block1_conv1/bias.
 
     Raises:
-      DataError: the file cannot be had, or does not hold that and nothing else.
-      UnavailableError: it could not be had in time; a later try may succeed.
+      DataError: The file cannot be read, or its contents are not exactly that.
+      UnavailableError: It was not available in time; a retry may succeed.
     """
     if source == IMAGENET:
-        return parse(_imagenet(), "model.weights=imagenet")
+        return parse(
+            _imagenet(max_bytes), "model.weights=imagenet", max_bytes=max_bytes
+        )
     where = f"model.weights={source}"
     if source.startswith("gs://"):
-        content = download.fetch(source, most_bytes=_MOST_BYTES, what=where)
-        return parse(content, where)
-    try:
-        with open(os.path.expanduser(source), "rb") as file:
-            return parse(file.read(_MOST_BYTES + 1), where)
-    except OSError as error:
-        raise errors.DataError(
-            f"{where} cannot be read: {error.strerror}"
-        ) from None
+        content = download.fetch(source, most_bytes=max_bytes, what=where)
+    else:
+        try:
+            with open(os.path.expanduser(source), "rb") as file:
+                content = file.read(max_bytes + 1)
+        except OSError as error:
+            raise errors.DataError(
+                f"{where} cannot be read: {error.strerror}"
+            ) from None
+    return parse(content, where, max_bytes=max_bytes)
 
 
-def parse(content: bytes, where: str) -> dict[str, np.ndarray]:
+def parse(
+    content: bytes, where: str, *, max_bytes: int = _MAX_BYTES
+) -> dict[str, np.ndarray]:
     """Returns the weights in the bytes of a .h5 or .weights.h5 file.
 
     Args:
-      content: the file.
-      where: what errors call it.
+      content: Bytes of the file.
+      where: Name of the file in error messages.
+      max_bytes: Size above which the file is refused.
 
     Raises:
-      DataError: see `load`.
+      DataError: The contents are not exactly the weights; see `load`.
     """
-    if len(content) > _MOST_BYTES:
+    if len(content) > max_bytes:
         raise errors.DataError(
             f"{where} is larger than any VGG16 without its top"
         )
@@ -95,17 +91,17 @@ def parse(content: bytes, where: str) -> dict[str, np.ndarray]:
         with h5py.File(io.BytesIO(content), "r") as file:
             return _read(file, where)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        # h5py's own words go on for lines, and say nothing more to a person.
+        # The messages of h5py are long; their first line says enough.
         raise errors.DataError(
-            f"{where} is no whole HDF5 file of Keras' VGG16 without its top"
-            f" ({errors.first_line(error)})"
+            f"{where} is not an intact HDF5 file of Keras' VGG16 without its"
+            f" top ({errors.first_line(error)})"
         ) from None
 
 
 def _read(file: h5py.File, where: str) -> dict[str, np.ndarray]:
     found = _datasets(file, where)
     weights = {}
-    for number, (layer, shape) in enumerate(layers().items()):
+    for number, (layer, shape) in enumerate(kernel_shapes().items()):
         for kind, wanted in (("kernel", shape), ("bias", shape[-1:])):
             dataset = next(
                 (
@@ -137,21 +133,21 @@ def _read(file: h5py.File, where: str) -> dict[str, np.ndarray]:
 
 
 def _names(layer: str, kind: str, number: int) -> tuple[str, ...]:
-    """Returns what a weight is called in the formats that Keras has had."""
+    """Returns the names of a weight in all formats that Keras has used."""
     old = {"kernel": "W", "bias": "b"}[kind]
-    place = {"kernel": 0, "bias": 1}[kind]
+    index = {"kernel": 0, "bias": 1}[kind]
     convolution = f"conv2d_{number}" if number else "conv2d"
     return (
         f"{layer}/{layer}_{old}_1:0",  # Keras 1: keras.applications' file.
         f"{layer}/{layer}/{kind}:0",  # Keras 2, save_weights to .h5.
         f"model_weights/{layer}/{layer}/{kind}",  # Keras 3, save to .h5.
-        f"layers/{convolution}/vars/{place}",  # Keras 3, .weights.h5.
-        f"layers/{layer}/vars/{place}",
+        f"layers/{convolution}/vars/{index}",  # Keras 3, .weights.h5.
+        f"layers/{layer}/vars/{index}",
     )
 
 
 def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
-    """Returns all data sets by their path, having followed no link outside."""
+    """Returns all data sets by path, without following links."""
     found = {}
     groups: list[tuple[str, h5py.Group]] = [("", file)]
     seen = 0
@@ -164,8 +160,8 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
             path = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise errors.DataError(
-                    f"{where}: {path} is a link; only a file that holds all of"
-                    " its weights is read"
+                    f"{where}: {path} is a link; the file must contain all"
+                    " of its weights"
                 )
             entry = group[name]
             if isinstance(entry, h5py.Group):
@@ -173,14 +169,14 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
             elif isinstance(entry, h5py.Dataset):
                 if entry.external or entry.is_virtual:
                     raise errors.DataError(
-                        f"{where}: {path} lies in another file; only a file"
-                        " that holds all of its weights is read"
+                        f"{where}: {path} is stored in another file; the file"
+                        " must contain all of its weights"
                     )
                 found[path] = entry
     return found
 
 
-def _imagenet() -> bytes:
+def _imagenet(max_bytes: int) -> bytes:
     folder = pathlib.Path(
         os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     )
@@ -191,22 +187,23 @@ def _imagenet() -> bytes:
             return content
     try:
         with urllib.request.urlopen(_URL, timeout=_DOWNLOAD_SECONDS) as answer:
-            content = answer.read(_MOST_BYTES)
+            content = answer.read(max_bytes)
     except (OSError, urllib.error.URLError) as error:
-        passes = isinstance(error, urllib.error.HTTPError) and (
+        is_transient = isinstance(error, urllib.error.HTTPError) and (
             error.code == 429 or error.code >= 500
         )
-        kind = errors.UnavailableError if passes else errors.DataError
+        kind = errors.UnavailableError if is_transient else errors.DataError
         raise kind(
             f"model.weights=imagenet: {_URL} cannot be downloaded"
-            f" ({errors.first_line(error)}); give its path, once you have it"
+            f" ({errors.first_line(error)}). Fix: download it elsewhere and"
+            " give its path"
         ) from None
     if _md5(content) != _MD5:
         raise errors.DataError(
-            f"model.weights=imagenet: {_URL} gave {len(content)} bytes that"
-            f" have not the md5 {_MD5}"
+            f"model.weights=imagenet: the {len(content)} bytes from {_URL} do"
+            f" not have the md5 {_MD5}"
         )
-    # A cache that cannot be kept costs the next run a download.
+    # Without the cache the next run downloads the file again.
     with contextlib.suppress(OSError, errors.StorageError):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, content)

@@ -77,7 +77,7 @@ def evaluate_checkpoint(
         require_gpus=require_gpus,
     )
     data = build.load_data(config, poll)
-    state = build.create_state(config, strategy)
+    state = build.create_state(config, strategy, num_classes=data.num_classes)
     history = resume.restore_or_initialize(
         store.CheckpointStore(storage or workdir / CHECKPOINTS),
         state,
@@ -87,7 +87,9 @@ def evaluate_checkpoint(
     )
     if not history.step:
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")
-    evaluator = build.create_evaluator(config, strategy, data.test)
+    evaluator = build.create_evaluator(
+        config, strategy, data.test, num_classes=data.num_classes
+    )
     scores = evaluator(state.evaluated(), tta=True, poll=poll)
     figures = dataclasses.asdict(scores)
     del figures["logits"]

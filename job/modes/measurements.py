@@ -33,6 +33,7 @@ from job.config import serialization
 from job.data import pipeline
 from job.data.dataset import Dataset, Split
 from job.distribute import strategy as strategy_lib
+from job.distribute.workers import Workers
 from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
@@ -40,7 +41,7 @@ from job.storage import Storage, disk
 from job.storage.workdir import CHECKPOINTS
 from job.supervision.preemption import StopRequest
 from job.training.history import History
-from job.training.loop import Evaluation, Loop, Training
+from job.training.loop import Loop, Training
 from job.training.plan import Plan
 from job.training.state import TrainState
 from job.training.supervisor import Supervisor
@@ -125,8 +126,8 @@ def measure(
     start = time.perf_counter()
     strategy = build.create_strategy(config)
     data = build.load_data(config)
-    plan = Plan.create(config, num_images=len(data.train))
-    state = build.create_state(config, strategy)
+    plan = build.create_plan(config, len(data.train))
+    state = build.create_state(config, strategy, num_classes=data.num_classes)
     # The features of a frozen base are computed before the steps, as in a run.
     inputs, network = build.prepare_inputs(
         config, data.train, state, plan, stop.check
@@ -214,7 +215,7 @@ def _create_loop(
         ),
         state,
         training,
-        Evaluation(build.create_evaluator(config, strategy, data.test)),
+        build.create_evaluation(config, strategy, data, Workers()),
         saver,
         History(serialization.flatten(config), data.checksum()),
         Reporter(

@@ -1,6 +1,6 @@
-"""Scores images: in float32, every image exactly once.
+"""Evaluation of a split: in float32, every image exactly once.
 
-The last batch is filled up, and what fills it counts for nothing.
+The last batch is filled up; a mask removes the filling from the scores.
 
     evaluator = Evaluator(strategy, split, network, resize, ...)
     scores = evaluator(state.evaluated())
@@ -15,17 +15,16 @@ import numpy as np
 import tensorflow as tf
 
 from job.data import pipeline
-from job.data.dataset import NUM_CLASSES, Split
+from job.data.dataset import Split
 from job.model.resize import Resize
 from job.output.results import Scores
 
-# A call scores so many batches as fit into these seconds, so that a wish to
-# stop is heard soon.
+# Duration of a call, so that a request to stop is noticed soon.
 _CALL_SECONDS = 1.0
 
 
 class Evaluator:
-    """Scores one split with whatever weights it is given."""
+    """Evaluates any weights on one split."""
 
     def __init__(
         self,
@@ -35,22 +34,23 @@ class Evaluator:
         resize: Resize,
         *,
         global_batch_size: int,
-        agree: Callable[[int], int] = lambda group: group,
+        broadcast_batch_count: Callable[[int], int] = lambda count: count,
     ) -> None:
         """Prepares the pipeline; nothing is computed yet.
 
         Args:
-          strategy: over whose replicas a batch is split.
-          split: the images to score.
-          model: as `model.vgg16` builds it, in float32, under `strategy`'s
-            scope; its weights are overwritten.
-          resize: what is done to images before; see `job.resize`.
-          global_batch_size: images a step, a multiple of the replicas.
-          agree: on the size of the next group of batches, among workers.
+          strategy: Strategy over whose replicas a batch is split.
+          split: Images and labels.
+          model: Network of `vgg.vgg16`, in float32, created under the scope of
+            `strategy`. Its weights are overwritten.
+          resize: Scaling of the images before the network; see `model.resize`.
+          global_batch_size: Images per step, a multiple of the replicas.
+          broadcast_batch_count: Function from this worker's number of batches
+            for the next call to the number that all workers use.
         """
         self._strategy = strategy
         self._count = len(split)
-        self._agree = agree
+        self._broadcast_batch_count = broadcast_batch_count
         self._model = model
         self._resize = resize
         self._variables = [
@@ -58,7 +58,7 @@ class Evaluator:
             for v in model.trainable_variables + model.non_trainable_variables
         ]
         self._steps = pipeline.eval_steps(len(split), global_batch_size)
-        # Endless, and a whole number of evaluations long when it repeats.
+        # It repeats without end, after a full evaluation each time.
         self._create_batches = lambda own: pipeline.eval_batches(
             split,
             global_batch_size=global_batch_size,
@@ -75,18 +75,18 @@ class Evaluator:
         tta: bool = False,
         poll: Callable[[], None] = lambda: None,
     ) -> Scores:
-        """Scores all images.
+        """Evaluates weights on all images.
 
         Args:
-          weights: trainable variables, then running moments, as
+          weights: Trainable variables, then moving statistics, as
             `TrainState.evaluated` returns them.
-          tta: look at each mirror image too, at twice the cost.
-          poll: called between two groups of batches, about each second; what
-            it raises ends the evaluation.
+          tta: Whether to score the flipped images too, at twice the cost.
+          poll: Called about every second. An exception that it raises ends the
+            evaluation.
         """
         for variable, weight in zip(self._variables, weights, strict=True):
             variable.assign(weight.read_value())
-        # Only a whole evaluation leaves the iterator where the next may begin.
+        # Only a complete evaluation leaves the iterator at the first image.
         batches = self._batches or pipeline.distribute(
             self._strategy, self._create_batches
         )
@@ -96,7 +96,7 @@ class Evaluator:
         done, group = 0, 1
         while done < self._steps:
             poll()
-            group = self._agree(min(group, self._steps - done))
+            group = self._broadcast_batch_count(min(group, self._steps - done))
             start = time.perf_counter()
             sums, logits = self._sums(batches, sums, tf.constant(group), tta)
             parts.append(logits.numpy())  # Waits for the device.
@@ -123,11 +123,19 @@ class Evaluator:
         steps: tf.Tensor,
         tta: bool,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Adds `steps` batches to the float32 [4] sums, in order.
+        """Adds the scores of some batches, in order.
+
+        Args:
+          batches: Iterator over batches.
+          sums: float32 [4], sums of loss, correct predictions, correct
+            predictions with flips, and images.
+          steps: int32 [], number of batches.
+          tta: Whether to score the flipped images too.
 
         Returns:
-          The sums, and the batches' float32 [n, 10] logits, without mirrors.
+          The sums, and the float32 [n, k] logits of the batches, without flips.
         """
+        num_classes = self._model.outputs[0].shape[-1]
 
         def score(batch: pipeline.EvalBatch) -> tuple[tf.Tensor, tf.Tensor]:
             logits = self._logits(batch.image)
@@ -136,20 +144,20 @@ class Evaluator:
             )
             both = logits
             if tta:
-                mirrored = tf.reverse(batch.image, axis=[2])
-                both = logits + self._logits(mirrored)
+                flipped = tf.reverse(batch.image, axis=[2])
+                both = logits + self._logits(flipped)
             parts = [
                 loss * batch.mask,
                 _correct(logits, batch.label) * batch.mask,
                 _correct(both, batch.label) * batch.mask,
                 batch.mask,
             ]
-            # The others' rows are zeros: their sum is the batch, in its order,
-            # on any number of workers.
+            # The rows of the other replicas are zeros: the sum is the batch in
+            # its order, on any number of workers.
             context = tf.distribute.get_replica_context()
             before = logits.shape[0] * context.replica_id_in_sync_group
-            behind = logits.shape[0] * (context.num_replicas_in_sync - 1)
-            rows = [[before, behind - before], [0, 0]]
+            others = logits.shape[0] * (context.num_replicas_in_sync - 1)
+            rows = [[before, others - before], [0, 0]]
             return (
                 tf.reduce_sum(tf.stack(parts), axis=1),
                 tf.pad(logits, rows),
@@ -174,7 +182,7 @@ class Evaluator:
                 tf.constant(0),
                 sums,
                 tf.TensorArray(
-                    tf.float32, steps, element_shape=[None, NUM_CLASSES]
+                    tf.float32, steps, element_shape=[None, num_classes]
                 ),
             ),
             parallel_iterations=1,

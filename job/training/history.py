@@ -1,8 +1,8 @@
-"""What a run knows of its earlier starts, and hands on to later ones.
+"""Metadata of a run that its checkpoints keep.
 
 history = History(fields, data_crc32c, step=40, resumes=1)
 history.begin(replicas=1, train_steps=100)
-history.to_manifest(60, 1, record)       # a checkpoint's `run` part
+history.to_manifest(60, 1, record)       # the `run` part of a checkpoint
 """
 
 import copy
@@ -18,34 +18,37 @@ from absl import logging
 
 from job.config import resume
 
-# Where a manifest says how good a checkpoint is: accuracy on a held-out slice.
+# Key of the held-out accuracy in the metadata of a checkpoint.
 BEST_BY = "validation_accuracy"
 
-# So many starts are remembered.
+# Number of starts that are kept.
 _MAX_STARTS = 100
 
 
 @dataclasses.dataclass
 class History:
-    """What a run knows of its earlier starts; a checkpoint's `run` part.
+    """Metadata of a run; the `run` part of a checkpoint.
 
     Attributes:
-      fields: the flattened config.
-      data_crc32c: of the training split.
-      step: steps done when this start began.
-      resumes: how often the run went on from a checkpoint.
-      train_seconds: in the loop, over all starts, as far as it was saved.
-      compile_seconds: of the newest start: of each phase's first call, less its
-        steps.
-      rollbacks: for each, the step that was bad, the step it went back to, and
-        the learning rate's factor from there on.
-      starts: what each start ran on, and from which step; the newest last.
-      record: the lines of metrics.jsonl when it was saved; None: unknown.
-      validation: step and accuracy, 0 to 1, of the newest evaluation on a
+      fields: The flattened config.
+      data_crc32c: Checksum of the training split.
+      step: Steps done when this start began.
+      resumes: Number of resumes from a checkpoint.
+      train_seconds: Seconds in the loop over all starts, as far as they were
+        saved.
+      compile_seconds: Seconds of compilation of the newest start: the first
+        call of each phase, without its steps.
+      rollbacks: For each rollback the step that was bad, the step of the
+        checkpoint, and the learning rate factor from there on.
+      starts: For each start its hardware, versions and first step; the newest
+        is the last.
+      record: Lines of metrics.jsonl at the time of the checkpoint; None if
+        they are unknown.
+      validation: Step and accuracy, 0 to 1, of the newest evaluation on a
         held-out slice.
     """
 
-    # What a checkpoint must say of its run, for a later start.
+    # Keys that a checkpoint must have for a resume.
     KEYS: ClassVar[frozenset[str]] = frozenset(
         [
             "config",
@@ -69,7 +72,12 @@ class History:
     validation: tuple[int, float] | None = None
 
     def begin(self, replicas: int, train_steps: int) -> None:
-        """Notes what this start is, and logs what is not as before."""
+        """Adds this start, and logs the differences from the one before.
+
+        Args:
+          replicas: Number of replicas.
+          train_steps: Steps of the whole run.
+        """
         now = datetime.datetime.now(datetime.UTC)
         start = {
             "step": self.step,
@@ -95,16 +103,21 @@ class History:
         self.starts = [*self.starts[1 - _MAX_STARTS :], start]
 
     def planned_steps(self) -> list[int]:
-        """Returns for how many steps the run was meant, at first and since."""
+        """Returns the planned lengths of the run, in steps, oldest first."""
         planned = [s["train_steps"] for s in self.starts if "train_steps" in s]
         return [steps for steps, _ in itertools.groupby(planned)]
 
     def to_manifest(
         self, step: int, replicas: int, record: list[str]
     ) -> dict[str, Any]:
-        """Returns the manifest's `run` for a checkpoint of `step`.
+        """Returns the `run` part of a checkpoint.
 
-        Whatever changes later is copied: it is written by another thread.
+        Whatever changes later is copied, because another thread writes it.
+
+        Args:
+          step: Step of the checkpoint.
+          replicas: Number of replicas.
+          record: Lines of metrics.jsonl.
         """
         scored, accuracy = self.validation or (None, None)
         return {

@@ -304,7 +304,7 @@ class Loop:
             if len(self.plan.phases) > 1:
                 self._reporter.message(
                     f"from step {phase.first_step}: {phase.input_size} px,"
-                    f" training {', '.join(sorted(phase.open_blocks))}"
+                    f" training {', '.join(sorted(phase.trainable_blocks))}"
                 )
         return self.train_steps
 

@@ -1,6 +1,6 @@
-"""The rate of each step, and what a step does to the weights.
+"""Learning rate schedule, SGD, Adam and averaging of the weights.
 
-Plain functions: the variables belong to `state`, the order to `step`.
+Plain functions of tensors: `state` has the variables, `update` the order.
 
     learning_rate = create_learning_rate_fn(peak=0.4, ...)
     learning_rate(step)                     # float32 []
@@ -21,29 +21,30 @@ def create_learning_rate_fn(
     """Returns the learning rate as a function of the step.
 
     Args:
-      peak: the rate when the warm-up is over.
-      schedule: after it: constant; linear: straight to 0; or cosine: half a
-        wave to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983).
-      train_steps: steps of the run; 0 is reached after the last one.
-      warmup_steps: steps of straight climb; the first one has peak / steps.
+      peak: Learning rate at the end of the warm-up.
+      schedule: Decay after the warm-up: constant, linear (to 0), or cosine
+        (half a wave to 0; Loshchilov & Hutter 2017, arXiv:1608.03983).
+      train_steps: Steps of the run. The learning rate is 0 after the last one.
+      warmup_steps: Steps of linear warm-up. The first step has
+        peak / warmup_steps.
 
     Returns:
-      int64 [] step, from 0 -> float32 [] rate.
+      int64 [] step, from 0 -> float32 [] learning rate.
     """
     warmup_steps = min(warmup_steps, train_steps)
 
     def learning_rate(step: tf.Tensor) -> tf.Tensor:
         step = tf.cast(step, tf.float32)
-        climbed = (step + 1) / max(1, warmup_steps)
-        left = (train_steps - step) / max(1, train_steps - warmup_steps)
-        left = tf.clip_by_value(left, 0.0, 1.0)
+        warmup = (step + 1) / max(1, warmup_steps)
+        remaining = (train_steps - step) / max(1, train_steps - warmup_steps)
+        remaining = tf.clip_by_value(remaining, 0.0, 1.0)
         if schedule == "linear":
-            factor = left
+            factor = remaining
         elif schedule == "cosine":
-            factor = 0.5 - 0.5 * tf.cos(math.pi * left)
+            factor = 0.5 - 0.5 * tf.cos(math.pi * remaining)
         else:
-            factor = tf.ones_like(left)
-        return peak * tf.where(step < warmup_steps, climbed, factor)
+            factor = tf.ones_like(remaining)
+        return peak * tf.where(step < warmup_steps, warmup, factor)
 
     return learning_rate
 
@@ -59,7 +60,7 @@ def sgd_update(
 ) -> None:
     """SGD with Nesterov momentum and coupled weight decay, in place.
 
-    As `torch.optim.SGD(nesterov=True)` does it: with g = gradient + decay * w,
+    Equal to `torch.optim.SGD(nesterov=True)`: with g = gradient + decay * w,
     buffer = momentum * buffer + g, then w -= rate * (g + momentum * buffer).
 
     Args:
@@ -67,8 +68,8 @@ def sgd_update(
       momentum_buffer: float32, of the same shape, zeros at first.
       gradient: float32, of the same shape.
       learning_rate: float32 [].
-      momentum: 0 to 1, exclusive; 0.0 is plain SGD.
-      weight_decay: times the weight, added to the gradient.
+      momentum: Momentum, 0 to 1, exclusive. 0.0 is plain SGD.
+      weight_decay: Coefficient of the weight that is added to the gradient.
     """
     if weight_decay:
         gradient += weight_decay * weight
@@ -82,7 +83,7 @@ def sgd_update(
     )
 
 
-# What Keras and the paper have.
+# Defaults of Keras and of the paper.
 ADAM_BETA_2 = 0.999
 ADAM_EPSILON = 1e-7
 
@@ -101,18 +102,19 @@ def adam_update(
     """Adam (Kingma & Ba 2015, arXiv:1412.6980), in place.
 
     Weight decay is decoupled (AdamW; Loshchilov & Hutter 2019,
-    arXiv:1711.05101): w -= rate * decay * w, beside Adam's own step.
+    arXiv:1711.05101): w -= rate * decay * w, in addition to the step of Adam.
 
     Args:
       weight: float32, any shape.
       first_moment: float32, of the same shape, zeros at first.
-      second_moment: likewise.
+      second_moment: float32, of the same shape, zeros at first.
       gradient: float32, of the same shape.
       learning_rate: float32 [].
-      momentum: beta 1, 0 to 1, exclusive; beta 2 is `ADAM_BETA_2`.
-      weight_decay: times the rate and the weight, taken off.
-      step: int64 [], updates of this weight before this one; the moments'
-        start at 0 is corrected by it.
+      momentum: Beta 1, 0 to 1, exclusive; beta 2 is `ADAM_BETA_2`.
+      weight_decay: Coefficient of the weight that is subtracted, times the
+        learning rate.
+      step: int64 [], earlier updates of this weight, for the bias correction of
+        the moments.
     """
     if weight_decay:
         weight.assign_sub(learning_rate * weight_decay * weight)
@@ -131,19 +133,32 @@ def adam_update(
     )
 
 
-def ema_kept(step: tf.Tensor, *, decay: float) -> tf.Tensor:
-    """Returns the share, float32 [], 0 to 1, that an average keeps of itself.
+def ema_decay(step: tf.Tensor, *, decay: float) -> tf.Tensor:
+    """Returns the decay of an average at a step, with warm-up.
 
-    It grows with the step, (1 + step) / (10 + step), until it is `decay`: so
-    the start is soon forgotten, as in
-    `tf.train.ExponentialMovingAverage(num_updates=step)`.
+    It is (1 + step) / (10 + step) until it reaches `decay`, as in
+    `tf.train.ExponentialMovingAverage(num_updates=step)`, so that the average
+    forgets the initial weights quickly.
+
+    Args:
+      step: int64 [], from 0.
+      decay: Final decay, 0 to 1, exclusive.
+
+    Returns:
+      float32 [], 0 to 1.
     """
     t = tf.cast(step, tf.float32)
     return tf.minimum(decay, (1 + t) / (10 + t))
 
 
 def ema_update(
-    average: tf.Variable, value: tf.Tensor, *, kept: tf.Tensor
+    average: tf.Variable, value: tf.Tensor, *, decay: tf.Tensor
 ) -> None:
-    """Moves an average towards a value, in place; see `ema_kept`."""
-    average.assign_sub((1 - kept) * (average - value))
+    """Moves an average towards a value, in place.
+
+    Args:
+      average: float32, any shape.
+      value: float32, of the same shape.
+      decay: float32 [], fraction of the average that is kept; see `ema_decay`.
+    """
+    average.assign_sub((1 - decay) * (average - value))

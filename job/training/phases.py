@@ -1,19 +1,20 @@
-"""What changes in the course of a run: which blocks train, at which size.
+"""Phases of a run: which blocks train, at which image size.
 
-A run is cut into phases at the steps where that changes; each has a compiled
-step of its own, so a frozen block costs no backward pass and a small image no
-more than its size.
+A run is divided into phases at the steps where either of them changes. Each
+phase has a compiled step of its own, so a frozen block has no backward pass and
+a small image costs no more than its size.
 
-    groups = create_groups(unfreeze_epochs, ...)       # a block's own schedule
+    groups = create_groups(unfreeze_epochs, ...)       # schedule of each block
     phases = create_phases(groups, sizes=(64,), until=(500,), final_size=128)
-    phases[0].open_blocks                             # {"head", "block5"}
+    phases[0].trainable_blocks                         # {"head", "block5"}
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from job.model import flops
 from job.model.spec import BLOCK_NAMES, HEAD
@@ -21,99 +22,61 @@ from job.model.spec import BLOCK_NAMES, HEAD
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """How the weights of one block, or of the head, are trained.
+    """Training schedule of the variables of one block, or of the head.
 
     Attributes:
-      opens: the step at which it begins to train; None: it stays frozen.
-      scale: times the schedule's rate.
-      warmup_steps: of a straight climb from 0 after `opens`.
+      unfreeze_step: Step at which it begins to train. If None, it stays frozen.
+      learning_rate_scale: Multiplier of the scheduled learning rate.
+      warmup_steps: Steps of linear warm-up after `unfreeze_step`.
     """
 
-    opens: int | None = 0
-    scale: float = 1.0
+    unfreeze_step: int | None = 0
+    learning_rate_scale: float = 1.0
     warmup_steps: int = 0
 
-    def rate(self, rate: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """Returns this group's learning rate.
+    def learning_rate(self, scheduled: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        """Returns the learning rate of this group, float32 [].
 
         Args:
-          rate: float32 [], the schedule's.
-          step: int64 [], `opens` or later.
+          scheduled: float32 [], learning rate of the schedule.
+          step: int64 [], `unfreeze_step` or later.
         """
-        if self.scale != 1.0:
-            rate *= self.scale
+        rate = scheduled
+        if self.learning_rate_scale != 1.0:
+            rate *= self.learning_rate_scale
         if self.warmup_steps:
-            since = tf.cast(step - (self.opens or 0) + 1, tf.float32)
+            since = tf.cast(step - (self.unfreeze_step or 0) + 1, tf.float32)
             rate *= tf.minimum(1.0, since / self.warmup_steps)
         return rate
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A part of a run for which one compiled step suffices.
+    """Part of a run that one compiled step serves.
 
     Attributes:
-      first_step: where it begins.
-      input_size: side of the images that the network sees, in pixels.
-      open_blocks: those that train; HEAD is always one of them.
+      first_step: Step at which it begins.
+      input_size: Height and width of the network's input in pixels.
+      trainable_blocks: Blocks that train; HEAD is always one of them.
     """
 
     first_step: int
     input_size: int
-    open_blocks: frozenset[str]
+    trainable_blocks: frozenset[str]
 
 
-def gflop(network: keras.Model, phase: Phase) -> tuple[float, float]:
-    """Returns what an image costs in a phase, in 10^9 operations.
-
-    Args:
-      network: as `model.vgg16` builds it.
-      phase: says how large images are, and down to where the gradient goes.
-
-    Returns:
-      Forward alone; and forward and backward: twice forward for each open
-      block, towards its weights and towards its input. (The gradient towards
-      the input of the lowest open layer is not computed; it is little, and is
-      left in.)
-    """
-    costs = flops.gflop(network, phase.input_size)
-    forward = sum(costs.values())
-    backward = sum(2 * costs[block] for block in phase.open_blocks)
-    return forward, forward + backward
-
-
-def train_tflop(
-    network: keras.Model,
-    phases: Sequence[Phase],
-    *,
-    train_steps: int,
-    global_batch_size: int,
-    extracted: int = 0,
-) -> float:
-    """Returns what a whole training costs, in 10^12 operations.
+def phase_steps(
+    phases: Sequence[Phase], train_steps: int
+) -> Iterator[tuple[int, Phase]]:
+    """Yields the number of steps of each phase, and the phase.
 
     Args:
-      network: as `model.vgg16` builds it.
-      phases: of the run.
-      train_steps: of the run.
-      global_batch_size: images a step.
-      extracted: where only the head trains, on features: of how many images
-        they were computed, once; else 0.
+      phases: Phases of the run, in order.
+      train_steps: Number of steps of the run. A later phase has 0.
     """
-    if extracted:
-        size = phases[-1].input_size
-        head = 3 * flops.gflop(network, size)[HEAD]
-        once = gflop(network, phases[-1])[0]
-        heads = train_steps * global_batch_size * head
-        return (extracted * once + heads) / 1e3
     ends = [phase.first_step for phase in phases[1:]] + [train_steps]
-    return sum(
-        max(0, min(end, train_steps) - phase.first_step)
-        * global_batch_size
-        * gflop(network, phase)[1]
-        / 1e3
-        for phase, end in zip(phases, ends, strict=True)
-    )
+    for phase, end in zip(phases, ends, strict=True):
+        yield max(0, min(end, train_steps) - phase.first_step), phase
 
 
 def create_groups(
@@ -123,22 +86,26 @@ def create_groups(
     warmup_epochs: float,
     steps: Callable[[float], int],
 ) -> dict[str, Group]:
-    """Returns how each block and the head are trained.
+    """Returns the training schedule of each block and of the head.
 
     Args:
-      unfreeze_epochs: when each block opens; infinity: never.
-      layer_decay: a block's rate, times that of the next one towards the
-        output.
-      warmup_epochs: of each block that opens after the start.
-      steps: converts epochs above 0 into steps.
+      unfreeze_epochs: Epoch at which each block begins to train; infinity if it
+        stays frozen.
+      layer_decay: Ratio of a block's learning rate to that of the next block
+        towards the output.
+      warmup_epochs: Epochs of warm-up of each block that begins to train after
+        the start of the run.
+      steps: Function that converts epochs above 0 into steps.
     """
     groups = {HEAD: Group()}
     for depth, block in enumerate(reversed(BLOCK_NAMES), start=1):
         epoch = unfreeze_epochs[block]
-        opens = None if epoch == float("inf") else steps(epoch) if epoch else 0
-        # The schedule's own warm-up serves what is open from the start.
-        warmup = steps(warmup_epochs) if warmup_epochs and opens else 0
-        groups[block] = Group(opens, layer_decay**depth, warmup)
+        unfreeze_step = None
+        if epoch != float("inf"):
+            unfreeze_step = steps(epoch) if epoch else 0
+        # The warm-up of the schedule covers blocks that train from the start.
+        warmup = steps(warmup_epochs) if warmup_epochs and unfreeze_step else 0
+        groups[block] = Group(unfreeze_step, layer_decay**depth, warmup)
     return groups
 
 
@@ -149,25 +116,81 @@ def create_phases(
     until: Sequence[int],
     final_size: int,
 ) -> tuple[Phase, ...]:
-    """Cuts a run where a block opens or the size changes.
+    """Divides a run where a block begins to train or the image size changes.
 
     Args:
-      groups: see `create_groups`.
-      sizes: of the images before the final size, in turn.
-      until: for each of them, the step at which it ends, ascending.
-      final_size: from the last of these steps on.
+      groups: Training schedules; see `create_groups`.
+      sizes: Image sizes before the final one, in pixels, in order.
+      until: Step at which each of these sizes ends, ascending.
+      final_size: Image size after the last of these steps, in pixels.
     """
-    opens = {g.opens for g in groups.values() if g.opens is not None}
+    unfreeze_steps = {
+        group.unfreeze_step
+        for group in groups.values()
+        if group.unfreeze_step is not None
+    }
     phases = []
-    for start in sorted({0, *opens, *until}):
+    for start in sorted({0, *unfreeze_steps, *until}):
         size = next(
             (s for s, end in zip(sizes, until, strict=True) if start < end),
             final_size,
         )
-        trained = frozenset(
+        trainable_blocks = frozenset(
             block
             for block, group in groups.items()
-            if group.opens is not None and group.opens <= start
+            if group.unfreeze_step is not None and group.unfreeze_step <= start
         )
-        phases.append(Phase(start, size, trained))
+        phases.append(Phase(start, size, trainable_blocks))
     return tuple(phases)
+
+
+def log_costs(network: keras.Model, phases: Sequence[Phase]) -> None:
+    """Logs the cost of an image in each phase: forward, and training."""
+    for phase in phases:
+        cost = flops.image_gflop(
+            network, phase.input_size, phase.trainable_blocks
+        )
+        logging.info(
+            "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
+            " trained",
+            phase.first_step,
+            phase.input_size,
+            cost.forward,
+            cost.train,
+        )
+
+
+def train_tflop(
+    network: keras.Model,
+    phases: Sequence[Phase],
+    *,
+    train_steps: int,
+    global_batch_size: int,
+    num_features: int = 0,
+) -> float:
+    """Returns the cost of the first steps of a run, in 10^12 operations.
+
+    Args:
+      network: The whole network.
+      phases: Phases of the run.
+      train_steps: Number of steps.
+      global_batch_size: Images per step, over all replicas.
+      num_features: Number of images whose features the head is trained on. If
+        0, the network is trained on images.
+    """
+    if num_features:
+        return flops.features_train_tflop(
+            network,
+            size=phases[-1].input_size,
+            num_images=num_features,
+            train_steps=train_steps,
+            global_batch_size=global_batch_size,
+        )
+    return flops.train_tflop(
+        network,
+        [
+            (count, phase.input_size, phase.trainable_blocks)
+            for count, phase in phase_steps(phases, train_steps)
+        ],
+        global_batch_size=global_batch_size,
+    )

@@ -1,37 +1,38 @@
-"""When what is due, in steps: epochs are converted once, and here only.
+"""Plan of a run in steps; epochs are converted to steps here only.
 
-plan = Plan.create(config, num_images=50_000)
-plan.steps_to_boundary(done)       # until something is due
+plan = create_plan(num_images=50_000, global_batch_size=512, ...)
+plan.steps_to_boundary(done)       # steps until something is due
 """
 
 import dataclasses
-
-import ml_collections
+from collections.abc import Iterator, Mapping, Sequence
 
 from job.training import optimizer
 from job.training import phases as phases_lib
 
-# Between two checkpoints whose cadence is left to us: an epoch may take half a
-# second, and what is saved so often is not worth its time.
-_SAVE_SECONDS = 30.0
+# Least time between two checkpoints if no number of steps is set: an epoch may
+# take half a second, and saving that often would slow training down.
+CHECKPOINT_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A config's cadences, in steps.
+    """Length, intervals, learning rate and phases of a run, in steps.
 
     Attributes:
-      train_steps: of the whole run.
-      num_images: images in the training split.
-      global_batch_size: images a step.
-      log_every_steps: between two lines of the record.
-      evaluate_every_steps: between two evaluations; 0: at the end only.
-      checkpoint_every_steps: between two checkpoints.
-      checkpoint_seconds: between two checkpoints, at least.
-      steps_per_call: of the compiled loop; 0: as many as fit its time.
-      learning_rate: as a function of the step.
-      groups: how each block's rate differs from it.
-      phases: of the run, each with a compiled step of its own.
+      train_steps: Steps of the whole run.
+      num_images: Images in the training split.
+      global_batch_size: Images per step, over all replicas.
+      log_every_steps: Steps between two lines of the metrics log.
+      evaluate_every_steps: Steps between two evaluations. If 0, only at the
+        end.
+      checkpoint_every_steps: Steps between two checkpoints.
+      checkpoint_seconds: Least seconds between two checkpoints.
+      steps_per_call: Steps per call of the compiled loop. If 0, as many as fit
+        into its time.
+      learning_rate: Learning rate as a function of the step.
+      groups: Training schedule of each block and of the head.
+      phases: Phases of the run, each with a compiled step of its own.
     """
 
     train_steps: int
@@ -46,70 +47,148 @@ class Plan:
     groups: dict[str, phases_lib.Group]
     phases: tuple[phases_lib.Phase, ...]
 
-    @classmethod
-    def create(
-        cls, config: ml_collections.ConfigDict, *, num_images: int
-    ) -> "Plan":
-        """Converts epochs into steps, once and here only."""
-
-        def steps(epochs: float) -> int:
-            return max(1, round(epochs * num_images / config.global_batch_size))
-
-        train_steps = config.steps or steps(config.epochs)
-        warmup = config.optimizer.warmup_epochs
-        every_epochs = config.evaluate.every_epochs
-        groups = phases_lib.create_groups(
-            config.transfer.unfreeze_epochs,
-            layer_decay=config.transfer.layer_decay,
-            warmup_epochs=config.transfer.warmup_epochs,
-            steps=steps,
-        )
-        return cls(
-            train_steps=train_steps,
-            num_images=num_images,
-            global_batch_size=config.global_batch_size,
-            log_every_steps=config.log_every_steps,
-            evaluate_every_steps=steps(every_epochs) if every_epochs else 0,
-            checkpoint_every_steps=config.checkpoint.every_steps or steps(1.0),
-            checkpoint_seconds=(
-                0.0 if config.checkpoint.every_steps else _SAVE_SECONDS
-            ),
-            steps_per_call=config.steps_per_loop,
-            learning_rate=optimizer.create_learning_rate_fn(
-                peak=config.optimizer.peak_learning_rate,
-                schedule=config.optimizer.schedule,
-                train_steps=train_steps,
-                warmup_steps=steps(warmup) if warmup else 0,
-            ),
-            groups=groups,
-            phases=phases_lib.create_phases(
-                groups,
-                sizes=config.model.progressive_sizes,
-                until=[steps(e) for e in config.model.progressive_epochs],
-                final_size=config.model.input_size,
-            ),
-        )
-
     def epoch(self, done: int) -> float:
-        """Returns how many epochs `done` steps are."""
+        """Returns the epochs that `done` steps are."""
         return round(done * self.global_batch_size / self.num_images, 4)
 
     def due(self, every: int, done: int) -> bool:
-        """Says whether something that comes round every so often is due."""
+        """Returns whether an action with an interval is due.
+
+        Args:
+          every: Interval in steps. If 0, it is due after the last step only.
+          done: Number of steps done.
+        """
         return done == self.train_steps or bool(every and done % every == 0)
 
     def steps_to_boundary(self, done: int) -> int:
-        """Returns how many steps there are until something is due."""
-        cadences = (
+        """Returns the steps until an action is due or a phase begins."""
+        intervals = (
             self.log_every_steps,
             self.evaluate_every_steps,
             self.checkpoint_every_steps,
         )
-        ahead = [every - done % every for every in cadences if every]
+        remaining = [every - done % every for every in intervals if every]
         starts = [phase.first_step - done for phase in self.phases]
-        ahead += [start for start in starts if start > 0]
-        return min([*ahead, self.train_steps - done])
+        remaining += [start for start in starts if start > 0]
+        return min([*remaining, self.train_steps - done])
 
     def phase(self, done: int) -> phases_lib.Phase:
-        """Returns the phase to which the step after `done` steps belongs."""
+        """Returns the phase of the step that follows `done` steps."""
         return [p for p in self.phases if p.first_step <= done][-1]
+
+
+def create_plan(
+    *,
+    num_images: int,
+    global_batch_size: int,
+    epochs: float,
+    steps: int,
+    peak_learning_rate: float,
+    schedule: str,
+    warmup_epochs: float,
+    unfreeze_epochs: Mapping[str, float],
+    layer_decay: float,
+    unfreeze_warmup_epochs: float,
+    input_size: int,
+    progressive_sizes: Sequence[int] = (),
+    progressive_epochs: Sequence[float] = (),
+    log_every_steps: int,
+    evaluate_every_epochs: float,
+    checkpoint_every_steps: int,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    steps_per_call: int = 0,
+) -> Plan:
+    """Converts epochs to steps, each to 1 step at least.
+
+    Args:
+      num_images: Images in the training split.
+      global_batch_size: Images per step, over all replicas.
+      epochs: Length of the run.
+      steps: Length of the run in steps. If 0, `epochs` decides.
+      peak_learning_rate: Learning rate at the end of the warm-up.
+      schedule: Decay of the learning rate: cosine, linear or constant.
+      warmup_epochs: Epochs of linear warm-up.
+      unfreeze_epochs: Epoch at which each block begins to train; infinity if it
+        stays frozen.
+      layer_decay: Ratio of a block's learning rate to that of the next block
+        towards the output.
+      unfreeze_warmup_epochs: Epochs of warm-up of each block that begins to
+        train after the start of the run.
+      input_size: Image size at the end of the run, in pixels.
+      progressive_sizes: Image sizes before it, in order.
+      progressive_epochs: Epoch at which each of these sizes ends, ascending.
+      log_every_steps: Steps between two lines of the metrics log.
+      evaluate_every_epochs: Epochs between two evaluations. If 0, only at the
+        end.
+      checkpoint_every_steps: Steps between two checkpoints. If 0, one epoch,
+        but at least `checkpoint_seconds`.
+      checkpoint_seconds: Least seconds between two checkpoints if
+        `checkpoint_every_steps` is 0.
+      steps_per_call: Steps per call of the compiled loop. If 0, as many as fit
+        into its time.
+    """
+
+    def to_steps(epochs: float) -> int:
+        return max(1, round(epochs * num_images / global_batch_size))
+
+    train_steps = steps or to_steps(epochs)
+    groups = phases_lib.create_groups(
+        unfreeze_epochs,
+        layer_decay=layer_decay,
+        warmup_epochs=unfreeze_warmup_epochs,
+        steps=to_steps,
+    )
+    return Plan(
+        train_steps=train_steps,
+        num_images=num_images,
+        global_batch_size=global_batch_size,
+        log_every_steps=log_every_steps,
+        evaluate_every_steps=(
+            to_steps(evaluate_every_epochs) if evaluate_every_epochs else 0
+        ),
+        checkpoint_every_steps=checkpoint_every_steps or to_steps(1.0),
+        checkpoint_seconds=0.0
+        if checkpoint_every_steps
+        else checkpoint_seconds,
+        steps_per_call=steps_per_call,
+        learning_rate=optimizer.create_learning_rate_fn(
+            peak=peak_learning_rate,
+            schedule=schedule,
+            train_steps=train_steps,
+            warmup_steps=to_steps(warmup_epochs) if warmup_epochs else 0,
+        ),
+        groups=groups,
+        phases=phases_lib.create_phases(
+            groups,
+            sizes=progressive_sizes,
+            until=[to_steps(epoch) for epoch in progressive_epochs],
+            final_size=input_size,
+        ),
+    )
+
+
+def schedule_warnings(
+    plan: Plan, *, schedule: str, warmup_epochs: float
+) -> Iterator[str]:
+    """Yields a warning for each setting that has no effect before the end.
+
+    Args:
+      plan: Plan of the run.
+      schedule: Decay of the learning rate: cosine, linear or constant.
+      warmup_epochs: Epochs of linear warm-up.
+    """
+    steps = plan.train_steps
+    epochs = plan.epoch(steps)
+    if schedule != "constant" and warmup_epochs >= epochs:
+        yield (
+            f"config.optimizer.warmup_epochs={warmup_epochs:g} is as long as"
+            f" the run or longer, {epochs:g} epochs: its learning rate never"
+            " falls, which costs some points; a fifth of the run is usual"
+        )
+    for phase in plan.phases:
+        if phase.first_step >= steps:
+            yield (
+                f"the run ends with step {steps}, before what is to begin at"
+                f" step {phase.first_step}: {phase.input_size} px, training"
+                f" {', '.join(sorted(phase.trainable_blocks))}"
+            )

@@ -1,22 +1,23 @@
-"""Every variable of a run: what a checkpoint holds, and nothing else.
+"""Variables of a training run: exactly what a checkpoint holds.
 
-Whatever a later start must know to go on as if there had been no stop.
+A run that resumes with them continues as if it had never stopped.
 
     with strategy.scope():
-        state = TrainState(model, averaging=True, loss_scaling=False)
+        state = TrainState(network, averaging=True, loss_scaling=False)
     state.snapshot()               # {"model/block1_conv1/kernel": array, ...}
 """
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-# Where dynamic loss scaling starts (Micikevicius et al. 2018,
+# Initial loss scale (Micikevicius et al. 2018,
 # arXiv:1710.03740).
-_FIRST_LOSS_SCALE = 2.0**15
+_INITIAL_LOSS_SCALE = 2.0**15
 
 
 class TrainState:
@@ -26,20 +27,25 @@ class TrainState:
     equal on all replicas between two steps.
 
     Attributes:
-      model: the network that is trained.
-      step: int64 [], steps done.
-      momentum: a buffer for each trainable variable; of Adam, its first
+      model: Network that is trained.
+      trainable: Trainable variables of the network.
+      moving_statistics: Moving mean and variance of each normalization layer.
+      step: int64 [], number of steps done.
+      momentum: Momentum of each trainable variable; with Adam, its first
         moment.
-      second_moment: likewise, for Adam only; else empty.
-      ema: an average of each trainable and each running variable; empty where
-        there is no averaging.
-      window: sums since the last logged step: "loss" (of the steps' means),
-        "correct" (examples), "steps". In the checkpoint, so that a line that
-        was begun before a kill is finished as if there had been none.
-      loss_scale: "scale", and "good_steps" since it changed; float16 only.
-      first_bad_step: int64 [], step whose loss or gradient was not finite; -1.
-      learning_rate_factor: float32 [], times the schedule's rate: 1; less
-        after a rollback.
+      second_moment: Second moment of each trainable variable; empty unless the
+        optimizer is Adam.
+      ema: Average of each trainable variable and each moving statistic; empty
+        without averaging.
+      window: Sums since the last logged step: "loss" (means of the steps),
+        "correct" (examples), "steps". They are part of a checkpoint, so that a
+        kill changes no line of the metrics log.
+      loss_scale: "scale", and "good_steps" since its last change; empty unless
+        the precision is float16.
+      first_bad_step: int64 [], step whose loss or gradient was not finite; -1
+        if there is none.
+      learning_rate_factor: float32 [], multiplier of the scheduled learning
+        rate: 1, or less after a rollback.
     """
 
     def __init__(
@@ -50,9 +56,19 @@ class TrainState:
         loss_scaling: bool,
         adam: bool = False,
     ) -> None:
+        """Creates the variables for step 0.
+
+        Args:
+          model: Network of `vgg.vgg16`.
+          averaging: Whether to keep averages of the weights.
+          loss_scaling: Whether to scale the loss, for float16.
+          adam: Whether the optimizer is Adam.
+        """
         self.model = model
         self.trainable = [v.value for v in model.trainable_variables]
-        self.running = [v.value for v in model.non_trainable_variables]
+        self.moving_statistics = [
+            v.value for v in model.non_trainable_variables
+        ]
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
         self.first_bad_step = tf.Variable(-1, dtype=tf.int64, trainable=False)
         self.learning_rate_factor = tf.Variable(1.0, trainable=False)
@@ -62,7 +78,7 @@ class TrainState:
         }
         self.loss_scale = (
             {
-                "scale": tf.Variable(_FIRST_LOSS_SCALE, trainable=False),
+                "scale": tf.Variable(_INITIAL_LOSS_SCALE, trainable=False),
                 "good_steps": tf.Variable(0.0, trainable=False),
             }
             if loss_scaling
@@ -76,15 +92,15 @@ class TrainState:
             tf.Variable(tf.zeros(v.shape), trainable=False)
             for v in (self.trainable if adam else [])
         ]
-        averaged = self.trainable + self.running if averaging else []
+        averaged = self.trainable + self.moving_statistics if averaging else []
         self.ema = [
             tf.Variable(v.read_value(), trainable=False) for v in averaged
         ]
 
     def variables(self) -> dict[str, tf.Variable]:
-        """Returns every variable by the name that checkpoints give it."""
+        """Returns every variable by its name in a checkpoint."""
         trainable = [v.path for v in self.model.trainable_variables]
-        running = [v.path for v in self.model.non_trainable_variables]
+        moving = [v.path for v in self.model.non_trainable_variables]
         named = {
             "step": self.step,
             "first_bad_step": self.first_bad_step,
@@ -93,13 +109,16 @@ class TrainState:
         named |= {f"window/{k}": v for k, v in self.window.items()}
         named |= {f"loss_scale/{k}": v for k, v in self.loss_scale.items()}
         groups = {
-            "model": (trainable + running, self.trainable + self.running),
+            "model": (
+                trainable + moving,
+                self.trainable + self.moving_statistics,
+            ),
             "momentum": (trainable, self.momentum),
             "second_moment": (
                 trainable if self.second_moment else [],
                 self.second_moment,
             ),
-            "ema": (trainable + running if self.ema else [], self.ema),
+            "ema": (trainable + moving if self.ema else [], self.ema),
         }
         for group, (paths, variables) in groups.items():
             for path, variable in zip(paths, variables, strict=True):
@@ -113,9 +132,12 @@ class TrainState:
     def restore(self, tensors: dict[str, np.ndarray]) -> None:
         """Sets every variable, on every replica.
 
+        Args:
+          tensors: Value of every variable by name; see `snapshot`.
+
         Raises:
-          ValueError: a variable is missing, is one too many, or has another
-            shape or type; nothing has been set then. The message names them.
+          ValueError: A variable is missing or unknown, or has another shape or
+            type. The message names all of them, and nothing is set.
         """
         named = self.variables()
         wrong = [
@@ -145,31 +167,34 @@ class TrainState:
           weights: float32 arrays by path, such as block1_conv1/kernel.
 
         Raises:
-          ValueError: the model has no such weight, or of another shape.
+          ValueError: The model has no such weight, or it has another shape.
         """
         paths = [v.path for v in self.model.trainable_variables]
         for path, value in weights.items():
             if path not in paths:
                 raise ValueError(f"the model has no {path}")
-            place = paths.index(path)
-            if self.trainable[place].shape != value.shape:
+            index = paths.index(path)
+            if self.trainable[index].shape != value.shape:
                 raise ValueError(
                     f"{path} is {list(value.shape)}, not"
-                    f" {self.trainable[place].shape.as_list()}"
+                    f" {self.trainable[index].shape.as_list()}"
                 )
-            self.trainable[place].assign(value)
+            self.trainable[index].assign(value)
             if self.ema:
-                self.ema[place].assign(value)
+                self.ema[index].assign(value)
 
     def evaluated(self) -> list[tf.Variable]:
-        """Returns the weights and moments to score: averages, if any."""
-        return self.ema or self.trainable + self.running
+        """Returns the variables that an evaluation uses: averages, if any.
 
-    def replicated(self) -> "Replicated":
-        """Returns the variables in the form that `Replicated` describes."""
-        return Replicated(
+        They are the trainable variables, then the moving statistics.
+        """
+        return self.ema or self.trainable + self.moving_statistics
+
+    def replica_variables(self) -> "ReplicaVariables":
+        """Returns the variables that an update changes, but for `step`."""
+        return ReplicaVariables(
             self.trainable,
-            self.running,
+            self.moving_statistics,
             self.momentum,
             self.second_moment,
             self.ema,
@@ -181,14 +206,14 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Replicated:
-    """A state's variables but `step`, or one replica's copies of them.
+class ReplicaVariables:
+    """All variables of a state but `step`, or one replica's copies of them.
 
     The fields are those of `TrainState`.
     """
 
     trainable: list[tf.Variable]
-    running: list[tf.Variable]
+    moving_statistics: list[tf.Variable]
     momentum: list[tf.Variable]
     second_moment: list[tf.Variable]
     ema: list[tf.Variable]
@@ -197,20 +222,29 @@ class Replicated:
     first_bad_step: tf.Variable
     learning_rate_factor: tf.Variable
 
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, without copying a variable.
+
+        tf.distribute replaces the variables in a dictionary by the copies of
+        each replica; it does not look into a dataclass.
+        """
+        return dict(vars(self))
+
 
 def load_evaluated(
     network: keras.Model, tensors: Mapping[str, np.ndarray]
 ) -> None:
-    """Gives a network the weights of a checkpoint that an evaluation scores.
+    """Sets a network to the weights of a checkpoint that evaluations use.
 
-    Those are the averaged ones where there are any.
+    These are the averages if the checkpoint has any.
 
     Args:
-      network: as `model.vgg16` builds it.
-      tensors: of the checkpoint; see `TrainState.snapshot`.
+      network: Network of `vgg.vgg16`.
+      tensors: Tensors of the checkpoint; see `TrainState.snapshot`.
 
     Raises:
-      KeyError: the checkpoint is of another network; which weight it lacks.
+      KeyError: The checkpoint is of another network. The argument is the name
+        of a weight that it lacks.
     """
     for variable in (
         network.trainable_variables + network.non_trainable_variables

@@ -5,16 +5,11 @@ import pytest
 import tensorflow as tf
 
 from job import build, errors, train
-from job.augment import Augmented
-from job.config import ranges
 from job.data import sources
-from job.model import features, spec, variables, weights
 from job.model import resize as resize_lib
-from job.model import vgg as model
+from job.model import spec, vgg, weights
 from job.output import metrics
 from job.supervision import preemption
-from job.training import step
-from job.training.plan import Plan
 
 INF = float("inf")
 
@@ -22,14 +17,12 @@ INF = float("inf")
 def random_weights():
     """He's, of the convolutions at an eighth of the width."""
     rng = np.random.default_rng(1)
-    found, channels = {}, 3
-    for layer, (*_, filters) in weights.layers().items():
-        shape = (3, 3, channels, filters // 8)
-        scale = (2 / (9 * channels)) ** 0.5
+    found = {}
+    for layer, shape in spec.kernel_shapes(width=0.125).items():
+        scale = (2 / (9 * shape[2])) ** 0.5
         kernel = rng.normal(0, scale, shape).astype(np.float32)
         found[f"{layer}/kernel"] = kernel
-        found[f"{layer}/bias"] = np.zeros(filters // 8, np.float32)
-        channels = filters // 8
+        found[f"{layer}/bias"] = np.zeros(shape[3], np.float32)
     return found
 
 
@@ -53,7 +46,7 @@ def transfer_config(config, monkeypatch):
 
 
 def freeze(config, **epochs):
-    for block in ranges.BLOCKS:
+    for block in spec.BLOCK_NAMES:
         config.transfer.unfreeze_epochs[block] = epochs.get(block, INF)
 
 
@@ -128,39 +121,6 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
     ]
 
 
-@pytest.mark.parametrize(
-    ("opened", "filters"),
-    [([], 0), (["block5"], 3), (["block5", "block4"], 6)],
-)
-def test_a_frozen_block_has_no_backward_pass(opened, filters):
-    network = model.vgg16(width=0.125, batch_norm=False)
-    blocks = variables.blocks(network)
-    trained = [
-        v
-        for v, block in zip(network.trainable_variables, blocks, strict=True)
-        if block in (*opened, spec.HEAD)
-    ]
-    run = step._make_forward_backward(
-        network,
-        resize_lib.make_resize(32, method="nearest"),
-        trained,
-        label_smoothing=0.0,
-        global_batch_size=4,
-        num_replicas=1,
-    )
-    graph = tf.function(run).get_concrete_function(
-        Augmented(tf.TensorSpec([4, 32, 32, 3], tf.uint8), None),
-        tf.TensorSpec([4], tf.int32),
-        None,
-        tf.TensorSpec([], tf.float32),
-    )
-    kinds = [op.type for op in graph.graph.get_operations()]
-    assert kinds.count("Conv2D") == 13
-    assert kinds.count("Conv2DBackpropFilter") == filters
-    # The lowest one's is not used, and pruned with the graph.
-    assert kinds.count("Conv2DBackpropInput") <= filters
-
-
 def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
     transfer_config, tmp_path
 ):
@@ -170,12 +130,12 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
     config.augment.translate = 0.0
     config.augment.cutout_pixels = 0.0
     data = build.load_data(config)
-    plan = Plan.create(config, num_images=len(data.train))
+    plan = build.create_plan(config, len(data.train))
     assert build.uses_features(config, plan)
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     ends = []
     for cached in (True, False):
-        state = build.create_state(config, strategy)
+        state = build.create_state(config, strategy, num_classes=10)
         state.load_weights(train.weights.load(config.model.weights))
         split, network = data.train, state.model
         if cached:
@@ -183,7 +143,9 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
                 config, data.train, state, plan, lambda: None
             )
             assert split.images.shape == (40, 64)
-            direct = model.split(state.model)[0](data.train.images[:8])
+            direct = vgg.split_base_and_head(state.model)[0](
+                data.train.images[:8]
+            )
             np.testing.assert_allclose(split.images[:8], direct, rtol=1e-4)
         steps = build.create_train_steps(
             config, strategy, state, plan, network, plan.phases[0]
@@ -207,7 +169,7 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
     def kept(**changes):
         changed = config.copy_and_resolve_references()
         changed.update_from_flattened_dict(changes)
-        plan = Plan.create(changed, num_images=40)
+        plan = build.create_plan(changed, 40)
         return build.uses_features(changed, plan)
 
     assert kept()
@@ -217,50 +179,6 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
     assert not kept(
         **{"model.progressive_sizes": (64,), "model.progressive_epochs": (0.4,)}
     )
-
-
-def test_extraction_keeps_order_and_the_last_short_batch(split):
-    network = model.vgg16(width=0.125, batch_norm=False)
-    base, _ = model.split(network)
-    resize = resize_lib.make_resize(32, method="nearest")
-    stop = preemption.StopRequest()
-    found = features.extract(
-        base, resize, split, batch_size=33, poll=stop.check
-    )
-    assert found.images.shape == (100, 64)
-    np.testing.assert_allclose(found.images, base(split.images), atol=1e-5)
-    np.testing.assert_array_equal(found.labels, split.labels)
-    stop.requested = True
-    with pytest.raises(errors.PreemptedError):
-        features.extract(base, resize, split, batch_size=33, poll=stop.check)
-
-
-def test_dropout_is_the_same_on_one_and_two_replicas():
-    drawn = [
-        np.concatenate(
-            [
-                step.dropout_noise(
-                    [8, 5],
-                    seed=3,
-                    step=tf.constant(7, tf.int64),
-                    replica=tf.constant(replica),
-                    num_replicas=replicas,
-                )
-                for replica in range(replicas)
-            ]
-        )
-        for replicas in (1, 2, 4)
-    ]
-    np.testing.assert_array_equal(drawn[0], drawn[1])
-    np.testing.assert_array_equal(drawn[0], drawn[2])
-    other = step.dropout_noise(
-        [8, 5],
-        seed=3,
-        step=tf.constant(8, tf.int64),
-        replica=tf.constant(0),
-        num_replicas=1,
-    )
-    assert not np.array_equal(drawn[0], other)
 
 
 def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):

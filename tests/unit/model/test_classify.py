@@ -11,9 +11,8 @@ from PIL import Image
 
 from job import errors
 from job.data import dataset, image_file
-from job.model import classify
+from job.model import classify, vgg
 from job.model import resize as resize_lib
-from job.model import vgg as model
 from tests.support.jobs import run_job
 
 
@@ -135,7 +134,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(
     split, monkeypatch
 ):
     monkeypatch.setattr(classify, "_BATCH", 4)
-    network = model.vgg16(width=0.0625, init="torch")
+    network = vgg.vgg16(width=0.0625, init="torch")
     resize = resize_lib.make_resize(32, method="nearest")
     contents = [encode(Image.fromarray(image)) for image in split.images[:9]]
     contents.insert(5, b"broken")

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.model import convolution
-from job.model import vgg as model
+from job.model import convolution, vgg
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 4, 4), (5, 2, 2), (2, 1, 3)])
@@ -50,8 +49,8 @@ def test_the_layer_is_keras_own_forward_and_backward(side):
 
 
 def test_small_maps_take_it_and_names_stay():
-    plain = model.vgg16(width=0.125, precision="bfloat16")
-    quick = model.vgg16(width=0.125, precision="bfloat16", for_cpu=True)
+    plain = vgg.vgg16(width=0.125, precision="bfloat16")
+    quick = vgg.vgg16(width=0.125, precision="bfloat16", for_cpu=True)
     names = [v.path for v in plain.trainable_variables]
     assert [v.path for v in quick.trainable_variables] == names
 

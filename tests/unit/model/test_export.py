@@ -14,9 +14,8 @@ import tensorflow as tf
 from configs import default, smoke
 from job import build, errors, train
 from job import trained as trained_lib
-from job.model import export
+from job.model import export, vgg
 from job.model import resize as resize_lib
-from job.model import vgg as model
 from job.output import predictions
 from job.report import card, page
 from job.report import run as run_lib
@@ -84,7 +83,7 @@ def probabilities(network, resize, images):
 def test_a_folded_network_says_what_the_network_says(
     split, fields, size, method
 ):
-    network = randomized(model.vgg16(width=0.0625, **fields))
+    network = randomized(vgg.vgg16(width=0.0625, **fields))
     resize = resize_lib.make_resize(size, method=method)
     images = split.images[:8]
     tell_apart(network, resize, images)
@@ -171,7 +170,7 @@ def test_the_card_is_beside_it(exported):
 
 def test_what_differs_is_not_published(monkeypatch, tmp_path):
     folder = tmp_path / "export"
-    network = randomized(model.vgg16(width=0.0625))
+    network = randomized(vgg.vgg16(width=0.0625))
     resize = resize_lib.make_resize(32, method="nearest")
     folder.mkdir()
     (folder / "old").touch()
@@ -230,7 +229,7 @@ def test_every_config_has_a_network_that_folds():
     # The widest family of layers that a config can ask for.
     config = default.get_config().unlock()
     config.model.width = 0.0625
-    network = build.create_model(config, "float32", dropout=0.0)
+    network = build.create_model(config, "float32", num_classes=10)
     folded = export.fold(network, size=32, method="bilinear")
     assert folded.output.shape == (None, 10)
     assert len(folded.weights) == 2 * 14  # A kernel and a bias each.

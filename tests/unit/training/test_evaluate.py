@@ -1,18 +1,20 @@
 """Scoring against NumPy, with a last batch that is not full."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from job.model import vgg as model
+from job.model import vgg
 from job.training import evaluate
 
 
 def test_scores_equal_numpy_over_every_image_once(split):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        scored = model.vgg16(width=0.125)
-    network = model.vgg16(width=0.125, seed=1)
+        scored = vgg.vgg16(width=0.125)
+    network = vgg.vgg16(width=0.125, seed=1)
     rng = np.random.default_rng(0)
     for variable in network.variables:  # Far from the start, and lopsided.
         noise = rng.normal(size=variable.shape, scale=0.2)
@@ -42,16 +44,23 @@ def test_scores_equal_numpy_over_every_image_once(split):
 def test_an_evaluation_can_be_left_between_batches(split):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
-        scored = model.vgg16(width=0.125)
-    network = model.vgg16(width=0.125, seed=1)
+        scored = vgg.vgg16(width=0.125)
+    network = vgg.vgg16(width=0.125, seed=1)
+    traces = []
+
+    def resize(images):
+        traces.append(images.shape)
+        return images
+
     evaluator = evaluate.Evaluator(
-        strategy, split, scored, tf.identity, global_batch_size=16
+        strategy, split, scored, resize, global_batch_size=16
     )
     weights = [
         v.value
         for v in network.trainable_variables + network.non_trainable_variables
     ]
     whole = evaluator(weights)
+    traced = len(traces)
     polls = []
 
     def leave():
@@ -63,4 +72,18 @@ def test_an_evaluation_can_be_left_between_batches(split):
         evaluator(weights, poll=leave)
     # The next one begins with the first image again.
     assert evaluator(weights) == whole
-    assert evaluator._sums.experimental_get_tracing_count() == 1
+    assert len(traces) == traced > 0, "it is compiled once"
+
+
+def test_the_classes_are_those_of_the_network(split):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        network = vgg.vgg16(width=0.125, num_classes=3)
+    weights = network.trainable_variables + network.non_trainable_variables
+    three = dataclasses.replace(split, labels=split.labels % 3)
+    evaluator = evaluate.Evaluator(
+        strategy, three, network, tf.identity, global_batch_size=64
+    )
+    scores = evaluator([v.value for v in weights])
+    assert scores.logits.shape == (100, 3)
+    assert 0 < scores.accuracy < 1

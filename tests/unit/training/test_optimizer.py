@@ -72,7 +72,7 @@ def test_the_average_starts_fast_and_ends_at_its_decay():
         optimizer.ema_update(
             average,
             tf.constant(1.0),
-            kept=optimizer.ema_kept(tf.constant(step), decay=0.99),
+            decay=optimizer.ema_decay(tf.constant(step), decay=0.99),
         )
         kept.append(1 - float(average.numpy()))
     np.testing.assert_allclose(kept, [0.1, 2 / 11, 0.99], rtol=1e-5)

@@ -1,14 +1,15 @@
 """The step: one image or many replicas, the mathematics is the same."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from configs import augment_presets, smoke
 from job import build
-from job.data import sources
-from job.training import state, step
-from job.training.plan import Plan
+from job.data import dataset, sources
+from job.training import step
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +26,10 @@ class Trainer:
         self.strategy = tf.distribute.MirroredStrategy(
             [f"CPU:{i}" for i in range(replicas)]
         )
-        plan = Plan.create(config, num_images=len(data.train))
-        self.state = build.create_state(config, self.strategy)
+        plan = build.create_plan(config, len(data.train))
+        self.state = build.create_state(
+            config, self.strategy, num_classes=data.num_classes
+        )
         self.steps = build.create_train_steps(
             config,
             self.strategy,
@@ -96,25 +99,6 @@ def test_mixed_images_train_alike_on_1_and_2_replicas(data, mixing):
     assert 0 < first["window/correct"] < 48
     assert first["window/correct"] % 1 > 0
     assert first["first_bad_step"] == -1
-
-
-def test_mixed_targets_are_those_of_both_partners():
-    labels = tf.constant([3, 7, 1, 1])
-    share = tf.constant([0.75, 0.75, 0.5, 0.5])
-    targets = step.smoothed_targets(labels, 0.1)
-    mixed = step.mixed_targets(targets, share).numpy()
-    wanted = np.full([4, 10], 0.01)
-    wanted[0, [3, 7]] += (0.9 * 0.75, 0.9 * 0.25)
-    wanted[1, [7, 3]] += (0.9 * 0.75, 0.9 * 0.25)
-    wanted[2:, 1] += 0.9
-    np.testing.assert_allclose(mixed, wanted, rtol=1e-5)
-    assert step.mixed_targets(targets, None) is targets
-    logits = tf.one_hot([3, 3, 1, 0], 10)
-    hits = step._hits(logits, labels, share)
-    np.testing.assert_allclose(hits, [0.75, 0.25, 1, 0])
-    np.testing.assert_array_equal(
-        step._hits(logits, labels, None), [1, 0, 1, 0]
-    )
 
 
 def test_replicas_stay_equal(data):
@@ -267,80 +251,44 @@ def test_xla_gives_the_same_step_on_2_replicas(data):
     )
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"optimizer.clip_norm": 1.0},
-        {"optimizer.name": "adam"},
-        {"precision": "float16"},
-    ],
-)
-def test_xla_gives_the_same_update(data, changes):
-    """Three steps of given gradients, the second not finite."""
-    rng = np.random.default_rng(0)
-    config = smoke.get_config()
-    config.update_from_flattened_dict(changes)
-    plan = Plan.create(config, num_images=len(data.train))
-    own = build.create_state(config, tf.distribute.get_strategy())
-    update = step._make_update(
-        own,
-        build.optimizer_settings(config, plan),
-        [True] * len(own.trainable),
-    )
-    start = own.snapshot()
-    shapes = [v.shape for v in own.trainable + own.running] + [[], []]
-    given = [
-        [rng.uniform(0.1, 1.0, shape).astype(np.float32) for shape in shapes]
-        for _ in range(3)
+def test_dropout_is_the_same_on_one_and_two_replicas():
+    drawn = [
+        np.concatenate(
+            [
+                step.dropout_noise(
+                    [8, 5],
+                    seed=3,
+                    step=tf.constant(7, tf.int64),
+                    replica=tf.constant(replica),
+                    num_replicas=replicas,
+                )
+                for replica in range(replicas)
+            ]
+        )
+        for replicas in (1, 2, 4)
     ]
-    given[1][0][:] = np.inf
-    results = []
-    for compiled in (False, True):
-        own.restore(start)
-        apply = tf.function(
-            lambda sums: update(own.step, sums, own.replicated()),
-            jit_compile=compiled,
-            autograph=False,
-        )
-        for sums in given:
-            apply([tf.constant(value) for value in sums])
-        results.append(own.snapshot())
-    plain, compiled = results
-    assert plain.keys() == compiled.keys()
-    assert plain["step"] == compiled["step"] == 3
-    for name in plain:
-        np.testing.assert_allclose(
-            plain[name], compiled[name], rtol=1e-4, atol=1e-6, err_msg=name
-        )
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    other = step.dropout_noise(
+        [8, 5],
+        seed=3,
+        step=tf.constant(8, tf.int64),
+        replica=tf.constant(0),
+        num_replicas=1,
+    )
+    assert not np.array_equal(drawn[0], other)
 
 
-def test_smoothed_targets():
-    targets = step.smoothed_targets(tf.constant([3]), 0.1).numpy()
-    assert targets.sum() == pytest.approx(1.0)
-    assert targets[0, 3] == pytest.approx(0.91)
-    assert targets[0, 0] == pytest.approx(0.01)
-
-
-def test_restoring_what_does_not_fit_names_it_and_sets_nothing(data):
-    trainer = Trainer(data)
-    tensors = trainer.state.snapshot()
-    changed = {k: v + 1 for k, v in tensors.items()}
-    name = "model/logits/bias"
-    for broken, said in (
-        ({k: v for k, v in changed.items() if k != name}, "bias is missing"),
-        ({**changed, "model/extra": changed[name]}, "model/extra is unknown"),
-        ({**changed, name: changed[name][:5]}, r"bias is float32 \[5\], not"),
-        ({**changed, name: changed[name].astype("f8")}, "bias is float64"),
-    ):
-        with pytest.raises(ValueError, match=said):
-            trainer.state.restore(broken)
-    np.testing.assert_array_equal(trainer.state.snapshot()[name], tensors[name])
-    trainer.state.restore(changed)
-    np.testing.assert_array_equal(trainer.state.snapshot()[name], changed[name])
-
-
-def test_state_names_every_variable_once(data):
-    trainer = Trainer(data)
-    named = trainer.state.variables()
-    assert isinstance(trainer.state, state.TrainState)
-    assert len({id(v) for v in named.values()}) == len(named)
+@pytest.mark.parametrize("mixup_alpha", [0.0, 1.0])
+def test_the_classes_are_those_of_the_data_set(data, mixup_alpha):
+    three = dataclasses.replace(
+        data,
+        train=dataset.Split(data.train.images, data.train.labels % 3),
+        class_names=("a", "b", "c"),
+    )
+    trainer = Trainer(three, **{"augment.mixup_alpha": mixup_alpha})
+    after = trainer.train(1)
+    assert after["model/logits/bias"].shape == (3,)
+    # Guessing one of three classes.
+    assert after["window/loss"] == pytest.approx(np.log(3), rel=0.2)
+    assert 0 < after["window/correct"] < 64
