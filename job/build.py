@@ -34,7 +34,7 @@ from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage
-from job.storage.workdir import AUGMENTATION
+from job.storage.workdir import AUGMENTATION, CHECKPOINTS
 from job.training import phases, step, update
 from job.training import plan as plan_lib
 from job.training.evaluate import Evaluator
@@ -517,12 +517,14 @@ def create_reporter(
     )
 
 
-def create_checkpoint_store(
-    config: ml_collections.ConfigDict, storage: Storage | pathlib.Path
+def create_checkpoints(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    storage: Storage | None,
 ) -> store.CheckpointStore:
-    """Returns the checkpoints of a run, and how many of them are kept."""
+    """Returns the checkpoints of a run; a folder in `workdir` by default."""
     return store.CheckpointStore(
-        storage,
+        storage or workdir / CHECKPOINTS,
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )

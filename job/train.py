@@ -29,7 +29,6 @@ from job.output.results import Scores
 from job.storage import Storage, files
 from job.storage.workdir import (
     AUGMENTATION,
-    CHECKPOINTS,
     CONFIG,
     PREDICTIONS,
     REPORT,
@@ -41,7 +40,7 @@ from job.training import resume
 from job.training.history import History
 from job.training.loop import Loop, Training
 from job.training.phases import log_costs
-from job.training.plan import Plan, schedule_warnings
+from job.training.plan import Plan
 from job.training.shared_saver import create_saver
 from job.training.state import TrainState
 from job.training.supervisor import Supervisor
@@ -84,30 +83,23 @@ def train_and_evaluate(
       JobError: See `errors`. Committed checkpoints stay.
     """
     supervisor = Supervisor(stop, watchdog)
-    supervisor.poll_data()
+    supervisor.poll()
     if cluster:
-        cluster.wait_for_others(supervisor.poll_data)
+        cluster.wait_for_others(supervisor.poll)
     strategy = build.create_strategy(config, cluster)
     if cluster:
         stop.listen()  # TensorFlow has replaced the handler of SIGTERM.
     workers = supervisor.workers = Workers(strategy, cluster)
-    data = build.load_data(config, supervisor.poll_data)
-    supervisor.poll_data()
-    supervisor.beat("build", seconds=LONG_SECONDS)
+    data = build.load_data(config, supervisor.poll)
+    supervisor.poll("build")
 
     plan = build.create_plan(config, len(data.train))
-    for warning in schedule_warnings(
-        plan,
-        schedule=config.optimizer.schedule,
-        warmup_epochs=config.optimizer.warmup_epochs,
-    ):
+    for warning in plan.warnings:
         logging.warning("%s", warning)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     log_costs(state.model, plan.phases)
     evaluation = build.create_evaluation(config, strategy, data, workers)
-    checkpoints = build.create_checkpoint_store(
-        config, storage or workdir / CHECKPOINTS
-    )
+    checkpoints = build.create_checkpoints(config, workdir, storage)
     history = resume.restore_on_chief(
         checkpoints,
         state,
@@ -120,7 +112,7 @@ def train_and_evaluate(
     prepare_workdir(workdir, config, plan, history, data)
     build.initialize_state(config, state, workers, is_new=not history.step)
     inputs, network = build.prepare_inputs(
-        config, data.train, state, plan, supervisor.poll_data
+        config, data.train, state, plan, supervisor.poll
     )
     training = build.create_training(
         config, strategy, state, plan, inputs, network
@@ -128,9 +120,7 @@ def train_and_evaluate(
     reporter = build.create_reporter(
         config, workdir, plan, training, first_step=history.step
     )
-    saver = create_saver(
-        checkpoints, workers, history.step if history.resumes else None, stop
-    )
+    saver = create_saver(checkpoints, workers, history, stop)
     loop = Loop(
         plan,
         state,

@@ -45,15 +45,15 @@ _SIGNED = {
     "sharpness": 0.9,
 }
 # Those whose neutral value is 1.
-_BLENDS = ("brightness", "contrast", "color", "sharpness")
+BLENDS = ("brightness", "contrast", "color", "sharpness")
 # The 14 operations of RandAugment.
-_RANDAUGMENT = (
+RANDAUGMENT = (
     *("identity", "autocontrast", "equalize", "posterize", "solarize"),
     *_SIGNED,
 )
 # AutoAugment's policy for CIFAR-10: 25 pairs of (operation, probability,
 # magnitude 0 to 9), Cubuk et al. 2019, table 7.
-_AUTOAUGMENT = (
+AUTOAUGMENT = (
     (("invert", 0.1, 7), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
     (("sharpness", 0.8, 1), ("sharpness", 0.9, 3)),
@@ -101,9 +101,9 @@ def autoaugment_policy(height: int, width: int) -> Policy:
             _signed(name, magnitude / 9, height, width)
             for name, _, magnitude in s
         ]
-        for s in zip(*_AUTOAUGMENT, strict=True)
+        for s in zip(*AUTOAUGMENT, strict=True)
     ]
-    chances = [[p for _, p, _ in s] for s in zip(*_AUTOAUGMENT, strict=True)]
+    chances = [[p for _, p, _ in s] for s in zip(*AUTOAUGMENT, strict=True)]
     return Policy(np.array(rows, np.float32), np.array(chances, np.float32))
 
 
@@ -113,7 +113,7 @@ def randaugment_policy(magnitude: float, height: int, width: int) -> Policy:
     Both operations are drawn from all 14 and always done (N = 2).
     """
     rows = np.array(
-        [_signed(name, magnitude / 10, height, width) for name in _RANDAUGMENT],
+        [_signed(name, magnitude / 10, height, width) for name in RANDAUGMENT],
         np.float32,
     )
     return Policy(np.stack([rows, rows]), np.ones([2, len(rows)], np.float32))
@@ -274,7 +274,7 @@ def _signed(name: str, magnitude: float, height: int, width: int) -> Rows:
         strength = sign * magnitude * _SIGNED.get(name, 0.0)
         if name.startswith("translate"):
             return int(strength * (width if name.endswith("x") else height))
-        if name in _BLENDS:
+        if name in BLENDS:
             return 1 + strength
         return strength
 

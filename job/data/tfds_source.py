@@ -22,10 +22,10 @@ from job.data import dataset
 
 NAME = "cifar10"
 
-# Where TFDS downloads from, and how long to wait for a sign of a network: its
+# Host that TFDS downloads from, and time to wait for a connection to it: TFDS'
 # own attempts take minutes.
-_HOST = "www.cs.toronto.edu"
-_NETWORK_SECONDS = 20.0
+HOST = "www.cs.toronto.edu"
+NETWORK_SECONDS = 20.0
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
@@ -78,7 +78,7 @@ def read(
         train, test = (_collect(tfds.as_numpy(split), poll) for split in splits)
     except errors.JobError:
         raise
-    except Exception as error:  # pylint: disable=broad-except
+    except Exception as error:
         # TFDS and its download raise whatever their layers raise.
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
         if download:
@@ -102,7 +102,7 @@ def _check_network() -> None:
 
     def connect() -> None:
         try:
-            socket.create_connection((_HOST, 443), _NETWORK_SECONDS).close()
+            socket.create_connection((HOST, 443), NETWORK_SECONDS).close()
             answered.set()
         except OSError:
             pass
@@ -110,9 +110,9 @@ def _check_network() -> None:
     # A thread, because looking up a name has no deadline of its own.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
-    thread.join(_NETWORK_SECONDS)
+    thread.join(NETWORK_SECONDS)
     if not answered.is_set():
-        raise ConnectionError(f"{_HOST} does not answer")
+        raise ConnectionError(f"{HOST} does not answer")
 
 
 def _collect(

@@ -45,7 +45,7 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     Raises:
       ResumeError: the last `LIMIT` starts found no higher step than this one.
     """
-    starts = _read(workdir)
+    starts = read(workdir)
     if starts and step > starts[-1]["step"]:
         starts = []
     if len(starts) >= LIMIT:
@@ -90,8 +90,16 @@ def _count_equal(ends: list[str]) -> list[str]:
     return [f"{ends.count(end)} x {end}" for end in dict.fromkeys(ends)]
 
 
-def _read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the starts since a step was gained; none if unreadable."""
+def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the attempts since the last progress; none if unreadable.
+
+    Args:
+      workdir: Folder of the run.
+
+    Returns:
+      One dict per attempt, with at least `step` (newest checkpoint, -1 if there
+      was none) and `end` (how it ended).
+    """
     starts = files.read_json(workdir / STARTS)
     whole = isinstance(starts, list) and all(
         isinstance(start, dict)

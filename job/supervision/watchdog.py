@@ -24,21 +24,22 @@ from job import errors
 from job.storage import files
 from job.supervision import termination
 
-# How long a piece of work may take; the default of --watchdog_seconds. The
-# loop's calls take 2 s.
+# Longest time between two beats; the default of --watchdog_seconds. The loop's
+# calls take 2 s.
 SECONDS = 600.0
 
-# The same where a piece is long by nature: an import from a cold disk, a
+# The same for work that is long by nature: an import from a cold disk, a
 # compilation, a download.
 LONG_SECONDS = 1800.0
 
-# A hang that holds Python's own lock stops the watchdog's thread as well: so
-# much later, a thread that needs no lock ends the process, with 1.
-_BACKSTOP_SECONDS = 60.0
+# A hang that holds Python's global lock stops the watchdog's thread as well.
+# This much later, a thread that needs no lock ends the process with code 1.
+BACKSTOP_SECONDS = 60.0
 
-_HEARTBEAT_SECONDS = 5.0
+# Interval at which a new beat is written to the heartbeat file.
+HEARTBEAT_SECONDS = 5.0
 
-# Of all stacks: some 100 threads.
+# Size limit of the stacks, which fits those of about 100 threads.
 _MOST_BYTES = 2**20
 
 
@@ -117,9 +118,9 @@ class Watchdog:
         armed = -1.0
         now = time.monotonic()
         while silent < seen.allowed:
-            left = seen.allowed - silent + _BACKSTOP_SECONDS
+            left = seen.allowed - silent + BACKSTOP_SECONDS
             # Anew where it is far off, not at each tick: it costs a thread.
-            if abs(armed - (now + left)) > _BACKSTOP_SECONDS / 4:
+            if abs(armed - (now + left)) > BACKSTOP_SECONDS / 4:
                 armed = now + left
                 faulthandler.dump_traceback_later(
                     left, exit=True, file=self._stderr
@@ -171,4 +172,4 @@ class Watchdog:
                         },
                     )
                     written = last
-            time.sleep(_HEARTBEAT_SECONDS)
+            time.sleep(HEARTBEAT_SECONDS)

@@ -33,6 +33,7 @@ class Plan:
       learning_rate: Learning rate as a function of the step.
       groups: Training schedule of each block and of the head.
       phases: Phases of the run, each with a compiled step of its own.
+      warnings: Warnings for settings that have no effect before the end.
     """
 
     train_steps: int
@@ -46,6 +47,7 @@ class Plan:
     learning_rate: optimizer.LearningRateFn
     groups: dict[str, phases_lib.Group]
     phases: tuple[phases_lib.Phase, ...]
+    warnings: tuple[str, ...] = ()
 
     def epoch(self, done: int) -> float:
         """Returns the epochs that `done` steps are."""
@@ -138,7 +140,7 @@ def create_plan(
         warmup_epochs=unfreeze_warmup_epochs,
         steps=to_steps,
     )
-    return Plan(
+    plan = Plan(
         train_steps=train_steps,
         num_images=num_images,
         global_batch_size=global_batch_size,
@@ -165,9 +167,11 @@ def create_plan(
             final_size=input_size,
         ),
     )
+    warnings = _warnings(plan, schedule=schedule, warmup_epochs=warmup_epochs)
+    return dataclasses.replace(plan, warnings=tuple(warnings))
 
 
-def schedule_warnings(
+def _warnings(
     plan: Plan, *, schedule: str, warmup_epochs: float
 ) -> Iterator[str]:
     """Yields a warning for each setting that has no effect before the end.

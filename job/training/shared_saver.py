@@ -8,6 +8,7 @@ from job.checkpoint import manifest, store
 from job.checkpoint.saver import AsyncSaver
 from job.distribute.workers import Workers
 from job.supervision.preemption import StopRequest
+from job.training.history import History
 
 
 class SharedSaver:
@@ -104,7 +105,7 @@ class SharedSaver:
 def create_saver(
     checkpoints: store.CheckpointStore,
     workers: Workers,
-    committed_step: int | None,
+    history: History,
     stop: StopRequest,
 ) -> AsyncSaver | SharedSaver:
     """Returns the saver of a run; only the chief's saver writes.
@@ -112,10 +113,11 @@ def create_saver(
     Args:
       checkpoints: Checkpoints of the run.
       workers: Workers of the run.
-      committed_step: Step of the restored checkpoint. None if there was none.
+      history: Earlier attempts of the run.
       stop: Stop request, which is told the step of each commit.
     """
     saver = None
+    committed_step = history.step if history.resumes else None
     if workers.is_chief:
         saver = AsyncSaver(
             checkpoints,

@@ -56,13 +56,16 @@ class Supervisor:
         """
         self.watchdog.beat(phase, step, seconds=seconds)
 
-    def poll_data(self) -> None:
+    def poll(self, phase: str = "data") -> None:
         """Raises PreemptedError on a stop request, else reports progress.
 
         For work before the loop: reading, downloading, feature extraction.
+
+        Args:
+          phase: Name of the work that begins now.
         """
         self.stop.check()
-        self.beat("data", seconds=LONG_SECONDS)
+        self.beat(phase, seconds=LONG_SECONDS)
 
     def is_stopping(self) -> bool:
         """Returns whether any worker was asked to stop; equal on all."""

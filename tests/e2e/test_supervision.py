@@ -148,7 +148,7 @@ def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
             command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         deadline = time.monotonic() + 60
-        while len(restarts._read(tmp_path)) < number:
+        while len(restarts.read(tmp_path)) < number:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.02)

@@ -63,18 +63,18 @@ def plant(phase, faults):
     from job.data import synthetic
     from job.training import evaluate, loop, optimizer
 
-    def before(room, name, when=lambda *args, **kwargs: True):
-        plain = getattr(room, name)
+    def before(owner, name, when=lambda *args, **kwargs: True):
+        plain = getattr(owner, name)
 
         def wrapped(*args, **kwargs):
             if when(*args, **kwargs):
                 happen(faults)
             return plain(*args, **kwargs)
 
-        setattr(room, name, wrapped)
+        setattr(owner, name, wrapped)
 
     if phase == "data":
-        before(synthetic, "_draw_images")
+        before(synthetic, "draw")
     elif phase == "compile":
         before(optimizer, "sgd_update")  # Called while the step is traced.
     elif phase == "train":
@@ -103,7 +103,7 @@ def plant(phase, faults):
 if __name__ == "__main__":
     STOP = preemption.StopRequest()
     STOP.install()
-    watchdog._BACKSTOP_SECONDS = 5.0
-    watchdog._HEARTBEAT_SECONDS = 0.5
+    watchdog.BACKSTOP_SECONDS = 5.0
+    watchdog.HEARTBEAT_SECONDS = 0.5
     plant(sys.argv[1], sys.argv[2].split("+"))
     exits.exit_now(main.main([sys.argv[0], *sys.argv[3:]], STOP))

@@ -1,5 +1,6 @@
 """The whole job in one process: from a config to a result, and back again."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -17,7 +18,6 @@ from job.modes import evaluate
 from job.output import metrics, results
 from job.storage.workdir import METRICS
 from job.supervision import preemption, startup
-from job.training import plan as plan_lib
 
 
 def run(workdir, config):
@@ -187,7 +187,14 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
 def test_saves_that_are_left_to_us_are_some_time_apart(
     tmp_path, monkeypatch, seconds, held_out, wanted
 ):
-    monkeypatch.setattr(plan_lib, "_SAVE_SECONDS", seconds)
+    create_plan = build.create_plan
+
+    def create_plan_with_interval(*args):
+        return dataclasses.replace(
+            create_plan(*args), checkpoint_seconds=seconds
+        )
+
+    monkeypatch.setattr(build, "create_plan", create_plan_with_interval)
     config = smoke.get_config()
     config.checkpoint.every_steps = 0
     config.checkpoint.keep = 9
@@ -200,13 +207,12 @@ def test_saves_that_are_left_to_us_are_some_time_apart(
 
 def test_what_lies_behind_the_end_of_a_run_is_said():
     config = smoke.get_config()
-    plan = plan_lib.Plan.create(config, num_images=640)
-    assert [*build.schedule_warnings(config, plan)] == []
+    plan = build.create_plan(config, 640)
+    assert plan.warnings == ()
     config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
-    plan = plan_lib.Plan.create(config, num_images=640)
-    rate, size = build.schedule_warnings(config, plan)
+    rate, size = build.create_plan(config, 640).warnings
     assert "learning rate never falls" in rate
     assert "before what is to begin at step 20: 32 px" in size
 
@@ -288,8 +294,8 @@ def test_an_initial_state_that_is_not_finite_ends_as_diverged(
     """There is no checkpoint to go back to."""
     create_state = build.create_state
 
-    def create_bad_state(*args):
-        state = create_state(*args)
+    def create_bad_state(*args, **kwargs):
+        state = create_state(*args, **kwargs)
         weight = state.trainable[0]
         weight.assign(weight.read_value() * math.nan)
         return state
@@ -476,12 +482,13 @@ def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     config.distribute.logical_devices = 2
     strategy = build.create_strategy(config)
     data = build.load_data(config)
-    state = build.create_state(config, strategy)
+    state = build.create_state(config, strategy, num_classes=data.num_classes)
     _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
     state.restore(tensors)
-    scores = build.create_evaluator(config, strategy, data.test)(
-        state.evaluated()
+    evaluator = build.create_evaluator(
+        config, strategy, data.test, num_classes=data.num_classes
     )
+    scores = evaluator(state.evaluated())
     assert scores.accuracy == result["test_accuracy"]
     assert scores.loss == pytest.approx(result["test_loss"], rel=1e-5)
     assert scores.images == 200

@@ -6,9 +6,7 @@ import tensorflow as tf
 
 from configs import augment_presets
 from job import augment
-from job.augment import draws, picture
 from job.data import pipeline
-from job.storage.workdir import AUGMENTATION
 
 DEFAULT = {"flip": "random", "translate": 4.0, "cutout_pixels": 8.0}
 # Each alone, and all together.
@@ -147,19 +145,6 @@ def test_an_odd_batch_makes_no_pairs():
         make({"mixup_alpha": 1.0}, replicas=2, batch=30)
 
 
-@pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 8.0])
-def test_shares_are_beta_distributed(alpha):
-    drawn = draws.Draws(
-        0, tf.constant(0, tf.int64), 20000, tf.constant(0), 20000, 50000
-    ).beta(7, alpha)
-    drawn = drawn.numpy()
-    assert np.isfinite(drawn).all()
-    assert drawn.min() >= 0
-    assert drawn.max() <= 1
-    assert drawn.mean() == pytest.approx(0.5, abs=0.015)
-    assert drawn.var() == pytest.approx(0.25 / (2 * alpha + 1), rel=0.05)
-
-
 def test_xla_changes_next_to_nothing(split):
     fields = {**DEFAULT, "autoaugment": 1.0, "mixup_alpha": 1.0}
     (batch,) = batches(split, 0)
@@ -169,22 +154,3 @@ def test_xla_changes_next_to_nothing(split):
     apart = np.abs(plain.image.numpy().astype(int) - compiled.image.numpy())
     assert (apart > 0).mean() < 0.01
     np.testing.assert_array_equal(plain.share, compiled.share)
-
-
-def test_the_picture_shows_images_as_they_are_and_as_they_become(
-    split, tmp_path
-):
-    path = tmp_path / AUGMENTATION
-    operations = augment.create_operations(preset("strong"))
-    picture.write(path, split.images, operations, seed=0)
-    content = path.read_bytes()
-    shown = tf.io.decode_png(content).numpy()
-    assert shown.shape == (8 * 98, 8 * 98, 3)
-    tiles = shown.reshape(8, 98, 8, 98, 3).swapaxes(1, 2)[:, :, 1:-1, 1:-1]
-    small = tiles[:, :, ::3, ::3]
-    np.testing.assert_array_equal(small[0], split.images[:8])
-    for row in range(1, 8):
-        changed = (small[row] != small[row - 1]).any(axis=(1, 2, 3))
-        assert changed.mean() > 0.7
-    picture.write(path, split.images[8:], operations, seed=1)
-    assert path.read_bytes() == content  # A run's first start has written it.

@@ -188,9 +188,7 @@ def test_autoaugment_is_its_25_sub_policies_image_by_image():
     wanted, seen = [], set()
     for image, numbers in zip(images, drawn, strict=True):
         chosen = int(numbers[0] * 25)
-        for k, (name, chance, level) in enumerate(
-            policies._AUTOAUGMENT[chosen]
-        ):
+        for k, (name, chance, level) in enumerate(policies.AUTOAUGMENT[chosen]):
             if numbers[3 + k] < np.float32(chance):
                 sign = -1 if numbers[1 + k] < 0.5 else 1
                 image = pillow(image, name, value_of(name, level, sign))
@@ -215,7 +213,7 @@ def test_autoaugment_changes_the_share_that_is_asked_for():
 
 
 def test_randaugment_grows_with_its_magnitude():
-    names = policies._RANDAUGMENT
+    names = policies.RANDAUGMENT
     for magnitude in (2.5, 10.0):
         made = policies.randaugment_policy(magnitude, 32, 32)
         assert made.rows.shape == (2, 14, 2, 15)
@@ -228,7 +226,7 @@ def test_randaugment_grows_with_its_magnitude():
                 }.get(name)
                 if value is None:
                     value = value_of(name, 9, sign)
-                    centre = float(name in policies._BLENDS)
+                    centre = float(name in policies.BLENDS)
                     value = centre + (value - centre) * magnitude / 10
                     if name.startswith("translate"):
                         value = int(sign * magnitude / 10 * 150 / 331 * 32)

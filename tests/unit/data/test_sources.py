@@ -160,8 +160,8 @@ def test_a_folder_with_nothing_known_names_what_would_do(tmp_path):
 def test_no_network_and_no_data_names_three_ways_out(
     source, folder, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(tfds_source, "_HOST", "host.invalid")
-    monkeypatch.setattr(tfds_source, "_NETWORK_SECONDS", 1.0)
+    monkeypatch.setattr(tfds_source, "HOST", "host.invalid")
+    monkeypatch.setattr(tfds_source, "NETWORK_SECONDS", 1.0)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)

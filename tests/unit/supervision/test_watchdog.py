@@ -74,7 +74,7 @@ def test_zero_seconds_is_off():
 
 
 def test_the_heartbeat_stops_with_the_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(watchdog, "_HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(watchdog, "HEARTBEAT_SECONDS", 0.01)
     path = tmp_path / "later" / "heartbeat"
     watch = watchdog.Watchdog(0.0, heartbeat_file=path)
     watch.start()
