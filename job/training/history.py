@@ -94,9 +94,9 @@ class History:
         planned = self.planned_steps()
         if planned and planned[-1] != train_steps:
             logging.warning(
-                "the run was planned for %d steps and is for %d from here on:"
-                " so is the course of its learning rate; for a run that is so"
-                " from its start, choose another workdir",
+                "the run was planned for %d steps and has %d now; from here on"
+                " its learning rate follows the new length. For one schedule"
+                " from start to end, choose another workdir",
                 planned[-1],
                 train_steps,
             )

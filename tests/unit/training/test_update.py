@@ -99,9 +99,8 @@ def test_only_trainable_blocks_change():
         )
         if variable.path.startswith(("block5", "logits"))
     ]
-    update(
-        state.step, sums._replace(gradients=trained), state.replica_variables()
-    )
+    sums = StepSums(trained, sums.statistics, sums.loss, sums.correct)
+    update(state.step, sums, state.replica_variables())
     after = state.snapshot()
     for name in before:
         group, _, path = name.partition("/")

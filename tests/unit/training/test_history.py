@@ -1,0 +1,45 @@
+"""The metadata of a run: what a resume adds and a checkpoint keeps."""
+
+from job.config import ranges as config_lib
+from job.training.history import BEST_BY, History
+
+
+def create(config, **fields):
+    return History(config_lib.flatten(config), "00c0ffee", **fields)
+
+
+def test_every_start_is_added_and_the_oldest_are_dropped(config):
+    history = create(config)
+    for step in range(120):
+        history.step = step
+        history.begin(replicas=2, train_steps=200)
+    assert [start["step"] for start in history.starts] == [*range(20, 120)]
+    assert history.starts[-1]["replicas"] == 2
+
+
+def test_another_length_is_remembered_once(config, caplog):
+    history = create(config)
+    for train_steps in (10, 10, 20, 20):
+        history.begin(replicas=1, train_steps=train_steps)
+    assert history.planned_steps() == [10, 20]
+    assert caplog.text.count("was planned for 10 steps") == 1
+
+
+def test_a_checkpoint_has_what_a_resume_needs(config):
+    history = create(config, validation=(20, 0.5))
+    kept = history.to_manifest(20, 1, ["line"])
+    assert kept.keys() >= History.KEYS
+    assert kept[BEST_BY] == 0.5
+    assert kept["record"] == ["line"]
+    # An accuracy of another step says nothing of this one.
+    assert history.to_manifest(25, 1, [])[BEST_BY] is None
+
+
+def test_a_checkpoint_does_not_change_with_the_run(config):
+    history = create(config)
+    history.begin(replicas=1, train_steps=10)
+    kept = history.to_manifest(5, 1, [])
+    history.rollbacks.append({"bad_step": 7, "to_step": 5, "factor": 0.5})
+    history.starts[0]["replicas"] = 8
+    assert kept["rollbacks"] == []
+    assert kept["starts"][0]["replicas"] == 1
