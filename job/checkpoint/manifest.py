@@ -1,9 +1,9 @@
-"""What MANIFEST.json says: the tensors of a checkpoint, and where they lie.
+"""The manifest of a checkpoint: its files and tensors, with checksums.
 
-A checkpoint is a directory; its manifest, written last, makes it one. The
-manifest names every file with size and crc32c, and every tensor with dtype,
-shape, place and crc32c: enough to know that what is read is what was written.
-Imports no TensorFlow.
+A checkpoint is a directory that contains a manifest, which is written last. The
+manifest lists every file with size and crc32c, and every tensor with dtype,
+shape, offset and crc32c: enough to verify that the bytes that are read are
+those that were written. Imports no TensorFlow.
 
     {"format": 1, "step": 1234, "attempt": "9f...", "seed": 0, "replicas": 1,
      "files": [{"name": "tensors-0-9f....bin", "size": ..., "crc32c": "..."}],
@@ -22,22 +22,22 @@ import numpy as np
 FORMAT = 1
 NAME = "MANIFEST.json"
 
-# Nothing that could leave the directory, hide, or be taken for a manifest.
+# A name that cannot leave the directory, be hidden, or be a manifest's.
 _FILE_NAME = re.compile(r"tensors-[0-9]{1,4}-[0-9a-f]{6,64}\.bin")
 _DTYPES = frozenset({"<f4", "<f8", "<i4", "<i8"})
 
 
 class InvalidCheckpointError(Exception):
-    """A checkpoint is not what its manifest says it is."""
+    """A checkpoint does not match its manifest."""
 
 
 class NewerFormatError(Exception):
-    """A later version of this job wrote the manifest; nothing is wrong."""
+    """A later version of this job wrote the manifest, which may be intact."""
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file of a checkpoint: its name, bytes, and crc32c of all of them."""
+    """A data file of a checkpoint: name, size in bytes, and crc32c."""
 
     name: str
     size: int
@@ -46,7 +46,7 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a checkpoint: C order, at `offset` bytes in file `file`."""
+    """A tensor of a checkpoint: C order, at byte `offset` of file `file`."""
 
     name: str
     dtype: str
@@ -57,7 +57,7 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
         count = int(np.prod(self.shape, dtype=np.int64))
         return count * np.dtype(self.dtype).itemsize
 
@@ -67,13 +67,12 @@ class Manifest:
     """A checkpoint's table of contents.
 
     Attributes:
-      step: training steps done when it was taken.
-      attempt: id of the process that wrote it, and of the save; part of its
-        files' names.
-      files: the data files.
-      tensors: what is in them.
-      run: what else a later start wants to know of the run, JSON types only:
-        config, seed, replicas, versions, starts, the record up to this step.
+      step: Training step of the checkpoint.
+      attempt: Id of the process and of the save; part of the files' names.
+      files: Data files.
+      tensors: Tensors in the data files.
+      run: Resume metadata, of JSON types only: config, seed, replicas,
+        versions, attempts, the metrics log up to this step.
     """
 
     step: int
@@ -101,12 +100,12 @@ def fields_crc32c(fields: dict[str, Any]) -> str:
 
 
 def from_json(content: bytes) -> Manifest:
-    """Reads MANIFEST.json, trusting nothing in it.
+    """Reads and validates MANIFEST.json.
 
     Raises:
-      NewerFormatError: its format is a later one.
-      InvalidCheckpointError: it is not JSON, is of no known format, or names a
-        file or type that no checkpoint of ours has.
+      NewerFormatError: A later version of the job wrote it.
+      InvalidCheckpointError: It is not JSON, has an unknown format or a wrong
+        checksum, or lists a file name or dtype that no checkpoint has.
     """
     try:
         fields = json.loads(content)
@@ -161,15 +160,15 @@ def _check_tensor(tensor: Tensor, files: tuple[File, ...]) -> None:
 
 
 def unpack(found: Manifest, contents: list[bytes]) -> dict[str, np.ndarray]:
-    """Returns the tensors, each compared with its crc32c.
+    """Returns the tensors by name, verified by their checksums.
 
     Args:
-      found: the manifest.
-      contents: the files' bytes, in the manifest's order.
+      found: Manifest of the checkpoint.
+      contents: Bytes of the data files, in the manifest's order.
 
     Raises:
-      InvalidCheckpointError: a file's size or crc32c, or a tensor's, is
-        another.
+      InvalidCheckpointError: The size or crc32c of a file or tensor differs
+        from the manifest's.
     """
     for file, content in zip(found.files, contents, strict=True):
         if len(content) != file.size:
@@ -197,16 +196,16 @@ def unpack(found: Manifest, contents: list[bytes]) -> dict[str, np.ndarray]:
 def pack(
     tensors: dict[str, np.ndarray], attempt: str, file_bytes: int
 ) -> tuple[tuple[File, ...], tuple[Tensor, ...], list[bytes]]:
-    """Lays tensors out in files of about `file_bytes`.
+    """Packs tensors into files of about `file_bytes` each.
 
     Returns:
-      The files, the tensors in them, and the files' bytes.
+      The files, the tensors in them, and the bytes of the files.
     """
     groups: list[list[bytes]] = [[]]
     entries = []
     offset = 0
     for name, array in tensors.items():
-        # ascontiguousarray would make a scalar a vector.
+        # ascontiguousarray would turn a scalar into a vector.
         little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
         data = little.tobytes()
         if offset and offset + len(data) > file_bytes:
@@ -227,7 +226,7 @@ def pack(
     contents = []
     for group in groups:
         contents.append(b"".join(group))
-        group.clear()  # No second copy of all of them at once.
+        group.clear()  # Avoids a second copy of all tensors.
     files = tuple(
         File(f"tensors-{i}-{attempt}.bin", len(content), crc32c(content))
         for i, content in enumerate(contents)

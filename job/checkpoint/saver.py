@@ -1,16 +1,16 @@
-"""Saving beside the training: the loop hands a snapshot over and goes on.
+"""Asynchronous saving: a thread writes checkpoints while training continues.
 
     saver = AsyncSaver(store)
-    saver.save(step, tensors, run)       # returns at once
-    saver.check()                        # raises what ended saving for good
-    saver.flush(timeout=20.0)            # -> the newest committed step
+    saver.save(step, tensors, run)       # returns immediately
+    saver.check()                        # raises the error that ended saving
+    saver.flush(timeout=20.0)            # returns the newest committed step
 
-One checkpoint is being written and one waits, at most. Where the store is slow,
-a newer one takes the waiting one's place, so that a store that is away for an
-hour costs neither steps nor memory: no more than two snapshots are ever held. A
-save that fails is reported at once. Where the cause may pass it is tried again,
-each time later, for as long as the patience lasts, or given up for a newer one;
-else, or then, the next call of any method raises it. Imports no TensorFlow.
+At most one checkpoint is being written and one is pending. If the store is
+slow, a newer checkpoint replaces the pending one: an outage of an hour costs
+neither steps nor memory, and at most two snapshots are held. A failed save is
+logged immediately. If the cause may pass, it is retried with growing intervals
+until a newer checkpoint replaces it or the patience ends. Otherwise, or then,
+the next call of any method raises the error. Imports no TensorFlow.
 """
 
 import contextlib
@@ -32,22 +32,23 @@ THREAD = "checkpoints"
 
 # Time that training continues without a save while the store does not answer.
 _PATIENCE_SECONDS = 3600.0
+# Wait before a retry: doubled up to the longest.
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
-# A save that has taken that long is slow; until then the loop waits for it,
-# rather than drop the one that waits.
+# Duration from which a save is slow. Until then the loop waits for it rather
+# than drop the pending checkpoint.
 _SLOW_SECONDS = 2.0
-# What a bug elsewhere leaves to the save that was under way.
+# Time that the current save gets to finish after an unexpected exception.
 _LAST_SECONDS = 30.0
 
 
 @dataclasses.dataclass
 class _Job:
-    """A checkpoint on its way.
+    """A checkpoint that is pending or being written.
 
     Attributes:
-      step: training steps done.
-      content: what to save; packed by the thread, once.
+      step: Training step of the checkpoint.
+      content: Tensors and resume metadata, or both packed by the thread.
     """
 
     step: int
@@ -71,16 +72,17 @@ class AsyncSaver:
         """Starts the thread, a daemon.
 
         Args:
-          store: where checkpoints go; nobody else may save to it meanwhile.
-          committed_step: of the checkpoint that the run goes on from, if any.
-          on_commit: called with the step of each commit, by the thread.
-          patience_seconds: since the last success, until a store that does not
-            answer ends the run.
-          first_wait_seconds: before the second try of a save; doubled for each
-            one after it.
-          longest_wait_seconds: between two tries.
-          slow_seconds: of one save; only then is one that waits behind it
-            dropped for a newer one.
+          store: Store of the checkpoints; only this saver may save to it.
+          committed_step: Step of the checkpoint that the run resumed from, if
+            any.
+          on_commit: Called by the thread with the step of each commit.
+          patience_seconds: Time since the last success after which an outage of
+            the store ends the run.
+          first_wait_seconds: Wait before the first retry of a save, doubled for
+            each further one.
+          longest_wait_seconds: Longest wait between two tries.
+          slow_seconds: Duration of a save after which a newer checkpoint
+            replaces the pending one.
         """
         self._store = store
         self._on_commit = on_commit
@@ -89,17 +91,17 @@ class AsyncSaver:
         self._longest_wait = longest_wait_seconds
         self._slow = slow_seconds
         self._changed = threading.Condition()
-        # All of these under `_changed`.
+        # All attributes below are guarded by `_changed`.
         self._committed = committed_step
         self._running: _Job | None = None
         self._tidying = False
-        # When the running one began, or is to begin.
+        # Time when the running save began, or is to begin.
         self._since = 0.0
         self._waiting: _Job | None = None
         self._fatal: Exception | None = None
         self._last_error: errors.StorageError | None = None
         self._failing_since: float | None = None
-        # Of whoever waits: how many did so far, and the newest one's deadline.
+        # Number of flush() calls, and the deadline of the current one.
         self._flushes = 0
         self._deadline: float | None = None
         self._closed = False
@@ -111,24 +113,23 @@ class AsyncSaver:
 
     @property
     def committed_step(self) -> int | None:
-        """The newest step that is there to stay; None: there is none."""
+        """Step of the newest committed checkpoint; None if there is none."""
         with self._changed:
             return self._committed
 
     @property
     def commits(self) -> list[tuple[int, float]]:
-        """Bytes and seconds of each save that this one has committed."""
+        """Size in bytes and duration in seconds of each committed save."""
         with self._changed:
             return [*self._seconds]
 
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> None:
-        """Hands a checkpoint over; the arrays must not change any more.
+        """Enqueues a checkpoint; the arrays must not change afterwards.
 
-        Args: see `store.CheckpointStore.save`.
-
-        Raises: see `check`.
+        See `store.CheckpointStore.save` for the arguments and `check` for the
+        errors.
         """
         self.check()
         with self._changed:
@@ -143,31 +144,32 @@ class AsyncSaver:
                     step,
                     self._waiting.step,
                 )
-            # One that waits for the store to be tidied has its own beginning;
-            # else each newer one would wait anew while that takes its time.
+            # The time starts with the first checkpoint that waits for garbage
+            # collection; otherwise each newer one would wait for the full time.
             if not self._running and not self._waiting:
                 self._since = time.monotonic()
             self._waiting = _Job(step, (tensors, run))
             self._changed.notify_all()
 
     def check(self) -> None:
-        """Raises what ended saving for good, if anything did.
+        """Raises the error that ended saving, if any.
 
         Raises:
-          LostRaceError: another process works on this run.
-          StorageError: nothing can be saved there.
+          LostRaceError: Another process works on this run.
+          StorageError: The storage cannot be written to.
         """
         with self._changed:
             if self._fatal:
                 raise self._fatal
 
     def wait(self, seconds: float) -> bool:
-        """Waits; returns whether all is committed, and old ones are removed.
+        """Waits; returns whether all saves and garbage collection are done.
 
         Args:
-          seconds: at most.
+          seconds: Longest time to wait.
 
-        Raises: see `check`.
+        Raises:
+          JobError: See `check`.
         """
         with self._changed:
             self._changed.wait_for(self._is_idle, seconds)
@@ -176,19 +178,18 @@ class AsyncSaver:
             return self._is_idle()
 
     def flush(self, timeout: float | None = None) -> int | None:
-        """Waits until all that was handed over is committed.
+        """Waits until every enqueued checkpoint is committed.
 
         Args:
-          timeout: in seconds; None: as long as the patience lasts, and until
-            old checkpoints are removed. It holds, whatever the store does: an
-            upload that hangs is left behind.
+          timeout: Limit in seconds, which holds even if an upload hangs. If
+            None, waits until the patience ends, and for garbage collection.
 
         Returns:
-          The newest committed step; None: there is none.
+          The newest committed step; None if there is none.
 
         Raises:
-          LostRaceError: another process works on this run.
-          StorageError: not all was committed; the message says why.
+          LostRaceError: Another process works on this run.
+          StorageError: Not everything was committed; the message has the cause.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -211,10 +212,10 @@ class AsyncSaver:
     def restore_newest(
         self,
     ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
-        """Returns the newest checkpoint, once all that was saved is committed.
+        """Returns the newest checkpoint after committing all enqueued ones.
 
         Raises:
-          JobError: see `flush` and `store.CheckpointStore.restore_newest`.
+          JobError: See `flush` and `store.CheckpointStore.restore_newest`.
         """
         self.flush()
         found = self._store.restore_newest()
@@ -223,7 +224,7 @@ class AsyncSaver:
         return found
 
     def close(self) -> None:
-        """Ends the thread once it is idle; what waits is dropped."""
+        """Ends the thread once it is idle; drops the pending checkpoint."""
         with self._changed:
             self._closed = True
             self._waiting = None
@@ -233,7 +234,7 @@ class AsyncSaver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *unused: Any) -> None:
-        # An end that the job foresees has seen to what was under way.
+        # The code that raised a JobError has already waited for the save.
         if kind is None or not issubclass(kind, errors.JobError):
             with contextlib.suppress(errors.JobError):
                 self.wait(_LAST_SECONDS)
@@ -268,11 +269,11 @@ class AsyncSaver:
                 if self._save(job):
                     self._tidy(job.step)
             except Exception as error:
-                # Whatever it is: the loop must hear of it, not this thread.
+                # Every error is raised in the loop, not in this thread.
                 logging.error("no checkpoint is saved any more: %s", error)
                 with self._changed:
                     self._fatal = error
-                    # Not to be committed: another process may be ahead.
+                    # Must not be committed: another process may be ahead.
                     self._waiting = None
                 return
             finally:
@@ -280,10 +281,10 @@ class AsyncSaver:
                     self._running = None
                     self._tidying = False
                     self._changed.notify_all()
-            del job  # Its memory, while this thread waits.
+            del job  # Frees its memory while this thread waits.
 
     def _tidy(self, step: int) -> None:
-        """Removes old checkpoints; nobody in a hurry waits for that."""
+        """Deletes old checkpoints; a flush with a timeout does not wait."""
         with self._changed:
             self._running = None
             self._tidying = True
@@ -291,12 +292,12 @@ class AsyncSaver:
         self._store.tidy(step, self._is_awaited)
 
     def _is_awaited(self) -> bool:
-        """Says whether somebody waits for what waits to be saved."""
+        """Returns whether a flush waits for the pending checkpoint."""
         with self._changed:
             return bool(self._waiting and self._deadline is not None)
 
     def _save(self, job: _Job) -> bool:
-        """Commits a checkpoint, or leaves it for a newer one.
+        """Commits a checkpoint, or gives it up for a newer one.
 
         Returns:
           Whether it is committed.
@@ -338,12 +339,12 @@ class AsyncSaver:
     def _wait(
         self, error: errors.StorageError, seconds: float, flushes: int
     ) -> bool:
-        """Waits for the next try; returns whether there shall be one.
+        """Waits for the next try; returns whether to make one.
 
         Args:
-          error: of the try before.
-          seconds: to wait, at most.
-          flushes: how many there had been when that try began.
+          error: Error of the last try.
+          seconds: Longest time to wait.
+          flushes: Number of flush() calls when the last try began.
         """
         with self._changed:
             self._last_error = error
@@ -359,7 +360,7 @@ class AsyncSaver:
             return not (self._waiting or self._closed)
 
     def _left(self) -> float | None:
-        """Returns the seconds that whoever waits has; None: as usual."""
+        """Returns the seconds until the deadline of a flush; None if none."""
         with self._changed:
             if self._deadline is None:
                 return None

@@ -1,15 +1,15 @@
-"""The commit protocol: how tensors become a checkpoint, and are found again.
+"""The commit protocol of checkpoints: save and restore.
 
-    store = CheckpointStore(disk.Disk(workdir / "checkpoints"), keep=2)
+    store = CheckpointStore(disk.Disk(folder), keep=2)
     store.save(step, tensors, run)       # committed when it returns
-    found = store.restore_newest()       # -> (manifest, tensors), or None
+    found = store.restore_newest()       # (manifest, tensors), or None
 
-A save writes data files first, under names that carry this process's id, so
-that a dead attempt never stands in the way of the next; each is durable and
-compared with what was meant. Then MANIFEST.json appears, whole, at once, and
-only if there is none: that is the commit. A kill at any point leaves either
-the checkpoint or no checkpoint, and never touches an older one. Where the files
-lie is for `storage.Storage` to know. Imports no TensorFlow.
+A save first writes data files, under names that contain this process's id, so
+that the files of a dead attempt never block the next one. Each file is durable
+and was compared with the bytes in memory. Then MANIFEST.json is created
+atomically, and only if there is none: this is the commit. A kill at any point
+leaves the complete checkpoint or none, and never damages an older one. Files go
+through `storage.Storage`. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -41,10 +41,10 @@ class Packed:
     """A checkpoint that is ready to be written.
 
     Attributes:
-      made: its manifest.
-      contents: its files' bytes, in the manifest's order.
-      begun: when its files were first written, by time.monotonic; None: not
-        yet.
+      made: Manifest of the checkpoint.
+      contents: Bytes of its files, in the manifest's order.
+      begun: Time when its files were first written, by time.monotonic. None
+        before that.
     """
 
     made: manifest.Manifest
@@ -53,12 +53,12 @@ class Packed:
 
     @property
     def size(self) -> int:
-        """Bytes of data."""
+        """Size of the data files in bytes."""
         return sum(file.size for file in self.made.files)
 
 
 class CheckpointStore:
-    """Checkpoints of one run, in one place."""
+    """The checkpoints of one run."""
 
     def __init__(
         self,
@@ -105,18 +105,17 @@ class CheckpointStore:
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> manifest.Manifest:
-        """Commits a checkpoint; it is there to stay when this returns.
+        """Saves a checkpoint, durably when this returns.
 
         Args:
-          step: training steps done.
-          tensors: what to save, by name; float or int, 32 or 64 bits.
-          run: see `manifest.Manifest`.
+          step: Training step of the checkpoint.
+          tensors: Tensors by name; float or int, 32 or 64 bits.
+          run: See `manifest.Manifest`.
 
         Raises:
-          LostRaceError: another process has committed this step, or a later
-            one.
-          StorageError: the place is full, or cannot be written to; nothing that
-            was committed before is touched.
+          LostRaceError: Another process has committed this step or a later one.
+          StorageError: The storage is full or cannot be written to. Older
+            checkpoints are intact.
         """
         made = self.commit(self.pack(step, tensors, run))
         self.tidy(step)
@@ -136,14 +135,15 @@ class CheckpointStore:
     def commit(
         self, packed: Packed, *, timeout: float | None = None
     ) -> manifest.Manifest:
-        """Writes what `pack` returned, and commits it; see `save` and `tidy`.
+        """Writes and commits a packed checkpoint; see `save` and `tidy`.
 
-        May be called again after it failed: it goes on with what is there, and
-        knows a commit of its own of which it never heard.
+        May be called again after a failure: a commit of an earlier try whose
+        answer was lost counts.
 
         Args:
-          packed: the checkpoint.
-          timeout: in seconds, for each of a few calls to a bucket.
+          packed: Checkpoint as `pack` returned it.
+          timeout: Limit for each of a few calls to the storage, in seconds. If
+            None, the storage's own.
         """
         faults.reach("save.begin")
         try:
@@ -202,24 +202,23 @@ class CheckpointStore:
     def restore_newest(
         self, *, quarantine: bool = True
     ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
-        """Reads the newest checkpoint that is whole.
+        """Reads the newest intact checkpoint.
 
-        A damaged one is put aside, by renaming its manifest, and named in the
-        log; then older ones are tried.
+        A damaged one is quarantined by renaming its manifest, with an error in
+        the log; then the one before is tried.
 
         Args:
-          quarantine: False where another process may own the run: then a
-            damaged checkpoint is passed over, and left as it is.
+          quarantine: Whether to rename damaged checkpoints. If False, they are
+            only skipped, as another process may own the run.
 
         Returns:
-          The manifest and all tensors; None where no checkpoint was ever
-          committed here.
+          The manifest and all tensors; None if no checkpoint was ever
+          committed.
 
         Raises:
-          StorageError: the storage does not answer; nothing is put aside.
-          ResumeError: there are checkpoints and none is whole, or the newest is
-            of a later version of this job. Starting over is a decision for a
-            person.
+          StorageError: The storage does not answer; nothing is quarantined.
+          ResumeError: All checkpoints are damaged, or a later version of the
+            job wrote the newest one. The user decides whether to start over.
         """
         for _ in range(_READS):
             try:

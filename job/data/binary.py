@@ -2,11 +2,11 @@
 
 Six files of 10,000 records each; a record is one byte of label, then 1,024
 bytes each of red, green and blue (https://www.cs.toronto.edu/~kriz/cifar.html).
-The archive is never extracted: its checksum is compared, then its members are
-read into memory, known names and sizes only.
+The archive is never extracted: its checksum is verified, then members of known
+names and sizes are read into memory.
 
-    find(path)                       # the folder or archive that path means
-    read(found, archive_sha256="")   # -> Dataset
+    find(path)                       # folder or archive at a path
+    read(found, archive_sha256="")   # Dataset
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from job.data import dataset
 
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = "cifar-10-binary.tar.gz"
-# As tensorflow-datasets 4.9.10 has it, in url_checksums/cifar10.txt.
+# From tensorflow-datasets 4.9.10, url_checksums/cifar10.txt.
 ARCHIVE_SHA256 = (
     "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 )
@@ -38,9 +38,8 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the folder of .bin files or the archive at `path`, or None.
 
     Args:
-      path: the folder itself, its parent, the archive, or the archive's folder.
-        A file counts as an archive whatever it holds: `read` says what is
-        wrong.
+      path: The folder itself, its parent, the archive, or the archive's folder.
+        Every file counts as an archive: `read` raises if it is not one.
     """
     if path.is_file():
         return path
@@ -60,16 +59,17 @@ def read(
     """Reads both splits into memory.
 
     Args:
-      path: what `find` returned.
-      archive_sha256: the archive's, in hexadecimal; "" for the official one.
-      poll: called between two files; what it raises ends it.
+      path: Folder or archive that `find` returned.
+      archive_sha256: Checksum of the archive, hexadecimal. If "", that of the
+        official archive.
+      poll: Called between two files; its exceptions end the function.
 
     Returns:
-      50,000 images to train on and 10,000 to test on, in the files' order.
+      50,000 training images and 10,000 test images, in the files' order.
 
     Raises:
-      DataError: a file is missing, of the wrong size, or holds a label above 9;
-        the archive has another checksum, or members that do not belong.
+      DataError: A file is missing, has the wrong size or a label above 9, or
+        the archive has another checksum or irregular members.
     """
     try:
         if path.is_dir():

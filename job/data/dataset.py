@@ -82,11 +82,11 @@ class Dataset:
 
 
 def limit(split: Split, images: int) -> Split:
-    """Returns some of a split's images, in their order, the same every time.
+    """Returns a fixed random subset of a split, in the order of the split.
 
     Args:
-      split: what to take from.
-      images: how many, drawn at random; 0, or more than there are: all.
+      split: Images to choose from.
+      images: Number of images. If 0 or larger than the split, all.
     """
     if not 0 < images < len(split):
         return split
@@ -95,14 +95,16 @@ def limit(split: Split, images: int) -> Split:
 
 
 def hold_out(dataset: Dataset, fraction: float) -> Dataset:
-    """Returns `dataset` with a slice of train in the place of test.
+    """Returns a data set that is evaluated on held-out training images.
 
-    For tuning: whoever picks settings by the test images reports a number that
-    is too high. The slice is the same for every seed, so that runs compare.
+    For tuning: settings that were chosen by the test images report an accuracy
+    that is too high. The held-out images are the same for every seed, so that
+    runs can be compared.
 
     Args:
-      dataset: what was loaded.
-      fraction: the share held out, 0 to 1, exclusive; 0.0 returns `dataset`.
+      dataset: Data set as it was loaded.
+      fraction: Fraction of the training images to hold out, at least 0 and
+        below 1. If 0.0, returns `dataset`.
     """
     if not fraction:
         return dataset

@@ -1,4 +1,4 @@
-"""Any PNG or JPEG file as an image that the network knows: 32 px, RGB.
+"""PNG and JPEG files as images for the network: 32 px, RGB.
 
     for file in find(["cat.png", "photos/", "gs://bucket/photos"]):
         image = decode(file.read())         # uint8 [32, 32, 3]
@@ -22,18 +22,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from job import errors
 from job.data.dataset import IMAGE_SIZE
 
-if TYPE_CHECKING:  # Half a second, for those who need it.
+if TYPE_CHECKING:  # The import takes half a second.
     from job.storage.gcs import Bucket
 
-# What is read: the two formats that images of this size come in. Others are
-# refused before a byte of them is decoded.
+# Other formats are refused before a byte of them is decoded.
 _FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# A file this large is no picture that anybody means.
+# A larger file is given by mistake.
 _MOST_BYTES = 2**28
 
-# Pillow's names for 16 bits of grey, by the order of their bytes.
+# Pillow's modes for 16-bit grayscale, by byte order.
 _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L")
 
 
@@ -42,8 +41,8 @@ class Input:
     """An image file.
 
     Attributes:
-      name: its path or gs:// URL.
-      read: returns its content; raises DataError or StorageError.
+      name: Path or gs:// URL.
+      read: Returns the content; raises DataError or StorageError.
     """
 
     name: str
@@ -51,14 +50,14 @@ class Input:
 
 
 def find(names: Sequence[str]) -> list[Input]:
-    """Returns the files that paths name, those of a folder in their order.
+    """Returns image files by path; those of a folder sorted by name.
 
     Args:
-      names: files, folders (with those in them) and gs:// URLs of either.
+      names: Files, folders (searched recursively) and gs:// URLs of either.
 
     Raises:
-      DataError: there is no such path, or no PNG or JPEG in a folder.
-      StorageError: a bucket cannot be read.
+      DataError: A path does not exist, or a folder has no PNG or JPEG file.
+      StorageError: A bucket cannot be read.
     """
     found: list[Input] = []
     for name in names:
@@ -140,36 +139,36 @@ def _check_any(name: str, chosen: int, inside: int) -> None:
         )
     if chosen < inside:
         logging.info(
-            "%s: %d files are no images by their names and are left alone",
+            "%s: skipped %d files without an image extension",
             name,
             inside - chosen,
         )
 
 
 def decode(content: bytes) -> np.ndarray:
-    """Returns the middle square of an image, scaled to 32 by 32 pixels.
+    """Returns the central square of an image, scaled to 32 by 32 pixels.
 
-    A picture of that size is returned as it is. Others are scaled by Pillow's
-    bicubic filter, which averages over what it leaves out. Grey becomes RGB, 16
-    bits become 8, what is transparent becomes white, a camera's rotation is
-    undone; of an animation it is the first frame.
+    An image of that size is not changed. Others are scaled by Pillow's bicubic
+    filter, which is antialiased. Grayscale becomes RGB, 16 bits become 8,
+    transparent pixels become white, and a camera's rotation is undone. Of an
+    animation it is the first frame.
 
     Args:
-      content: of a PNG or JPEG file.
+      content: Bytes of a PNG or JPEG file.
 
     Returns:
       uint8 [32, 32, 3], RGB, 0 to 255.
 
     Raises:
-      DataError: it is none, is damaged, or has more pixels than Pillow trusts
-        (89 million).
+      DataError: The content is not a PNG or JPEG image, is damaged, or has more
+        pixels than Pillow's limit (89 million).
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=_FORMATS) as opened:
                 opened.load()
-                # In its own modes it would lose what they cannot hold.
+                # Resizing in a palette or grayscale mode would lose colors.
                 image = _to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
         raise errors.DataError("it is no PNG or JPEG image") from None
@@ -183,7 +182,7 @@ def decode(content: bytes) -> np.ndarray:
     except MemoryError:
         raise errors.DataError("it does not fit into memory") from None
     except Exception as error:
-        # A decoder of bytes from anywhere raises whatever it trips over.
+        # Decoders raise exceptions of many types for damaged bytes.
         raise errors.DataError(
             f"it is damaged ({type(error).__name__}: {error})"
         ) from None
@@ -208,6 +207,6 @@ def _to_square(image: Image.Image) -> Image.Image:
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    # Cut first: the filter would look over the edge of a box.
+    # Cropped first: the filter would read pixels outside of a box.
     square = image.crop((left, top, left + side, top + side))
     return square.resize(size, Image.Resampling.BICUBIC)

@@ -1,18 +1,17 @@
-"""Which images a step sees: a pure function of (seed, step).
+"""The images of each step: a pure function of (seed, step).
 
-An epoch's order is a stateless permutation, so there is no iterator to save: a
-run that resumes at step s asks for batches from s on and gets the same ones.
-Epochs follow one another without a gap: position p of the run is image
-`order(p // n)[p % n]`, so each image is seen exactly once an epoch also where
-the batch size does not divide n.
+An epoch's order is a stateless permutation, so no iterator has to be saved: a
+run that resumes at step s gets the batches from s on. Epochs follow one another
+without a gap: position p of the run is image `order(p // n)[p % n]`. So each
+image is seen exactly once per epoch, even if the batch size does not divide n.
 
     batches = train_batches(split, seed=0, global_batch_size=512, first_step=0)
     batches = eval_batches(split, global_batch_size=1000)
 
-Both give one element a replica and step, in the replicas' order: with R
-replicas, elements s * R to s * R + R - 1 are step s. That is what
-`tf.distribute` hands out, and a plain iteration with `num_replicas=1` gives
-global batches. A worker of several asks for the elements of its own replicas.
+Both yield one element per replica and step, in the order of the replicas: with
+R replicas, elements s * R to s * R + R - 1 are step s. `tf.distribute` assigns
+them in this way, and plain iteration with `num_replicas=1` yields global
+batches. One of several workers creates the elements of its own replicas only.
 
     iterator = distribute(strategy, lambda own: train_batches(...))
 """
@@ -28,18 +27,18 @@ from tensorflow.python.data.ops import multi_device_iterator_ops
 from job.data.dataset import Split
 
 _SHUFFLE_ROUNDS = 12
-# That gather images: two make a million a second.
+# Threads that gather images: two gather a million images per second.
 _THREADS = min(8, os.cpu_count() or 1)
 
 
 class TrainBatch(NamedTuple):
-    """One replica's share of a step, b images.
+    """One replica's part of a training step, b images.
 
     Attributes:
       image: uint8 [b, 32, 32, 3], 0 to 255.
       label: int32 [b], 0 to 9.
-      index: int32 [b], which image of the training split.
-      epoch: int32 [b], how often the run had seen the image before.
+      index: int32 [b], index of the image in the training split.
+      epoch: int32 [b], number of times the run has seen the image before.
     """
 
     image: tf.Tensor
@@ -49,12 +48,12 @@ class TrainBatch(NamedTuple):
 
 
 class EvalBatch(NamedTuple):
-    """One replica's share of a step of evaluation, b images.
+    """One replica's part of an evaluation step, b images.
 
     Attributes:
       image: uint8 [b, 32, 32, 3], 0 to 255.
       label: int32 [b], 0 to 9.
-      mask: float32 [b], 1.0, and 0.0 for what fills up the last batch.
+      mask: float32 [b], 1.0, and 0.0 for images that pad the last batch.
     """
 
     image: tf.Tensor
@@ -65,12 +64,12 @@ class EvalBatch(NamedTuple):
 def train_indices(
     positions: tf.Tensor, *, num_images: int, seed: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Says which image stands where in the run.
+    """Returns the images at positions of the run.
 
     Args:
-      positions: int64 [b], ascending; image number of the run, from 0.
-      num_images: images in the training split, n.
-      seed: of the order.
+      positions: int64 [b], ascending positions in the run, from 0.
+      num_images: Number of images in the training split, n.
+      seed: Seed of the order.
 
     Returns:
       int32 [b] index of the image, 0 to n - 1, and int32 [b] epoch.
@@ -81,10 +80,10 @@ def train_indices(
     def shuffled(epochs: tf.Tensor) -> tf.Tensor:
         same = tf.zeros_like(epochs)
         seeds = tf.stack([same + seed, epochs, same], axis=-1)
-        # tf.random.experimental.index_shuffle is this op with 4 rounds. They
-        # are too few: two images of one batch meet again in another epoch's
-        # batch 17 times as often as by chance (n 50,000, batch 256); from 6
-        # rounds on as often as by chance: tests/unit/data/test_pipeline.py.
+        # tf.random.experimental.index_shuffle is this op with 4 rounds, which
+        # are too few: two images of a batch share a batch of another epoch 17
+        # times as often as by chance (n 50,000, batch 256); from 6 rounds on
+        # as often as by chance. tests/unit/data/test_pipeline.py counts it.
         return tf.raw_ops.RandomIndexShuffle(
             index=within,
             seed=tf.cast(seeds, tf.int32),
@@ -92,8 +91,8 @@ def train_indices(
             rounds=_SHUFFLE_ROUNDS,
         )
 
-    # One seed for the batch is several times as fast as one for each image,
-    # and all but a step an epoch lie in one epoch.
+    # One seed per batch is several times as fast as one per image, and only
+    # one step per epoch spans two epochs.
     index = tf.cond(
         tf.equal(epoch[0], epoch[-1]),
         lambda: shuffled(epoch[0]),
@@ -114,12 +113,12 @@ def train_batches(
     """Returns an endless `tf.data.Dataset` of `TrainBatch`.
 
     Args:
-      split: the training images; kept in memory once, however many replicas.
-      seed: of the order.
-      global_batch_size: images a step; a multiple of `num_replicas`.
-      first_step: where the run starts or goes on.
-      num_replicas: how many elements make a step.
-      own_replicas: whose elements are wanted; None: all.
+      split: Training images, stored once for any number of replicas.
+      seed: Seed of the order.
+      global_batch_size: Images per step, a multiple of `num_replicas`.
+      first_step: Step at which the run starts or resumes.
+      num_replicas: Number of elements per step.
+      own_replicas: Replicas to create elements for. If None, all.
     """
     size = global_batch_size // num_replicas
     own = own_replicas or range(num_replicas)
@@ -127,8 +126,8 @@ def train_batches(
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
-    # AutoGraph has nothing to convert here, takes its time to find that out,
-    # and leaves a file for each function where a process ends at once.
+    # AutoGraph has nothing to convert here, is slow to find that out, and
+    # leaves a temporary file per function if the process ends abruptly.
     @tf.autograph.experimental.do_not_convert
     def gather(number: tf.Tensor) -> TrainBatch:
         positions = _positions(number, size, num_replicas, own)
@@ -157,14 +156,14 @@ def eval_batches(
     """Returns a `tf.data.Dataset` of `EvalBatch`, every image exactly once.
 
     Args:
-      split: the images to score.
-      global_batch_size: images a step; a multiple of `num_replicas`.
-      num_replicas: how many elements make a step.
-      own_replicas: whose elements are wanted; None: all.
+      split: Images to score.
+      global_batch_size: Images per step, a multiple of `num_replicas`.
+      num_replicas: Number of elements per step.
+      own_replicas: Replicas to create elements for. If None, all.
 
     Returns:
-      Elements of equal shape, without end; each `eval_steps(...)` steps are
-      one evaluation.
+      Endless elements of equal shape; every `eval_steps(...)` steps are one
+      evaluation.
     """
     size = global_batch_size // num_replicas
     own = own_replicas or range(num_replicas)
@@ -183,17 +182,17 @@ def eval_batches(
         )
 
     elements = tf.data.Dataset.range(steps * len(own))
-    # Endless, because tf.distribute handles a data set that ends by way of
-    # optionals, at a price; the caller knows how many steps there are.
+    # Endless, because tf.distribute handles the end of a data set with
+    # optionals, which are slow; the caller knows the number of steps.
     return untuned(elements.map(gather).repeat().prefetch(len(own)))
 
 
 def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns the same without tf.data's tuning, which has nothing to tune.
+    """Returns a data set without tf.data's autotuning, which has no use here.
 
-    Its thread may sleep through its end: TensorFlow 2.21 wakes it before it
-    sets the flag that the thread looks at, so that whoever drops an iterator
-    waits, with Python's lock, for up to a minute.
+    The tuning thread may miss its end: TensorFlow 2.21 wakes it before setting
+    the flag that it checks. Deleting an iterator then waits for up to a minute,
+    holding Python's global lock.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -204,19 +203,19 @@ def distribute(
     strategy: tf.distribute.Strategy,
     create: Callable[[range], tf.data.Dataset],
 ) -> Iterator[Any]:
-    """Returns an iterator over what each replica gets, on its device.
+    """Returns an iterator over per-replica batches, on the replicas' devices.
 
     Args:
-      strategy: over whose replicas a step runs.
-      create: makes the batches of a worker, given which of a step's replicas
-        are its own: one element a replica and step.
+      strategy: Strategy that steps run under.
+      create: Function of a worker's own replicas that returns its batches, one
+        element per replica and step.
     """
     batches = strategy.distribute_datasets_from_function(
         lambda context: create(own_replicas_of(context))
     )
-    # TensorFlow's own data set of each device, which fetches ahead, would be
-    # tuned too, and there is no option for it. (The operation that sets options
-    # has a kernel for GPUs, as that data set's own have.)
+    # TensorFlow's own prefetching data set of each device would be tuned too,
+    # and no option prevents it. (The operation that sets options has a kernel
+    # for GPUs, as those of that data set have.)
     on_device = multi_device_iterator_ops._create_device_dataset
     with mock.patch.object(
         multi_device_iterator_ops,
@@ -236,12 +235,12 @@ def own_replicas_of(context: tf.distribute.InputContext) -> range:
 def _positions(
     number: tf.Tensor, size: int, num_replicas: int, own: range
 ) -> tf.Tensor:
-    """Returns int64 [size]: what the number-th element of a worker holds."""
+    """Returns the run's positions in a worker's n-th element, int64 [size]."""
     step, place = number // len(own), number % len(own)
     element = step * num_replicas + own.start + place
     return element * size + tf.range(size, dtype=tf.int64)
 
 
 def eval_steps(num_images: int, global_batch_size: int) -> int:
-    """Returns how many steps score `num_images`, the last one filled up."""
+    """Returns the number of steps per evaluation; the last one is padded."""
     return -(-num_images // global_batch_size)

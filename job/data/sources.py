@@ -78,7 +78,7 @@ def load(
 
     path = pathlib.Path(os.path.expanduser(data_dir))
     if source == "tfds" and not tfds_source.find(path):
-        # Asked for by name: the folder is where to put it.
+        # The source was named: TFDS downloads to this folder.
         return tfds_source.read(path, download=True, poll=poll)
     if not path.exists():
         raise errors.DataError(

@@ -1,12 +1,12 @@
-"""Ten classes of drawn shapes, for a first run with no network and no data.
+"""Synthetic images of ten shapes, for a first run without network and data.
 
-Each image is one shape, placed, turned, sized and coloured at random, on a
-background of two colours and a ripple, under a second, smaller blob, uneven
-light and noise. Colour, place and brightness say nothing of the class, so a
-network has to learn form: with few images it memorizes unless it is shown
-varied ones, and it starts slowly unless it normalizes.
+    draw(8000, 2000, seed=0)   # Dataset; takes about 3 s
 
-    draw(8000, 2000, seed=0)   # -> Dataset; about 3 s
+Each image is one shape with random position, rotation, size and color, on a
+background of two colors and a ripple, under a second, smaller blob, uneven
+light and noise. Color, position and brightness are independent of the class, so
+a network has to learn form. With few images it overfits without augmentation,
+and it starts slowly without normalization.
 """
 
 from collections.abc import Callable
@@ -25,13 +25,13 @@ def draw(
     seed: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> dataset.Dataset:
-    """Returns a data set of drawn images; a pure function of its arguments.
+    """Returns a synthetic data set, a pure function of the arguments.
 
     Args:
-      train_images: how many to train on.
-      test_images: and to test on.
-      seed: of what is drawn.
-      poll: called each 500 images; what it raises ends it.
+      train_images: Number of training images.
+      test_images: Number of test images.
+      seed: Seed of the images.
+      poll: Called every 500 images; its exceptions end the function.
     """
     root = np.random.SeedSequence([seed, 0x5348])
     train_seed, test_seed = root.spawn(2)

@@ -1,11 +1,11 @@
-"""CIFAR-10 as tensorflow-datasets keeps it, downloaded on first use.
+"""CIFAR-10 from tensorflow-datasets (TFDS), downloaded on first use.
 
-The examples come ordered by id, so that it does not matter to a run which
-source its images are from.
+Examples are ordered by id, so that a run does not depend on the source of its
+images.
 
-    find(path)                    # the data_dir that path means, or None
-    read(data_dir)                # -> Dataset
-    read(None, download=True)     # in the folder that TFDS chooses
+    find(path)                    # data_dir of a path, or None
+    read(data_dir)                # Dataset
+    read(None, download=True)     # from TFDS' own folder
 """
 
 import pathlib
@@ -29,10 +29,10 @@ NETWORK_SECONDS = 20.0
 
 
 def find(path: pathlib.Path) -> pathlib.Path | None:
-    """Returns the TFDS `data_dir` that `path` means, or None.
+    """Returns the TFDS `data_dir` of a path, or None.
 
     Args:
-      path: the data_dir itself, its `cifar10`, or `cifar10/VERSION`.
+      path: The data_dir itself, its `cifar10`, or `cifar10/VERSION`.
     """
     for data_dir in (path, path.parent, path.parent.parent):
         for info in data_dir.glob(f"{NAME}/*/dataset_info.json"):
@@ -53,15 +53,15 @@ def read(
     the order, and with it the run, is the same as from the binary source.
 
     Args:
-      data_dir: what `find` returned; None for TFDS' own folder.
-      download: get the data set from the network if it is not there yet.
-      poll: called between two batches, not within the download; what it
-        raises, a JobError, ends it.
+      data_dir: Folder that `find` returned. If None, TFDS' own folder.
+      download: Whether to download the data set if it is absent.
+      poll: Called between two batches, not during the download; its JobErrors
+        end the function.
 
     Raises:
-      DataError: it cannot be downloaded or read.
+      DataError: The data set cannot be downloaded or read.
     """
-    # Slow to import, and only this source needs it.
+    # The import is slow, and only this source needs it.
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -79,7 +79,7 @@ def read(
     except errors.JobError:
         raise
     except Exception as error:
-        # TFDS and its download raise whatever their layers raise.
+        # TFDS and its download manager raise exceptions of many types.
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
         if download:
             raise errors.DataError(
@@ -95,9 +95,9 @@ def read(
 
 
 def _check_network() -> None:
-    """Raises ConnectionError where the download has no chance."""
+    """Raises ConnectionError if the download cannot succeed."""
     if urllib.request.getproxies():
-        return  # The proxy knows the way; names need not resolve here.
+        return  # Behind a proxy, names need not resolve here.
     answered = threading.Event()
 
     def connect() -> None:
@@ -107,7 +107,7 @@ def _check_network() -> None:
         except OSError:
             pass
 
-    # A thread, because looking up a name has no deadline of its own.
+    # In a thread, because name resolution has no timeout of its own.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)

@@ -1,8 +1,8 @@
-"""What was measured, step by step: metrics.jsonl and TensorBoard events.
+"""The metrics log of a run: metrics.jsonl and TensorBoard events.
 
-metrics.jsonl is the record: a line a logged step and split, once, however
-often the run was killed and resumed. The events are made from it, and made
-anew by each start, so that they too show each step once.
+metrics.jsonl has one line per logged step and split, exactly once, however
+often the run was killed and resumed. The events are written from it, and
+rewritten by each attempt, so that they too show each step once.
 
     log = MetricsLog(workdir, first_step=0)
     log.write({"step": 50, "split": "train", "loss": 2.1})
@@ -25,7 +25,7 @@ _LABELS = ("step", "split")
 
 
 class MetricsLog:
-    """Appends to a run's record."""
+    """Appends lines to a run's metrics log."""
 
     def __init__(
         self,
@@ -35,17 +35,18 @@ class MetricsLog:
         hparams: Mapping[str, Any] | None = None,
         picture: pathlib.Path | None = None,
     ) -> None:
-        """Opens the record, and forgets what lies ahead of `first_step`.
+        """Opens the log and drops lines after `first_step`.
 
-        Lines of later steps were written by an attempt that was killed before
-        its next checkpoint; this one writes them again.
+        An attempt that was killed before its next checkpoint wrote them; this
+        attempt writes them again.
 
         Args:
-          workdir: of the run; must exist.
-          first_step: steps done when this attempt starts.
-          hparams: what TensorBoard's HParams compares runs by: dotted field
-            names to values; None: not among them.
-          picture: a PNG that it shows, named as the file is; None: none.
+          workdir: Folder of the run, which must exist.
+          first_step: Step at which this attempt starts.
+          hparams: Dotted field names and values for TensorBoard's HParams
+            dashboard. If None, the run does not appear there.
+          picture: PNG to show in TensorBoard, under the file's name. If None,
+            none.
         """
         self._hparams = hparams
         self._picture = picture
@@ -65,21 +66,21 @@ class MetricsLog:
         for old in events.glob("*.tfevents.*"):
             old.unlink(missing_ok=True)
         self._events = tf.summary.create_file_writer(str(events))
-        self._write_what_it_is_of()
+        self._write_run_metadata()
         for line in kept:
             self._write_event(line)
 
     def rewind(self, step: int) -> None:
-        """Forgets what lies ahead of `step`, as a new start would."""
+        """Drops lines after `step`, as a new attempt would."""
         self.close()
         self._open(step)
 
     def has(self, step: int, split: str) -> bool:
-        """Says whether the record has the line of a step and split."""
+        """Returns whether the log has the line of a step and split."""
         return (step, split) in self._written
 
     def write(self, line: dict[str, Any]) -> None:
-        """Adds a line: `step`, `split`, and scalars."""
+        """Appends a line: `step`, `split` and scalars."""
         with files.translate_errors(self._workdir / METRICS):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
@@ -88,37 +89,37 @@ class MetricsLog:
         self._write_event(line)
 
     def sync(self) -> None:
-        """Returns when every line is on the disk."""
+        """Flushes every line to the disk."""
         with files.translate_errors(self._workdir / METRICS):
             os.fsync(self._file.fileno())
         with self._writing_events():
             self._events.flush()
 
     def lines(self) -> list[str]:
-        """Returns all lines so far, as JSON, for a checkpoint to keep."""
+        """Returns all lines so far, as JSON, for a checkpoint."""
         return [json.dumps(line) for line in self._lines]
 
     def close(self) -> None:
-        """Ends the record; nothing but `rewind` may follow."""
+        """Closes the log; only `rewind` may be called afterwards."""
         self.sync()
         self._file.close()
         self._events.close()
 
     def settle(self) -> None:
-        """Leaves the record of this start, whoever else wrote into the file.
+        """Rewrites the file if another process has changed it.
 
-        Another process may have begun on the same run, and given up.
+        That process may have started the same run and lost the race.
         """
         if [json.dumps(line) for line in read(self._workdir)] != self.lines():
             put_back(self._workdir, self.lines())
 
-    def _write_what_it_is_of(self) -> None:
+    def _write_run_metadata(self) -> None:
         import tensorflow as tf
         from tensorboard.plugins.hparams import api
 
         with self._writing_events(), self._events.as_default():
             if self._hparams is not None:
-                # It knows numbers, strings and truth values.
+                # HParams accepts numbers, strings and booleans only.
                 api.hparams(
                     {
                         name: value
@@ -148,18 +149,18 @@ class MetricsLog:
 
 
 def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
-    """Sets the record to what a checkpoint says it was.
+    """Restores the metrics log from a checkpoint.
 
     Args:
-      workdir: of the run; must exist.
-      lines: as `MetricsLog.lines` returned them.
+      workdir: Folder of the run, which must exist.
+      lines: Lines as `MetricsLog.lines` returned them.
     """
     text = "".join(f"{line}\n" for line in lines)
     files.write_atomically(workdir / METRICS, text.encode())
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's record, up to one that is none."""
+    """Returns the lines of a run's metrics log, up to the first invalid one."""
     path = workdir / METRICS
     lines = []
     if path.exists():

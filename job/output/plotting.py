@@ -1,13 +1,12 @@
-"""matplotlib as the job uses it: no window, no words, nothing left behind.
+"""matplotlib as the job uses it: no window, no log lines, no leftover files.
 
     from job.output.plotting import plt
 
     figure, axes = plt.subplots()
 
-Left to itself it writes a list of fonts into the home directory or, where there
-is none as in a container, into a new folder of /tmp that stays when the job
-ends. Here the list lives as long as the import does, unless MPLCONFIGDIR names
-a place to keep it.
+By default it writes a list of fonts to the home directory or, if there is none
+as in a container, to a new folder in /tmp that is never deleted. Here the list
+is deleted after the import, unless MPLCONFIGDIR names a folder for it.
 """
 
 import contextlib
@@ -16,13 +15,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-# It would say where it keeps the list of fonts.
+# It would log where it stores the list of fonts.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
 def _list_of_fonts() -> Iterator[None]:
-    """Gives matplotlib a folder for as long as it looks for one."""
+    """Sets matplotlib's configuration folder during its import."""
     if os.environ.get("MPLCONFIGDIR"):
         yield
         return

@@ -1,11 +1,11 @@
-"""What a network said of each scored image, kept beside the result.
+"""Predicted probabilities of each scored image, stored with the result.
 
     predict(logits, split, class_names).save(workdir / PREDICTIONS)
-    found = load(workdir / PREDICTIONS)      # None: there are none
-    found.confusion()                 # int [10, 10]
+    found = load(workdir / PREDICTIONS)      # None if absent or damaged
+    found.confusion()                        # int64 [10, 10]
 
-So figures that nobody thought of before need neither the model nor the images.
-Imports no TensorFlow.
+New figures can be computed from them without the model and the images. Imports
+no TensorFlow.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ import numpy as np
 from job.data.dataset import Split
 from job.storage import files
 
-# So many of the worst are kept with their pictures.
+# Number of the most confident mistakes whose images are stored.
 MISTAKES = 25
 
-# Of the reliability diagram; Guo et al. 2017 (arXiv:1706.04599) use 15.
+# Bins of the reliability diagram; Guo et al. 2017 (arXiv:1706.04599) use 15.
 _BINS = 15
 
 
@@ -31,11 +31,11 @@ class Bin:
     """The images whose highest probability lies between two bounds.
 
     Attributes:
-      low: above it.
-      high: at most that.
-      count: of images; where it is 0 the next two are NaN.
-      confidence: mean of their highest probabilities.
-      accuracy: share of them that is right, 0 to 1.
+      low: Lower bound, exclusive.
+      high: Upper bound, inclusive.
+      count: Number of images. If 0, the next two are NaN.
+      confidence: Mean of their highest probabilities.
+      accuracy: Fraction that is predicted correctly, 0 to 1.
     """
 
     low: float
@@ -47,13 +47,13 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Probabilities of a split's images, in its order.
+    """Predicted probabilities of a split's images, in its order.
 
     Attributes:
       probabilities: float32 [n, 10].
       labels: int32 [n], 0 to 9.
-      class_names: ten names, in the order of the labels.
-      mistakes: int64 [m], rows of the most confident mistakes, the most
+      class_names: Ten names, in the order of the labels.
+      mistakes: int64 [m], indices of the most confident mistakes, the most
         confident first; at most `MISTAKES`.
       pictures: uint8 [m, 32, 32, 3], their images.
     """
@@ -66,21 +66,21 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The likeliest class of each image, int64 [n]."""
+        """Most probable class of each image, int64 [n]."""
         return self.probabilities.argmax(1)
 
     @property
     def confidence(self) -> np.ndarray:
-        """The likeliest class's probability, float32 [n]."""
+        """Probability of the most probable class, float32 [n]."""
         return self.probabilities.max(1)
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose likeliest class is right, 0 to 1."""
+        """Fraction of images whose most probable class is correct, 0 to 1."""
         return float((self.predicted == self.labels).mean())
 
     def confusion(self) -> np.ndarray:
-        """Returns int64 [10, 10]: images of class row taken for column."""
+        """Returns the confusion matrix, int64 [10, 10]: label, prediction."""
         classes = len(self.class_names)
         table = np.zeros((classes, classes), np.int64)
         np.add.at(table, (self.labels, self.predicted), 1)
@@ -110,8 +110,8 @@ class Predictions:
     def calibration_error(self) -> float:
         """Returns the expected calibration error, 0 to 1.
 
-        The mean, over images, of the distance between a bin's confidence and
-        its accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
+        It is the mean over images of the difference between a bin's confidence
+        and its accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
         """
         return sum(
             b.count / len(self.labels) * abs(b.confidence - b.accuracy)
@@ -120,7 +120,7 @@ class Predictions:
         )
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes them, atomically; raises StorageError."""
+        """Writes the predictions atomically; raises StorageError."""
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -136,12 +136,12 @@ class Predictions:
 def predict(
     logits: np.ndarray, split: Split, class_names: Sequence[str]
 ) -> Predictions:
-    """Returns the predictions that logits stand for.
+    """Returns the predictions of logits.
 
     Args:
       logits: float [n, 10], in the order of `split`.
-      split: the images that were scored.
-      class_names: ten names, in the order of the labels.
+      split: Images that were scored.
+      class_names: Ten names, in the order of the labels.
     """
     if len(logits) != len(split):
         raise ValueError(f"{len(logits)} predictions of {len(split)} images")
@@ -161,7 +161,7 @@ def predict(
 
 
 def load(path: pathlib.Path) -> Predictions | None:
-    """Returns what `Predictions.save` wrote; None: absent or damaged."""
+    """Returns saved predictions; None if the file is absent or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = Predictions(

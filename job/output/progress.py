@@ -1,6 +1,6 @@
-"""What a person sees of a run: a bar on a terminal, quiet lines in a log.
+"""Progress of a run: a bar on a terminal, plain lines in a log.
 
-Redrawing is for people; a pod's log gets a line where one is due.
+A bar is redrawn in place, which would fill a pod's log with copies of it.
 
     progress = Progress(train_steps, first_step=0)
     progress.update(step, loss=..., accuracy=..., images_per_second=...)
@@ -14,10 +14,10 @@ from absl import logging
 
 
 class Progress:
-    """Shows how far a run is.
+    """Shows the progress of a run.
 
-    On a terminal: a bar with loss, accuracy, images/s and the time left,
-    redrawn at each call. Else nothing: `line` is all there is.
+    On a terminal, a bar with loss, accuracy, images per second and remaining
+    time is redrawn at each call. Otherwise only `line` writes anything.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Progress:
 
     @property
     def quiet(self) -> bool:
-        """Whether there is no terminal, so that lines are all there is."""
+        """Whether there is no bar, as without a terminal."""
         return self._bar.disable
 
     def update(
@@ -66,5 +66,5 @@ class Progress:
             )
 
     def close(self) -> None:
-        """Leaves the bar where it is."""
+        """Ends the bar, which stays visible."""
         self._bar.close()

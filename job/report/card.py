@@ -1,7 +1,7 @@
-"""The model card of what is exported: what it is, and what to expect of it.
+"""The model card of an exported model: its use, its figures, its limits.
 
 After Mitchell et al. 2019, "Model Cards for Model Reporting"
-(arXiv:1810.03993). Markdown; {difference} is left for who exports.
+(arXiv:1810.03993). Markdown; `export` fills in {difference}.
 """
 
 import json
@@ -27,13 +27,13 @@ normalization right after a convolution is folded into it."""
 def write(
     run: run_lib.Run, *, step: int, class_names: tuple[str, ...], crc32c: str
 ) -> str:
-    """Returns the card.
+    """Returns the card in Markdown.
 
     Args:
-      run: as `run.read` returns it.
-      step: of the checkpoint that is exported.
-      class_names: ten names, in the order of the probabilities.
-      crc32c: of the training images; "": unknown.
+      run: Files of the run; see `run.read`.
+      step: Step of the exported checkpoint.
+      class_names: Ten names, in the order of the probabilities.
+      crc32c: Checksum of the training images and labels. If "", unknown.
     """
     sections = [
         ("Use", _CLIENT),

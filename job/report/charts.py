@@ -2,8 +2,8 @@
 
     svg = curves([Series("train", xs, ys)], x="epoch", y="loss", ...)
 
-Colours are CSS variables of the page, so that a dark page has light lines; the
-letters are the page's own. Sized for a column of a phone's width.
+Colors are CSS variables of the page, so that a dark page has light lines; fonts
+are the page's. Sized for a column of a phone's width.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from job.output.predictions import Bin
 # Inches of 72 points: 360 units of SVG, about a phone's width.
 _SIZE = (5.0, 3.2)
 
-# What matplotlib is told to draw with, and what the page makes of it. Each
-# stands for one role; the values are never seen.
+# Placeholder colors for matplotlib, and the page's CSS variables that replace
+# them. Each stands for one role and is never visible.
 _ROLES = {
     "#010101": "var(--ink)",
     "#020202": "var(--faint)",
@@ -61,10 +61,10 @@ class Series:
     """One line of a chart.
 
     Attributes:
-      name: in the legend; "": none.
-      xs: where.
-      ys: how much; NaN and infinity leave a gap.
-      marked: with a dot at each value, for the few of an evaluation.
+      name: Name in the legend. If "", none.
+      xs: Values on the x axis.
+      ys: Values on the y axis; NaN and infinity leave a gap.
+      marked: Whether each value has a dot, for few values.
     """
 
     name: str
@@ -83,16 +83,16 @@ def curves(
     low: float | None = None,
     high: float | None = None,
 ) -> str:
-    """Draws up to two lines.
+    """Draws up to two lines; returns an SVG element.
 
     Args:
-      series: the lines.
-      x: what runs to the right, with its unit.
-      y: what runs up, likewise.
-      title: for those who cannot see it.
-      marks: places on the x axis of dotted lines upwards.
-      low: where the y axis begins; None: where the values do.
-      high: where it ends.
+      series: The lines.
+      x: Label of the x axis, with its unit.
+      y: Label of the y axis, with its unit.
+      title: Text for screen readers.
+      marks: Positions of dotted vertical lines on the x axis.
+      low: Lower end of the y axis. If None, from the values.
+      high: Upper end of the y axis. If None, from the values.
     """
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes()
@@ -121,7 +121,7 @@ def curves(
 
 
 def reliability(bins: Sequence[Bin], *, title: str) -> str:
-    """Draws accuracy against confidence, and how many images lie where."""
+    """Draws accuracy over confidence, and the number of images per bin."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(_SIZE[0], 4.2), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -159,13 +159,13 @@ def _to_svg(figure: Figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
-    # Names for scripts, which would be there once a chart.
+    # Ids must be unique in a page, which has several charts.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r" font-family: [^;]*;", "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     for color, role in _ROLES.items():
         svg = svg.replace(color, role)
-    # The page's column says how wide it is.
+    # The page's column sets the width.
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box

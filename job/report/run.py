@@ -1,9 +1,9 @@
-"""What a workdir holds of one run, finished or not, for who reports on it.
+"""The files of one run, finished or in progress, read for a report.
 
     run = read(pathlib.Path("runs/a"))
-    run.of("test", "accuracy")         # epochs, and accuracies
+    run.of("test", "accuracy")         # epochs, accuracies
 
-The small files and the newest manifest; each may be absent. Imports no
+Reads the small files and the newest manifest; each may be absent. Imports no
 TensorFlow.
 """
 
@@ -27,17 +27,17 @@ from job.storage.workdir import (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir holds.
+    """The files of a run.
 
     Attributes:
-      name: of the workdir.
-      fields: its flattened config.
-      lines: its metrics.jsonl.
-      result: its result.json; None where it is not finished.
-      manifest: the newest manifest's `run`; empty without a checkpoint.
-      step: of that.
-      scored: its predictions; None where there are none.
-      augmentation: augmentation.png; None where there is none.
+      name: Name of the workdir.
+      fields: Flattened config.
+      lines: Lines of the metrics log.
+      result: Result; None if the run is not finished.
+      manifest: Resume metadata of the newest checkpoint; empty without one.
+      step: Step of the newest checkpoint; 0 without one.
+      scored: Predictions; None if absent or damaged.
+      augmentation: Bytes of augmentation.png; None if absent.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Run:
 
     @property
     def split(self) -> str:
-        """What is scored: test, or validation where a slice is held out."""
+        """Name of the evaluation split: validation if one is held out."""
         held_out = self.fields.get("data.validation_fraction")
         return "validation" if held_out else "test"
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """When and where it was started, as far as a checkpoint tells."""
+        """Attempts of the run, as the newest checkpoint lists them."""
         return self.manifest.get("starts", [])
 
     def of(self, split: str, name: str) -> tuple[list[float], list[float]]:
-        """Returns epochs and values of a column of the record."""
+        """Returns the epochs and values of a column of the metrics log."""
         found = [
             (line["epoch"], line[name])
             for line in self.lines
@@ -73,7 +73,7 @@ class Run:
 
 
 def is_run(workdir: pathlib.Path) -> bool:
-    """Says whether a folder is the workdir of a run."""
+    """Returns whether a folder is the workdir of a run."""
     return (workdir / CONFIG).exists()
 
 
@@ -83,16 +83,16 @@ def read(
     *,
     name: str = "",
 ) -> Run:
-    """Returns what a workdir holds.
+    """Returns the files of a run.
 
     Args:
-      workdir: of the run, finished or not.
-      checkpoints: of the run; None: those in `workdir`.
-      name: what people call the workdir; "": its path.
+      workdir: Folder of the run, finished or not.
+      checkpoints: Checkpoints of the run. If None, those in `workdir`.
+      name: Workdir as the user gave it. If "", the path of `workdir`.
 
     Raises:
-      ConfigError: there is no run in `workdir`.
-      StorageError: its checkpoints cannot be listed.
+      ConfigError: `workdir` does not contain a run.
+      StorageError: The checkpoints cannot be listed.
     """
     config = files.read_json(workdir / CONFIG)
     if not isinstance(config, dict):

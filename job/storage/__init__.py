@@ -1,8 +1,8 @@
-"""Files by name, whole or absent: what checkpoints need of a place.
+"""Storage: files by name, each complete or absent.
 
-Two places are known, a folder (`disk`) and a bucket (`gcs`). Files have names
-with slashes, relative to the storage's root, and are small enough for memory.
-Imports no TensorFlow.
+`Storage` is the interface, with two implementations: a folder (`disk`) and a
+bucket (`gcs`). Files have names with slashes, relative to the storage's root,
+and are small enough for memory. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ from typing import Protocol
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file, as a listing shows it.
+    """A file in a listing.
 
     Attributes:
-      name: relative to the root.
-      size: in bytes.
-      modified: when it was written, in seconds, by the storage's own clock:
-        only differences mean something.
+      name: Name relative to the root.
+      size: Size in bytes.
+      modified: Time of the last write in seconds, by the storage's own clock:
+        only differences are meaningful.
     """
 
     name: str
@@ -29,45 +29,46 @@ class Entry:
 class Storage(Protocol):
     """Files by name.
 
-    Every method may raise StorageError, and its subclass UnavailableError where
-    a later try may succeed. `timeout` is in seconds, for all tries; None: the
-    storage's own. `str` of it is where it is, for messages.
+    Every method may raise StorageError, and its subclass UnavailableError if a
+    later try may succeed. `timeout` limits all tries of a call, in seconds; if
+    None, the storage's own limit holds. `str` returns the location, for
+    messages.
     """
 
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """Returns the files whose names begin with `prefix`, by name."""
+        """Returns the files whose names begin with `prefix`, sorted by name."""
 
     def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
-        """Returns files' bytes; FileNotFoundError where one is absent."""
+        """Returns the bytes of files; FileNotFoundError if one is absent."""
 
     def create(
         self, contents: Mapping[str, bytes], *, timeout: float | None = None
     ) -> None:
-        """Writes files that nobody else writes; all are durable at the end.
+        """Writes files that no other process writes, durably.
 
-        The names carry the writer's id. What is stored was compared with what
-        was given. One that an earlier try left is written again.
+        The names contain the writer's id. The stored bytes are compared with
+        the given ones. A file of an earlier try is written again.
         """
 
     def publish(
         self, name: str, content: bytes, *, timeout: float | None = None
     ) -> None:
-        """Makes a file appear, whole, at once, unless the name is taken.
+        """Creates a file atomically and durably, unless the name is taken.
 
-        Durable at the end, and whatever was created before it is as well.
+        Files that were created before are durable as well.
 
         Raises:
-          FileExistsError: it is taken; perhaps by an earlier try of this very
-            call whose success was not heard of.
+          FileExistsError: The name is taken, perhaps by an earlier try of this
+            very call whose answer was lost.
         """
 
     def move(self, name: str, to: str) -> None:
-        """Renames a file; FileNotFoundError where it is absent."""
+        """Renames a file; FileNotFoundError if it is absent."""
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """Removes a file, if it is there."""
+        """Deletes a file if it exists."""
 
     def check_writable(self) -> None:
-        """Raises StorageError, saying what would do, where saves would fail."""
+        """Raises StorageError, with a fix, if a save would fail."""

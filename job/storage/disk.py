@@ -2,9 +2,9 @@
 
     storage = Disk(pathlib.Path("runs/a/checkpoints"))
 
-Neither TensorFlow nor Keras flush what they write: after a power cut their
-files may be empty. Here every file and every folder is, in the order that the
-commit protocol relies on. Imports no TensorFlow.
+Neither TensorFlow nor Keras flushes the files it writes: after a power cut they
+may be empty. This module flushes every file and every folder, in the order that
+the commit protocol relies on. Imports no TensorFlow.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
 
 
 class Disk:
-    """A folder as a `storage.Storage`; made when first written to."""
+    """A folder as a `storage.Storage`; created by the first write."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
-        # For the names of files on their way: two threads of one process, or
-        # processes of two machines, must not meet there.
+        # Part of the names of temporary files: two threads of a process, or
+        # processes of two machines, must not write to the same one.
         self._id = uuid.uuid4().hex[:12]
 
     def __str__(self) -> str:
@@ -41,7 +41,7 @@ class Disk:
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """See `storage.Storage`; a disk knows no timeout."""
+        """See `storage.Storage`; a disk ignores the timeout."""
         with _translated(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise errors.ResumeError(
@@ -68,7 +68,7 @@ class Disk:
     def create(
         self, contents: Mapping[str, bytes], *, timeout: float | None = None
     ) -> None:
-        """See `storage.Storage`; a disk knows no timeout."""
+        """See `storage.Storage`; a disk ignores the timeout."""
         del timeout
         folders = set()
         for name, content in contents.items():
@@ -79,7 +79,7 @@ class Disk:
                     _make_folder(path.parent)
                     files.write_flushed(path, content, "data.written")
                 except FileNotFoundError:
-                    # Another process has just removed the empty folder.
+                    # Another process has just deleted the empty folder.
                     _make_folder(path.parent)
                     files.write_flushed(path, content, "data.written")
                 if path.read_bytes() != content:
@@ -93,7 +93,7 @@ class Disk:
     def publish(
         self, name: str, content: bytes, *, timeout: float | None = None
     ) -> None:
-        """See `storage.Storage`; a disk knows no timeout."""
+        """See `storage.Storage`; a disk ignores the timeout."""
         del timeout
         path = self._root / name
         staged = self._staged(path)
@@ -116,7 +116,7 @@ class Disk:
             _sync_folder(path.parent)
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """See `storage.Storage`; folders that it leaves empty go too."""
+        """See `storage.Storage`; deletes folders that become empty too."""
         path = self._root / name
         with _translated(path):
             try:
@@ -141,13 +141,13 @@ class Disk:
 
 
 def _raise_listing(error: OSError) -> None:
-    """Ends a listing: what is not seen would pass for what is not there."""
+    """Raises: a file that cannot be listed would seem absent."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
 
 def _make_folder(folder: pathlib.Path) -> None:
-    """Makes a folder and its parents, each noted on the disk in its parent."""
+    """Creates a folder and its parents, each flushed in its parent."""
     if folder.is_dir():
         return
     _make_folder(folder.parent)
@@ -156,14 +156,14 @@ def _make_folder(folder: pathlib.Path) -> None:
 
 
 def _link(staged: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a file its name; FileExistsError if the name is taken."""
+    """Renames a file; FileExistsError if the new name is taken."""
     try:
         # A link, unlike a rename, refuses to replace.
         os.link(staged, path)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # This file system has no links: one writer at a time, then.
+        # This file system has no links; it must have one writer at a time.
         if path.exists():
             raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
         os.rename(staged, path)

@@ -1,14 +1,13 @@
-"""Named points of a save at which a test ends the process that saves.
+"""Fault points: named points of a save at which a test kills the process.
 
-A save that was only ever tried with mocks is not known to survive a kill. So
-the code that is shipped calls `reach` wherever a kill could leave something
-half done; it costs a comparison with None, unless the environment says
+Mocks cannot prove that a save survives a kill. So the shipped code calls
+`reach` wherever a kill could leave something half done. A call costs a
+comparison with None, unless the environment has, for example,
 
     CHECKPOINT_FAULT=manifest.published:3=SIGKILL
 
-that is: the third time that this point is reached, send the process that
-signal. The suite does so at every point, on every store; nothing else should.
-Imports no TensorFlow.
+Then the process receives that signal the third time it reaches the point. The
+tests do so at every point, on every storage. Imports no TensorFlow.
 """
 
 import os
@@ -19,36 +18,36 @@ from collections.abc import Callable
 
 VARIABLE = "CHECKPOINT_FAULT"
 
-# In the order in which a save reaches them; those of a disk or a bucket only
-# are marked. Points of single files are reached once a file.
+# In the order in which a save reaches them. Points that only a disk or only a
+# bucket has are marked. Points of single files are reached once per file.
 POINTS = (
     "save.begin",  # Nothing is written.
-    "data.begin",  # Of a file of tensors.
-    "data.written",  # Disk: it has its bytes, which may not be on the disk.
-    "data.stored",  # It is there to stay.
-    "data.all",  # All files are.
+    "data.begin",  # A file of tensors is next.
+    "data.written",  # Disk: it is written but not flushed.
+    "data.stored",  # It is durable.
+    "data.all",  # All files are durable.
     "manifest.begin",  # The commit is next.
-    "manifest.staged",  # Disk: the manifest is written, under another name.
-    "manifest.published",  # It is committed; nobody has been told.
-    "save.committed",  # The writer knows.
-    "retire.begin",  # An older checkpoint goes.
-    "retire.manifest",  # Its manifest is gone, its data is not.
-    "retire.data",  # So is a file of its data.
-    "sweep.data",  # A file that a dead writer left is gone.
-    "save.end",  # All is done.
-    "quarantine.begin",  # A damaged checkpoint is put aside.
+    "manifest.staged",  # Disk: the manifest is written under another name.
+    "manifest.published",  # The checkpoint is committed.
+    "save.committed",  # The writer knows of the commit.
+    "retire.begin",  # An older checkpoint is deleted next.
+    "retire.manifest",  # Its manifest is deleted.
+    "retire.data",  # A file of its data is deleted.
+    "sweep.data",  # An abandoned file is deleted.
+    "save.end",  # Garbage collection is over.
+    "quarantine.begin",  # A damaged checkpoint is renamed next.
     "quarantine.copied",  # Bucket: its manifest has both names.
-    "quarantine.end",  # It is.
+    "quarantine.end",  # It has the new name only.
 )
 
 _SPEC = re.compile(r"([a-z]+\.[a-z]+)(?::([1-9][0-9]*))?=(SIG[A-Z0-9]+)")
 
-# What `reach` calls; None: nothing.
+# Function that `reach` calls. If None, it calls nothing.
 hook: Callable[[str], None] | None = None
 
 
 def reach(point: str) -> None:
-    """Says that the process is at a named point."""
+    """Calls the hook, if any, with the name of the point."""
     if hook is not None:
         hook(point)
 
@@ -57,10 +56,10 @@ def kill_at(spec: str) -> Callable[[str], None]:
     """Returns a hook that sends this process a signal.
 
     Args:
-      spec: POINT=SIGNAL or POINT:N=SIGNAL, at the N-th time.
+      spec: POINT=SIGNAL, or POINT:N=SIGNAL for the N-th time.
 
     Raises:
-      ValueError: there is no such point or signal.
+      ValueError: No point or signal has that name.
     """
     match = _SPEC.fullmatch(spec)
     if not match or match[1] not in POINTS or match[3] not in dir(signal):
@@ -70,7 +69,7 @@ def kill_at(spec: str) -> Callable[[str], None]:
         )
     wanted, left = match[1], int(match[2] or 1)
     number = signal.Signals[match[3]]
-    lock = threading.Lock()  # Files go up in several threads.
+    lock = threading.Lock()  # Several threads upload files.
 
     def count(point: str) -> None:
         nonlocal left

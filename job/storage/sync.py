@@ -1,14 +1,14 @@
-"""Keeps a copy in a bucket of the small files that a run writes.
+"""Uploads the small files of a run to a bucket while it runs.
 
     mirror = Mirror(folder, bucket, pulled=names, last=name, events=name)
-    mirror.pull()                # what an earlier attempt left
-    with mirror.kept_up(60.0):   # each minute, and at the end
+    mirror.pull()                # files of an earlier attempt
+    with mirror.kept_up(60.0):   # uploads every minute and at the end
         ...
 
-config.json, the record, events, results: all but the checkpoints. People look
-at the copy, and a later start asks it whether the run is over; nothing else
-depends on it, since a checkpoint holds the record of its run. So a copy that
-fails is reported, and made again later. Imports no TensorFlow.
+These are all files but the checkpoints: config, metrics log, events, results.
+People read the copy, and a later attempt checks there if the run is finished.
+Nothing else depends on it, as a checkpoint contains the metrics log of its run.
+So a failed upload is logged and repeated later. Imports no TensorFlow.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from job import errors
 if TYPE_CHECKING:  # It takes half a second to import.
     from job.storage.gcs import Bucket
 
-# For the last copy of a run that ends early; its checkpoints are safe.
+# Time limit of the last upload of a run that ends early.
 _HASTY_SECONDS = 5.0
-# For one that a run waits for, as the last: there may be no later one.
+# Time limit of the last upload of a finished run: no later one repeats it.
 LAST_SECONDS = 600.0
 
 _Stamp = tuple[int, int]
 
 
 class Mirror:
-    """A folder's copy in a bucket."""
+    """A local folder and its copy in a bucket."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Mirror:
         self._pulled = frozenset(pulled)
         self._last = last
         self._events = f"{events}/"
-        # Modification time and size of each file as it was when it went up.
+        # Modification time and size of each file when it was uploaded.
         self._sent: dict[str, _Stamp] = {}
         self._pruned = False
         self._failing = False
@@ -70,10 +70,10 @@ class Mirror:
         self._over = threading.Event()
 
     def pull(self) -> None:
-        """Fetches the files that a later start reads.
+        """Downloads the files that a resumed run reads.
 
         Raises:
-          StorageError: the bucket cannot be read.
+          StorageError: The bucket cannot be read.
         """
         there = {entry.name for entry in self._bucket.find()}
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -84,13 +84,13 @@ class Mirror:
 
     @contextlib.contextmanager
     def kept_up(self, seconds: float) -> Iterator[None]:
-        """Copies what has changed: at once, on a timer, and at the end.
+        """Uploads changed files at intervals, and at the end of the block.
 
         Args:
-          seconds: between two copies.
+          seconds: Interval between two uploads, in seconds.
 
         Raises:
-          StorageError: what a finished run left could not be copied.
+          StorageError: The files of a finished run could not be uploaded.
         """
         thread = threading.Thread(
             target=self._repeat, args=(seconds,), name="mirror", daemon=True
@@ -99,7 +99,7 @@ class Mirror:
         try:
             yield
         except errors.LostRaceError:
-            self._over.set()  # What is there is another process's.
+            self._over.set()  # The files there belong to another process.
             raise
         except BaseException:
             self._over.set()
@@ -109,13 +109,13 @@ class Mirror:
         self.push(LAST_SECONDS)
 
     def push(self, timeout: float | None = None) -> None:
-        """Copies what has changed since the last time.
+        """Uploads the files that have changed since the last call.
 
         Args:
-          timeout: in seconds, for all files.
+          timeout: Limit for all files, in seconds. If None, none.
 
         Raises:
-          StorageError: not all could be copied.
+          StorageError: Not all files could be uploaded.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -150,7 +150,10 @@ class Mirror:
     def _old_events(
         self, here: dict[str, _Stamp], timeout: float | None
     ) -> set[str]:
-        """Returns events of earlier starts, once: each writes all anew."""
+        """Returns the events of earlier attempts, on the first call only.
+
+        Each attempt writes the events of the whole run again.
+        """
         if self._pruned:
             return set()
         there = {
@@ -179,7 +182,7 @@ class Mirror:
             self._try()
 
     def _try(self, timeout: float | None = None) -> None:
-        """Copies, and reports the first failure of several in a row."""
+        """Uploads, and logs the first failure of several in a row."""
         try:
             self.push(timeout)
         except errors.StorageError as error:

@@ -1,13 +1,13 @@
-"""Where a run's files lie: a folder, or a bucket with a folder before it.
+"""The workdir of a run: a folder, or a path in a bucket.
 
-    workdir = open_workdir("gs://bucket/runs/a")
-    workdir.check_writable()         # raises, saying what would do
-    with workdir.kept_up(seconds=60):
-        ...                          # rooms write into workdir.local
+    with open_workdir("gs://bucket/runs/a") as workdir:
+        workdir.check_writable()         # raises an error with a fix
+        with workdir.kept_up(seconds=60):
+            ...                          # modules write to workdir.local
 
-Checkpoints go where they belong by a protocol of their own. All else is small:
-every module reads and writes it in a local folder, which for a bucket is a
-temporary one, kept up by `sync`. Imports no TensorFlow.
+Checkpoints are written to the bucket itself, by a protocol of their own. All
+other files are small: modules read and write them in a local folder, which for
+a bucket is a temporary one that `sync` uploads. Imports no TensorFlow.
 
 The names of all files of a workdir are the constants of this module; no other
 module spells them out:
@@ -72,12 +72,12 @@ RESUMED = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """Where a run's files lie.
+    """The workdir of a run.
 
     Attributes:
-      name: as it was given; a folder or gs://BUCKET/PATH.
-      local: the folder that rooms read and write; need not exist.
-      mirror: between `local` and the bucket; None for a folder.
+      name: Name as it was given: a folder or gs://BUCKET/PATH.
+      local: Folder that modules read and write. It need not exist.
+      mirror: Upload from `local` to the bucket. None for a folder.
     """
 
     name: str
@@ -88,14 +88,14 @@ class Workdir:
         return self.name
 
     def file(self, name: str) -> str:
-        """Returns where people find a file of the run."""
+        """Returns the path or URL of a file, as a user finds it."""
         return f"{self.name.rstrip('/')}/{name}"
 
     def storage(self, folder: str) -> Storage:
-        """Returns a folder in it, for `checkpoint.store`."""
+        """Returns a subfolder as a storage."""
         if not self.mirror:
             return disk.Disk(self.local / folder)
-        # Half a second, for those who need it.
+        # The import takes half a second.
         from job.storage import gcs
 
         return gcs.Bucket(self.file(folder))
@@ -106,12 +106,12 @@ class Workdir:
         return self.storage(CHECKPOINTS)
 
     def check_writable(self) -> None:
-        """Tries what a run will do, before it takes any time.
+        """Checks that a run can write to the workdir, before it starts.
 
         Raises:
-          ConfigError: the folder is a file, or closed to us.
-          StorageError: there is no such bucket, no right to write into it, or
-            no way to it.
+          ConfigError: The folder is a file or cannot be written to.
+          StorageError: The bucket does not exist, cannot be reached, or the
+            job's account may not write to it.
         """
         if self.mirror:
             self.checkpoints.check_writable()
@@ -129,24 +129,24 @@ class Workdir:
                 break
 
     def push(self) -> None:
-        """Copies what was written, now; raises StorageError."""
+        """Uploads changed files now; raises StorageError."""
         if self.mirror:
             self.mirror.push()
 
     def push_last(self) -> None:
-        """The same, with much patience: there may be no later copy."""
+        """Uploads changed files with a long timeout, as no later call does."""
         if self.mirror:
             self.mirror.push(LAST_SECONDS)
 
     @contextlib.contextmanager
     def kept_up(self, *, seconds: float) -> Iterator[None]:
-        """Copies what is written meanwhile to where it belongs.
+        """Uploads changed files at intervals, and at the end of the block.
 
         Args:
-          seconds: between two copies to a bucket; and one at the end.
+          seconds: Interval between two uploads to a bucket, in seconds.
 
         Raises:
-          StorageError: what a finished run left could not be copied.
+          StorageError: The files of a finished run could not be uploaded.
         """
         if self.mirror:
             with self.mirror.kept_up(seconds):
@@ -157,15 +157,15 @@ class Workdir:
 
 @contextlib.contextmanager
 def open_workdir(name: str) -> Iterator[Workdir]:
-    """Opens a run's place, which need not exist; writes nothing to it.
+    """Opens a workdir, which need not exist; writes nothing to it.
 
     Args:
-      name: a folder, or gs://BUCKET/PATH: then what an earlier start left there
-        is fetched, and the local folder is removed in the end.
+      name: A folder or gs://BUCKET/PATH. The files of an earlier attempt are
+        downloaded from a bucket, to a local folder that is deleted in the end.
 
     Raises:
-      ConfigError: it is neither.
-      StorageError: the bucket cannot be read.
+      ConfigError: The name is neither.
+      StorageError: The bucket cannot be read.
     """
     if "://" not in name:
         yield Workdir(name, pathlib.Path(os.path.expanduser(name)))
