@@ -35,9 +35,6 @@ from configs import augment_presets, baselines, naive, stem32, transfer
 
 _Overrides = Mapping[str, Any]
 
-# Plans in which each variant adds to the one before it. In other plans each
-# variant is compared with the first one.
-CUMULATIVE = ("ladder",)
 
 _BUDGET: _Overrides = {
     "epochs": 5.0,
@@ -72,6 +69,10 @@ _LADDER: dict[str, _Overrides] = {
     "augmentation": {"augment.flip": "alternating", "augment.translate": 2.0},
     "label_smoothing": {"optimizer.label_smoothing": 0.1},
 }
+
+# Plan -> the variants that add to the one before them. In other plans, and in
+# side branches, each variant is compared with the first one.
+CUMULATIVE = {"ladder": tuple(_LADDER)}
 
 # Side branches of the ladder: name -> entry that it starts from, and changes.
 _BESIDE: dict[str, tuple[str, _Overrides]] = {

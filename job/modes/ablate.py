@@ -44,14 +44,14 @@ class Plan:
       name: of the plan, as the file calls it.
       variants: names of the runs; the first is what others are compared with.
       seeds: of each of them.
-      cumulative: each is what the one before is, and something on top.
+      cumulative: Variants that add to the one before them.
     """
 
     file: str
     name: str
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
-    cumulative: bool = False
+    cumulative: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, config: str, seeds: Sequence[int]) -> "Plan":
@@ -69,7 +69,7 @@ class Plan:
                 f"--config={config} names no plan of runs ({error}); try"
                 " --config=configs/ablations.py:ladder"
             ) from None
-        cumulative = name in module.get("CUMULATIVE", ())
+        cumulative = tuple(module.get("CUMULATIVE", {}).get(name, ()))
         return cls(file, name, tuple(variants), tuple(seeds), cumulative)
 
     def runs(self) -> list[tuple[str, int]]:

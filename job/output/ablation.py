@@ -22,12 +22,12 @@ class Record:
       variants: Names of the variants, in the order of the ablation. The first
         one is the baseline.
       seeds: Seeds that each variant is trained with.
-      cumulative: Whether each variant builds on the one before it.
+      cumulative: Variants that add to the one before them.
     """
 
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
-    cumulative: bool
+    cumulative: tuple[str, ...]
 
 
 def run_folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
@@ -47,5 +47,5 @@ def read(workdir: pathlib.Path) -> Record | None:
     return Record(
         tuple(fields["variants"]),
         tuple(fields["seeds"]),
-        bool(fields.get("cumulative", False)),
+        tuple(fields.get("cumulative") or ()),
     )

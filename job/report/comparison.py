@@ -120,11 +120,14 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     files.write_atomically(out / COMPARISON, table.encode())
     record = ablation.read(out)
+    cumulative = record.cumulative if record else ()
+    # A side branch is not part of the sum of the changes.
+    steps = [r for r in rows if not cumulative or r.variant in cumulative]
     comparison_plots.draw_waterfall(
-        [row.variant for row in rows],
-        [row.mean for row in rows],
+        [row.variant for row in steps],
+        [row.mean for row in steps],
         out / WATERFALL,
-        cumulative=record is not None and record.cumulative,
+        cumulative=bool(cumulative),
     )
     comparison_plots.draw_curves([_curve(run) for run in runs], out / CURVES)
     comparison_plots.draw_cost(

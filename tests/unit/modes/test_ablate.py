@@ -151,9 +151,11 @@ def test_a_stop_is_handed_on(plan):
 def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
     assert not plan.cumulative
     with open("plan.py", "a") as file:
-        file.write('CUMULATIVE = ("pair",)')
-    assert ablate.Plan.load("plan.py:pair", (4,)).cumulative
-    assert set(ablations.CUMULATIVE) <= set(ablations.PLANS)
+        file.write('CUMULATIVE = {"pair": ("first", "second")}')
+    built = ablate.Plan.load("plan.py:pair", (4,))
+    assert built.cumulative == ("first", "second")
+    for name, variants in ablations.CUMULATIVE.items():
+        assert set(variants) <= set(ablations.get_variants(name))
 
 
 @pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])

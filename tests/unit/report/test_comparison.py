@@ -6,7 +6,7 @@ import pytest
 
 from job import errors
 from job.output import ablation
-from job.report import comparison
+from job.report import comparison, comparison_plots
 from job.storage.workdir import ABLATION, FAILURE
 
 
@@ -35,8 +35,8 @@ def test_seconds_are_counted_up_to_the_evaluation_itself():
     assert comparison.seconds_to(run, 0.7) is None
 
 
-@pytest.mark.parametrize("cumulative", [True, False])
-def test_the_report_compares_variants(tmp_path, cumulative):
+@pytest.mark.parametrize("cumulative", [["naive", "lost"], []])
+def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
     made = {"naive": [0.1, None], "recipe": [0.8, 0.9], "lost": [None]}
     files = {
         "plan": "x:y",
@@ -79,7 +79,17 @@ def test_the_report_compares_variants(tmp_path, cumulative):
             (folder / "metrics.jsonl").write_text(
                 "".join(json.dumps(line) + "\n" for line in lines)
             )
+    drawn = []
+    draw = comparison_plots.draw_waterfall
+
+    def draw_and_record(variants, *args, **kwargs):
+        drawn.extend(variants)
+        draw(variants, *args, **kwargs)
+
+    monkeypatch.setattr(comparison_plots, "draw_waterfall", draw_and_record)
     table = comparison.write_report([tmp_path]).splitlines()
+    # A side branch is not part of the waterfall.
+    assert drawn == (cumulative or ["naive", "recipe", "lost"])
     rows = [
         [cell.strip() for cell in row.split("|")[1:-1]] for row in table[2:]
     ]
