@@ -16,8 +16,6 @@ if __name__ == "__main__":
 
 import contextlib
 import errno
-import functools
-import os
 import sys
 import threading
 import traceback
@@ -48,10 +46,7 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
       argv: Program name and arguments.
       stop: Installed stop request.
     """
-    # Duplicate stderr: fd 2 is redirected while TensorFlow is imported.
-    threading.excepthook = functools.partial(
-        exits.exit_on_thread_error, os.dup(2)
-    )
+    threading.excepthook = exits.exit_on_thread_error
     try:
         if flags.is_help(argv):
             print(f"{__doc__}\n{flags.help_text()}")

@@ -1,7 +1,7 @@
-"""Moves pixels: flip, translate, and one affine warp for all the rest.
+"""Geometric operations: flip, translation, and affine warps.
 
-Pixel (y, x) has its centre at (y, x); coordinates are float32, also where they
-are whole numbers (see `draws`). What comes in from outside, `fill`, is
+The center of pixel (y, x) is at (y, x). Coordinates are float32 even if they
+are integers (see `draws`). `fill` chooses the pixels outside of the image:
 
     reflect   c b | a b c d | c b     the border is not repeated
     nearest   a a | a b c d | d d
@@ -60,19 +60,19 @@ def flip_and_translate(
     *,
     fill: str,
 ) -> tf.Tensor:
-    """Mirrors images left to right, then moves them by whole pixels.
+    """Flips images left to right, then moves them by integer offsets.
 
-    Both at once, as a choice of rows and one of columns: each pixel is copied
-    twice and nothing is padded.
+    Both are one gather of rows and one of columns: each pixel is copied twice,
+    and nothing is padded.
 
     Args:
       images: [b, h, w, c], any type.
-      mirrored: bool [b], or None for no image.
-      shift: float32 [b, 2], whole pixels down and to the right.
+      mirrored: Whether to flip each image, bool [b]. If None, none is flipped.
+      shift: float32 [b, 2], integer offsets down and to the right.
       fill: reflect, nearest or zero.
 
     Returns:
-      [b, h, w, c]; pixel (y, x) is the mirrored image's (y - down, x - right).
+      [b, h, w, c]; pixel (y, x) is the flipped image's (y - down, x - right).
     """
     height, width = images.shape[1], images.shape[2]
     y = tf.range(height, dtype=tf.float32)[None, :] - shift[:, :1]
@@ -99,22 +99,23 @@ def random_affine(
     height: int,
     width: int,
 ) -> tf.Tensor:
-    """Makes an affine map for each image, composed as Keras composes it.
+    """Returns an affine map per image, composed as Keras composes it.
 
-    That is `keras.preprocessing.image.ImageDataGenerator.random_transform`:
-    about the image's centre, rotation times shift times shear times zoom, each
-    uniform. Its `shear_range` is an angle in degrees, so that its popular 0.1
-    moves no pixel by more than 0.03.
+    As in `keras.preprocessing.image.ImageDataGenerator.random_transform`, it is
+    rotation times shift times shear times zoom about the image's center, each
+    uniform. Its `shear_range` is an angle in degrees, so that the popular value
+    0.1 moves no pixel by more than 0.03.
 
     Args:
       drawn: float32 [b, 6], uniform over [0, 1).
-      rotation_degrees: largest angle, each way.
-      shift: largest shift each way, as a share of height and of width.
-      shear: largest shear angle, each way, in degrees.
-      zoom: height and width are zoomed separately, by 1 - zoom to 1 + zoom;
-        above 1 the image gets smaller.
-      height: of the images.
-      width: of the images.
+      rotation_degrees: Largest angle in either direction.
+      shift: Largest shift in either direction, as a fraction of height and of
+        width.
+      shear: Largest shear angle in either direction, in degrees.
+      zoom: Largest zoom: height and width are scaled separately, by factors
+        from 1 - zoom to 1 + zoom. Above 1 the image gets smaller.
+      height: Height of the images.
+      width: Width of the images.
 
     Returns:
       float32 [b, 2, 3], for `warp_bilinear`.
@@ -144,17 +145,17 @@ def affine(
     height: int,
     width: int,
 ) -> tf.Tensor:
-    """Composes rotation (shift (shear (zoom))) about the centre of an image.
+    """Returns rotation (shift (shear (zoom))) about the center of an image.
 
     Args:
       rotation: float32 [b], radians.
-      down: float32 [b], pixels by which the place that is read moves down.
-      right: float32 [b], likewise to the right.
+      down: float32 [b], pixels by which the position that is read moves down.
+      right: float32 [b], pixels by which it moves to the right.
       shear: float32 [b], radians.
-      zoom_y: float32 [b], height that is read over height.
-      zoom_x: float32 [b], width that is read over width.
-      height: of the images.
-      width: of the images.
+      zoom_y: float32 [b], ratio of the height that is read to the height.
+      zoom_x: float32 [b], ratio of the width that is read to the width.
+      height: Height of the images.
+      width: Width of the images.
 
     Returns:
       float32 [b, 2, 3], for `warp_bilinear`.
@@ -180,23 +181,23 @@ def warp_bilinear(
 
     Args:
       images: float32 [b, h, w, c], 0 to 255.
-      matrix: float32 [b, 2, 3]; times (y, x, 1) of a pixel of the result it is
-        the place (y, x) that is read.
+      matrix: float32 [b, 2, 3]; times (y, x, 1) of a pixel of the result, it
+        is the position (y, x) that is read.
       fill: reflect, nearest or zero.
 
     Returns:
-      float32 [b, h, w, c], rounded to whole numbers.
+      float32 [b, h, w, c], rounded to integers.
     """
     height, width, channels = images.shape[1:]
     y, x = _places(matrix, *_grid(height, width))
     seen = None
     if fill == "zero":
-        # Between the border and the first pixel outside it fades to black.
+        # Fades to black between the border and the first pixel outside.
         seen = _seen(y, height) * _seen(x, width)
     y, x = _inside(y, height, fill), _inside(x, width, fill)
     top = tf.minimum(tf.floor(y), height - 2.0)
     left = tf.minimum(tf.floor(x), width - 2.0)
-    # The four pixels side by side, so that one gather fetches them.
+    # The four neighbors are adjacent, so that one gather fetches them.
     rows = tf.concat([images[:, :-1], images[:, 1:]], axis=3)
     quads = tf.concat([rows[:, :, :-1], rows[:, :, 1:]], axis=3)
     quads = _take(quads, top * (width - 1) + left)
@@ -212,10 +213,10 @@ def warp_bilinear(
 def warp_nearest(
     images: tf.Tensor, matrices: Sequence[tf.Tensor], *, fill: str
 ) -> tf.Tensor:
-    """Warps images, one map after the other, each to the nearest pixels.
+    """Warps images by one map after the other, each with nearest neighbors.
 
-    The result is that of as many calls, rounding and filling each time, but
-    only whole-numbered places are passed on and pixels are fetched once.
+    The result is that of one call per map, with rounding and filling each time,
+    but only integer coordinates are passed on, and pixels are fetched once.
 
     Args:
       images: [b, h, w, c], of a float type.
@@ -262,7 +263,7 @@ def _places(
 
 
 def _take(images: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Returns [b, n, c]: the pixels at float32 [b, n] flat places."""
+    """Returns [b, n, c]: the pixels at flat indices, float32 [b, n]."""
     count, channels = images.shape[1] * images.shape[2], images.shape[3]
     flat = tf.reshape(images, [-1, count, channels])
     return tf.gather(flat, tf.cast(places, tf.int32), batch_dims=1)
@@ -273,13 +274,13 @@ def _within(index: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def _seen(place: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns the share of a bilinear sample that lies in the image."""
+    """Returns the weight of a bilinear sample that is inside the image."""
     outside = tf.maximum(-place, place - (size - 1))
     return tf.clip_by_value(1 - outside, 0.0, 1.0)
 
 
 def _inside(place: tf.Tensor, size: int, fill: str) -> tf.Tensor:
-    """Moves places from outside into 0 to size - 1."""
+    """Maps coordinates outside of the image into 0 to size - 1."""
     if fill == "reflect":
         last = size - 1.0
         return last - tf.abs(last - _modulo(place, 2 * last))

@@ -1,29 +1,33 @@
-"""Covers a part of an image, or mixes it with its partner's.
+"""Cutout, mixup and CutMix.
+
+    cutout(images, centre, pixels=8)
+    images, share = random_mix(images, mixup_share=share, ...)
 
 Images are mixed in pairs: position i of the global batch with i XOR 1, so that
-a pair never spans two replicas; a replica's batch is even where images are
-mixed. Both of a pair get the same share or the same box.
+a pair never spans two replicas. A replica's batch must be even. Both images of
+a pair get the same weight or the same box.
 """
 
 import tensorflow as tf
 
-# Means of CIFAR-10's training images, as `vgg.PIXEL_MEAN`, in whole numbers.
+# Channel means of CIFAR-10's training images, rounded to integers.
 GREY = (125, 123, 114)
 
 
 def cutout(images: tf.Tensor, centre: tf.Tensor, *, pixels: int) -> tf.Tensor:
-    """Paints a grey square over each image.
+    """Covers a square of each image with gray.
 
     DeVries & Taylor 2017, arXiv:1708.04552.
 
     Args:
       images: float [b, h, w, 3], 0 to 255.
-      centre: float32 [b, 2], row and column; the square may reach outside.
-      pixels: side of the square.
+      centre: float32 [b, 2], row and column of the square's center. The square
+        may extend beyond the image.
+      pixels: Size of the square.
 
     Returns:
-      [b, h, w, 3], the square set to the channels' means in CIFAR-10,
-      which is what zero is to the network.
+      [b, h, w, 3], the square set to CIFAR-10's channel means, which the
+      network sees as zero.
     """
     start = centre - pixels // 2
     square = _box(start, start + pixels, images.shape[1], images.shape[2])
@@ -38,19 +42,20 @@ def random_mix(
     cutmix_drawn: tf.Tensor | None,
     cutmix_probability: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mixes each pair by CutMix, else by mixup where that is on.
+    """Mixes each pair by CutMix or, if it is not chosen, by mixup.
 
-    A pair goes by the numbers of its first image.
+    A pair uses the random numbers of its first image.
 
     Args:
       images: float32 [b, h, w, c], b even.
-      mixup_share: float32 [b, 1], how much of itself an image keeps; None: no
-        mixup.
-      cutmix_drawn: float32 [b, 4], uniform over [0, 1); None: no CutMix.
-      cutmix_probability: share of the pairs that CutMix mixes.
+      mixup_share: float32 [b, 1], weight of the image itself. If None, there is
+        no mixup.
+      cutmix_drawn: float32 [b, 4], uniform over [0, 1). If None, there is no
+        CutMix.
+      cutmix_probability: Fraction of the pairs that CutMix mixes.
 
     Returns:
-      float32 [b, h, w, c] whole numbers, and float32 [b], the share of the
+      float32 [b, h, w, c] of integers, and float32 [b], the weight of the
       image's own label.
     """
     size, height, width = images.shape[:3]
@@ -70,13 +75,13 @@ def random_mix(
 
 
 def cutmix_box(drawn: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Draws the boxes of CutMix (Yun et al. 2019, arXiv:1905.04899; alpha 1).
+    """Returns the boxes of CutMix (Yun et al. 2019, arXiv:1905.04899; alpha 1).
 
     Args:
-      drawn: float32 [b, 3], uniform over [0, 1): the share that stays (before
-        the box is clipped), and the box's centre.
-      height: of the images.
-      width: of the images.
+      drawn: float32 [b, 3], uniform over [0, 1): fraction of the image outside
+        of the box (before clipping), and the box's center.
+      height: Height of the images.
+      width: Width of the images.
 
     Returns:
       float32 [b, h, w, 1]: 1 inside the box, clipped at the border, else 0.
@@ -91,34 +96,34 @@ def cutmix_box(drawn: tf.Tensor, height: int, width: int) -> tf.Tensor:
 def mix(images: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
     """Mixes each image with its partner.
 
-    mixup is Zhang et al. 2018, arXiv:1710.09412.
+    Mixup is due to Zhang et al. 2018, arXiv:1710.09412.
 
     Args:
       images: float32 [b, h, w, c], b even.
-      own: float32 [b, 1 or h, 1 or w, 1], the image's own share of a pixel.
+      own: float32 [b, 1 or h, 1 or w, 1], weight of the image itself.
 
     Returns:
-      float32 [b, h, w, c], rounded to whole numbers.
+      float32 [b, h, w, c], rounded to integers.
     """
     other = partner(images)
     return tf.floor(other + own * (images - other) + 0.5)
 
 
 def partner(values: tf.Tensor) -> tf.Tensor:
-    """Returns [b, ...]: at position i what is at i XOR 1; b is even."""
+    """Returns [b, ...]: position i has the value of i XOR 1; b is even."""
     pairs = tf.reshape(values, [-1, 2, *values.shape[1:]])
     return tf.reshape(tf.reverse(pairs, axis=[1]), tf.shape(values))
 
 
 def _of_pairs(drawn: tf.Tensor) -> tf.Tensor:
-    """Gives both images of a pair the numbers of the first."""
+    """Returns [b, ...]: both images of a pair have the first one's numbers."""
     return tf.repeat(drawn[::2], 2, axis=0)
 
 
 def _box(
     start: tf.Tensor, stop: tf.Tensor, height: int, width: int
 ) -> tf.Tensor:
-    """Returns bool [b, h, w, 1], from start up to and without stop [b, 2]."""
+    """Returns bool [b, h, w, 1]: True from start to stop, exclusive, [b, 2]."""
     y = tf.range(height, dtype=tf.float32)[None, :]
     x = tf.range(width, dtype=tf.float32)[None, :]
     down = (y >= start[:, :1]) & (y < stop[:, :1])

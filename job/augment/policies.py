@@ -1,14 +1,13 @@
-"""AutoAugment and RandAugment, on whole batches, an image its own operations.
+"""AutoAugment and RandAugment on whole batches, with operations per image.
 
 An operation with its value is a row of numbers: an affine map, a blend and a
-table of colours, all but one of them neutral (`row`). A policy is an array of
-rows, fixed when the graph is traced; an image draws two of them. So the work
-is the same for every image and every policy, and is done once for all
-operations of a kind:
+color table, all but one of them neutral (`row`). A policy is an array of rows,
+constant in the graph, and an image draws two of them. So the work is the same
+for every image and every policy, and is done once for all operations of a kind:
 
-    blend, colours    of the first operation
-    warp              of both, in one fetch of pixels
-    blend, colours    of the second
+    blend, colors    of the first operation
+    warp             of both, in one gather of pixels
+    blend, colors    of the second
 
 The operations are Pillow's, with its rounding; values are torchvision's
 (`torchvision.transforms.AutoAugment` and `RandAugment`), which come from
@@ -26,17 +25,17 @@ from job.augment import color, geometry
 
 Rows = npt.NDArray[np.float32]
 
-# Affine map, blend (factor, with grey, with smooth), colours (factor, about
-# the mean, solarize from, posterize to multiples of, autocontrast, equalize).
+# Affine map, blend (factor, with gray, with smooth), colors (factor, about the
+# mean, solarize threshold, posterize step, autocontrast, equalize).
 _WARP, _BLEND, _COLORS = slice(0, 6), slice(6, 9), slice(9, 15)
 _NEUTRAL = (1, 0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 256, 1, 0, 0)
 
 _LEVELS = 256
-# Largest value of an operation, at magnitude 1; what is signed goes both ways.
+# Largest value of the operations whose value has a sign, at magnitude 1.
 _SIGNED = {
     "shear_x": 0.3,
     "shear_y": 0.3,
-    "translate_x": 150 / 331,  # Share of the width: 150 px of ImageNet's 331.
+    "translate_x": 150 / 331,  # Fraction: 150 px of 331 px for ImageNet.
     "translate_y": 150 / 331,
     "rotate": 30.0,
     "brightness": 0.9,
@@ -44,7 +43,7 @@ _SIGNED = {
     "contrast": 0.9,
     "sharpness": 0.9,
 }
-# Those whose neutral value is 1.
+# Operations with neutral value 1.
 BLENDS = ("brightness", "contrast", "color", "sharpness")
 # The 14 operations of RandAugment.
 RANDAUGMENT = (
@@ -83,11 +82,11 @@ AUTOAUGMENT = (
 
 
 class Policy(NamedTuple):
-    """What an image may draw.
+    """A distribution of pairs of operations.
 
     Attributes:
-      rows: float32 [2, n, signs, 15], the first and the second operation.
-      probability: float32 [2, n], of each being done; else it is neutral.
+      rows: float32 [2, n, signs, 15], first and second operations.
+      probability: float32 [2, n], probability that each is applied.
     """
 
     rows: Rows
@@ -108,9 +107,9 @@ def autoaugment_policy(height: int, width: int) -> Policy:
 
 
 def randaugment_policy(magnitude: float, height: int, width: int) -> Policy:
-    """Returns RandAugment's operations; magnitude is 0 to 10, 10 the largest.
+    """Returns RandAugment's operations at a magnitude, 0 to 10.
 
-    Both operations are drawn from all 14 and always done (N = 2).
+    Both operations are drawn from all 14 and always applied (N = 2).
     """
     rows = np.array(
         [_signed(name, magnitude / 10, height, width) for name in RANDAUGMENT],
@@ -122,16 +121,16 @@ def randaugment_policy(magnitude: float, height: int, width: int) -> Policy:
 def apply_autoaugment(
     images: tf.Tensor, drawn: tf.Tensor, *, share: float, fill: str
 ) -> tf.Tensor:
-    """Applies to each image a sub-policy that it draws.
+    """Applies a random sub-policy to each image.
 
     Args:
-      images: float32 [b, h, w, 3], whole numbers 0 to 255.
+      images: float32 [b, h, w, 3], integers 0 to 255.
       drawn: float32 [b, 5], uniform over [0, 1).
-      share: of the images; 1.0 is the paper's.
-      fill: see `geometry`.
+      share: Fraction of the images to change; 1.0 in the paper.
+      fill: See `geometry`.
 
     Returns:
-      float32 [b, h, w, 3], whole numbers 0 to 255.
+      float32 [b, h, w, 3], integers 0 to 255.
     """
     policy = autoaugment_policy(*images.shape[1:3])
     chosen = drawn[:, 0] * (policy.rows.shape[1] / share)
@@ -145,16 +144,16 @@ def apply_autoaugment(
 def apply_randaugment(
     images: tf.Tensor, drawn: tf.Tensor, *, magnitude: float, fill: str
 ) -> tf.Tensor:
-    """Applies to each image two operations that it draws.
+    """Applies two random operations to each image.
 
     Args:
-      images: float32 [b, h, w, 3], whole numbers 0 to 255.
+      images: float32 [b, h, w, 3], integers 0 to 255.
       drawn: float32 [b, 4], uniform over [0, 1).
-      magnitude: 0 to 10, see `randaugment_policy`.
-      fill: see `geometry`.
+      magnitude: Magnitude of the operations, 0 to 10.
+      fill: See `geometry`.
 
     Returns:
-      float32 [b, h, w, 3], whole numbers 0 to 255.
+      float32 [b, h, w, 3], integers 0 to 255.
     """
     policy = randaugment_policy(magnitude, *images.shape[1:3])
     chosen = drawn[:, :2] * policy.rows.shape[1]
@@ -169,15 +168,15 @@ def apply_randaugment(
 def apply(
     images: tf.Tensor, stages: list[tf.Tensor], *, fill: str
 ) -> tf.Tensor:
-    """Applies one or two operations, each image its own.
+    """Applies one or two operations, different ones per image.
 
     Args:
-      images: float32 [b, h, w, 3], whole numbers 0 to 255.
-      stages: each float32 [b, 15], rows as `row` makes them, in their order.
-      fill: see `geometry`.
+      images: float32 [b, h, w, 3], integers 0 to 255.
+      stages: Operations in their order, each float32 [b, 15]; see `row`.
+      fill: See `geometry`.
 
     Returns:
-      float32 [b, h, w, 3], whole numbers 0 to 255.
+      float32 [b, h, w, 3], integers 0 to 255.
     """
     first, *second = stages
     images = _recolor(_blend(images, first[:, _BLEND]), first[:, _COLORS])
@@ -192,7 +191,7 @@ def row(name: str, value: float, height: int = 32, width: int = 32) -> Rows:
     """Returns an operation with its value as float32 [15], for `apply`.
 
     Args:
-      name: what Pillow calls
+      name: Name of the operation. In Pillow it is
         identity      -
         shear_x       `transform(size, AFFINE, (1, value, 0, 0, 1, 0))`
         shear_y       `transform(size, AFFINE, (1, 0, 0, value, 1, 0))`
@@ -208,12 +207,12 @@ def row(name: str, value: float, height: int = 32, width: int = 32) -> Rows:
         invert        `ImageOps.invert`
         autocontrast  `ImageOps.autocontrast`
         equalize      `ImageOps.equalize`
-      value: its number; the last three and identity have none.
-      height: of the images.
-      width: of the images.
+      value: Value of the operation; ignored by the last three and identity.
+      height: Height of the images.
+      width: Width of the images.
     """
     made = np.array(_NEUTRAL, np.float32)
-    # Pillow measures from the corner of a pixel; half a pixel is its centre.
+    # Pillow's origin is the corner of a pixel, half a pixel from its center.
     match name:
         case "identity":
             pass
@@ -260,10 +259,10 @@ def _signed(name: str, magnitude: float, height: int, width: int) -> Rows:
     """Returns float32 [2, 15]: both signs of an operation at a magnitude.
 
     Args:
-      name: see `row`.
-      magnitude: 0 to 1, from weakest to strongest.
-      height: of the images.
-      width: of the images.
+      name: Name of the operation; see `row`.
+      magnitude: Magnitude, 0 to 1.
+      height: Height of the images.
+      width: Width of the images.
     """
 
     def value(sign: int) -> float:
@@ -288,14 +287,15 @@ def _draw(
     sign: tf.Tensor,
     chance: tf.Tensor,
 ) -> tf.Tensor:
-    """Returns each image's row of a stage, neutral where it is not done.
+    """Returns each image's row of a stage, neutral if it is not applied.
 
     Args:
-      policy: n pairs of operations.
-      stage: 0 or 1.
-      chosen: float32 [b], which pair, rounded down; n or more: none.
+      policy: Policy of n pairs of operations.
+      stage: 0 for the first operation, 1 for the second.
+      chosen: Index of the pair, float32 [b], rounded down. If n or more, none
+        is applied.
       sign: float32 [b], uniform over [0, 1).
-      chance: likewise.
+      chance: float32 [b], uniform over [0, 1).
 
     Returns:
       float32 [b, 15].
@@ -316,7 +316,7 @@ def _draw(
 
 
 def _blend(images: tf.Tensor, blends: tf.Tensor) -> tf.Tensor:
-    """Blends with the grey image, or with the smoothed one, or with neither."""
+    """Blends with the gray image, the smoothed one, or neither."""
     factor, to_grey, to_smooth = (
         blends[:, i, None, None, None] for i in range(3)
     )
@@ -325,20 +325,20 @@ def _blend(images: tf.Tensor, blends: tf.Tensor) -> tf.Tensor:
     difference = to_grey * (images - color.grey(images)) + tf.pad(
         detail, [[0, 0], [1, 1], [1, 1], [0, 0]]
     )
-    # Whole numbers, so that the first difference is Pillow's other image.
+    # Integers, so that the first difference is exactly Pillow's other image.
     blended = (images - difference) + factor * difference
     return tf.floor(tf.clip_by_value(blended, 0.0, 255.0))
 
 
 def _recolor(images: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
-    """Looks up every value in a table of its image and channel."""
+    """Maps every value by the table of its image and channel."""
     height, width, channels = images.shape[1:]
     offsets = [_LEVELS * c for c in range(channels)]
     places = images + tf.constant(offsets, tf.float32)
     places = tf.cast(
         tf.reshape(places, [-1, height * width * channels]), tf.int32
     )
-    # tf.math.bincount computes its size from the input: nothing for XLA.
+    # tf.math.bincount computes its size from the input, which XLA cannot.
     counts = tf.raw_ops.DenseBincount(
         input=places,
         size=_LEVELS * channels,
@@ -352,12 +352,12 @@ def _recolor(images: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
 
 
 def _tables(counts: tf.Tensor, mean: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [b, 3, 256]: what each value becomes.
+    """Returns float32 [b, 3, 256]: the new value of each value.
 
     Args:
-      counts: float32 [b, 3, 256], how many pixels have it.
-      mean: float32 [b], mean grey.
-      colors: float32 [b, 6], see `_NEUTRAL`.
+      counts: Number of pixels of each value, float32 [b, 3, 256].
+      mean: Mean gray, float32 [b].
+      colors: float32 [b, 6]; see `_NEUTRAL`.
     """
     factor, about_mean, solarize, posterize, autocontrast, equalize = (
         colors[:, i, None, None] for i in range(6)
@@ -373,7 +373,7 @@ def _tables(counts: tf.Tensor, mean: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
     highest = tf.reduce_max(tf.where(present, levels, 0.0), 2, keepdims=True)
     lowest = tf.reduce_min(tf.where(present, levels, 255.0), 2, keepdims=True)
     span = highest - lowest
-    # Half a step more than the quotient of whole numbers: no rounding below.
+    # Half a step above the quotient of integers, which rounding cannot undo.
     stretched = tf.floor(
         ((levels - lowest) * 255 + 0.5) / tf.maximum(span, 1.0)
     )

@@ -42,7 +42,7 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     return error.exit_code
 
 
-def exit_on_thread_error(stderr: int, failed: threading.ExceptHookArgs) -> None:
+def exit_on_thread_error(failed: threading.ExceptHookArgs) -> None:
     """Ends the process after an exception in a thread.
 
     By default Python prints a traceback, and the process would wait forever or
@@ -58,7 +58,7 @@ def exit_on_thread_error(stderr: int, failed: threading.ExceptHookArgs) -> None:
     termination.write(
         errors.JobError.exit_code, f"bug: thread {name}: {failed.exc_value}"
     )
-    termination.say(stderr, text)
+    termination.say(text)
     os._exit(errors.JobError.exit_code)
 
 

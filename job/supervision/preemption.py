@@ -1,13 +1,13 @@
-"""SIGTERM and Ctrl-C: a wish to stop, heard at once, granted in good order.
+"""Graceful shutdown on SIGTERM and SIGINT (Ctrl-C).
 
     stop = StopRequest()
-    stop.install()      # before TensorFlow is imported: that takes seconds
+    stop.install()      # before the import of TensorFlow, which takes seconds
     stop.check()        # between two pieces of work
 
-The main thread is asked first: it saves where it is and ends. Where it cannot
-answer (a compilation, a call into native code), a thread ends the process
-shortly before the node would; a second signal does so on the spot. Imports no
-TensorFlow.
+The main thread polls the request, saves its state and exits. If it cannot poll
+(during a compilation or a call into native code), a thread ends the process
+shortly before the end of the grace period, or immediately on a second signal.
+Imports no TensorFlow.
 """
 
 import contextlib
@@ -24,29 +24,30 @@ from typing import NoReturn
 from job import errors
 from job.supervision import termination
 
-# From the signal until the node kills what is left. Kubernetes gives 30 s
-# where nothing else is said, GKE Spot 15, `docker stop` 10.
+# Time from the signal until the process is killed. Defaults elsewhere: 30 s in
+# Kubernetes, 15 s on GKE Spot, 10 s with `docker stop`.
 GRACE_SECONDS = 25.0
 
-# The process has gone that long before the grace is over; half of a short one.
+# Time before the end of the grace period at which the process exits; at most
+# half of the period.
 _MARGIN_SECONDS = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# In the environment: the process to end with, by its number.
+# Environment variable with the id of the parent process to end with.
 PARENT_VARIABLE = "JOB_PARENT"
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """Remembers that the process was told to stop, and sees that it does.
+    """A request to stop the process, by a signal or by another worker.
 
     Attributes:
-      requested: whether it was.
-      grace_seconds: from the signal until the process is killed.
-      saved: what the last line says of the state that a later start finds; who
-        commits a checkpoint keeps it true.
+      requested: Whether the process was asked to stop.
+      grace_seconds: Time from the signal until the process is killed.
+      saved: Description of the saved state, for the last line of the log. Code
+        that commits a checkpoint updates it.
     """
 
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -56,20 +57,20 @@ class StopRequest:
         self._signal = ""
         self._since = math.inf
         self._leaving = threading.Lock()
-        self._stderr = 2
         self._installed = False
 
     def install(self) -> None:
-        """Takes over SIGTERM and SIGINT; call it from the main thread."""
-        # Its own: file descriptor 2 may be led elsewhere for a while.
-        self._stderr = os.dup(2)
-        # Python runs a handler in the main thread, once that is back from
-        # native code; its C part writes to this pipe whatever goes on there.
+        """Installs the signal handlers; must be called by the main thread."""
+        # Python runs a handler in the main thread, after it has returned from
+        # native code. Python's C handler writes to this pipe immediately.
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         thread = threading.Thread(
-            target=self._see_to_it, args=(reader,), name="stop", daemon=True
+            target=self._enforce_grace_period,
+            args=(reader,),
+            name="stop",
+            daemon=True,
         )
         thread.start()
         self._installed = True
@@ -78,33 +79,37 @@ class StopRequest:
             self._end_with(int(parent))
 
     def _end_with(self, parent: int) -> None:
-        """Has the end of the process that started this one stop it."""
+        """Requests a stop when the parent process ends."""
         with contextlib.suppress(OSError, AttributeError):  # Linux alone.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # It was quicker.
+        if os.getppid() != parent:  # It ended before the call above.
             signal.raise_signal(signal.SIGTERM)
 
     def listen(self) -> None:
-        """Takes the signals back, if it had them, from a library."""
+        """Reinstalls the handlers, if a library has replaced them."""
         for number in _SIGNALS if self._installed else ():
             signal.signal(number, self._remember)
 
     def check(self) -> None:
-        """Raises PreemptedError if the process was told to stop."""
+        """Raises PreemptedError if the process was asked to stop."""
         if self.requested:
             raise errors.PreemptedError(
                 f"stopped by {self._signal}: {self.saved}"
             )
 
     def ask(self, who: str) -> None:
-        """Has this process stop as well as another one that was told to."""
+        """Requests a stop on behalf of another process.
+
+        Args:
+          who: Name of the signal or process, for messages.
+        """
         if not self.requested:
             self._signal = who
             self._since = time.monotonic()
             self.requested = True
 
     def note_saved(self, step: int) -> None:
-        """Has the last line say that a later start finds this step."""
+        """Records the newest committed step for the last line of the log."""
         self.saved = (
             f"all is saved up to step {step}"
             if step
@@ -112,14 +117,14 @@ class StopRequest:
         )
 
     def remaining(self) -> float:
-        """Returns the seconds left to save in; infinite if not told to stop."""
+        """Returns the seconds left to save; infinity if not asked to stop."""
         margin = self._margin()
         return self._since + self.grace_seconds - margin - time.monotonic()
 
     def claim_last_line(self) -> None:
-        """Returns to the one caller that may print the last line.
+        """Reserves the last line of the log for the calling thread.
 
-        Any other thread waits here until the process has gone.
+        Any other thread blocks here until the process has ended.
         """
         self._leaving.acquire()
 
@@ -132,22 +137,25 @@ class StopRequest:
     def _margin(self) -> float:
         return min(_MARGIN_SECONDS, self.grace_seconds / 2)
 
-    def _see_to_it(self, reader: int) -> None:
+    def _enforce_grace_period(self, reader: int) -> None:
         while (number := os.read(reader, 1)[0]) not in _SIGNALS:
             pass
         self._remember(number)
-        # Not behind the main thread's last line, which may be out already.
+        # Not after the last line of the main thread, if it is printed already.
         if self._leaving.acquire(blocking=False):
-            self._say(f"{self._signal}: stopping in order; once more: at once")
+            self._say(
+                f"{self._signal}: saving and exiting; send it again to exit"
+                " immediately"
+            )
             self._leaving.release()
         while (seconds := self.remaining()) > 0:
             if select.select([reader], [], [], seconds)[0]:
                 if os.read(reader, 1)[0] in _SIGNALS:
-                    self._leave("a second signal ended it at once")
-        self._leave("the grace was over before the work at hand was")
+                    self._exit_now("a second signal ended it at once")
+        self._exit_now("the grace was over before the work at hand was")
 
-    def _leave(self, why: str) -> NoReturn:
-        # The main thread may be printing its own last line: let it.
+    def _exit_now(self, why: str) -> NoReturn:
+        # Waits for the main thread, which may be printing its own last line.
         if self._leaving.acquire(timeout=self._margin() / 2):
             line = f"preempted: stopped by {self._signal}, {why}: {self.saved}"
             self._say(line)
@@ -155,5 +163,5 @@ class StopRequest:
         os._exit(errors.PreemptedError.exit_code)
 
     def _say(self, text: str) -> None:
-        # Logging takes locks, which the interrupted code may hold.
-        termination.say(self._stderr, f"{text}\n")
+        # Logging takes locks that the interrupted code may hold.
+        termination.say(f"{text}\n")

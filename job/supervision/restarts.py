@@ -1,13 +1,12 @@
-"""The guard against a run that is started again and again and gets nowhere.
-
-A node that kills each pod within a minute, or a crash after each resume, makes
-an endless loop that looks like work. So each start writes down which step it
-found; ten in a row that found the same one are enough.
+"""Limit on restarts without progress.
 
     with restarts.counted(workdir, newest_step):
         train(...)
 
-Imports no TensorFlow, so that a start counts before anything heavy begins.
+A node that kills each pod within a minute, or a crash after each resume, is an
+endless loop that looks like work. So each attempt records the step that it
+found, and the eleventh in a row that finds the same step is refused. Imports no
+TensorFlow, so that an attempt is recorded before slow imports.
 """
 
 import contextlib
@@ -20,30 +19,31 @@ from job import errors
 from job.storage import files
 from job.storage.workdir import STARTS
 
-# So many starts in a row may find the same step; the next one is refused.
+# Number of attempts in a row that may find the same step.
 LIMIT = 10
 
-# What a start says of its end if it was killed before it could say anything.
+# Recorded end of an attempt that was killed before it could record one.
 _NO_WORD = "killed, or hung, without a word"
 
 
 @contextlib.contextmanager
 def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
-    """Counts this start, unless what follows ends in a way that is no loop.
+    """Counts this attempt, unless the block ends with an expected error.
 
-    A start that is preempted counts as any other: where no step is gained, ten
-    of them are a loop. One that ends with an error that the job foresees (a
-    wrong field, no data, no device) does not: it says itself what would do. A
-    step gained, or the end of the run, begins the count anew.
+    A preempted attempt counts like any other: ten of them without progress are
+    a loop. An attempt that ends with a JobError (a wrong field, no data, no
+    device) does not count, as its message has the fix. Progress or the end of
+    the run resets the count.
 
     Args:
-      workdir: of the run; created if need be.
-      step: of the newest checkpoint, -1 where there is none. One step lower
-        than the last start's (a damaged checkpoint was put aside) is no gain.
-      file: where a person finds the list, if not in that folder.
+      workdir: Folder of the run, created if absent.
+      step: Step of the newest checkpoint, -1 if there is none. A lower step
+        than that of the last attempt (whose checkpoint was quarantined) is not
+        progress.
+      file: Path or URL of the list, for messages. If "", its local path.
 
     Raises:
-      ResumeError: the last `LIMIT` starts found no higher step than this one.
+      ResumeError: The last `LIMIT` attempts found no lower step than this one.
     """
     starts = read(workdir)
     if starts and step > starts[-1]["step"]:
@@ -53,7 +53,7 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         found = f"step {step}" if step >= 0 else "no checkpoint"
         raise errors.ResumeError(
             f"{len(starts)} starts in a row found {found} and gained no step"
-            f" ({ends}); when the cause is mended, remove"
+            f" ({ends}); fix the cause, then delete"
             f" {file or workdir / STARTS}"
         )
     this: dict[str, Any] = {
@@ -111,7 +111,7 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _write(workdir: pathlib.Path, starts: list[dict[str, Any]]) -> None:
-    """Replaces the list; no list is no file."""
+    """Replaces the list; deletes the file if the list is empty."""
     if starts:
         files.write_json(workdir / STARTS, starts)
     else:

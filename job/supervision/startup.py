@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ from job import errors
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow and Keras without their banners.
+    """Imports TensorFlow and Keras with the job's settings.
 
     Keras must not read ~/.keras/keras.json, which may change the backend or
     the precision, nor write one.
@@ -20,29 +19,18 @@ def import_tensorflow() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
-    # C++ code writes the first lines before it reads the log level.
-    sys.stderr.flush()
     # Keras imports pyplot where it is installed: half a second, and a list of
     # fonts written into the home directory.
     pyplot = sys.modules.get("matplotlib")
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as banners:
-        os.dup2(banners.fileno(), 2)
-        try:
-            import tensorflow as tf
+    try:
+        import tensorflow as tf
 
-            importlib.import_module("keras")
-        except BaseException:
-            banners.seek(0)
-            os.write(stderr, banners.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            del sys.modules["matplotlib"]
-            if pyplot:
-                sys.modules["matplotlib"] = pyplot
+        importlib.import_module("keras")
+    finally:
+        del sys.modules["matplotlib"]
+        if pyplot:
+            sys.modules["matplotlib"] = pyplot
     tf.get_logger().setLevel("ERROR")
 
 

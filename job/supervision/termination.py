@@ -1,12 +1,11 @@
-"""Last words: a line where Kubernetes looks for it, and what people read.
-
-`kubectl describe pod` shows what a container wrote into a file by its end;
-outside a pod there is no such file, and nothing is written.
+"""The last line of a run: termination message of a pod, and standard error.
 
     write(75, "preempted: stopped by SIGTERM: all is saved up to step 40")
-    say(2, "and the same for whoever reads the log")
+    say(2, "the same line for the log")
 
-Imports no TensorFlow; takes no lock, so that any thread may call it last.
+`kubectl describe pod` shows the message that a container wrote to a file before
+its end. Outside of a pod the file does not exist, and nothing is written.
+Imports no TensorFlow, and takes no lock, so that any thread may call it last.
 """
 
 import contextlib
@@ -14,50 +13,51 @@ import os
 import select
 import time
 
-# terminationMessagePath of a container, where its manifest names no other.
+# Default terminationMessagePath of a container.
 DEFAULT_PATH = "/dev/termination-log"
-# For one that does.
+# Environment variable with another path.
 PATH_VARIABLE = "JOB_TERMINATION_LOG"
 
-# Kubernetes keeps so many bytes.
+# Size limit of a termination message in Kubernetes.
 _MOST_BYTES = 4096
 
-
-# Whoever reads the log may have stopped doing so: then nobody is told.
+# Time to wait for a pipe whose reader is slow or has stopped reading.
 _PATIENCE_SECONDS = 1.0
 
 
-def say(fd: int, text: str) -> None:
-    """Writes text to a file descriptor that nobody may be reading.
+def say(text: str) -> None:
+    """Writes text to standard error, whose reader may have stopped.
 
-    What is no longer than `select.PIPE_BUF` comes in one piece, or not at all;
-    what is longer may be cut. Raises nothing, and returns in a second or two.
+    Text of up to `select.PIPE_BUF` bytes is written in one piece or not at all;
+    longer text may be cut. Raises nothing, and returns within two seconds.
 
     Args:
-      fd: of a pipe, a terminal or a file, blocking or not.
-      text: with its newline.
+      text: Text with its newline.
     """
+    stderr = 2  # Not sys.stderr, which another thread may have locked.
     left = text.encode()
     end = time.monotonic() + _PATIENCE_SECONDS
     with contextlib.suppress(OSError):
         while (
             left
-            and select.select([], [fd], [], max(0.0, end - time.monotonic()))[1]
+            and select.select(
+                [], [stderr], [], max(0.0, end - time.monotonic())
+            )[1]
         ):
-            left = left[os.write(fd, left[: select.PIPE_BUF]) :]
+            left = left[os.write(stderr, left[: select.PIPE_BUF]) :]
 
 
 def write(exit_code: int, text: str) -> None:
-    """Replaces the message by one line; raises nothing.
+    """Replaces the termination message by one line; raises nothing.
 
     Args:
-      exit_code: that the process is about to end with.
-      text: how and why.
+      exit_code: Exit code that the process is about to end with.
+      text: Kind and cause of the end.
     """
     path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
     line = " ".join(f"exit {exit_code}: {text}".split())
     with contextlib.suppress(OSError):
-        # It is there, or this is no pod.
+        # Without O_CREAT: the file exists if and only if this is a pod.
         file = os.open(path, os.O_WRONLY | os.O_TRUNC)
         try:
             os.write(file, line.encode()[: _MOST_BYTES - 1] + b"\n")

@@ -1,14 +1,14 @@
-"""Ends a run that hangs; tells the outside world that one does not.
+"""Watchdog: ends a run that hangs, and writes a heartbeat file.
 
     watchdog = Watchdog(600.0, heartbeat_file=path)
     watchdog.start()
     watchdog.beat("train", step)        # between two pieces of work
 
-A beat is one assignment; two threads do the rest. One ends the process with 76
-where no beat came for too long, after the stacks of all threads, also while
-the main thread is in native code. The other writes the heartbeat file after a
-beat, so that its age is the time since something was last done: what a
-container's liveness probe looks at. Imports no TensorFlow.
+A beat is one assignment; two threads do the work. One prints the stacks of all
+threads and exits with code 76 if no beat came for too long, even while the main
+thread is in native code. The other writes the heartbeat file after a beat, so
+that the age of the file is the time since the last beat, which a container's
+liveness probe checks. Imports no TensorFlow.
 """
 
 import contextlib
@@ -45,13 +45,13 @@ _MOST_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class _Beat:
-    """What the main thread said last.
+    """The last beat of the main thread.
 
     Attributes:
-      phase: what it is about to do.
-      step: training steps done; None before there is a run.
-      at: seconds since the epoch.
-      allowed: seconds until the next beat must have come.
+      phase: Work that the main thread was about to do.
+      step: Training step; None before training.
+      at: Time of the beat, in seconds since the epoch.
+      allowed: Time limit of the next beat, in seconds.
     """
 
     phase: str
@@ -61,9 +61,9 @@ class _Beat:
 
 
 class Watchdog:
-    """Waits for the beats of the main thread.
+    """Watches for beats of the main thread.
 
-    One that was not started takes beats and does nothing.
+    A watchdog that was not started accepts beats and does nothing.
     """
 
     def __init__(
@@ -73,23 +73,21 @@ class Watchdog:
         heartbeat_file: pathlib.Path | None = None,
         saved: Callable[[], str] = str,
     ) -> None:
-        """Starts nothing yet.
+        """Stores the arguments; `start` starts the threads.
 
         Args:
-          seconds: a piece of work may take so long; 0: as long as it likes.
-          heartbeat_file: written after a beat, each few seconds; or None.
-          saved: what the last line says of the state that a later start finds.
+          seconds: Longest time between two beats. If 0, there is no limit.
+          heartbeat_file: File to write after a beat, every few seconds. If
+            None, none.
+          saved: Returns a description of the saved state, for the last line.
         """
         self._seconds = seconds
         self._heartbeat_file = heartbeat_file
         self._saved = saved
-        self._stderr = 2
         self.beat("start")
 
     def start(self) -> None:
-        """Starts the threads that are asked for."""
-        # Its own: file descriptor 2 may be led elsewhere for a while.
-        self._stderr = os.dup(2)
+        """Starts the threads for the limit and for the heartbeat file."""
         self.beat("import", seconds=LONG_SECONDS)
         if self._seconds:
             self._start_thread("watchdog", self._watch)
@@ -99,12 +97,12 @@ class Watchdog:
     def beat(
         self, phase: str, step: int | None = None, *, seconds: float = 0.0
     ) -> None:
-        """Says that the main thread is alive.
+        """Records that the main thread is alive.
 
         Args:
-          phase: what it is about to do.
-          step: training steps done.
-          seconds: how long that may take, where that is longer than usual.
+          phase: Work that the main thread is about to do.
+          step: Training step; None before training.
+          seconds: Time limit of that work, if longer than the usual one.
         """
         allowed = max(self._seconds, seconds)
         self._beat = _Beat(phase, step, time.time(), allowed)
@@ -119,19 +117,17 @@ class Watchdog:
         now = time.monotonic()
         while silent < seen.allowed:
             left = seen.allowed - silent + BACKSTOP_SECONDS
-            # Anew where it is far off, not at each tick: it costs a thread.
+            # Set again only if it is far off: each time costs a thread.
             if abs(armed - (now + left)) > BACKSTOP_SECONDS / 4:
                 armed = now + left
-                faulthandler.dump_traceback_later(
-                    left, exit=True, file=self._stderr
-                )
+                faulthandler.dump_traceback_later(left, exit=True, file=2)
             time.sleep(tick)
             before, now = now, time.monotonic()
             if self._beat is seen:
-                # Nobody hangs while the whole process is halted, as a paused
-                # container or a laptop's lid does it: ticks are counted. (The
-                # backstop counts all the same: a pause that outlasts it ends
-                # the process, and a start goes on from what was saved.)
+                # Ticks are counted rather than time: a suspended process, as in
+                # a paused container or on a laptop, does not hang. (The
+                # backstop measures time: a longer pause ends the process, and
+                # the next attempt resumes.)
                 silent += min(now - before, 2 * tick)
             else:
                 seen, silent = self._beat, 0.0
@@ -145,14 +141,14 @@ class Watchdog:
             f" the stacks of all threads are above: {self._saved()}\n"
         )
         termination.write(errors.HungError.exit_code, line)
-        # Not to stderr itself: where nobody reads that, it may be the very
-        # thing that hangs, and who waits for it has Python's lock.
+        # Not directly to stderr: if its reader has stopped, the write blocks
+        # while it holds Python's global lock, and may be the very hang.
         with contextlib.suppress(OSError):
             stacks = os.memfd_create("stacks")
             faulthandler.dump_traceback(file=stacks)
             text = os.pread(stacks, _MOST_BYTES, 0).decode(errors="replace")
-            termination.say(self._stderr, text)
-        termination.say(self._stderr, line)
+            termination.say(text)
+        termination.say(line)
         os._exit(errors.HungError.exit_code)
 
     def _write_heartbeats(self) -> None:
@@ -161,7 +157,7 @@ class Watchdog:
         while True:
             last = self._beat
             if last is not written:
-                # A full disk is not for this thread to report.
+                # The main thread reports a full disk.
                 with contextlib.suppress(OSError, errors.StorageError):
                     files.write_json(
                         self._heartbeat_file,

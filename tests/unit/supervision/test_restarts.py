@@ -69,7 +69,7 @@ def test_a_run_in_a_bucket_is_told_of_the_list_there(tmp_path):
     begin(tmp_path, 5, 10)
     there = "gs://bucket/run/starts.json"
     with (
-        pytest.raises(errors.ResumeError, match=f"remove {there}"),
+        pytest.raises(errors.ResumeError, match=f"delete {there}"),
         restarts.counted(tmp_path, 5, there),
     ):
         pass

@@ -56,7 +56,7 @@ elif what == "hang":
     watch.start()
     watch.beat("train", 7)
 elif what == "thread":
-    threading.excepthook = lambda failed: exits.exit_on_thread_error(2, failed)
+    threading.excepthook = exits.exit_on_thread_error
     threading.Thread(target=lambda: 1 / 0, name="planted").start()
 else:
     def fail(mode, stop): raise RuntimeError("nobody saw it coming")
