@@ -34,17 +34,15 @@ def say(text: str) -> None:
     Args:
       text: Text with its newline.
     """
-    stderr = 2  # Not sys.stderr, which another thread may have locked.
+    fd = 2  # Not sys.stderr, which another thread may have locked.
     left = text.encode()
     end = time.monotonic() + _PATIENCE_SECONDS
     with contextlib.suppress(OSError):
         while (
             left
-            and select.select(
-                [], [stderr], [], max(0.0, end - time.monotonic())
-            )[1]
+            and select.select([], [fd], [], max(0.0, end - time.monotonic()))[1]
         ):
-            left = left[os.write(stderr, left[: select.PIPE_BUF]) :]
+            left = left[os.write(fd, left[: select.PIPE_BUF]) :]
 
 
 def write(exit_code: int, text: str) -> None:
