@@ -19,12 +19,11 @@ batches. One of several workers creates the elements of its own replicas only.
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import tensorflow as tf
-from tensorflow.python.data.ops import multi_device_iterator_ops
 
 from job.data.dataset import Split
+from job.supervision import tensorflow_workarounds
 
 _SHUFFLE_ROUNDS = 12
 # Threads that gather images: two gather a million images per second.
@@ -213,15 +212,10 @@ def distribute(
     batches = strategy.distribute_datasets_from_function(
         lambda context: create(own_replicas_of(context))
     )
-    # TensorFlow's own prefetching data set of each device would be tuned too,
-    # and no option prevents it. (The operation that sets options has a kernel
-    # for GPUs, as those of that data set have.)
-    on_device = multi_device_iterator_ops._create_device_dataset
-    with mock.patch.object(
-        multi_device_iterator_ops,
-        on_device.__name__,
-        lambda *args: untuned(on_device(*args)),
-    ):
+    # TensorFlow's own prefetching data set of each device would be tuned too.
+    # (The operation that sets options has a kernel for GPUs, as those of that
+    # data set have.)
+    with tensorflow_workarounds.map_device_datasets(untuned):
         return iter(batches)
 
 

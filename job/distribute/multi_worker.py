@@ -4,12 +4,12 @@ import contextlib
 import faulthandler
 import signal
 from collections.abc import Iterator
-from unittest import mock
 
 import tensorflow as tf
 
 from job import errors
 from job.distribute.environment import Cluster
+from job.supervision import tensorflow_workarounds
 
 # Time limit for the registration of workers that have just been reachable.
 _REGISTER_SECONDS = 60
@@ -45,23 +45,15 @@ def create_strategy(
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
-    # Private, because MultiWorkerMirroredStrategy has no argument for the time
-    # limit: its default is an hour, and all workers have just been reachable.
-    from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
-    from tensorflow.python.eager import context
-
-    context.context().configure_coordination_service(
-        service_type="standalone",
-        service_leader="/job:worker/replica:0/task:0",
-        cluster_register_timeout_in_ms=_REGISTER_SECONDS * 1000,
-        coordinated_jobs=[
-            coordination_config_pb2.CoordinatedJob(
-                name="worker", num_tasks=len(cluster.workers)
-            )
-        ],
+    # All workers have just been reachable.
+    tensorflow_workarounds.limit_registration(
+        len(cluster.workers), _REGISTER_SECONDS
     )
     try:
-        with _deadline(2 * _REGISTER_SECONDS), _local_cpus(0 if gpus else cpus):
+        with (
+            _deadline(2 * _REGISTER_SECONDS),
+            tensorflow_workarounds.use_cpu_devices(0 if gpus else cpus),
+        ):
             return tf.distribute.MultiWorkerMirroredStrategy(
                 resolver,
                 tf.distribute.experimental.CommunicationOptions(
@@ -90,32 +82,3 @@ def _deadline(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         faulthandler.unregister(signal.SIGALRM)
-
-
-@contextlib.contextmanager
-def _local_cpus(count: int) -> Iterator[None]:
-    """Makes the strategy of a worker without GPUs use `count` CPU devices.
-
-    MultiWorkerMirroredStrategy uses one and has no argument for more, so a
-    private method is replaced. Only tests use more than one.
-    """
-    if count < 2:
-        yield
-        return
-    from tensorflow.python.distribute import (
-        collective_all_reduce_strategy as module,
-    )
-
-    def local_devices(
-        self: object, resolver: object, worker_device: str
-    ) -> tuple[tuple[str, ...], str]:
-        del self, resolver
-        names = (f"{worker_device}/device:CPU:{i}" for i in range(count))
-        return tuple(names), "CPU"
-
-    with mock.patch.object(
-        module.CollectiveAllReduceExtended,
-        "_initialize_local_devices",
-        local_devices,
-    ):
-        yield
