@@ -181,7 +181,8 @@ def _imagenet(max_bytes: int) -> bytes:
         os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     )
     path = folder / "vgg16-cifar10" / _URL.rpartition("/")[2]
-    if path.exists():
+    # A cache that cannot be read is downloaded again.
+    with contextlib.suppress(OSError):
         content = path.read_bytes()
         if _md5(content) == _MD5:
             return content

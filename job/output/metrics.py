@@ -81,6 +81,7 @@ class MetricsLog:
 
     def write(self, line: dict[str, Any]) -> None:
         """Appends a line: `step`, `split` and scalars."""
+        line = files.finite(line)
         with files.translate_errors(self._workdir / METRICS):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()

@@ -7,7 +7,6 @@ checkpoints are not read. Imports no TensorFlow.
 """
 
 import dataclasses
-import math
 import pathlib
 import statistics
 from typing import Any
@@ -97,7 +96,7 @@ def summarize(
         f"{split}_loss": scores.loss,
         "images_scored": scores.images,
         "train_steps": train_steps,
-        "images_per_second": statistics.median(rates) if rates else math.nan,
+        "images_per_second": statistics.median(rates) if rates else None,
         "train_seconds": round(train_seconds, 3),
         "compile_seconds": compile_seconds,
         "params": params,

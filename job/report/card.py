@@ -62,6 +62,11 @@ def _classes(class_names: tuple[str, ...]) -> str:
     )
 
 
+def _number(value: Any, form: str) -> str:
+    """Returns a formatted number, or "unknown" for anything else."""
+    return format(value, form) if isinstance(value, int | float) else "unknown"
+
+
 def _figures(run: run_lib.Run, step: int) -> str:
     split, result = run.split, run.result
     rows: list[tuple[str, str]] = []
@@ -72,8 +77,8 @@ def _figures(run: run_lib.Run, step: int) -> str:
                 "with mirror images (not what this model does)",
                 _percent(result.get(f"{split}_accuracy_tta")),
             ),
-            (f"{split} loss", f"{result.get(f'{split}_loss'):.4f}"),
-            ("images scored", f"{result.get('images_scored'):,}"),
+            (f"{split} loss", _number(result.get(f"{split}_loss"), ".4f")),
+            ("images scored", _number(result.get("images_scored"), ",")),
         ]
         if run.scored:
             rows.append(
@@ -82,7 +87,7 @@ def _figures(run: run_lib.Run, step: int) -> str:
                     _percent(run.scored.calibration_error()),
                 )
             )
-        rows.append(("parameters", f"{result.get('params'):,}"))
+        rows.append(("parameters", _number(result.get("params"), ",")))
     else:
         epochs, values = run.of(split, "accuracy")
         if values:

@@ -9,6 +9,7 @@ Imports no TensorFlow.
 import contextlib
 import errno
 import json
+import math
 import os
 import pathlib
 import uuid
@@ -90,8 +91,26 @@ def translate_errors(
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replaces `path` by `value` as indented JSON, atomically."""
-    write_atomically(path, json.dumps(value, indent=2).encode() + b"\n")
+    """Replaces a file atomically by indented JSON.
+
+    Args:
+      path: Path of the file.
+      value: Value of JSON types. Numbers that are not finite become null,
+        because JSON has none.
+    """
+    text = json.dumps(finite(value), indent=2, allow_nan=False)
+    write_atomically(path, text.encode() + b"\n")
+
+
+def finite(value: Any) -> Any:
+    """Returns a JSON value with null in place of NaN and infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -62,3 +62,11 @@ def test_an_absent_or_damaged_file_is_none(tmp_path, text):
     if text is not None:
         (tmp_path / "a.json").write_text(text, encoding="latin-1")
     assert files.read_json(tmp_path / "a.json") is None
+
+
+def test_json_has_null_in_place_of_numbers_that_are_not_finite(tmp_path):
+    value = {"a": [1.5, float("nan")], "b": {"c": -float("inf")}, "d": "NaN"}
+    files.write_json(tmp_path / "a.json", value)
+    assert "NaN" not in (tmp_path / "a.json").read_text().replace('"NaN"', "")
+    wanted = {"a": [1.5, None], "b": {"c": None}, "d": "NaN"}
+    assert files.read_json(tmp_path / "a.json") == wanted
