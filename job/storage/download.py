@@ -34,7 +34,7 @@ def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
     try:
         return gcs.Bucket(folder).fetch(name, most_bytes=most_bytes)
     except FileNotFoundError:
-        raise errors.DataError(f"{what}: {url} is not there") from None
+        raise errors.DataError(f"{what}: {url} does not exist") from None
     except errors.UnavailableError as error:
         raise errors.UnavailableError(f"{what}: {error}") from None
     except errors.StorageError as error:

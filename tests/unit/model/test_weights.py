@@ -190,7 +190,7 @@ def test_wrong_weights_end_the_job_with_3_and_one_line(tmp_path):
         "--config.model.width=1",
     )
     assert done.returncode == 3, done.stderr
-    (line,) = [
-        line for line in done.stderr.splitlines() if "error" in line.lower()
-    ]
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("data error: ")
+    assert "Traceback" not in done.stderr
     assert "model.weights=" in line

@@ -14,7 +14,7 @@ def test_an_object_is_downloaded_and_failures_name_it(bucket, monkeypatch):
     url = f"{bucket.url}/x.h5"
     assert download.fetch(url, most_bytes=7, what=WHAT) == b"weights"
     for wrong, most, said in (
-        (f"{bucket.url}/y.h5", 7, f"{WHAT}: {bucket.url}/y.h5 is not there"),
+        (f"{bucket.url}/y.h5", 7, f"{WHAT}: {bucket.url}/y.h5 does not exist"),
         (url, 6, f"{WHAT} cannot be read: .* 7 bytes, more than 6"),
     ):
         with pytest.raises(errors.DataError, match=said):
