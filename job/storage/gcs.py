@@ -32,13 +32,8 @@ from google.cloud import storage as cloud_storage
 from google.cloud.storage import exceptions as storage_errors
 
 from job import errors
-from job.storage import Entry, faults
-from job.storage.gcs_errors import (
-    DamagedError,
-    is_transient,
-    one_line,
-    translate_errors,
-)
+from job.storage import Entry, faults, gcs_errors
+from job.storage.gcs_errors import DamagedError
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
 
@@ -337,12 +332,14 @@ class Bucket:
 
         def report(error: Exception) -> None:
             nonlocal reported
-            if not reported and is_transient(error):
-                logging.warning("%s: %s; tried again", self, one_line(error))
+            if not reported and gcs_errors.is_transient(error):
+                logging.warning(
+                    "%s: %s; tried again", self, gcs_errors.one_line(error)
+                )
             reported = True
 
         retry = api_retry.Retry(
-            predicate=is_transient,
+            predicate=gcs_errors.is_transient,
             initial=_FIRST_WAIT_SECONDS,
             maximum=_LONGEST_WAIT_SECONDS,
             timeout=seconds,
@@ -354,7 +351,7 @@ class Bucket:
         self, name: str = ""
     ) -> contextlib.AbstractContextManager[None]:
         """Translates the client library's errors; see `gcs_errors`."""
-        return translate_errors(
+        return gcs_errors.translate_errors(
             f"{self}/{name}" if name else str(self), bucket=self._bucket_name
         )
 
