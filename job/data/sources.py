@@ -42,19 +42,21 @@ def load(
     """Loads a data set into memory (CIFAR-10: 184 MB).
 
     Args:
-      source: tfds, downloaded where it is not there yet; binary; synthetic;
-        auto: binary or tfds, as `data_dir` holds, tfds where it is "".
-      data_dir: the binary version's folder, its parent, its .tar.gz, or a TFDS
-        folder; gs:// of the .tar.gz or of what it lies in; "" for TFDS' own
-        folder (not for binary; synthetic needs none).
-      archive_sha256: of the .tar.gz, in hexadecimal; "" for the official one.
-      synthetic_train_images: how many the synthetic source draws to train on.
-      synthetic_test_images: and to test on.
-      seed: of the synthetic source.
-      poll: called between two files or batches; what it raises ends it.
+      source: tfds (downloaded if absent), binary, synthetic, or auto: binary or
+        tfds, whichever `data_dir` contains; tfds if `data_dir` is "".
+      data_dir: Folder of the binary version, its parent, its .tar.gz, a TFDS
+        folder, or gs:// of the .tar.gz or its folder. If "", TFDS' own folder;
+        binary needs a value, synthetic none.
+      archive_sha256: Checksum of the .tar.gz, hexadecimal. If "", that of the
+        official archive.
+      synthetic_train_images: Number of training images of the synthetic source.
+      synthetic_test_images: Number of its test images.
+      seed: Seed of the synthetic source.
+      poll: Called between two files or batches; its exceptions end the
+        function.
 
     Raises:
-      DataError: the data is absent, unreadable or damaged.
+      DataError: The data is absent, unreadable or damaged.
     """
     if source == "synthetic":
         return synthetic.draw(

@@ -180,7 +180,7 @@ def _rates(run: run_lib.Run) -> str:
         [Series("", epochs, rates)],
         x="epoch",
         y="images/s",
-        title="images a second over the epochs",
+        title="images per second over the epochs",
         marks=marks,
         low=0,
     )

@@ -152,7 +152,7 @@ class StopRequest:
             if select.select([reader], [], [], seconds)[0]:
                 if os.read(reader, 1)[0] in _SIGNALS:
                     self._exit_now("a second signal ended it at once")
-        self._exit_now("the grace was over before the work at hand was")
+        self._exit_now("the grace was over before the current work was")
 
     def _exit_now(self, why: str) -> NoReturn:
         # Waits for the main thread, which may be printing its own last line.
