@@ -136,7 +136,7 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
     ends = []
     for cached in (True, False):
         state = build.create_state(config, strategy, num_classes=10)
-        state.load_weights(train.weights.load(config.model.weights))
+        state.load_weights(weights.load(config.model.weights))
         split, network = data.train, state.model
         if cached:
             split, network = build.prepare_inputs(

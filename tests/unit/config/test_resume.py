@@ -35,9 +35,9 @@ def test_resume_may_change_cadences_but_not_results(config):
 
 def test_field_that_a_checkpoint_lacks_counts_as_its_default(config):
     older = serialization.flatten(config)
-    del older["optimizer.sam_rho"]
+    del older["optimizer.clip_norm"]
     assert resume.differences(older, serialization.flatten(config)) == []
-    config.optimizer.sam_rho = 0.05
+    config.optimizer.clip_norm = 0.5
     assert resume.differences(older, serialization.flatten(config)) == [
-        "optimizer.sam_rho: 0.0 -> 0.05"
+        "optimizer.clip_norm: 0.0 -> 0.5"
     ]

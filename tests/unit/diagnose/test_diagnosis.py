@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from configs import naive, seed_frozen, smoke, stem32, transfer
+from configs import advice_frozen, naive, smoke, stem32, transfer
 from job import errors, train
 from job.config import ranges, run_config
 from job.diagnose import diagnosis, from_network
@@ -64,8 +64,8 @@ def test_naive_config_is_stuck_at_chance():
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"model.whitening": True, "optimizer.beta_rate": 4.0}],
-    ids=["plain", "whitening"],
+    [{}, {"model.init": "dirac", "optimizer.clip_norm": 1.0}],
+    ids=["plain", "dirac"],
 )
 def test_sound_config_has_no_findings_and_a_plot(tmp_path, changes):
     place = workdir.Workdir(str(tmp_path), tmp_path)
@@ -207,7 +207,7 @@ def test_readme_counts_the_planted_faults_of_the_document():
     ("module", "first"),
     [
         pytest.param(naive, "stuck_at_chance", id="naive"),
-        pytest.param(seed_frozen, "frozen_base", id="seed_frozen"),
+        pytest.param(advice_frozen, "frozen_base", id="advice_frozen"),
         pytest.param(stem32, None, id="stem32"),
     ],
 )

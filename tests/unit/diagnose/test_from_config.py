@@ -5,18 +5,18 @@ import math
 import pytest
 
 from configs import (
+    advice_frozen,
     augment_presets,
     naive,
     quickstart,
-    seed_frozen,
     smoke,
     stem32,
     transfer,
     upsample,
 )
+from job import build
 from job.config import serialization
 from job.diagnose import from_config
-from job.training.plan import Plan
 from tests.support.findings import assert_finding
 
 STRONG = {
@@ -37,7 +37,7 @@ def check_fields(config, changes, *, replicas=1):
     count = config.data.synthetic_train_images if synthetic else 50_000
     return from_config.check_fields(
         serialization.flatten(config),
-        train_steps=Plan.create(config, num_images=count).train_steps,
+        train_steps=build.create_plan(config, count).train_steps,
         num_images=count,
         replicas=replicas,
         synthetic=synthetic,
@@ -83,12 +83,12 @@ def check_fields(config, changes, *, replicas=1):
         pytest.param(
             "large_head",
             (NAIVE, {}),
-            (seed_frozen.get_config(), {}),
+            (advice_frozen.get_config(), {}),
             id="large_head",
         ),
         pytest.param(
             "frozen_base",
-            (seed_frozen.get_config(), {}),
+            (advice_frozen.get_config(), {}),
             (transfer.get_config("gradual"), {}),
             id="frozen_base",
         ),

@@ -10,7 +10,7 @@ from tests.support import keras_models
 
 
 def test_dead_units_are_counted_in_the_jobs_network():
-    network = build.create_model(smoke.get_config(), "float32")
+    network = build.create_model(smoke.get_config(), "float32", num_classes=10)
     relus = layers.relu_layers(network)
     assert len(relus) == 13
     images = np.random.default_rng(0).integers(

@@ -1,11 +1,11 @@
 """The metadata of a run: what a resume adds and a checkpoint keeps."""
 
-from job.config import ranges as config_lib
+from job.config import serialization
 from job.training.history import BEST_BY, History
 
 
 def create(config, **fields):
-    return History(config_lib.flatten(config), "00c0ffee", **fields)
+    return History(serialization.flatten(config), "00c0ffee", **fields)
 
 
 def test_every_start_is_added_and_the_oldest_are_dropped(config):
