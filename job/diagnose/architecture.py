@@ -115,6 +115,7 @@ def check_large_head(
     input_size: int,
     width: float,
     flatten: bool,
+    num_classes: int,
 ) -> Finding | None:
     """Looks for dense layers with more weights than all convolutions.
 
@@ -123,6 +124,7 @@ def check_large_head(
       input_size: Height and width of the images, in pixels.
       width: Multiplier of the convolutions' filters.
       flatten: Whether the last feature map is flattened, not averaged.
+      num_classes: Number of classes.
     """
     convolutions, channels = 0, 3
     for depth, base in _BLOCKS:
@@ -132,7 +134,7 @@ def check_large_head(
             channels = filters
     size = input_size // 32 if flatten else 1
     head, features = 0, size * size * channels
-    for units in (*head_units, 10):
+    for units in (*head_units, num_classes):
         head += features * units
         features = units
     if head <= convolutions:

@@ -6,7 +6,7 @@ budgets, so they tell which of two mistakes is larger, not what a long run would
 lose. Other mistakes have a published figure, or only a source and a `rank`.
 """
 
-from job.diagnose.finding import Cost
+from job.diagnose.finding import Cost, number_word
 
 _REMEDIES = "docs/results-remedies.md, "
 _LADDER = _REMEDIES + "make ablate PLAN=ladder, width .25, 5 epochs: "
@@ -96,9 +96,30 @@ PREPROCESSING = Cost(
     " weights know them, 57.53 divided by 255; with a head of 128 units that"
     " overfits, 60.81 and 60.77",
 )
-AT_CHANCE = Cost(None, "guessing the ten classes gives 10 %", rank=70)
-OUTPUT_UNITS = Cost(None, "the labels go from 0 to 9", rank=45)
 DIVERGED = Cost(None, "pytorch-nin-cifar10 #1, tf #90686", rank=50)
 FIRST_LOSS = Cost(
     None, "keras-applications #93, szagoruyko/cifar.torch #20", rank=8
 )
+
+
+def at_chance(num_classes: int) -> Cost:
+    """Returns the cost of a model that guesses.
+
+    Args:
+      num_classes: Number of classes.
+    """
+    return Cost(
+        None,
+        f"guessing the {number_word(num_classes)} classes gives"
+        f" {100 / num_classes:.0f} %",
+        rank=70,
+    )
+
+
+def output_units(num_classes: int) -> Cost:
+    """Returns the cost of outputs that are not the classes.
+
+    Args:
+      num_classes: Number of classes.
+    """
+    return Cost(None, f"the labels go from 0 to {num_classes - 1}", rank=45)

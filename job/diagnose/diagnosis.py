@@ -155,7 +155,9 @@ def diagnose_model(
     _configure_gpus()
     loaded = keras_file.load(path)
     data = build.load_data(config, stop.check)
-    checks, facts = keras_model.check_model(loaded, data.test)
+    checks, facts = keras_model.check_model(
+        loaded, data.test, num_classes=data.num_classes
+    )
     for name, found in checks.items():
         builder.add(name, found)
     builder.facts.update(facts)
@@ -170,8 +172,13 @@ def check_images(builder: ReportBuilder, data: Dataset) -> None:
       builder: Collector of the findings.
       data: Data set.
     """
-    builder.add("labels", from_data.check_labels(data.train.labels))
-    builder.add("balance", from_data.check_balance(data.train.labels))
+    labels, num_classes = data.train.labels, data.num_classes
+    builder.add(
+        "labels", from_data.check_labels(labels, num_classes=num_classes)
+    )
+    builder.add(
+        "balance", from_data.check_balance(labels, num_classes=num_classes)
+    )
     builder.add("copies", from_data.check_copies(data.train, data.test))
 
 
@@ -195,7 +202,9 @@ def check_data(
     labels = [b.label.numpy() for b in batches.take(_SHUFFLED_BATCHES)]
     builder.add(
         "shuffling",
-        from_data.check_shuffling(labels, all_labels=data.train.labels),
+        from_data.check_shuffling(
+            labels, all_labels=data.train.labels, num_classes=data.num_classes
+        ),
     )
     builder.add(
         "preprocessing",
@@ -256,6 +265,7 @@ def check_config(
         replicas=replicas,
         synthetic=data.source == "synthetic",
         learns=learns,
+        num_classes=data.num_classes,
     )
     for name, found in checks.items():
         builder.add(name, found)
@@ -286,7 +296,10 @@ def check_run(
       data: Data set of the run.
       workdir: Workdir of the run.
     """
-    builder.add("stuck_at_chance", from_run.check_metrics_stuck(lines))
+    builder.add(
+        "stuck_at_chance",
+        from_run.check_metrics_stuck(lines, num_classes=data.num_classes),
+    )
     builder.add("diverged", from_run.check_diverged(lines, result))
     builder.add("best_epoch", from_run.check_best_epoch(lines, result))
     if scores := from_run.describe_scores(lines):

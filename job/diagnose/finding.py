@@ -13,6 +13,20 @@ from typing import Any
 
 _WIDTH = 88
 
+_NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -78,6 +92,11 @@ class Report:
     skipped: dict[str, str]
     facts: dict[str, str]
     seconds: float
+
+
+def number_word(count: int) -> str:
+    """Returns a count as texts write it: a word up to ten, digits above it."""
+    return _NUMBER_WORDS[count] if count < len(_NUMBER_WORDS) else f"{count:,}"
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

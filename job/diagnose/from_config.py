@@ -23,6 +23,7 @@ def check_fields(
     replicas: int,
     synthetic: bool,
     learns: bool | None,
+    num_classes: int,
 ) -> dict[str, Finding | None]:
     """Runs all checks of a config.
 
@@ -34,6 +35,7 @@ def check_fields(
       synthetic: Whether the images are synthetic.
       learns: Whether a probe learned one batch; see
         `architecture.check_batch_norm`.
+      num_classes: Number of classes.
 
     Returns:
       Finding of each check by its name; None where it found nothing.
@@ -81,6 +83,7 @@ def check_fields(
             input_size=fields["model.input_size"],
             width=fields["model.width"],
             flatten=fields["model.head_pooling"] == "flatten",
+            num_classes=num_classes,
         ),
         "no_augmentation": recipe.check_augmentation(
             augment=augment, synthetic=synthetic, frozen=frozen

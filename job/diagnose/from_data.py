@@ -1,10 +1,10 @@
 """Checks of images, labels, their order and their augmentation.
 
-    check_labels(labels)
+    check_labels(labels, num_classes=10)
     check_copies(train, test)
-    check_shuffling(labels_by_batch, all_labels=labels)
+    check_shuffling(labels_by_batch, all_labels=labels, num_classes=10)
 
-They take arrays of any data set of ten classes.
+They take arrays of any data set.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ _ENTROPY_FRACTION = 0.9
 _EQUAL = 0.9
 
 
-def check_labels(labels: _Array, *, num_classes: int = 10) -> Finding | None:
+def check_labels(labels: _Array, *, num_classes: int) -> Finding | None:
     """Checks the shape, type and range of the labels.
 
     A column of labels, [n, 1], broadcasts against [n] predictions to [n, n]
@@ -70,7 +70,7 @@ def check_labels(labels: _Array, *, num_classes: int = 10) -> Finding | None:
     )
 
 
-def check_balance(labels: _Array, *, num_classes: int = 10) -> Finding | None:
+def check_balance(labels: _Array, *, num_classes: int) -> Finding | None:
     """Looks for classes with many more images than others.
 
     Args:
@@ -150,7 +150,7 @@ def check_shuffling(
     labels: Sequence[_Array],
     *,
     all_labels: _Array,
-    num_classes: int = 10,
+    num_classes: int,
 ) -> Finding | None:
     """Compares the class entropy of batches with that of random ones.
 

@@ -1,6 +1,6 @@
 """Checks that train a run's network for a few steps, on one batch.
 
-    check_network(builder, config, plan, data.train, plot=None, has_run=False)
+    check_network(builder, config, plan, data.train, num_classes=10, ...)
 
 Each probe has a function of its own and starts from the initial weights.
 """
@@ -93,10 +93,20 @@ def check_network(
     )
     trial = create_trial(precision=precision)
     batch = balanced_batch(split, batch_size)
-    if probe_learning(builder, config, trial, batch, rate=rate):
+    if probe_learning(
+        builder, config, trial, batch, rate=rate, num_classes=num_classes
+    ):
         probe_dead_relus(builder, config, trial, split)
     trial.reset()
-    probe_rates(builder, config, trial, batch, rate=rate, plot=plot)
+    probe_rates(
+        builder,
+        config,
+        trial,
+        batch,
+        rate=rate,
+        num_classes=num_classes,
+        plot=plot,
+    )
     if precision != "float32":
         probe_precision(builder, config, trial, batch, create_trial)
     elif config.precision == "float32":
@@ -126,6 +136,7 @@ def probe_learning(
     batch: Split,
     *,
     rate: float,
+    num_classes: int,
 ) -> bool:
     """Trains on one batch, to see whether the network can memorize it.
 
@@ -135,6 +146,7 @@ def probe_learning(
       trial: Network with its initial weights.
       batch: Images that each step trains on.
       rate: Learning rate of the run, scaled to the batch.
+      num_classes: Number of classes.
 
     Returns:
       Whether there was time enough for a conclusion.
@@ -154,8 +166,11 @@ def probe_learning(
         # Pretrained features are of any scale, and a head adapts to it fast.
         builder.skip("the weights are not new", "first_loss")
     else:
-        builder.add("first_loss", probes.check_first_loss(losses[0]))
-    if not probes.is_conclusive(losses):
+        builder.add(
+            "first_loss",
+            probes.check_first_loss(losses[0], num_classes=num_classes),
+        )
+    if not probes.is_conclusive(losses, num_classes=num_classes):
         builder.skip(_out_of_time(len(losses)), *_LEARNING, "dead_relus")
         return False
     found = probes.check_learning(
@@ -164,6 +179,7 @@ def probe_learning(
         rate=rate,
         peak_learning_rate=config.optimizer.peak_learning_rate,
         images=len(batch),
+        num_classes=num_classes,
     )
     for name in _LEARNING:
         builder.add(name, found if found and found.check == name else None)
@@ -201,6 +217,7 @@ def probe_rates(
     batch: Split,
     *,
     rate: float,
+    num_classes: int,
     plot: pathlib.Path | None,
 ) -> None:
     """Runs the range test around the run's and the usual learning rate.
@@ -211,6 +228,7 @@ def probe_rates(
       trial: Network with its initial weights.
       batch: Images that each step trains on.
       rate: Learning rate of the run, scaled to the batch.
+      num_classes: Number of classes.
       plot: Path for the plot. If None, nothing is plotted.
     """
     trial.feed(batch.images[None], batch.labels[None])
@@ -224,8 +242,9 @@ def probe_rates(
         trial.step,
         rates=[float(each) for each in rates],
         seconds=builder.remaining_seconds(),
+        num_classes=num_classes,
     )
-    test = range_test.analyze(pairs)
+    test = range_test.analyze(pairs, num_classes=num_classes)
     if len(pairs) < len(rates) and test.breaks is None:
         builder.skip(_out_of_time(len(pairs)), "range_test")
         return
@@ -235,7 +254,9 @@ def probe_rates(
             f" {rate:.2g} for {len(batch)} images"
         )
     if plot:
-        range_test.plot(test, plot, rate=rate, images=len(batch))
+        range_test.plot(
+            test, plot, rate=rate, images=len(batch), num_classes=num_classes
+        )
     found = range_test.check_range(
         test,
         rate=rate,

@@ -1,6 +1,6 @@
 """Checks of a run's metrics, result and accuracies.
 
-    check_metrics_stuck(metrics.read(workdir))
+    check_metrics_stuck(metrics.read(workdir), num_classes=10)
     check_gap(train_accuracy=0.99, test_accuracy=0.77, augmented=False)
 
 They take plain values, of a run of this job or of another program.
@@ -12,9 +12,10 @@ from typing import Any
 
 from job.diagnose import costs
 from job.diagnose.finding import Cost, Finding
-from job.diagnose.probes import CHANCE
+from job.diagnose.probes import guessing_loss
 
-# A mean over thousands of images this close to ln 10 is not an accident.
+# A mean over thousands of images this close to the loss of guessing is not an
+# accident.
 _STUCK = 0.01
 # Number of steps below which a warm-up may keep the loss at chance.
 _MIN_STEPS = 100
@@ -48,23 +49,27 @@ def complete_lines(lines: Sequence[_Line]) -> list[_Line]:
     ]
 
 
-def check_metrics_stuck(lines: Sequence[_Line]) -> Finding | None:
+def check_metrics_stuck(
+    lines: Sequence[_Line], *, num_classes: int
+) -> Finding | None:
     """Looks for a training loss that stays at that of guessing.
 
     Args:
       lines: Complete lines of metrics.jsonl.
+      num_classes: Number of classes.
     """
+    chance = guessing_loss(num_classes)
     train = [line for line in lines if line["split"] == "train"]
     if not train or train[-1]["step"] < _MIN_STEPS:
         return None
     last = [line["loss"] for line in train[-3:]]
-    if any(abs(loss - CHANCE) > _STUCK for loss in last):
+    if any(abs(loss - chance) > _STUCK for loss in last):
         return None
     return Finding(
         "stuck_at_chance",
-        "it does not learn: the loss stays at ln 10",
+        f"it does not learn: the loss stays at ln {num_classes}",
         f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
-        f" guessing gives ln 10 = {CHANCE:.4f}",
+        f" guessing gives ln {num_classes} = {chance:.4f}",
         costs.STUCK,
         ("--config.model.batch_norm=true --config.model.init=he_fan_out",),
     )

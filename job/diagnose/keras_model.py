@@ -1,7 +1,7 @@
 """Checks of a Keras model that this job did not train.
 
     loaded = keras_file.load(pathlib.Path("model.keras"))
-    found, facts = check_model(loaded, test_split)
+    found, facts = check_model(loaded, test_split, num_classes=10)
 
 They need images with labels, but no config.
 """
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from job.data.dataset import Split
 from job.diagnose import budget, costs, layers, pixels, probes, scoring
 from job.diagnose.architecture import check_frozen_base
-from job.diagnose.finding import Cost, Finding
+from job.diagnose.finding import Cost, Finding, number_word
 from job.diagnose.from_run import check_running_moments
 from job.diagnose.keras_file import LOSS_SCALE_OPTIMIZER, LoadedModel
 from job.diagnose.recipe import check_loss_scaling
@@ -56,6 +56,7 @@ def check_model(
     loaded: LoadedModel,
     split: Split,
     *,
+    num_classes: int,
     imagenet_kernel: str = IMAGENET_KERNEL,
 ) -> tuple[dict[str, Finding | None], dict[str, str]]:
     """Runs all checks of a model.
@@ -63,6 +64,7 @@ def check_model(
     Args:
       loaded: Model and its compile config; see `keras_file.load`.
       split: Images that the model was not trained on, with their labels.
+      num_classes: Number of classes.
       imagenet_kernel: Checksum of the first kernel that identifies ImageNet's
         weights; see `layers.first_kernel_crc32c`.
 
@@ -72,7 +74,7 @@ def check_model(
     """
     model = loaded.model
     units = int(model.outputs[0].shape[-1])
-    output_units = check_output_units(units)
+    output_units = check_output_units(units, num_classes=num_classes)
     if output_units:
         return {"output_units": output_units}, {}
     sample = _sample(split, scoring.input_size(model))
@@ -93,13 +95,15 @@ def check_model(
             loss=loaded.loss,
             metrics=loaded.metrics,
         ),
-        "at_chance": check_at_chance(scores),
+        "at_chance": check_at_chance(scores, num_classes=num_classes),
         "input_scale": check_input_scale(
             scores,
             imagenet=layers.first_kernel_crc32c(model) == imagenet_kernel,
+            num_classes=num_classes,
         ),
         "first_loss": probes.check_first_loss(
-            scoring.cross_entropy(outputs[best], sample.labels)
+            scoring.cross_entropy(outputs[best], sample.labels),
+            num_classes=num_classes,
         ),
         "weight_decay": check_decoupled_decay(
             optimizer=loaded.optimizer,
@@ -170,15 +174,20 @@ def check_activations(
     return found
 
 
-def check_output_units(units: int, num_classes: int = 10) -> Finding | None:
-    """Compares the number of outputs with the number of classes."""
+def check_output_units(units: int, *, num_classes: int) -> Finding | None:
+    """Compares the number of outputs with the number of classes.
+
+    Args:
+      units: Number of outputs.
+      num_classes: Number of classes.
+    """
     if units == num_classes:
         return None
     return Finding(
         "output_units",
         "the outputs are not the classes",
         f"{units} outputs for {num_classes} classes",
-        costs.OUTPUT_UNITS,
+        costs.output_units(num_classes),
         (f"keras.layers.Dense({num_classes}) as the last layer",),
     )
 
@@ -189,7 +198,7 @@ def check_from_logits(
     """Looks for two softmax functions before the loss, or none at all.
 
     Args:
-      outputs: Outputs of the model, float32 [n, 10].
+      outputs: Outputs of the model, float32 [n, k].
       loss: Name of the loss; see `LoadedModel.loss`.
       from_logits: Whether the loss expects logits.
     """
@@ -221,12 +230,13 @@ def check_from_logits(
 def check_inflated_accuracy(
     outputs: _Array, labels: _Array, *, loss: str, metrics: Sequence[str]
 ) -> Finding | None:
-    """Looks for an accuracy that counts ten binary answers per image.
+    """Looks for an accuracy that counts one binary answer per class.
 
-    It is 90 % where every answer is no, so without having learned anything.
+    With 10 classes it is 90 % where every answer is no, so without having
+    learned anything.
 
     Args:
-      outputs: Outputs of the model, float32 [n, 10].
+      outputs: Outputs of the model, float32 [n, k].
       labels: Labels, int [n].
       loss: Name of the loss; see `LoadedModel.loss`.
       metrics: Names of the metrics. With a binary loss, "accuracy" is binary.
@@ -235,14 +245,16 @@ def check_inflated_accuracy(
     plain = {"accuracy", "acc"} & {*metrics}
     if not (binary or ("binary_crossentropy" in loss and plain)):
         return None
-    one_hot = np.eye(outputs.shape[1])[labels]
+    units = outputs.shape[1]
+    one_hot = np.eye(units)[labels]
     claimed = 100 * float(((outputs > 0.5) == (one_hot > 0.5)).mean())
     actual = scoring.top_1(outputs, labels)
     return Finding(
         "inflated_accuracy",
-        "the accuracy is a binary one, over ten outputs",
+        f"the accuracy is a binary one, over {number_word(units)} outputs",
         f"{claimed:.1f} by the metric, {actual:.1f} of {len(labels)} images"
-        " recognized; answering no to everything scores 90.0",
+        " recognized; answering no to everything scores"
+        f" {100 - 100 / units:.1f}",
         Cost(
             claimed - actual,
             "of this model: so much is it too high; keras #3098, #3396",
@@ -254,20 +266,23 @@ def check_inflated_accuracy(
     )
 
 
-def check_at_chance(accuracies: Mapping[str, float]) -> Finding | None:
+def check_at_chance(
+    accuracies: Mapping[str, float], *, num_classes: int
+) -> Finding | None:
     """Looks for a model that recognizes the images on no scale of pixels.
 
     Args:
       accuracies: Accuracy in % by scale of pixels.
+      num_classes: Number of classes.
     """
     best = max(accuracies.values())
-    if best >= 100 / 10 + _LEARNED:
+    if best >= 100 / num_classes + _LEARNED:
         return None
     return Finding(
         "at_chance",
         "the model does not know these images, whatever is done to pixels",
         f"{best:.1f} % at best",
-        costs.AT_CHANCE,
+        costs.at_chance(num_classes),
         (
             "compare the order of its classes with the data's, and the images"
             " that it was trained on; or it has not been trained",
@@ -276,7 +291,7 @@ def check_at_chance(accuracies: Mapping[str, float]) -> Finding | None:
 
 
 def check_input_scale(
-    accuracies: Mapping[str, float], *, imagenet: bool
+    accuracies: Mapping[str, float], *, imagenet: bool, num_classes: int
 ) -> Finding | None:
     """Looks for a scale of pixels that the model needs and does not apply.
 
@@ -284,9 +299,10 @@ def check_input_scale(
       accuracies: Accuracy in % by scale of pixels, which includes "raw" and
         "caffe".
       imagenet: Whether the first kernel is that of ImageNet's VGG16.
+      num_classes: Number of classes.
     """
     best = max(accuracies, key=lambda name: accuracies[name])
-    if accuracies[best] < 100 / 10 + _LEARNED:
+    if accuracies[best] < 100 / num_classes + _LEARNED:
         return None
     seen = (
         f"{accuracies[best]:.1f} on pixels {pixels.SCALES[best]},"

@@ -22,14 +22,12 @@ STEPS = 40
 # Number of steps after which a loss that has not moved is conclusive.
 _MIN_STEPS = 10
 
-# Cross-entropy of guessing, ln 10.
-CHANCE = math.log(10)
 # A loss this close to chance has learned nothing: guessing the classes of one
 # batch by their frequencies in it gains 0.02.
 _STUCK = 0.05
-# Loss below which one batch counts as learned, and below which more steps would
-# show nothing new.
-_LEARNED = 0.5 * CHANCE
+# Fraction of the loss of guessing below which one batch counts as learned. More
+# steps would show nothing new.
+_LEARNED = 0.5
 _MEMORIZED = 0.1
 # Ratio of a first loss to chance that is not noise.
 _FIRST_LOSS = 4.0
@@ -38,6 +36,15 @@ _DEAD = 0.9
 # Ratio of step times above which a precision counts as slower. Timings on a
 # machine that does other work scatter by less.
 _SLOWER = 1.25
+
+
+def guessing_loss(num_classes: int) -> float:
+    """Returns the cross-entropy of a uniform guess, in nats.
+
+    Args:
+      num_classes: Number of classes.
+    """
+    return math.log(num_classes)
 
 
 def run_steps(
@@ -83,33 +90,42 @@ def overfit(
     return losses
 
 
-def is_conclusive(losses: Sequence[float]) -> bool:
+def is_conclusive(losses: Sequence[float], *, num_classes: int) -> bool:
     """Returns whether `overfit` got far enough for `check_learning`.
 
     Args:
       losses: Losses that `overfit` returned.
+      num_classes: Number of classes.
     """
-    unmoved = len(losses) >= _MIN_STEPS and _is_stuck(losses)
+    chance = guessing_loss(num_classes)
+    unmoved = len(losses) >= _MIN_STEPS and _is_stuck(losses, chance)
     return (
         len(losses) >= STEPS
         or unmoved
         or not math.isfinite(losses[-1])
-        or losses[-1] < _LEARNED
+        or losses[-1] < _LEARNED * chance
     )
 
 
-def _is_stuck(losses: Sequence[float]) -> bool:
-    return min(losses[-5:]) > CHANCE - _STUCK
+def _is_stuck(losses: Sequence[float], chance: float) -> bool:
+    return min(losses[-5:]) > chance - _STUCK
 
 
-def check_first_loss(loss: float) -> Finding | None:
-    """Compares the loss before the first step with that of guessing, ln 10."""
-    if loss <= _FIRST_LOSS * CHANCE:
+def check_first_loss(loss: float, *, num_classes: int) -> Finding | None:
+    """Compares the loss before the first step with that of guessing.
+
+    Args:
+      loss: Loss before the first step, in nats.
+      num_classes: Number of classes.
+    """
+    chance = guessing_loss(num_classes)
+    if loss <= _FIRST_LOSS * chance:
         return None
     return Finding(
         "first_loss",
         "the network starts far from guessing",
-        f"first loss {loss:.2f}; guessing gives ln 10 = {CHANCE:.3f}",
+        f"first loss {loss:.2f}; guessing gives ln {num_classes} ="
+        f" {chance:.3f}",
         costs.FIRST_LOSS,
         ("--config.model.init=he_fan_out --config.model.preprocessing=auto",),
     )
@@ -122,6 +138,7 @@ def check_learning(
     rate: float,
     peak_learning_rate: float,
     images: int,
+    num_classes: int,
 ) -> Finding | None:
     """Looks for a network that cannot memorize one batch.
 
@@ -131,11 +148,13 @@ def check_learning(
       rate: Learning rate of the probe.
       peak_learning_rate: Learning rate of the run, for its own batch size.
       images: Number of images in the batch.
+      num_classes: Number of classes.
     """
+    chance = guessing_loss(num_classes)
     seen = (
         f"loss {losses[0]:.3f} before and {losses[-1]:.3f} after"
         f" {len(losses) - 1} steps on the same {images} images (rate {rate:g});"
-        f" guessing gives ln 10 = {CHANCE:.3f}"
+        f" guessing gives ln {num_classes} = {chance:.3f}"
     )
     if not math.isfinite(losses[-1]):
         return Finding(
@@ -148,19 +167,19 @@ def check_learning(
                 f"{peak_learning_rate / 10:.2g}",
             ),
         )
-    if _is_stuck(losses):
+    if _is_stuck(losses, chance):
         fix = "--config.model.init=he_fan_out"
         if not batch_norm:
             fix = f"--config.model.batch_norm=true {fix}"
         return Finding(
             "stuck_at_chance",
-            "it does not learn: the loss stays at ln 10"
+            f"it does not learn: the loss stays at ln {num_classes}"
             + ("" if batch_norm else ", without batch normalization"),
             seen,
             costs.STUCK,
             (fix,),
         )
-    if min(losses[-5:]) > _LEARNED:
+    if min(losses[-5:]) > _LEARNED * chance:
         return Finding(
             "overfit_one_batch",
             "it cannot learn one batch by heart",

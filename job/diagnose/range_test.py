@@ -1,7 +1,7 @@
 """The learning rate range test of Smith 2017, arXiv:1506.01186.
 
     pairs = losses_by_rate(train_step, rates=np.geomspace(1e-4, 10, 40), ...)
-    test = analyze(pairs)
+    test = analyze(pairs, num_classes=10)
     test.best                   # rate at which the loss decreases fastest
 
 The learning rate increases from step to step, always on the same batch.
@@ -20,9 +20,10 @@ from job.output.plotting import plt
 
 # Decrease of the smoothed loss that counts as one.
 _DECREASE = 0.3
-# Increase of the smoothed loss over the first one that counts as divergence. A
-# smaller one may be a momentum that a warm-up would have tamed.
-_INCREASE = 2.0 * probes.CHANCE
+# Increase of the smoothed loss over the first one that counts as divergence, in
+# losses of guessing. A smaller one may be a momentum that a warm-up would have
+# tamed.
+_INCREASE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,11 @@ class RangeTest:
 
 
 def losses_by_rate(
-    train_step: probes.TrainStep, *, rates: Sequence[float], seconds: float
+    train_step: probes.TrainStep,
+    *,
+    rates: Sequence[float],
+    seconds: float,
+    num_classes: int,
 ) -> list[tuple[float, float]]:
     """Trains with an increasing learning rate; returns (rate, loss) pairs.
 
@@ -59,21 +64,26 @@ def losses_by_rate(
       rates: Learning rates, ascending.
       seconds: Seconds of `budget.clock` after which no further step begins.
         The first step may compile.
+      num_classes: Number of classes.
     """
     pairs: list[tuple[float, float]] = []
     for pair in probes.run_steps(train_step, rates, seconds):
         pairs.append(pair)
-        if analyze(pairs).breaks is not None:
+        if analyze(pairs, num_classes=num_classes).breaks is not None:
             break
     return pairs
 
 
-def analyze(pairs: Sequence[tuple[float, float]]) -> RangeTest:
+def analyze(
+    pairs: Sequence[tuple[float, float]], *, num_classes: int
+) -> RangeTest:
     """Finds where the loss decreases fastest and where it diverges.
 
     Args:
       pairs: Pairs that `losses_by_rate` returned.
+      num_classes: Number of classes.
     """
+    increase = _INCREASE * probes.guessing_loss(num_classes)
     smooth: list[float] = []
     breaks = None
     mean = 0.0
@@ -84,7 +94,7 @@ def analyze(pairs: Sequence[tuple[float, float]]) -> RangeTest:
         # Exponential moving average, corrected for its initial 0.
         mean = 0.7 * mean + 0.3 * loss
         smooth.append(mean / (1 - 0.7**count))
-        if smooth[-1] > smooth[0] + _INCREASE:
+        if smooth[-1] > smooth[0] + increase:
             breaks = rate
             break
     rates = tuple(rate for rate, _ in pairs)
@@ -135,7 +145,12 @@ def check_range(
 
 
 def plot(
-    test: RangeTest, path: pathlib.Path, *, rate: float, images: int
+    test: RangeTest,
+    path: pathlib.Path,
+    *,
+    rate: float,
+    images: int,
+    num_classes: int,
 ) -> None:
     """Plots the loss over the learning rate, with the run's rate.
 
@@ -144,12 +159,16 @@ def plot(
       path: Path of the PNG file.
       rate: Learning rate of the run, scaled to the batch of the test.
       images: Number of images in the batch.
+      num_classes: Number of classes.
     """
+    chance = probes.guessing_loss(num_classes)
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     count = len(test.smooth)
     axes.plot(test.rates[:count], test.losses[:count], ".", color="#999999")
     axes.plot(test.rates[:count], test.smooth, color="#0072B2", label="loss")
-    axes.axhline(probes.CHANCE, color="#000000", linestyle=":", label="ln 10")
+    axes.axhline(
+        chance, color="#000000", linestyle=":", label=f"ln {num_classes}"
+    )
     axes.axvline(rate, color="#009E73", label="the run's rate")
     if test.breaks is not None:
         axes.axvline(
@@ -157,7 +176,7 @@ def plot(
         )
     axes.set_xscale("log")
     # A diverged loss would compress all others into a line.
-    axes.set_ylim(0, 2 * max(probes.CHANCE, test.losses[0]))
+    axes.set_ylim(0, 2 * max(chance, test.losses[0]))
     axes.set_xlabel(f"learning rate at a batch of {images}")
     axes.set_ylabel("training loss")
     axes.spines[["top", "right"]].set_visible(False)

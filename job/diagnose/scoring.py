@@ -59,7 +59,7 @@ def top_1(outputs: _Array, labels: _Array) -> float:
     """Returns the accuracy in %.
 
     Args:
-      outputs: Logits or probabilities, float32 [n, 10].
+      outputs: Logits or probabilities, float32 [n, k].
       labels: Labels, int [n].
     """
     return 100 * float((outputs.argmax(axis=1) == labels).mean())
@@ -69,7 +69,7 @@ def cross_entropy(outputs: _Array, labels: _Array) -> float:
     """Returns the mean cross-entropy in nats.
 
     Args:
-      outputs: Logits, or probabilities that sum to 1, float32 [n, 10].
+      outputs: Logits, or probabilities that sum to 1, float32 [n, k].
       labels: Labels, int [n].
     """
     logs = (
@@ -86,7 +86,7 @@ def are_probabilities(outputs: _Array) -> bool:
     """Returns whether the outputs of each image sum to 1.
 
     Args:
-      outputs: Outputs of a model, float32 [n, 10].
+      outputs: Outputs of a model, float32 [n, k].
     """
     off = np.abs(outputs.sum(axis=1) - 1).max()
     return bool(off < _SUM_TO_ONE and outputs.min() >= 0)

@@ -146,7 +146,7 @@ class Trial:
           training: Whether batch normalization uses the batch's statistics.
 
         Returns:
-          Logits, [b, 10].
+          Logits, [b, k].
         """
         resized = self._resize(tf.constant(images))
         return self._state.model(resized, training=training)[0]

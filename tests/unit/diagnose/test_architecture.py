@@ -16,7 +16,19 @@ def test_missing_batch_norm_costs_less_for_a_network_that_learns():
 
 
 def test_head_on_a_flattened_feature_map_is_larger():
-    head = {"head_units": (1024,), "input_size": 224, "width": 1.0}
+    head = {
+        "head_units": (1024,),
+        "input_size": 224,
+        "width": 1.0,
+        "num_classes": 10,
+    }
     found = architecture.check_large_head(**head, flatten=True)
     assert_finding(found, "large_head")
     assert not architecture.check_large_head(**head, flatten=False)
+
+
+def test_units_of_the_head_include_the_classes():
+    head = {"head_units": (), "input_size": 32, "width": 1.0, "flatten": False}
+    assert not architecture.check_large_head(**head, num_classes=10)
+    found = architecture.check_large_head(**head, num_classes=30_000)
+    assert_finding(found, "large_head")

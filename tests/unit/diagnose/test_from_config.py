@@ -42,6 +42,7 @@ def check_fields(config, changes, *, replicas=1):
         replicas=replicas,
         synthetic=synthetic,
         learns=True,
+        num_classes=10,
     )
 
 

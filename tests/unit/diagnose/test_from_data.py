@@ -27,18 +27,27 @@ def images(count, seed=0):
     ],
 )
 def test_labels_that_the_loss_does_not_take_are_found(labels):
-    assert_finding(from_data.check_labels(labels), "labels")
+    assert_finding(from_data.check_labels(labels, num_classes=10), "labels")
+
+
+def test_label_of_an_absent_class_is_found():
+    labels = LABELS[LABELS < 4]
+    found = from_data.check_labels(labels, num_classes=3)
+    assert_finding(found, "labels")
+    assert "0 to 3, not 0 to 2" in found.evidence
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8])
 def test_labels_from_0_to_9_pass(dtype):
-    assert from_data.check_labels(LABELS.astype(dtype)) is None
+    assert from_data.check_labels(LABELS.astype(dtype), num_classes=10) is None
 
 
 def test_imbalance_is_found_and_a_random_sample_passes():
-    assert_finding(from_data.check_balance(LABELS[:200] * 0), "balance")
+    assert_finding(
+        from_data.check_balance(LABELS[:200] * 0, num_classes=10), "balance"
+    )
     sample = np.random.default_rng(0).integers(0, 10, 200)
-    assert from_data.check_balance(sample) is None
+    assert from_data.check_balance(sample, num_classes=10) is None
 
 
 def test_copies_are_found_within_train_and_between_the_splits():
@@ -71,12 +80,12 @@ def batches_of(labels):
 
 def test_sorted_images_are_found_and_shuffled_ones_pass():
     found = from_data.check_shuffling(
-        batches_of(np.sort(LABELS)), all_labels=LABELS
+        batches_of(np.sort(LABELS)), all_labels=LABELS, num_classes=10
     )
     assert_finding(found, "shuffling")
     shuffled = np.random.default_rng(0).permutation(LABELS)
     assert not from_data.check_shuffling(
-        batches_of(shuffled), all_labels=LABELS
+        batches_of(shuffled), all_labels=LABELS, num_classes=10
     )
 
 
@@ -89,7 +98,9 @@ def test_order_of_the_pipeline_passes_on_sorted_images():
         first_step=0,
     )
     order = [batch.label.numpy() for batch in batches.take(10)]
-    assert from_data.check_shuffling(order, all_labels=labels) is None
+    assert not from_data.check_shuffling(
+        order, all_labels=labels, num_classes=10
+    )
 
 
 def test_wrong_preprocessing_is_found_for_pretrained_weights():

@@ -20,12 +20,24 @@ def line(step, loss, accuracy, split="train"):
 TESTS = [line(100, 1.0, 0.71, "test"), line(200, 1.0, 0.70, "test")]
 
 
+def check_stuck(lines, *, num_classes=10):
+    return from_run.check_metrics_stuck(lines, num_classes=num_classes)
+
+
 def test_loss_at_chance_is_found():
-    found = from_run.check_metrics_stuck([line(500, 2.3031, 0.1)])
+    found = check_stuck([line(500, 2.3031, 0.1)])
     assert_finding(found, "stuck_at_chance")
-    assert not from_run.check_metrics_stuck([line(500, 2.25, 0.14)])
+    assert not check_stuck([line(500, 2.25, 0.14)])
     # The warm-up may last longer than this.
-    assert not from_run.check_metrics_stuck([line(50, 2.3031, 0.1)])
+    assert not check_stuck([line(50, 2.3031, 0.1)])
+
+
+def test_loss_at_chance_depends_on_the_number_of_classes():
+    found = check_stuck([line(500, 1.0987, 0.33)], num_classes=3)
+    assert_finding(found, "stuck_at_chance")
+    assert "stays at ln 3" in found.title
+    assert "guessing gives ln 3 = 1.0986" in found.evidence
+    assert not check_stuck([line(500, 1.0987, 0.6)], num_classes=10)
 
 
 def test_nan_and_rollbacks_are_found():

@@ -28,7 +28,9 @@ def find(red, tmp_path):
     def call(model, **kwargs):
         model.save(tmp_path / "a.keras")
         loaded = keras_file.load(tmp_path / "a.keras")
-        checks, facts = keras_model.check_model(loaded, red, **kwargs)
+        checks, facts = keras_model.check_model(
+            loaded, red, num_classes=10, **kwargs
+        )
         return {name: found for name, found in checks.items() if found}, facts
 
     return call
@@ -179,6 +181,45 @@ def test_imagenets_kernel_on_pixels_of_another_scale_is_found(known, find):
 
 
 def test_model_that_recognizes_nothing_is_at_chance():
-    found = keras_model.check_at_chance({"raw": 9.0, "unit": 10.7})
+    def check(best, num_classes):
+        return keras_model.check_at_chance(
+            {"raw": 9.0, "unit": best}, num_classes=num_classes
+        )
+
+    found = check(10.7, 10)
     assert_finding(found, "at_chance")
-    assert keras_model.check_at_chance({"raw": 9.0, "unit": 60.0}) is None
+    assert found.cost.source == "guessing the ten classes gives 10 %"
+    assert check(35.0, 10) is None
+    found = check(35.0, 3)
+    assert_finding(found, "at_chance")
+    assert found.cost.source == "guessing the three classes gives 33 %"
+
+
+def test_scale_that_recognizes_nothing_is_not_the_models_own():
+    accuracies = {"raw": 20.0, "caffe": 20.0, "unit": 35.0}
+    found = keras_model.check_input_scale(
+        accuracies, imagenet=False, num_classes=10
+    )
+    assert_finding(found, "input_scale")
+    assert not keras_model.check_input_scale(
+        accuracies, imagenet=False, num_classes=3
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "count", "score"),
+    [(10, "ten", "90.0"), (3, "three", "66.7")],
+)
+def test_inflated_accuracy_names_the_number_of_outputs(
+    num_classes, count, score
+):
+    labels = np.arange(30) % num_classes
+    found = keras_model.check_inflated_accuracy(
+        np.zeros((30, num_classes), np.float32),
+        labels,
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+    )
+    assert found.title == f"the accuracy is a binary one, over {count} outputs"
+    assert found.evidence.startswith(f"{score} by the metric")
+    assert f"answering no to everything scores {score}" in found.evidence

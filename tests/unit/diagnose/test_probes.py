@@ -12,13 +12,14 @@ STAYS = [2.302, 2.31, 2.301] * 10
 SLOW = [2.3 - 0.01 * i for i in range(probes.STEPS)]
 
 
-def check_learning(losses, *, batch_norm=True):
+def check_learning(losses, *, batch_norm=True, num_classes=10):
     return probes.check_learning(
         losses,
         batch_norm=batch_norm,
         rate=0.1,
         peak_learning_rate=0.4,
         images=32,
+        num_classes=num_classes,
     )
 
 
@@ -64,18 +65,35 @@ def test_probe_ends_when_the_batch_is_memorized():
         lambda rate: next(losses), rate=1, steps=4, seconds=60
     )
     assert seen == [2.3, 1.0, 0.01]
-    assert probes.is_conclusive(seen)
+    assert probes.is_conclusive(seen, num_classes=10)
 
 
 def test_few_slow_steps_are_not_conclusive():
-    assert probes.is_conclusive(STAYS[:10])
-    assert not probes.is_conclusive(SLOW[:20])
-    assert probes.is_conclusive(SLOW)
+    assert probes.is_conclusive(STAYS[:10], num_classes=10)
+    assert not probes.is_conclusive(SLOW[:20], num_classes=10)
+    assert probes.is_conclusive(SLOW, num_classes=10)
 
 
 def test_first_loss_far_from_chance_is_found():
-    assert_finding(probes.check_first_loss(40.0), "first_loss")
-    assert probes.check_first_loss(2.35) is None
+    assert_finding(probes.check_first_loss(40.0, num_classes=10), "first_loss")
+    assert probes.check_first_loss(2.35, num_classes=10) is None
+
+
+def test_loss_of_guessing_is_that_of_the_number_of_classes():
+    # ln 3 = 1.0986.
+    losses = [1.1] * 30
+    assert probes.is_conclusive(losses[:10], num_classes=3)
+    found = check_learning(losses, num_classes=3)
+    assert_finding(found, "stuck_at_chance")
+    assert "stays at ln 3" in found.title
+    assert "guessing gives ln 3 = 1.099" in found.evidence
+    # Half of ln 10, but not of ln 3.
+    assert check_learning([1.0] * 40, num_classes=10) is None
+    found = check_learning([1.0] * 40, num_classes=3)
+    assert_finding(found, "overfit_one_batch")
+    assert probes.check_first_loss(5.0, num_classes=10) is None
+    found = probes.check_first_loss(5.0, num_classes=3)
+    assert "guessing gives ln 3 = 1.099" in found.evidence
 
 
 def test_layer_of_dead_units_is_found():
