@@ -4,7 +4,8 @@
     kernel_shapes()["block1_conv1"]              # (3, 3, 3, 64)
     block_of_layer("block1_conv1_bn")            # "block1"
 
-Imports neither TensorFlow nor Keras, so that the checks of a config can use it.
+Imports neither TensorFlow nor Keras, so that the diagnosis of a config can use
+it.
 """
 
 from collections.abc import Sequence

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from job.config import resume
+from job.config import resume, serialization
 from job.storage import files
-from job.storage.workdir import RESULT
+from job.storage.workdir import CONFIG, RESULT
 
 # A resume may change these fields, so the config's fingerprint leaves them
 # out; a run that asks for other values asks for another result all the same.
@@ -132,9 +132,16 @@ def finished(
     result = files.read_json(workdir / RESULT)
     if not isinstance(result, dict):
         return None
+    saved = files.read_json(workdir / CONFIG)
+    if not isinstance(saved, dict):
+        return None
+    # The saved config lacks the fields that are newer than the run. They count
+    # as their defaults, so that a new field restarts no finished run.
+    saved_fields = serialization.flatten(saved)
     asked = {name: fields[name] for name in _ASKED}
     same = (
-        result.get("config_hash") == resume.fingerprint(fields)
+        result.get("config_hash") == resume.fingerprint(saved_fields)
+        and not resume.differences(saved_fields, fields)
         and result.get("config") == asked
     )
     whole = result.keys() >= _SHOWN and any(

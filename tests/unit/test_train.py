@@ -378,6 +378,23 @@ def test_finished_is_known_without_a_look_at_the_data(finished):
     assert results.finished(workdir, other) is None
 
 
+def test_a_finished_run_stays_finished_when_a_field_is_added(
+    finished, tmp_path
+):
+    """Its config and its fingerprint know nothing of the field."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["optimizer"]["clip_norm"]
+    older = serialization.flatten(saved)
+    result = {**finished[1], "config_hash": resume.fingerprint(older)}
+    (workdir / "config.json").write_text(json.dumps(saved))
+    (workdir / "result.json").write_text(json.dumps(result))
+    fields = serialization.flatten(smoke.get_config())
+    assert results.finished(workdir, fields) == result
+    changed = {**fields, "optimizer.clip_norm": 1.0}
+    assert results.finished(workdir, changed) is None
+
+
 def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
     config = smoke.get_config()
     config.data.validation_fraction = 0.25

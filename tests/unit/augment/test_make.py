@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from configs import augment_presets
 from job import augment
+from job.config import augmentation
 from job.data import pipeline
 
 DEFAULT = {"flip": "random", "translate": 4.0, "cutout_pixels": 8.0}
@@ -27,6 +28,11 @@ ONE_BY_ONE = {
     "mixup_alpha": 0.2,
     "cutmix_probability": 0.5,
 }
+
+
+def test_every_strength_is_among_those_tested_one_by_one():
+    strengths = augmentation.strengths(augment_presets.off())
+    assert ONE_BY_ONE.keys() == strengths.keys() | {"flip"}
 
 
 def preset(name):

@@ -229,7 +229,7 @@ def test_pretrained_weights_need_their_own_layers(config, field, value):
     config.model.width = 1.0
     ranges.check(config)
     config.model[field] = value
-    with pytest.raises(errors.ConfigError, match=f"model.{field} is {value}"):
+    with pytest.raises(errors.ConfigError, match=f"model.{field} is {value!r}"):
         ranges.check(config)
 
 
