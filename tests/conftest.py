@@ -104,7 +104,8 @@ def place(request, tmp_path) -> places.DiskPlace | places.BucketPlace:
 def fake_gcs() -> Iterator[FakeGCSServer]:
     """fake-gcs-server with a bucket named "bucket", and its environment."""
     with FakeGCSServer() as server:
-        # It logs each request into a pipe that nobody else empties.
+        # It logs each request into a pipe, which would fill up and block it.
+        # The wrapper has no public name for the process.
         log = server._process.stderr
         threading.Thread(target=log.read, daemon=True).start()
         cloud_storage.Client(project="none").create_bucket("bucket")

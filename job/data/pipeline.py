@@ -35,7 +35,7 @@ class TrainBatch(NamedTuple):
 
     Attributes:
       image: uint8 [b, 32, 32, 3], 0 to 255.
-      label: int32 [b], 0 to 9.
+      label: int32 [b], 0 to the number of classes - 1.
       index: int32 [b], index of the image in the training split.
       epoch: int32 [b], number of times the run has seen the image before.
     """
@@ -51,7 +51,7 @@ class EvalBatch(NamedTuple):
 
     Attributes:
       image: uint8 [b, 32, 32, 3], 0 to 255.
-      label: int32 [b], 0 to 9.
+      label: int32 [b], 0 to the number of classes - 1.
       mask: float32 [b], 1.0, and 0.0 for images that pad the last batch.
     """
 

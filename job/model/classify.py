@@ -1,11 +1,11 @@
-"""What a trained network says of image files.
+"""Classification of image files by a trained network.
 
     inputs = image_file.find(["cat.png", "photos/", "gs://bucket/photos"])
     for answer in predict(inputs, network, resize, class_names):
         print(to_json(answer))
 
-A file that cannot be read is answered with what is wrong with it; the others
-are answered all the same.
+A file that cannot be read has an answer with the reason, and does not affect
+the other answers.
 """
 
 import dataclasses
@@ -23,22 +23,22 @@ from job.data.dataset import IMAGE_SIZE
 from job.model.batches import batch_size_for, compile_for_batches
 from job.model.resize import Resize
 
-# How many classes an answer names.
+# Number of classes in an answer.
 TOP = 3
 
-# So many images of 32 px at once; larger ones in proportion.
+# Number of 32 px images per batch.
 _BATCH = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the network says of a file.
+    """Most probable classes of an image file.
 
     Attributes:
-      name: of the file.
-      top: class names and probabilities, 0 to 1, the likeliest first; empty
-        where the file could not be read.
-      error: why not; "" where it could.
+      name: Name of the file.
+      top: Class names and probabilities, 0 to 1, the most probable first. Empty
+        if the file could not be read.
+      error: Reason why it could not be read. Empty if it could.
     """
 
     name: str
@@ -53,18 +53,22 @@ def predict(
     class_names: Sequence[str],
     *,
     poll: Callable[[], None] = lambda: None,
+    batch_at_32: int = _BATCH,
 ) -> Iterator[Answer]:
-    """Yields an answer to each file, in their order.
+    """Yields an answer for each file, in their order.
 
     Args:
-      inputs: as `image_file.find` returns them.
-      network: as `model.vgg16` builds it, in float32, trained.
-      resize: what is done to images before; see `job.resize`.
-      class_names: ten names, in the order of the labels.
-      poll: called before each batch; what it raises ends it.
+      inputs: Image files; see `image_file.find`.
+      network: Trained network in float32; see `vgg.vgg16`.
+      resize: Resize layer in front of the network.
+      class_names: Names of the classes, in the order of the labels.
+      poll: Function called before each batch. An exception that it raises ends
+        the iteration.
+      batch_at_32: Number of images per batch if they have 32 px. Larger images
+        have a batch that takes as much memory.
     """
     size = int(resize(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
-    batch = batch_size_for(size, _BATCH)
+    batch = batch_size_for(size, batch_at_32)
     compute = compile_for_batches(
         lambda images: tf.nn.softmax(
             network(resize(images), training=False)[0]

@@ -7,10 +7,10 @@
            README.md       the model card
 
 Both take uint8 images [n, 32, 32, 3], RGB, and give float32 probabilities
-[n, 10]. What is done to pixels is in them, and batch normalization right after
-a convolution is folded into it: y = gamma (W x - mean) / sqrt(var + eps) + beta
-is a convolution itself. Before they are published they are read back and
-compared with the network that they were made of.
+[n, k] of k classes. What is done to pixels is in them, and batch normalization
+right after a convolution is folded into it: y = gamma (W x - mean) / sqrt(var +
+eps) + beta is a convolution itself. Before they are published they are read
+back and compared with the network that they were made of.
 """
 
 import pathlib
@@ -106,7 +106,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
       method: how; see `resize.interpolation_matrix`.
 
     Returns:
-      A model from uint8 [b, 32, 32, 3] to float32 [b, 10].
+      A model from uint8 [b, 32, 32, 3] to float32 [b, k].
     """
     images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name=INPUT)
     # A cast, which keeps the other layers' input in float32.

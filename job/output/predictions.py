@@ -2,7 +2,7 @@
 
     predict(logits, split, class_names).save(workdir / PREDICTIONS)
     found = load(workdir / PREDICTIONS)      # None if absent or damaged
-    found.confusion()                        # int64 [10, 10]
+    found.confusion()                        # int64 [k, k]
 
 New figures can be computed from them without the model and the images. Imports
 no TensorFlow.
@@ -50,9 +50,9 @@ class Predictions:
     """Predicted probabilities of a split's images, in its order.
 
     Attributes:
-      probabilities: float32 [n, 10].
-      labels: int32 [n], 0 to 9.
-      class_names: Ten names, in the order of the labels.
+      probabilities: Probability of each of k classes, float32 [n, k].
+      labels: int32 [n], 0 to k - 1.
+      class_names: Names of the k classes, in the order of the labels.
       mistakes: int64 [m], indices of the most confident mistakes, the most
         confident first; at most `MISTAKES`.
       pictures: uint8 [m, 32, 32, 3], their images.
@@ -80,7 +80,7 @@ class Predictions:
         return float((self.predicted == self.labels).mean())
 
     def confusion(self) -> np.ndarray:
-        """Returns the confusion matrix, int64 [10, 10]: label, prediction."""
+        """Returns the confusion matrix, int64 [k, k]: label, prediction."""
         classes = len(self.class_names)
         table = np.zeros((classes, classes), np.int64)
         np.add.at(table, (self.labels, self.predicted), 1)
@@ -139,9 +139,9 @@ def predict(
     """Returns the predictions of logits.
 
     Args:
-      logits: float [n, 10], in the order of `split`.
+      logits: float [n, k], in the order of `split`.
       split: Images that were scored.
-      class_names: Ten names, in the order of the labels.
+      class_names: Names of the k classes, in the order of the labels.
     """
     if len(logits) != len(split):
         raise ValueError(f"{len(logits)} predictions of {len(split)} images")

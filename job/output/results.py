@@ -35,7 +35,7 @@ class Scores:
       accuracy_tta: The same with flip TTA: logits averaged over each image and
         its horizontal flip. None if flip TTA was not requested.
       images: Number of images scored.
-      logits: float32 [images, 10], in the order of the split, without TTA.
+      logits: float32 [images, k], in the order of the split, without TTA.
     """
 
     loss: float

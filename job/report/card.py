@@ -32,7 +32,7 @@ def write(
     Args:
       run: Files of the run; see `run.read`.
       step: Step of the exported checkpoint.
-      class_names: Ten names, in the order of the probabilities.
+      class_names: Names of the classes, in the order of the probabilities.
       crc32c: Checksum of the training images and labels. If "", unknown.
     """
     sections = [
@@ -168,7 +168,7 @@ def _effort(result: dict[str, Any]) -> str:
 def _limits(run: run_lib.Run) -> str:
     smoothing = run.fields.get("optimizer.label_smoothing")
     limits = [
-        "It answers with one of its ten classes whatever it is shown: there is"
+        "It answers with one of its classes whatever it is shown: there is"
         " no class for anything else.",
         "It was trained on images of 32 by 32 pixels with one object in the"
         " middle. A larger picture has to be cut and scaled down first, and"

@@ -20,10 +20,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
-def test_answers_are_the_networks_and_one_bad_file_spoils_none(
-    split, monkeypatch
-):
-    monkeypatch.setattr(classify, "_BATCH", 4)
+def test_answers_are_the_networks_and_one_bad_file_spoils_none(split):
     network = vgg.vgg16(width=0.0625, init="torch")
     resize = resize_lib.make_resize(32, method="nearest")
     contents = [encode(Image.fromarray(image)) for image in split.images[:9]]
@@ -33,7 +30,9 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(
         for n, content in enumerate(contents)
     ]
     names = dataset.CLASS_NAMES
-    answers = list(classify.predict(inputs, network, resize, names))
+    answers = list(
+        classify.predict(inputs, network, resize, names, batch_at_32=4)
+    )
     assert [a.name for a in answers] == [str(n) for n in range(10)]
     bad = answers.pop(5)
     assert (bad.top, bad.error) == ((), "it is no PNG or JPEG image")
