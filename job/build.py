@@ -1,12 +1,11 @@
 """Objects of a run from its config.
 
-Besides `train`, `modes` and `diagnose` this is the only module that reads a
-ConfigDict: all modules below take plain arguments.
+The modules below this one take plain arguments and never see a ConfigDict.
 
     strategy = create_strategy(config)
     data = load_data(config)
-    plan = create_plan(config, num_images=len(data.train))
-    state = create_state(config, strategy)
+    plan = create_plan(config, len(data.train))
+    state = create_state(config, strategy, num_classes=data.num_classes)
 """
 
 import dataclasses

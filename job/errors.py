@@ -1,8 +1,8 @@
-"""The ways in which the job ends, as exceptions; each knows its exit code.
+"""Exceptions that end a run, and their exit codes.
 
-Every room raises these; only `main` turns one into an exit. The message is
-one line for a person: what, where, and what would do. A Kubernetes Job fails
-for good on 2, 3, 4 and 5 and starts again on the others. The codes above 64
+Any module raises them, and only `main` exits. The message is one line: the
+problem, its place and the fix. A Kubernetes Job fails for good on 2, 3, 4 and 5
+and restarts on the others. The codes above 64
 are those of sysexits.h where it has one: 69 EX_UNAVAILABLE, 74 EX_IOERR, 75
 EX_TEMPFAIL.
 """

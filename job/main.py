@@ -14,11 +14,11 @@ if __name__ == "__main__":
     _STOP = preemption.StopRequest()
     _STOP.install()
 
-import contextlib
 import errno
 import sys
 import threading
 import traceback
+from collections.abc import Iterable
 
 from absl import logging
 
@@ -49,7 +49,7 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
     threading.excepthook = exits.exit_on_thread_error
     try:
         if flags.is_help(argv):
-            print(f"{__doc__}\n{flags.help_text()}")
+            print_lines([f"{__doc__}\n{flags.help_text()}"])
             return errors.EXIT_DONE
         flags.parse(argv)
         with exits.log_unexpected_errors():
@@ -59,9 +59,7 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
                 "grace_seconds", above=0.0
             )
             outcome = run_mode(flags.MODE.value, stop)
-            with contextlib.suppress(BrokenPipeError):  # The reader has left.
-                for line in outcome.output:
-                    print(line, flush=True)
+            print_lines(outcome.output)
     except errors.JobError as error:
         return exits.report_error(error, stop)
     except OSError as error:
@@ -71,6 +69,18 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
     summary = outcome.summary or f"--mode={flags.MODE.value}"
     termination.write(errors.EXIT_DONE, f"done: {summary}")
     return errors.EXIT_DONE
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines as they come, until the output cannot take them.
+
+    A reader that has left, or a full disk, does not change how a mode ends.
+    """
+    for line in lines:
+        try:
+            print(line, flush=True)
+        except OSError:
+            return
 
 
 def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
@@ -83,7 +93,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
         return report.run([flags.require_workdir(), *flags.RUNS.value])
     if mode == "predict":
         return predict.run(
-            flags.WORKDIR.value,
+            flags.require_workdir(),
             flags.INPUT.value,
             stop,
             output_format=flags.FORMAT.value,

@@ -61,7 +61,7 @@ def train_and_evaluate(
     """Trains until the last step, from the newest checkpoint if there is one.
 
     Args:
-      config: Every field of `configs/default.py`, checked by `config.check`.
+      config: Every field of `configs/default.py`, checked by `ranges.check`.
       workdir: Directory for all output. Created if needed.
       stop: Stop request, polled in each part: data, training, evaluation.
       watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
@@ -122,14 +122,14 @@ def train_and_evaluate(
     )
     saver = create_saver(checkpoints, workers, history, stop)
     loop = Loop(
-        plan,
-        state,
-        training,
-        evaluation,
-        saver,
-        history,
-        reporter,
-        supervisor,
+        plan=plan,
+        state=state,
+        training=training,
+        evaluation=evaluation,
+        saver=saver,
+        history=history,
+        reporter=reporter,
+        supervisor=supervisor,
         on_nonfinite=config.checkpoint.on_nonfinite,
         on_call=on_call,
     )

@@ -39,9 +39,14 @@ def complete_lines(lines: Sequence[_Line]) -> list[_Line]:
     """Returns the lines that have all fields that the checks need.
 
     Args:
-      lines: Lines of metrics.jsonl.
+      lines: Lines of metrics.jsonl. A loss of null, which stands for one that
+        is not finite, becomes NaN.
     """
     numbers = ("step", "epoch", "loss", "accuracy")
+    lines = [
+        {**line, "loss": math.nan} if line.get("loss", 0.0) is None else line
+        for line in lines
+    ]
     return [
         line
         for line in lines

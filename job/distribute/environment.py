@@ -89,7 +89,7 @@ class Cluster:
         with self._listen():
             while missing:
                 poll()
-                missing = self._unreachable(missing)
+                missing = self.unreachable(missing)
                 if missing and time.monotonic() > deadline:
                     raise errors.PeerLostError(
                         f"{self.names(sorted(missing))} did not come within"
@@ -97,7 +97,7 @@ class Cluster:
                     )
                 time.sleep(_PROBE_SECONDS if missing else 0.0)
 
-    def _unreachable(self, indices: Iterable[int]) -> set[int]:
+    def unreachable(self, indices: Iterable[int]) -> set[int]:
         """Returns the workers that do not answer, probed at the same time.
 
         One after another, 32 hosts that drop packets would take half a minute.

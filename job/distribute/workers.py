@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from job import errors
-from job.distribute.environment import Cluster, is_unreachable
+from job.distribute.environment import Cluster
 
 # Sizes of a message in int32 numbers; a longer one is split.
 _SMALL = 1 << 10
@@ -213,11 +213,7 @@ def _describe_loss(cluster: Cluster, reported: str) -> str:
         for i in cluster.others()
         if f"/job:worker/replica:0/task:{i}" in reported
     ]
-    gone = [
-        i
-        for i in named or cluster.others()
-        if is_unreachable(cluster.workers[i])
-    ]
+    gone = sorted(cluster.unreachable(named or cluster.others()))
     names = cluster.names(gone or named)
     what = " ".join(reported.partition("is aborted by:")[2].split()) or reported
     return (

@@ -1,4 +1,4 @@
-"""Programs of the job, one module per `--mode`.
+"""Programs of the job, one module per `--mode`; config needs none.
 
 Each has a function `run` with plain arguments that returns an `Outcome` and
 prints nothing. The modules import TensorFlow only after all checks that do not

@@ -187,7 +187,7 @@ def measure(
         evaluating=evaluating,
         stalls=stalls,
         commits=commits,
-        input_rates=[_input_rate(config, data) for _ in range(rounds)],
+        input_rates=[_input_rate(config, inputs) for _ in range(rounds)],
         save_to=str(storage or "disk"),
         hardware=strategy_lib.describe_devices(),
         peak_memory=_peak_memory(),
@@ -206,25 +206,25 @@ def _create_loop(
 ) -> Loop:
     """Returns the training loop without evaluations, saves and stops."""
     return Loop(
-        dataclasses.replace(
+        plan=dataclasses.replace(
             plan,
             train_steps=_NEVER,
             evaluate_every_steps=0,
             checkpoint_every_steps=_NEVER,
             phases=plan.phases[:1],
         ),
-        state,
-        training,
-        build.create_evaluation(config, strategy, data, Workers()),
-        saver,
-        History(serialization.flatten(config), data.checksum()),
-        Reporter(
+        state=state,
+        training=training,
+        evaluation=build.create_evaluation(config, strategy, data, Workers()),
+        saver=saver,
+        history=History(serialization.flatten(config), data.checksum()),
+        reporter=Reporter(
             log,
             Progress(_NEVER, first_step=0, quiet=True),
             train_steps=_NEVER,
             epoch=plan.epoch,
         ),
-        Supervisor(StopRequest()),
+        supervisor=Supervisor(StopRequest()),
     )
 
 
@@ -358,11 +358,11 @@ def _stall(loop: Loop, saver: AsyncSaver) -> float:
     return seconds
 
 
-def _input_rate(config: ml_collections.ConfigDict, data: Dataset) -> float:
-    """Returns images/s of the pipeline alone: shuffled, endless, uint8."""
+def _input_rate(config: ml_collections.ConfigDict, inputs: Split) -> float:
+    """Returns inputs per second of the pipeline alone: shuffled and endless."""
     batches = iter(
         pipeline.train_batches(
-            data.train,
+            inputs,
             seed=config.seed,
             global_batch_size=config.global_batch_size,
             first_step=0,
@@ -373,7 +373,7 @@ def _input_rate(config: ml_collections.ConfigDict, data: Dataset) -> float:
     @tf.function(autograph=False)
     def take(count: tf.Tensor) -> tf.Tensor:
         def body(done: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            pixel = next(batches).image[-1, -1, -1, -1]
+            pixel = tf.reshape(next(batches).image, [-1])[-1]
             return done + 1, total + tf.cast(pixel, tf.int32)
 
         with tf.device("CPU:0"):

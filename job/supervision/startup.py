@@ -46,7 +46,7 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
-        what = str(error).strip().partition("\n")[0][:200]
+        what = errors.first_line(error)
         raise errors.OutOfMemoryError(
             f"out of memory ({what}); what helps: a smaller"
             " --config.global_batch_size (now"

@@ -1,7 +1,7 @@
 """The last line of a run: termination message of a pod, and standard error.
 
     write(75, "preempted: stopped by SIGTERM: all is saved up to step 40")
-    say(2, "the same line for the log")
+    say("the same line for the log")
 
 `kubectl describe pod` shows the message that a container wrote to a file before
 its end. Outside of a pod the file does not exist, and nothing is written.

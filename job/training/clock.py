@@ -1,10 +1,12 @@
 """Timing of the calls of the compiled train steps.
 
-clock = Clock(global_batch_size=128)
-clock.start()
-with clock.measure(steps=1):
-...                             # the first call traces and compiles
-clock.images_per_second, clock.compile_seconds
+    clock = Clock(global_batch_size=128)
+    clock.start()
+    with clock.measure(steps=1):
+        ...                             # the first call traces and compiles
+    clock.images_per_second, clock.compile_seconds
+
+Times are wall-clock seconds.
 """
 
 import contextlib

@@ -4,8 +4,7 @@ The inner loop (`step.make_train_steps`) runs on the device and knows nothing
 of files. This one knows when an action is due, polls for stop requests, and
 touches the device only between two calls.
 
-    loop = Loop(plan, state, training, evaluator, saver, history, reporter,
-                supervisor)
+    loop = Loop(plan=plan, state=state, training=training, ...)
     loop.run(until=plan.train_steps)
 """
 
@@ -81,6 +80,7 @@ class Loop:
 
     def __init__(
         self,
+        *,
         plan: Plan,
         state: TrainState,
         training: Training,
@@ -89,7 +89,6 @@ class Loop:
         history: History,
         reporter: Reporter,
         supervisor: Supervisor,
-        *,
         on_nonfinite: str = "stop",
         on_call: "Callable[[Loop], None]" = lambda loop: None,
     ) -> None:

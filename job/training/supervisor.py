@@ -1,10 +1,12 @@
 """Stop requests, watchdog and workers, as one object that the loop asks.
 
-supervisor = Supervisor(stop, watchdog, workers)
-supervisor.beat("train", step, seconds=20.0)
-if supervisor.is_stopping():            # on any worker
-...                                 # save
-supervisor.exit_preempted()         # raises on all workers
+    supervisor = Supervisor(stop, watchdog, workers)
+    supervisor.beat("train", step, seconds=20.0)
+    if supervisor.is_stopping():            # on any worker
+        ...                                 # save
+        supervisor.exit_preempted()         # raises on all workers
+
+All workers call the same methods in the same order.
 """
 
 from typing import NoReturn

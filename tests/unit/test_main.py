@@ -25,6 +25,7 @@ SMOKE = "--config=configs/smoke.py"
         (["--config=configs/smoke.py:8ep", "--workdir=x"], "has no variants"),
         ([SMOKE, "--workdir=x", "--config.data.dir=y"], "must be empty"),
         (["--mode=predict", "--workdir=x", "--input="], "--input is missing"),
+        (["--mode=predict", "--input=x.png"], "--workdir is missing"),
         ([SMOKE, "--workdir=x", "--config.optimizer.momentm=1"], "momentum"),
         ([SMOKE, "--workdir=x", "--config.modl.width=1"], "modl"),
         ([SMOKE, "--workdir=x", "--config.model.width=wide"], "model.width"),

@@ -3,6 +3,7 @@
 import math
 
 from job.diagnose import from_run
+from job.output import metrics
 from tests.support.findings import assert_finding
 
 
@@ -38,6 +39,14 @@ def test_loss_at_chance_depends_on_the_number_of_classes():
     assert "stays at ln 3" in found.title
     assert "guessing gives ln 3 = 1.0986" in found.evidence
     assert not check_stuck([line(500, 1.0987, 0.6)], num_classes=10)
+
+
+def test_a_loss_that_the_log_holds_as_null_is_found(tmp_path):
+    log = metrics.MetricsLog(tmp_path, first_step=0)
+    log.write(line(5, math.nan, 0.1))
+    log.close()
+    lines = from_run.complete_lines(metrics.read(tmp_path))
+    assert_finding(from_run.check_diverged(lines, {}), "diverged")
 
 
 def test_nan_and_rollbacks_are_found():
