@@ -17,9 +17,9 @@ from job.config import resume, run_config, serialization
 from job.data import sources
 from job.distribute import strategy as strategy_lib
 from job.model import resize as resize_lib
-from job.output import results
+from job.output import predictions, results
 from job.storage import Storage
-from job.storage.workdir import CHECKPOINTS, CONFIG
+from job.storage.workdir import CHECKPOINTS, CONFIG, PREDICTIONS
 from job.training.state import load_evaluated
 
 
@@ -72,7 +72,7 @@ def load_trained(
         )
     # For its side effects: memory growth on GPUs, and no TF32.
     strategy_lib.create_strategy()
-    class_names = sources.class_names(config.data.source)
+    class_names = load_class_names(workdir, config.data.source)
     network = build.create_model(
         config, "float32", num_classes=len(class_names)
     )
@@ -95,3 +95,17 @@ def load_trained(
         step=saved.step,
         data_crc32c=str(saved.run.get("data_crc32c", "")),
     )
+
+
+def load_class_names(workdir: pathlib.Path, source: str) -> tuple[str, ...]:
+    """Returns the names of a run's classes, in the order of the labels.
+
+    A finished run has them in its predictions. Those of an unfinished run are
+    the names of its data source.
+
+    Args:
+      workdir: Directory of the run.
+      source: Data source of the run; see `sources.load`.
+    """
+    saved = predictions.load(workdir / PREDICTIONS)
+    return saved.class_names if saved else sources.class_names(source)

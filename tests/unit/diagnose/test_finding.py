@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from job.diagnose import finding
 
 
@@ -21,3 +23,10 @@ def test_report_lists_findings_in_the_order_of_their_costs():
     points = [entry["loss_points"] for entry in content["findings"]]
     assert points == [60.0, 0.3, None]
     json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(3, "three"), (10, "ten"), (11, "11"), (1000, "1,000")]
+)
+def test_counts_up_to_ten_are_words(count, text):
+    assert finding.number_word(count) == text
