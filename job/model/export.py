@@ -37,6 +37,9 @@ CARD = "README.md"
 # network that was evaluated, both in float32.
 TOLERANCE = 1e-5
 
+# End of the name of an export while the new one takes its place.
+_OLD = "-old"
+
 # Names in the signature.
 INPUT, OUTPUT = "images", "probabilities"
 
@@ -74,8 +77,7 @@ def export(
       StorageError: the disk is full, or closed to us.
     """
     with files.translate_errors(folder):
-        for left in folder.parent.glob(f".{folder.name}-*"):  # By a kill.
-            shutil.rmtree(left, ignore_errors=True)
+        _clean_up(folder)
         staged = pathlib.Path(
             tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
         )
@@ -262,9 +264,18 @@ def _zeros() -> tf.Tensor:
     return tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])
 
 
+def _clean_up(folder: pathlib.Path) -> None:
+    """Removes what a killed export left; an export that it moved comes back."""
+    for left in folder.parent.glob(f".{folder.name}-*"):
+        if left.name.endswith(_OLD) and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:
     """Puts a folder in the place of another one."""
-    old = staged.with_name(f"{staged.name}-old")
+    old = staged.with_name(staged.name + _OLD)
     if folder.exists():
         folder.rename(old)
     staged.rename(folder)

@@ -184,6 +184,13 @@ def test_what_differs_is_not_published(split, tmp_path):
         export.export(network, resize, folder, "second", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
+    # A kill between the two renames that replace an export.
+    (tmp_path / ".export-killed").mkdir()
+    folder.rename(tmp_path / ".export-killed-old")
+    with pytest.raises(errors.JobError, match="saved_model differs"):
+        export.export(network, resize, folder, "third", method="bilinear")
+    assert [p.name for p in tmp_path.iterdir()] == ["export"]
+    assert (folder / export.CARD).read_text() == "first"
 
 
 def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
