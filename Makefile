@@ -123,10 +123,12 @@ test-faults: $(READY_DEV) ## run the fault tests: kills and outages of the real 
 	$(RUN) -m pytest -m faults $(ARGS)
 
 .PHONY: lint
-lint: $(READY_DEV) ## check the code (ruff) and the Dockerfile (hadolint)
+lint: $(READY_DEV) ## check the code, the Dockerfile and the wording
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/hadolint Dockerfile
+	@! grep -rnIE -f .ci/dialect --exclude-dir=__pycache__ job configs tests k8s \
+	  Makefile || { echo "the words above are listed in .ci/dialect: see Language in CONTRIBUTING.md"; exit 1; }
 
 .PHONY: format
 format: $(READY_DEV) ## apply ruff's fixes and format

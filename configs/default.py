@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     # Share of the training images held out and scored instead of the test
     # images; for tuning. 0.0: train on all, score the test images.
     config.data.validation_fraction = 0.0
-    # Takes only so many images, drawn once for all seeds; 0: all of them.
+    # Number of images to use, sampled once for all seeds. 0 uses all of them.
     config.data.train_images = 0
     config.data.test_images = 0
     # How many images the synthetic source draws.

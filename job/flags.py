@@ -117,7 +117,7 @@ def parse(argv: list[str]) -> None:
         raise errors.ConfigError(_one_line(error)) from None
     if rest[1:]:
         raise errors.ConfigError(
-            f"{rest[1]!r} is no flag; flags are --name=value, see --help"
+            f"{rest[1]!r} is not a flag; flags are --name=value, see --help"
         )
 
 

@@ -125,7 +125,7 @@ class Collector:
     def collect(
         self, newest: int, should_abort: Callable[[], bool] = lambda: False
     ) -> None:
-        """Deletes what is no longer needed; logs errors and raises none.
+        """Deletes files that are not needed; logs errors and raises none.
 
         What is left, the next call deletes.
 
@@ -174,7 +174,7 @@ class Collector:
         if made is None:
             return  # Damaged, or written by a later version of the job.
         faults.reach("retire.begin")
-        # The manifest first: without it there is no checkpoint, and a kill
+        # The manifest first: without it no checkpoint exists, and a kill
         # after it leaves only files that a later call finds abandoned.
         delete(layout.file_name(step, manifest.NAME))
         faults.reach("retire.manifest")

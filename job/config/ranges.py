@@ -215,7 +215,7 @@ def _check_values(
         )
     for name in sorted(fields.keys() - defaults.keys()):
         raise errors.ConfigError(
-            f"config.{name} is no field; configs/default.py has them all"
+            f"config.{name} is not a field; configs/default.py has them all"
         )
     for name, value in fields.items():
         kind = type(defaults[name])

@@ -73,7 +73,7 @@ def _find_local(name: str) -> list[Input]:
         _check_any(name, len(chosen), len(inside))
         return [_local(p) for p in chosen]
     if not path.exists():
-        raise errors.DataError(f"--input={name}: there is no such path")
+        raise errors.DataError(f"--input={name}: the path does not exist")
     return [_local(path)]
 
 
@@ -108,7 +108,9 @@ def _find_remote(url: str) -> list[Input]:
         for entry in bucket.find(name):
             if entry.name == name:
                 return [_remote(bucket, name, entry.size)]
-    raise errors.DataError(f"--input={url}: there is no such object or folder")
+    raise errors.DataError(
+        f"--input={url}: the object or folder does not exist"
+    )
 
 
 def _remote(bucket: "Bucket", name: str, size: int) -> Input:

@@ -84,7 +84,7 @@ def load(
         return tfds_source.read(path, download=True, poll=poll)
     if not path.exists():
         raise errors.DataError(
-            f"config.data.dir={data_dir}: there is no such path"
+            f"config.data.dir={data_dir}: the path does not exist"
         )
     found_binary = binary.find(path) if source in ("auto", "binary") else None
     if found_binary:

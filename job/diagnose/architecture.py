@@ -37,13 +37,13 @@ def check_batch_norm(
     if batch_norm or pretrained:
         return None
     seen = {
-        True: "though it learnt one batch",
+        True: "though it learned one batch",
         False: "and it did not learn one batch",
         None: "and it was not tried on a batch",
     }
     return Finding(
         "no_batch_norm",
-        "there is no batch normalization",
+        "batch normalization is missing",
         f"0 normalization layers after 13 convolutions, {seen[learns]}",
         costs.NO_BATCH_NORM if learns else costs.STUCK,
         ("--config.model.batch_norm=true",),

@@ -120,7 +120,7 @@ def to_text(report: Report) -> str:
         parts.append(
             _line("costs", f"{found.cost.text()} ({found.cost.source})")
         )
-        parts.extend(_line("mend", flag) for flag in found.remedy)
+        parts.extend(_line("fix", flag) for flag in found.remedy)
     parts.append("")
     parts.extend(_wrap(f"{k}: {v}") for k, v in report.facts.items())
     if report.passed:

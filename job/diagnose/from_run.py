@@ -128,7 +128,7 @@ def check_gap(
     return Finding(
         "train_test_gap",
         "it knows the training images by heart"
-        + ("" if augmented else ", and there is no augmentation"),
+        + ("" if augmented else ", and augmentation is off"),
         f"accuracy {100 * train_accuracy:.1f} on training images,"
         f" {100 * test_accuracy:.1f} on others: a gap of {gap:.1f} points",
         costs.OVERFITTED,
@@ -153,7 +153,7 @@ def check_underfit(
         return None
     return Finding(
         "over_augmentation",
-        "too much augmentation: the training images are not learnt either",
+        "too much augmentation: the training images are not learned either",
         f"accuracy {100 * plain_accuracy:.1f} on plain training images,"
         f" {100 * test_accuracy:.1f} on others, with {', '.join(heavy)}",
         costs.OVER_AUGMENTED,

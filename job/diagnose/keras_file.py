@@ -101,7 +101,7 @@ def load(path: pathlib.Path) -> LoadedModel:
     """
     where = f"--keras_model={path}"
     if not path.is_file():
-        raise errors.DataError(f"{where}: there is no such file")
+        raise errors.DataError(f"{where}: the file does not exist")
     if path.suffix != ".keras":
         raise errors.DataError(
             f"{where}: only .keras files are read; with the model in memory,"
@@ -145,7 +145,9 @@ def _read_config(path: pathlib.Path, where: str) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(
         config.get("compile_config") or {}, dict
     ):
-        raise errors.DataError(f"{where}: its config.json is no model's")
+        raise errors.DataError(
+            f"{where}: its config.json is not that of a model"
+        )
     return config
 
 

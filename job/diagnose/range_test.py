@@ -134,7 +134,7 @@ def check_range(
         "range_test",
         f"the learning rate is too {direction}",
         f"at the run's rate, {rate:.2g} for a batch of {images}, one batch is"
-        f" not learnt; its loss falls fastest at {test.best:.2g}"
+        f" not learned; its loss falls fastest at {test.best:.2g}"
         + (f"; see {plot_name}" if plot_name else ""),
         costs.RATE_TOO_LOW if ratio > 1 else costs.RATE_TOO_HIGH,
         (

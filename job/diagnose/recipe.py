@@ -161,7 +161,7 @@ def check_augmentation(
     strengths = augmentation.strengths(augment)
     return Finding(
         "no_augmentation",
-        "there is no augmentation",
+        "augmentation is off",
         f"flip none and {len(strengths)} strengths of 0",
         costs.NO_AUGMENTATION_SYNTHETIC if synthetic else costs.NO_AUGMENTATION,
         ("--config.augment.flip=alternating --config.augment.translate=2",),

@@ -40,7 +40,7 @@ class Cluster:
     Attributes:
       workers: host:port of each, in their order; the first one is the chief,
         who alone writes.
-      index: of this one.
+      index: Index of this worker.
       wait_seconds: for the others to appear.
     """
 

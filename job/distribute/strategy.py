@@ -144,7 +144,7 @@ def _missing_gpus(wanted: int, found: int) -> str:
 
 
 def _no_gpus_because() -> str:
-    """Returns the likely cause, and what would do."""
+    """Returns the likely cause and the fix."""
     if not os.path.exists(_DRIVER):
         return (
             "there is no NVIDIA driver here; on the host, install it; in a"

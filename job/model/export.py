@@ -65,7 +65,7 @@ def export(
       folder: where they go; what an earlier export left there is replaced.
       card: the model card, in Markdown; {difference} stands for what is
         returned.
-      method: of `resize`.
+      method: Method of `resize`.
       images: uint8 [n, 32, 32, 3]; on these, and on drawn ones, what is
         exported is compared with `network`; None: on drawn ones only.
 

@@ -41,9 +41,9 @@ class Plan:
 
     Attributes:
       file: the config file.
-      name: of the plan, as the file calls it.
+      name: Name of the plan in the file.
       variants: names of the runs; the first is what others are compared with.
-      seeds: of each of them.
+      seeds: Seeds of each variant.
       cumulative: Variants that add to the one before them.
     """
 
@@ -98,7 +98,7 @@ def run(
         the environment, else all runs.
 
     Raises:
-      ConfigError: There is no such plan or run, or the workdir is a bucket.
+      ConfigError: The plan or run does not exist, or the workdir is a bucket.
     """
     if "://" in workdir_name:
         raise errors.ConfigError(
@@ -137,7 +137,7 @@ def run_plan(
       plan: which runs there are.
       workdir: above those of the runs.
       arguments: flags for each of them, such as --config.data.dir=DIR.
-      stop: handed on to the run at hand.
+      stop: Stop request, passed on to the current run.
       index: only this one of `plan.runs()`; so a cluster can share them out.
 
     Raises:
@@ -149,7 +149,7 @@ def run_plan(
             f"--index={index}: the plan has {len(runs)} runs, 0 to"
             f" {len(runs) - 1}"
         )
-    stop.saved = "finished runs are kept, the one at hand goes on"
+    stop.saved = "finished runs are kept, and the current one can be resumed"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
         workdir / ABLATION,
@@ -196,7 +196,7 @@ def run_plan(
 
 
 def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
-    """Says whether a run of this very command has ended without a result."""
+    """Returns whether a run of this command has ended without a result."""
     failure = files.read_json(where / FAILURE)
     return isinstance(failure, dict) and failure.get("command") == shlex.join(
         command

@@ -317,7 +317,7 @@ def _create_multiply(
     kind = "GPU" if "GPU" in device else "CPU"
     size, count = _MATRIX_SIZE[kind], _PRODUCTS[kind]
     with tf.device(device):
-        # So scaled, a product with it is no larger than what it is taken of.
+        # With this scale a product does not grow.
         matrix = tf.cast(
             tf.random.stateless_normal([size, size], [0, 1]) * size**-0.5,
             precision,

@@ -26,7 +26,7 @@ def run(
       output_format: table or jsonl.
 
     Raises:
-      ConfigError: There is no input, or `workdir_name` holds no run.
+      ConfigError: An input is missing, or `workdir_name` holds no run.
       DataError: Raised after the last line if some files were unreadable.
     """
     stop.saved = "answers that are printed are whole"

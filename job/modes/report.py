@@ -36,7 +36,7 @@ def run(names: Sequence[str]) -> Outcome:
             # The first one may be for the comparison alone.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
-                    f"{workdir}: there is no {CONFIG} of a run in it,"
+                    f"{workdir}: no {CONFIG} of a run in it,"
                     f" and no {ABLATION} of an ablation in a folder"
                 )
         for workdir in runs:

@@ -37,7 +37,7 @@ class Progress:
 
     @property
     def quiet(self) -> bool:
-        """Whether there is no bar, as without a terminal."""
+        """Whether the bar is off, as without a terminal."""
         return self._bar.disable
 
     def update(

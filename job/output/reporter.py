@@ -16,7 +16,7 @@ class Reporter:
 
     Attributes:
       log: Metrics log of the run.
-      progress: Progress bar, or log lines where there is no terminal.
+      progress: Progress bar, or log lines without a terminal.
     """
 
     def __init__(

@@ -21,16 +21,15 @@ def sections(run: run_lib.Run) -> Iterator[str]:
     """Yields the sections as HTML, or one that names the missing file."""
     if run.scored is None:
         what = (
-            "this run was made before they were kept"
+            "an earlier version of the job made this run"
             if run.result
-            else "they are made at the end of the run"
+            else "a run writes it at its end"
         )
         yield markup.section(
             "Classes, calibration, mistakes",
             markup.missing(
-                f"There is no {PREDICTIONS}: {what}. So there is no"
-                " confusion matrix, no reliability diagram and no list of"
-                " mistakes."
+                f"{PREDICTIONS} is missing: {what}. The confusion matrix, the"
+                " reliability diagram and the list of mistakes need it."
             ),
         )
         return

@@ -130,7 +130,7 @@ def _tiles(run: run_lib.Run) -> str:
 
 def _learning_curves(run: run_lib.Run) -> str:
     if not run.lines:
-        return markup.missing(f"There is no line in {METRICS} yet.")
+        return markup.missing(f"{METRICS} has no line yet.")
     charts_ = []
     for name, factor, unit in (("loss", 1, ""), ("accuracy", 100, ", %")):
         series = []
@@ -159,7 +159,7 @@ def _rates(run: run_lib.Run) -> str:
     batch = run.fields.get("global_batch_size", 0)
     epochs, rates = run.of("train", "images_per_second")
     if not epochs:
-        return markup.missing(f"There is no line of training in {METRICS} yet.")
+        return markup.missing(f"{METRICS} has no line of training yet.")
     steps = [x["step"] for x in run.lines if x["split"] == "train"]
     per_epoch = steps[-1] / epochs[-1] if epochs[-1] else 0.0
     marks = [
@@ -193,7 +193,7 @@ def _rates(run: run_lib.Run) -> str:
 
 def _augmentation(run: run_lib.Run) -> str:
     if run.augmentation is None:
-        return markup.missing(f"There is no {AUGMENTATION}.")
+        return markup.missing(f"{AUGMENTATION} is missing.")
     return (
         '<p class="soft">First row: images as they are; below, as the network'
         " sees them, with other draws in each row.</p>"

@@ -97,7 +97,7 @@ def read(
     config = files.read_json(workdir / CONFIG)
     if not isinstance(config, dict):
         raise errors.ConfigError(
-            f"--workdir={name or workdir}: there is no {CONFIG} of a run in it"
+            f"--workdir={name or workdir}: no {CONFIG} of a run in it"
         )
     checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
     newest = checkpoints.newest_manifest()

@@ -67,7 +67,7 @@ def split_url(url: str) -> tuple[str, str]:
     parts = path.split("/") if path else []
     if not match or any(part in ("", ".", "..") for part in parts):
         raise errors.ConfigError(
-            f"{url} is no place in a bucket; it must be gs://BUCKET/PATH"
+            f"{url} is not a place in a bucket; it must be gs://BUCKET/PATH"
         )
     return match[1], path
 

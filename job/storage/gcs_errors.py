@@ -100,7 +100,7 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
         ) from None
     except api_errors.NotFound:
         raise errors.StorageError(
-            f"{where}: there is no bucket {bucket!r};"
+            f"{where}: the bucket {bucket!r} does not exist;"
             f" `gcloud storage buckets create gs://{bucket}` makes it"
         ) from None
     except (api_errors.Forbidden, api_errors.Unauthorized) as error:

@@ -76,7 +76,7 @@ class Watchdog:
         """Stores the arguments; `start` starts the threads.
 
         Args:
-          seconds: Longest time between two beats. If 0, there is no limit.
+          seconds: Longest time between two beats. If 0, without limit.
           heartbeat_file: File to write after a beat, every few seconds. If
             None, none.
           saved: Returns a description of the saved state, for the last line.

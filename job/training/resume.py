@@ -25,7 +25,7 @@ def restore_or_initialize(
 
     Args:
       checkpoints: Checkpoints of the run.
-      state: Variables of the run, unchanged where there is no checkpoint.
+      state: Variables of the run, unchanged without a checkpoint.
       fields: Flattened config of this attempt.
       data_crc32c: Checksum of the training images and labels.
       quarantine: Whether damaged checkpoints are renamed.

@@ -55,7 +55,7 @@ def render(overlay: str, run: str = "run-1", *args: str, **environment: str):
 
 def validate(documents: list[manifests.Manifest], version: str) -> None:
     for document in documents:
-        if document["kind"] == "JobSet":  # There is no schema of it.
+        if document["kind"] == "JobSet":  # It has no schema.
             document = manifests.find(documents, "Job")
             document = {"apiVersion": "batch/v1", **document}
         # Of the command line an unknown kind is only a warning; this raises.
@@ -497,7 +497,7 @@ MUTATIONS = {
     ),
     "quantity": (
         lambda d: TRAIN(d)["resources"]["limits"].update(memory="1GBB"),
-        "1GBB is no quantity",
+        "1GBB is not a quantity",
     ),
     "no request": (
         lambda d: TRAIN(d)["resources"]["requests"].pop("memory"),

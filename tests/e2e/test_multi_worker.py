@@ -26,7 +26,7 @@ SYNCED = {
     "optimizer.warmup_epochs": 0.0,
     "steps": 20,
     "steps_per_loop": 1,
-    # Not behind the last step's line: that begins anew what it sums up.
+    # Not behind the last step's line: that resets its sums.
     "log_every_steps": 7,
     "checkpoint.every_steps": 5,
 }

@@ -51,7 +51,7 @@ class Fault:
         "lie": a bit flips in the stored bytes, and nobody compares; "cut": half
         of a download, then the connection is dropped.
       times: how often; -1: for ever.
-      seconds: of "stall" and "late".
+      seconds: Delay of "stall" and "late".
     """
 
     match: str

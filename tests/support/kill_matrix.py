@@ -184,7 +184,7 @@ def run_case(open_storage, case: Case) -> Outcome:
     """Runs one case in an empty place.
 
     Args:
-      open_storage: returns the place, opened anew; called in children.
+      open_storage: returns the place, opened again; called in children.
       case: what to kill, when and how.
     """
     if case.point.startswith("quarantine"):

@@ -17,7 +17,7 @@ from tests.support.jobs import ROOT, job_command
 
 Manifest = dict[str, Any]
 
-# Another start cannot mend these; all others may be another node's luck.
+# A restart does not fix these; the others may pass on another node.
 FOR_GOOD = {
     kind.exit_code
     for kind in (
@@ -93,7 +93,7 @@ def arguments(
     What a flag file holds stands in its place, without comments.
 
     Args:
-      documents: of one overlay.
+      documents: Documents of one overlay.
       one: the container; None for the one that trains.
     """
     one = one or container(documents)
@@ -263,7 +263,7 @@ def _security(pod: Manifest) -> Iterator[str]:
     if context.get("runAsNonRoot") is not True:
         yield "restricted: runAsNonRoot is not true"
     if not context.get("runAsUser"):
-        yield "restricted: runAsUser is no number above 0"
+        yield "restricted: runAsUser is not a number above 0"
     if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield "restricted: seccompProfile is not RuntimeDefault"
     if "fsGroup" not in context:
@@ -318,7 +318,7 @@ def _resources(one: Manifest) -> Iterator[str]:
     for what in (requests, limits):
         for key, text in what.items():
             if quantity(text) is None:
-                yield f"{name}: {key}: {text} is no quantity"
+                yield f"{name}: {key}: {text} is not a quantity"
     for key in ("cpu", "memory"):
         if key not in requests:
             yield f"{name}: no request of {key}"
@@ -496,7 +496,7 @@ def _jobset(jobset: Manifest) -> Iterator[str]:
     # and what they say of values.
     spec = jobset["spec"]
     if jobset["apiVersion"] != "jobset.x-k8s.io/v1alpha2":
-        yield f"JobSet: {jobset['apiVersion']} is no version of it"
+        yield f"JobSet: {jobset['apiVersion']} is not a version of it"
     known = {
         *("failurePolicy", "network", "replicatedJobs", "successPolicy"),
         *("suspend", "ttlSecondsAfterFinished"),
@@ -538,7 +538,7 @@ def _jobset(jobset: Manifest) -> Iterator[str]:
         if not re.fullmatch(
             r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"]
         ):
-            yield f"JobSet: {rule['name']} is no name of a rule"
+            yield f"JobSet: {rule['name']} is not the name of a rule"
         if rule["action"] == "FailJobSet":
             for_good |= set(rule["onJobFailureReasons"])
     if for_good != {"PodFailurePolicy", "DeadlineExceeded"}:

@@ -122,7 +122,7 @@ def test_data_that_is_absent_ends_with_3(tmp_path):
     assert done.returncode == 3
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("data error: ")
-    assert "there is no such path" in line
+    assert "the path does not exist" in line
 
 
 def test_mode_config_prints_the_resolved_config():
@@ -178,7 +178,7 @@ def test_fields_reach_the_runs_of_an_ablation(tmp_path, apart):
     )
     # Of the one run, which would else go and download.
     assert done.returncode == 3, done.stderr
-    assert "/no/such: there is no such path" in done.stderr
+    assert "/no/such: the path does not exist" in done.stderr
 
 
 def test_mode_fetch_ends_as_a_run_would_that_looks_for_the_images(
@@ -193,7 +193,7 @@ def test_mode_fetch_ends_as_a_run_would_that_looks_for_the_images(
         for folder in (tmp_path / "none", cifar10_dir)
     )
     assert wrong.returncode == 3
-    assert "there is no such path" in wrong.stderr
+    assert "the path does not exist" in wrong.stderr
     assert right.returncode == 0, right.stderr
     assert "50000 and 10000 images" in right.stdout
 

@@ -291,7 +291,7 @@ def test_three_rollbacks_are_tried(tmp_path):
 def test_an_initial_state_that_is_not_finite_ends_as_diverged(
     tmp_path, monkeypatch
 ):
-    """There is no checkpoint to go back to."""
+    """A rollback would need a checkpoint."""
     create_state = build.create_state
 
     def create_bad_state(*args, **kwargs):
@@ -319,7 +319,7 @@ def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
     ).restore_newest()
     assert found.step == 0
     assert all(np.isfinite(value).all() for value in tensors.values())
-    # Whoever mends the rate goes on in the same place? No: another result.
+    # A lower learning rate in the same workdir is another result.
     config.optimizer.peak_learning_rate = 0.05
     with pytest.raises(errors.ResumeError, match="peak_learning_rate"):
         run(tmp_path, config)

@@ -217,7 +217,7 @@ def test_patience_ends(made, at):
     )
 
     def save_on():
-        # Newer ones do not begin it anew.
+        # Newer ones do not restart it.
         for step in range(1, 1000):
             saving.save(step, tensors(step), {})
             time.sleep(0.02)

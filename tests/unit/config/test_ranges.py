@@ -132,7 +132,7 @@ def test_missing_field_is_refused_by_name(config):
 
 def test_unknown_field_and_wrong_type_are_refused_by_name(config):
     config.optimizer.momentm = 0.5
-    with pytest.raises(errors.ConfigError, match=r"momentm is no field"):
+    with pytest.raises(errors.ConfigError, match=r"momentm is not a field"):
         ranges.check(config)
     del config.optimizer.momentm
     with config.ignore_type():

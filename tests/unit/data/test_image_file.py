@@ -88,7 +88,7 @@ def test_files_and_folders_are_found_in_order(tmp_path):
     assert names == ["odd.bin", "b/a.JPG", "b/c/x.jpeg", "z.png"]
     assert found[1].read() == b"x"
     for name, said in (
-        ("none.png", "no such path"),
+        ("none.png", "the path does not exist"),
         ("empty", "none of the 0 files"),
     ):
         with pytest.raises(errors.DataError, match=said):
@@ -110,7 +110,9 @@ def test_objects_and_folders_of_a_bucket_are_found(bucket, pixels):
     names = [one.name.removeprefix(f"{bucket.url}/") for one in found]
     assert names == ["photos/a.jpg", "photos/b.png", "photos/b.png"]
     np.testing.assert_array_equal(image_file.decode(found[2].read()), pixels)
-    with pytest.raises(errors.DataError, match="no such object"):
+    with pytest.raises(
+        errors.DataError, match="object or folder does not exist"
+    ):
         image_file.find([f"{folder}/c.png"])
     bucket.remove("photos/b.png")
     with pytest.raises(errors.DataError, match="is not there"):

@@ -150,7 +150,7 @@ def test_absent_weights_end_the_diagnosis_of_a_config():
     [
         ([], 2, "needs --config, --workdir or --keras_model"),
         (["--workdir=tests"], 2, "no config.json"),
-        (["--keras_model=no.keras"], 3, "no such file"),
+        (["--keras_model=no.keras"], 3, "the file does not exist"),
         (["--keras_model=no.keras", "--workdir=x"], 2, "leave --workdir out"),
     ],
     ids=["nothing", "no_run", "no_model", "model_and_run"],

@@ -50,7 +50,7 @@ def test_code_of_the_author_is_refused(layer, name, tmp_path):
 
 
 def test_absent_and_foreign_files_are_refused(tmp_path):
-    with pytest.raises(errors.DataError, match="no such file"):
+    with pytest.raises(errors.DataError, match="the file does not exist"):
         keras_file.load(tmp_path / "none.keras")
     (tmp_path / "a.h5").write_bytes(b"x")
     with pytest.raises(errors.DataError, match=r"only \.keras"):
@@ -90,9 +90,12 @@ def replace_member(path, name, content):
             "model.weights.h5", b"no HDF5", "cannot be loaded", id="weights"
         ),
         pytest.param("config.json", b"{", "no zip with a config", id="cut"),
-        pytest.param("config.json", b"[]", "is no model's", id="list"),
+        pytest.param("config.json", b"[]", "not that of a model", id="list"),
         pytest.param(
-            "config.json", b'{"compile_config": 3}', "is no model's", id="int"
+            "config.json",
+            b'{"compile_config": 3}',
+            "not that of a model",
+            id="int",
         ),
     ],
 )

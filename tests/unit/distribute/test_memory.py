@@ -1,4 +1,4 @@
-"""What a step frees is there for the next one, not asked of the kernel anew."""
+"""Memory that a step frees serves the next one without the kernel."""
 
 import subprocess
 import sys

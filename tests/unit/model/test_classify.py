@@ -83,7 +83,7 @@ def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
     ("args", "code", "said"),
     [
         ((), 2, "--input is missing"),
-        (("--input=nosuch.png",), 3, "no such path"),
+        (("--input=nosuch.png",), 3, "the path does not exist"),
         (("--input=x", "--format=xml"), 2, "xml"),
     ],
 )

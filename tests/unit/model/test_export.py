@@ -25,7 +25,7 @@ from job.supervision import preemption
 from job.training import evaluate
 from tests.support.jobs import run_job
 
-# Whoever serves the model: TensorFlow, Keras and the signature's names.
+# A server of the model: TensorFlow, Keras and the signature's names.
 CLIENT = """
 import importlib.util, sys
 import numpy as np

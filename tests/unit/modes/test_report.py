@@ -32,7 +32,7 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
     read = Reader(there[REPORT].decode())
     for part in (bucket.url, "15.00 %", "2 starts.", "most confident mistakes"):
         assert part in read.text, part
-    assert "There is no" not in read.text
+    assert "is missing" not in read.text
     assert outcome.output == [f"{bucket.url}/{REPORT}"]
 
 
@@ -66,7 +66,7 @@ def test_runs_that_share_their_last_name_are_compared_by_the_whole(
     report = ("--mode=report", f"--workdir={out}")
     done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
     assert done.returncode == 2
-    assert "there is no config.json" in done.stderr
+    assert "no config.json of a run" in done.stderr
     assert not out.exists()
     done = run_job(*report, f"--runs={','.join(runs)}")
     assert done.returncode == 0, done.stderr

@@ -61,8 +61,8 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     read = Reader(page.write(workdir).read_text(encoding="utf-8"))
     for part in (
         "Not finished: the newest checkpoint is of step 20",
-        "There is no predictions.npz: they are made at the end",
-        "There is no augmentation.png",
+        "predictions.npz is missing: a run writes it at its end",
+        "augmentation.png is missing",
         "75.00 % so far",
         "2 starts.",
     ):
@@ -73,7 +73,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     read = Reader(page.write(workdir).read_text(encoding="utf-8"))
     for part in (
         "without a checkpoint yet",
-        "There is no line in metrics.jsonl yet",
+        "metrics.jsonl has no line yet",
         "No checkpoint tells of them yet",
     ):
         assert part in read.text, part

@@ -59,7 +59,7 @@ def test_a_lost_answer_is_known_for_our_own_success(bucket):
     assert [r.partition(" ")[0] for r in rest] == ["POST", "GET"]
 
 
-def test_somebody_elses_file_is_no_success(bucket):
+def test_a_file_of_another_process_is_not_a_success(bucket):
     bucket.put("manifest", b"another's")
     with pytest.raises(FileExistsError):
         bucket.open().publish("manifest", CONTENT)
@@ -154,7 +154,11 @@ def test_a_move_leaves_what_was_published_meanwhile(bucket):
 @pytest.mark.parametrize(
     ("url", "kind", "said"),
     [
-        ("gs://no-such-bucket/run", "", "there is no bucket 'no-such-bucket'"),
+        (
+            "gs://no-such-bucket/run",
+            "",
+            "the bucket 'no-such-bucket' does not exist",
+        ),
         (None, "403", "roles/storage.objectUser on bucket 'bucket'"),
         (None, "401", "credentials"),
     ],
@@ -241,7 +245,7 @@ def test_the_job_says_what_is_wrong_with_a_bucket_before_it_starts(
     assert done.returncode == 3
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("storage error: gs://none-here/run")
-    assert "there is no bucket 'none-here'" in line
+    assert "the bucket 'none-here' does not exist" in line
     monkeypatch.delenv("STORAGE_EMULATOR_HOST")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nothing/here.json")
     monkeypatch.setenv("NO_GCE_CHECK", "true")

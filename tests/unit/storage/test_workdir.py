@@ -138,9 +138,9 @@ def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(
 
 
 def test_a_tilde_is_the_home_directory(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("HOME", "/home/user")
     with workdir.open_workdir("~/runs/a") as opened:
-        assert opened.local == pathlib.Path("/home/somebody/runs/a")
+        assert opened.local == pathlib.Path("/home/user/runs/a")
 
 
 def spelled_names(path):

@@ -1,4 +1,4 @@
-"""The line that Kubernetes keeps of a container's end, whoever ends it."""
+"""The line that Kubernetes keeps of a container's end, however it ends."""
 
 import subprocess
 import sys
