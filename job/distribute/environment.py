@@ -1,10 +1,10 @@
-"""Who trains together, on several nodes: from TF_CONFIG, or an Indexed Job.
+"""Workers of a run on several nodes, from TF_CONFIG or an Indexed Job.
 
     cluster = from_environment(os.environ)
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
-Each worker is a process of its own, with the same command line. Imports no
-TensorFlow, so that a wrong variable ends the job at once.
+Each worker is a process with the same command line. Imports no TensorFlow, so
+that a wrong variable ends the job at once.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from absl import logging
 
 from job import errors
 
-# What TensorFlow's own examples use.
+# Port of TensorFlow's own examples.
 PORT = 2222
 
-# How long a worker waits for the others to appear: a node may have to be
-# started, and an image pulled.
+# Time limit for the other workers to appear: a node may have to start, and to
+# pull the image.
 WAIT_SECONDS = 1800.0
 
-# Between two looks whether a worker is there.
+# Interval between two probes of the workers.
 _PROBE_SECONDS = 0.5
 
 _ADDRESS = re.compile(r"([-a-zA-Z0-9_.]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
@@ -38,10 +38,10 @@ class Cluster:
     """The workers of a run, of which this process is one.
 
     Attributes:
-      workers: host:port of each, in their order; the first one is the chief,
-        who alone writes.
+      workers: Address host:port of each worker, in their order. The first one
+        is the chief, the only one that writes.
       index: Index of this worker.
-      wait_seconds: for the others to appear.
+      wait_seconds: Time limit for the others to appear.
     """
 
     workers: tuple[str, ...]
@@ -50,7 +50,7 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this one writes what the run leaves."""
+        """Whether this worker writes the files of the run."""
         return self.index == 0
 
     def others(self) -> dict[int, str]:
@@ -60,23 +60,23 @@ class Cluster:
         return everyone
 
     def names(self, indices: Iterable[int]) -> str:
-        """Returns what a person calls these workers."""
+        """Returns the names of workers for a message."""
         return ", ".join(f"worker {i} ({self.workers[i]})" for i in indices)
 
     def wait_for_others(self, poll: Callable[[], None]) -> None:
-        """Returns when all others are there, or were: just before TensorFlow.
+        """Waits until each other worker has been reachable once.
 
-        TensorFlow itself waits in native code, for an hour, holding Python's
-        lock: no signal is heard then, and no watchdog barks. So each worker
-        listens at its address until it has seen all others at theirs, where
-        a listener like this one answers, or TensorFlow's server behind it.
+        TensorFlow waits in native code, for an hour, and holds Python's lock:
+        neither signal handlers nor the watchdog can run meanwhile. Each worker
+        therefore listens at its address until it has reached all others, where
+        a listener like this one answers, or TensorFlow's server after it.
 
         Args:
-          poll: called each second or so; what it raises ends it.
+          poll: Function called about once per second; its exceptions pass.
 
         Raises:
-          PeerLostError: some did not come; the message names them.
-          DeviceError: nobody can listen at this worker's port.
+          PeerLostError: Some workers did not appear; the message names them.
+          DeviceError: This worker's port is in use or not permitted.
         """
         missing = set(self.others())
         logging.info(
@@ -120,7 +120,7 @@ class Cluster:
             raise errors.DeviceError(
                 f"worker {self.index} cannot listen at port {port}:"
                 f" {error.strerror}; another process has it, or"
-                " JOB_WORKER_PORT is not for us"
+                " this user may not open JOB_WORKER_PORT"
             ) from None
 
 

@@ -1,16 +1,14 @@
-"""Makes a plan of runs that differ in one thing each, one after another.
+"""`--mode=ablate`: makes the runs of an ablation plan, one after another.
 
-A plan is a config file with two functions: `get_variants(plan)`, the names of
-its runs, and `get_config("PLAN/VARIANT")`, one of them. `CUMULATIVE`, where it
-is there, names the plans in which each run builds on the one before. Each run
-is a process of its own with the command that a person would give. One that
-diverges is a result, and the plan goes on; any other failure ends it. A plan
-that was stopped goes on where it was: what is finished says so at once.
-
-    plan = Plan.load("configs/ablations.py:ladder", seeds=(0, 1))
+    plan = AblationPlan.load("configs/ablations.py:ladder", seeds=(0, 1))
     run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
 
-Imports no TensorFlow.
+A plan is a config file with two functions: `get_variants(plan)` returns the
+names of the runs, and `get_config("PLAN/VARIANT")` the config of one. The
+optional `CUMULATIVE` maps a plan to the variants that add to the one before
+them. Each run is a process with the command that a user would type. A run that
+diverges is a result; any other failure ends the ablation. Repeating the command
+resumes it: a finished run ends at once. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -36,13 +34,13 @@ _POLL_SECONDS = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """Which runs there are.
+class AblationPlan:
+    """The runs of an ablation.
 
     Attributes:
-      file: the config file.
+      file: Path of the config file.
       name: Name of the plan in the file.
-      variants: names of the runs; the first is what others are compared with.
+      variants: Names of the variants. The others are compared with the first.
       seeds: Seeds of each variant.
       cumulative: Variants that add to the one before them.
     """
@@ -54,11 +52,11 @@ class Plan:
     cumulative: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, config: str, seeds: Sequence[int]) -> "Plan":
+    def load(cls, config: str, seeds: Sequence[int]) -> "AblationPlan":
         """Returns the plan that `--config=FILE:NAME` names.
 
         Raises:
-          ConfigError: it names none.
+          ConfigError: The file or the plan does not exist.
         """
         file, _, name = config.partition(":")
         try:
@@ -113,7 +111,7 @@ def run(
                 " from 0"
             )
         index = int(given)
-    plan = Plan.load(config_filename, seeds)
+    plan = AblationPlan.load(config_filename, seeds)
     run_plan(plan, workdir.local, arguments, stop, index=index)
     return Outcome(
         [
@@ -124,24 +122,26 @@ def run(
 
 
 def run_plan(
-    plan: Plan,
+    plan: AblationPlan,
     workdir: pathlib.Path,
     arguments: Sequence[str],
     stop: StopRequest,
     *,
     index: int | None = None,
 ) -> None:
-    """Runs what is not finished.
+    """Makes the runs of a plan that are not finished.
 
     Args:
-      plan: which runs there are.
-      workdir: above those of the runs.
-      arguments: flags for each of them, such as --config.data.dir=DIR.
+      plan: Plan of the ablation.
+      workdir: Directory above those of the runs. Created if needed.
+      arguments: Flags for each run, such as --config.data.dir=DIR.
       stop: Stop request, passed on to the current run.
-      index: only this one of `plan.runs()`; so a cluster can share them out.
+      index: Index in `plan.runs()` of the only run to make. If None, all runs
+        are made.
 
     Raises:
-      JobError: a run failed, other than by divergence; with its exit code.
+      ConfigError: The index is out of range.
+      RunFailedError: A run failed other than by divergence.
     """
     runs = plan.runs()
     if index is not None and not 0 <= index < len(runs):
@@ -204,11 +204,12 @@ def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:
-    """Runs a command to its end; a wish to stop is handed on, once."""
+    """Runs a command and returns its exit code; passes a stop request on."""
     told = False
-    # A group of its own: a terminal sends Ctrl-C to all of a group, and with
-    # the one that is handed on that would be two, which end a run at once.
-    # Which also means that it must be told of the parent's end, however hasty.
+    # The run has a process group of its own. A terminal sends Ctrl-C to a whole
+    # group: with the signal that is passed on the run would get two, and the
+    # second one ends it at once. The run also has to notice that this process
+    # has ended.
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, process_group=0, env=environment) as process:
         while True:

@@ -52,7 +52,7 @@ def plan(tmp_path, monkeypatch):
     program.write_text(f'#!/bin/sh\nexec {sys.executable} child.py "$@"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program.absolute()))
-    return ablate.Plan.load("plan.py:pair", (4, 5))
+    return ablate.AblationPlan.load("plan.py:pair", (4, 5))
 
 
 def starts(variant, seed):
@@ -114,7 +114,7 @@ def test_what_diverged_is_tried_with_other_arguments(plan):
     assert not pathlib.Path("out/first/seed-4/failure.json").exists()
     # What cannot go on leaves it said.
     pathlib.Path("action").write_text("first 5")
-    again = ablate.Plan.load("plan.py:pair", (6,))
+    again = ablate.AblationPlan.load("plan.py:pair", (6,))
     run(again)
     pathlib.Path("action").write_text("first 4")
     with pytest.raises(errors.RunFailedError, match="exited with 4"):
@@ -152,7 +152,7 @@ def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
     assert not plan.cumulative
     with open("plan.py", "a") as file:
         file.write('CUMULATIVE = {"pair": ("first", "second")}')
-    built = ablate.Plan.load("plan.py:pair", (4,))
+    built = ablate.AblationPlan.load("plan.py:pair", (4,))
     assert built.cumulative == ("first", "second")
     for name, variants in ablations.CUMULATIVE.items():
         assert set(variants) <= set(ablations.get_variants(name))
@@ -161,7 +161,7 @@ def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
 @pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])
 def test_a_plan_that_is_none_is_named(plan, name):
     with pytest.raises(errors.ConfigError, match=name):
-        ablate.Plan.load(name, (0,))
+        ablate.AblationPlan.load(name, (0,))
 
 
 @pytest.mark.parametrize("plan_name", list(ablations.PLANS))
