@@ -1,46 +1,26 @@
-"""matplotlib as the job uses it: no window, no log lines, no leftover files.
+"""matplotlib as the job uses it: no window, and no log lines on its fonts.
 
     from job.output.plotting import plt
 
     figure, axes = plt.subplots()
 
-By default it writes a list of fonts to the home directory or, if there is none
-as in a container, to a new folder in /tmp that is never deleted. Here the list
-is deleted after the import, unless MPLCONFIGDIR names a folder for it.
+The image sets MPLCONFIGDIR, because matplotlib writes a list of fonts to the
+home directory.
 """
 
-import contextlib
+# ruff: noqa: E402
 import logging
-import os
-import tempfile
-from collections.abc import Iterator
 
-# It would log where it stores the list of fonts.
+# Set before the import, which logs where the list of fonts is stored.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
+import matplotlib
 
-@contextlib.contextmanager
-def _list_of_fonts() -> Iterator[None]:
-    """Sets matplotlib's configuration folder during its import."""
-    if os.environ.get("MPLCONFIGDIR"):
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="job-") as folder:
-        os.environ["MPLCONFIGDIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["MPLCONFIGDIR"]
+matplotlib.use("agg")
 
-
-with _list_of_fonts():
-    import matplotlib
-
-    matplotlib.use("agg")
-
-    from matplotlib import pyplot as plt
-    from matplotlib import ticker
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib import pyplot as plt
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 __all__ = ["Axes", "Figure", "matplotlib", "plt", "ticker"]
