@@ -720,7 +720,7 @@ def replicated_job(documents):
 JOBSET_MUTATIONS = {
     "version": (
         lambda d: manifests.find(d, "JobSet").update(apiVersion="jobset/v1"),
-        "no version",
+        "not a version",
     ),
     "field": (lambda d: jobset_spec(d).update(backoffLimit=1), "no field"),
     "field of a Job": (
@@ -766,7 +766,7 @@ JOBSET_MUTATIONS = {
         lambda d: jobset_spec(d)["failurePolicy"]["rules"][0].update(
             name="for-good"
         ),
-        "no name of a rule",
+        "not the name of a rule",
     ),
     "restarted for ever": (
         lambda d: jobset_spec(d)["failurePolicy"]["rules"].pop(0),
