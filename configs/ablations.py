@@ -14,6 +14,7 @@
     recipe              stem32.py:8ep at width 0.25, one change, held-out images
     naive_rates         naive.py at several learning rates, held-out images
     baseline_search     baselines.py:common with one change, held-out images
+    baseline_sum        what helped there together, and one further change
     baselines           stem32.py and the recipes of baselines.py, for a CPU
     baselines_gpu       the same at 30, 100 and 200 epochs, with ablations
     baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
@@ -133,6 +134,13 @@ _BATCH_128: _Overrides = {
     "global_batch_size": 128,
     "optimizer.peak_learning_rate": 0.1,
     "optimizer.ema_decay": 0.995,
+}
+
+_SMOOTHING_256: _Overrides = {
+    "global_batch_size": 256,
+    "optimizer.peak_learning_rate": 0.2,
+    "optimizer.ema_decay": 0.99,
+    "optimizer.label_smoothing": 0.1,
 }
 
 
@@ -383,6 +391,36 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             },
             "alternating_flip": {"augment.flip": "alternating"},
             "peak_half": {"optimizer.peak_learning_rate": 0.05},
+        },
+    ),
+    "baseline_sum": (
+        (
+            baselines.get_config("common"),
+            {
+                "epochs": 8.0,
+                "model.width": 0.25,
+                "data.validation_fraction": 0.1,
+                "evaluate.every_epochs": 0.0,
+                "optimizer.warmup_epochs": 1.6,
+                "optimizer.schedule": "linear",
+                "augment.fill": "reflect",
+                "augment.translate": 2.0,
+                "model.pooling": "avg",
+            },
+        ),
+        {
+            "sum": {},
+            "ema": {"optimizer.ema_decay": 0.995},
+            "ema_smoothing": {
+                "optimizer.ema_decay": 0.995,
+                "optimizer.label_smoothing": 0.1,
+            },
+            "ema_smoothing_256": _SMOOTHING_256,
+            "ema_smoothing_256_decay": {
+                **_SMOOTHING_256,
+                "optimizer.weight_decay": 1e-3,
+            },
+            "max_pooling": {"model.pooling": "max"},
         },
     ),
     "baselines": (

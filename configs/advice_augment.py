@@ -5,7 +5,7 @@
 This is `configs/naive.py` with the rotation, shifts, flip, shear and zoom of
 ImageDataGenerator, as in the answer's listing, for 20 epochs of batch 128 (the
 listing: 100 of 32). Augmentation alone does not fix a network whose loss does
-not decrease: docs/results-remedies.md.
+not decrease: docs/results.md.
 """
 
 import ml_collections

@@ -7,7 +7,7 @@
     200ep    1      not run                            1 GPU
     100ep    1      not run                            1 GPU
     30ep     1      not run                            1 GPU
-    20ep     0.5    88.62 %   89.31 %   2      19 min  2 CPU cores
+    20ep     0.5    88.63 %   89.31 %   2      19 min  2 CPU cores
     16ep     0.5    88.20 %   88.69 %   2      19 min  2 CPU cores
     8ep      0.5    85.79 %   86.36 %   2      14 min  2 CPU cores
 

@@ -1,6 +1,6 @@
 """Cost of each mistake, and the source of its figure.
 
-This project's figures are in docs/results-remedies.md and docs/diagnose.md,
+This project's figures are in docs/results.md and docs/diagnose.md,
 each with the command that reproduces it. They are of one seed and small
 budgets, so they tell which of two mistakes is larger, not what a long run would
 lose. Other mistakes have a published figure, or only a source and a `rank`.
@@ -8,7 +8,7 @@ lose. Other mistakes have a published figure, or only a source and a `rank`.
 
 from job.diagnose.finding import Cost, number_word
 
-_REMEDIES = "docs/results-remedies.md, "
+_REMEDIES = "docs/results.md, "
 _LADDER = _REMEDIES + "make ablate PLAN=ladder, width .25, 5 epochs: "
 
 STUCK = Cost(60.51, _LADDER + "naive 10.00, with batch normalization 70.51")
@@ -24,7 +24,7 @@ CONSTANT_RATE = Cost(
 )
 SHORT_RUN = Cost(
     4.00,
-    "docs/results-tuning.md, width .5: 81.92 after 4 epochs, 85.92 after 8"
+    "docs/results.md, width .5: 81.92 after 4 epochs, 85.92 after 8"
     " (with another weight decay); the more the shorter",
 )
 LARGE_HEAD = Cost(1.40, _LADDER + "FC 4096 x 2 70.51, 512 -> 10 71.91")

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from docs import results
 from tests.support.jobs import ROOT
 
 PAGES = sorted(
@@ -17,6 +18,9 @@ SOURCES = sorted(
     for path in (ROOT / folder).rglob("*")
     if path.suffix in {".py", ".yaml", ".j2"}
 )
+
+# Accuracies that others have published, each with its source in the text.
+PUBLISHED = {"94.16", "95.76", "94.06"}
 
 
 def prose(text: str) -> str:
@@ -128,3 +132,25 @@ def test_a_missing_file_is_found(tmp_path):
     (tmp_path / "configs/there.py").touch()
     text = "configs/there.py:8ep, configs/NAME.py, see docs/gone.md. runs/a.py"
     assert missing_files(text, tmp_path) == ["docs/gone.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_tables_of_results_are_made_from_the_result_files(page):
+    text = page.read_text()
+    assert results.with_tables(text) == text, "python -m docs.results tables"
+
+
+def test_every_result_file_is_shown_in_results_md():
+    page = (ROOT / "docs/results.md").read_text()
+    shown = set(re.findall(r"<!-- results (\S+) -->", page))
+    assert shown == {file.stem for file in ROOT.glob("docs/results/*.json")}
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_every_accuracy_in_prose_is_one_of_a_result_file(name):
+    text = (ROOT / name).read_text()
+    text = re.sub(r"`[^`\n]*`|arXiv:\S+", "", text)
+    text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S)
+    text = re.sub(r"(<!-- results).*?(<!-- end -->)", "", text, flags=re.DOTALL)
+    stated = set(re.findall(r"(?<![\d.,+-])[1-9]\d\.\d\d(?![\d.]| ?s\b)", text))
+    assert stated <= results.accuracies() | PUBLISHED
