@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from docs import results
+from configs import default
+from docs import fields, results
+from job.config import serialization
 from tests.support.jobs import ROOT
 
 PAGES = sorted(
@@ -154,3 +156,10 @@ def test_every_accuracy_in_prose_is_one_of_a_result_file(name):
     text = re.sub(r"(<!-- results).*?(<!-- end -->)", "", text, flags=re.DOTALL)
     stated = set(re.findall(r"(?<![\d.,+-])[1-9]\d\.\d\d(?![\d.]| ?s\b)", text))
     assert stated <= results.accuracies() | PUBLISHED
+
+
+def test_table_of_fields_is_made_from_the_default_config():
+    page = (ROOT / "docs/configuration.md").read_text()
+    assert fields.with_table(page) == page, "python -m docs.fields"
+    shown = {name for names, _ in fields.comments() for name in names}
+    assert shown == set(serialization.flatten(default.get_config()))
