@@ -12,6 +12,11 @@
     unfreeze            ImageNet's weights: frozen, all at once, gradually
     scratch             from scratch at 32 and 64 pixels
     recipe              stem32.py:8ep at width 0.25, one change, held-out images
+    recipe_augmentation stem32.py:16ep with and without augmentation
+    naive_augmentation  naive.py, 20 epochs, with and without augmentation
+    transfer_cost       ImageNet's weights, 6 and 2 epochs at full width
+    scratch_cost        the same cost from scratch
+    full_width          the default recipe: held-out images, width 1
     naive_rates         naive.py at several learning rates, held-out images
     baseline_search     baselines.py:common with one change, held-out images
     baseline_sum        what helped there together, and one further change
@@ -26,7 +31,6 @@ resolution, unfreeze and baselines_transfer need
 `--config.model.weights=PATH`.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -118,7 +122,6 @@ def _preset(name: str, **fields: Any) -> _Overrides:
     return {f"augment.{field}": value for field, value in values.items()}
 
 
-_FROZEN = {f"transfer.unfreeze_epochs.block{i}": math.inf for i in range(1, 6)}
 _AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
 
 
@@ -284,9 +287,18 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         {
             "gradual": {},
             "uniform_rate": {"transfer.layer_decay": 1.0},
-            "at_once": _AT_ONCE,
-            "at_once_uniform_rate": {**_AT_ONCE, "transfer.layer_decay": 1.0},
-            "frozen": _FROZEN,
+            **{
+                f"at_once_{rate}": {
+                    **_AT_ONCE,
+                    "optimizer.peak_learning_rate": rate,
+                }
+                for rate in (0.02, 0.04, 0.08)
+            },
+            "frozen": {
+                **_fields(transfer.get_config("frozen")),
+                "data.train_images": 10000,
+                "evaluate.tta": False,
+            },
         },
     ),
     "scratch": (
@@ -337,6 +349,74 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             "weight_decay_half": {"optimizer.weight_decay": 5e-4},
             "weight_decay_twice": {"optimizer.weight_decay": 2e-3},
             "max_pooling": {"model.pooling": "max"},
+            "stem_filters_8": {"model.stem_filters": 8},
+            "stem_filters_32": {"model.stem_filters": 32},
+        },
+    ),
+    "recipe_augmentation": (
+        (stem32.get_config("16ep"), {}),
+        {"augmented": {}, "none": _UNAUGMENTED},
+    ),
+    "naive_augmentation": (
+        (
+            naive.get_config(),
+            {
+                **_BUDGET,
+                "epochs": 20.0,
+                "model.width": 0.5,
+                "optimizer.peak_learning_rate": 3e-4,
+            },
+        ),
+        {"none": {}, "keras_classic": _preset("keras_classic")},
+    ),
+    "transfer_cost": (
+        (transfer.get_config("gradual"), {"evaluate.tta": False}),
+        {"6_epochs": {}, "2_epochs": {"epochs": 2.0}},
+    ),
+    "scratch_cost": (
+        (
+            stem32.get_config("8ep"),
+            {
+                "model.width": 1.0,
+                "epochs": 6.0,
+                "optimizer.warmup_epochs": 1.2,
+                "evaluate.tta": False,
+            },
+        ),
+        {
+            "6_epochs": {},
+            "2_epochs": {"epochs": 2.0, "optimizer.warmup_epochs": 0.4},
+        },
+    ),
+    "full_width": (
+        (
+            stem32.get_config("20ep"),
+            {
+                "data.validation_fraction": 0.1,
+                "evaluate.every_epochs": 4.0,
+                "model.width": 1.0,
+            },
+        ),
+        {
+            "20ep": {},
+            "30ep_cut_to_16": {
+                **_fields(stem32.get_config("30ep")),
+                "data.validation_fraction": 0.1,
+                "evaluate.every_epochs": 4.0,
+                "epochs": 16.0,
+                "optimizer.warmup_epochs": 3.2,
+            },
+            "translate_4_cutout_8": {
+                "augment.translate": 4.0,
+                "augment.cutout_pixels": 8.0,
+            },
+            # As many operations: narrower and longer.
+            "width_0.75": {
+                "model.width": 0.75,
+                "epochs": 35.5,
+                "optimizer.warmup_epochs": 7.0,
+                "model.progressive_epochs": (17.75,),
+            },
         },
     ),
     "naive_rates": (
