@@ -14,6 +14,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from configs import default
 from job import errors
 from job.config import augmentation, ranges
 from job.supervision import preemption, watchdog
@@ -69,13 +70,28 @@ INPUT = flags.DEFINE_multi_string(
     " may be repeated.",
 )
 FORMAT = flags.DEFINE_enum(
-    "format", "table", ["table", "jsonl"], "--mode=predict: output format."
+    "format",
+    "table",
+    ["table", "jsonl", "json"],
+    "Output format: table or jsonl of --mode=predict, table or json of"
+    " --mode=diagnose.",
 )
 KERAS_MODEL = flags.DEFINE_string(
     "keras_model",
     None,
-    "--mode=diagnose: .keras file to diagnose. --config, by default"
-    " configs/default.py, only names the data then.",
+    "--mode=diagnose: .keras file to diagnose, on the data set that"
+    " --config.data.dir names, or on --images and --labels.",
+)
+IMAGES = flags.DEFINE_string(
+    "images",
+    None,
+    "--mode=diagnose: .npy file of the images that --keras_model is used on,"
+    " as it is given them, [n, height, width, 3].",
+)
+LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "--mode=diagnose: .npy file of the labels of --images, [n] or one-hot.",
 )
 MODE = flags.DEFINE_enum("mode", "train", MODES, "Program to run.")
 GRACE_SECONDS = flags.DEFINE_float(
@@ -109,6 +125,12 @@ def parse(argv: list[str]) -> None:
     Raises:
       ConfigError: A flag is unknown or has a wrong value.
     """
+    if any(re.match("--?keras_model", arg) for arg in argv) and not any(
+        re.match("--?config(=|$)", arg) for arg in argv
+    ):
+        # The fields of the data set need no config to be named.
+        if any(re.match(r"--?config\.", arg) for arg in argv):
+            argv = [argv[0], f"--config={default.__file__}", *argv[1:]]
     _ARGV[:] = argv
     try:
         rest = flags.FLAGS(argv)
@@ -182,6 +204,18 @@ def require_config() -> ml_collections.ConfigDict:
 def config_filename() -> str:
     """Returns the config file and variant as typed, FILE[:VARIANT]."""
     return flags.FLAGS["config"].config_filename
+
+
+def train_command() -> str:
+    """Returns the command that trains the config as typed. Empty without."""
+    if not CONFIG.value:
+        return ""
+    changed = config_flags.get_override_values(flags.FLAGS["config"])
+    fields = [f" --config.{name}={each}" for name, each in changed.items()]
+    return (
+        f"python -m job.main --config={config_filename()}{''.join(fields)}"
+        " --workdir=runs/fixed"
+    )
 
 
 def child_arguments() -> list[str]:

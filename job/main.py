@@ -83,6 +83,31 @@ def print_lines(lines: Iterable[str]) -> None:
             return
 
 
+def run_diagnose(stop: preemption.StopRequest) -> Outcome:
+    """Runs --mode=diagnose on what its flags name."""
+    config = flags.require_config() if flags.CONFIG.value else None
+    if not flags.KERAS_MODEL.value:
+        return diagnose.run(
+            config,
+            flags.WORKDIR.value,
+            stop,
+            command=flags.train_command(),
+            output_format=flags.FORMAT.value,
+        )
+    if flags.WORKDIR.value:
+        raise errors.ConfigError(
+            "--keras_model is of no run. Fix: leave --workdir out"
+        )
+    return diagnose.run_model(
+        flags.KERAS_MODEL.value,
+        stop,
+        config=config,
+        images=flags.IMAGES.value,
+        labels=flags.LABELS.value,
+        output_format=flags.FORMAT.value,
+    )
+
+
 def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
     """Runs the program that --mode names, with the values of its flags."""
     if mode == "evaluate":
@@ -101,10 +126,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
     if mode == "export":
         return export.run(flags.require_workdir(), stop)
     if mode == "diagnose":
-        config = flags.require_config() if flags.CONFIG.value else None
-        return diagnose.run(
-            config, flags.WORKDIR.value, flags.KERAS_MODEL.value, stop
-        )
+        return run_diagnose(stop)
     config = flags.require_config()
     if mode == "config":
         return Outcome([str(config)])

@@ -15,6 +15,10 @@ from job.diagnose import architecture, recipe
 from job.diagnose.finding import Finding
 
 
+# Images of an epoch of CIFAR-10.
+FULL_EPOCH = 50_000
+
+
 def check_fields(
     fields: Mapping[str, Any],
     *,
@@ -24,6 +28,7 @@ def check_fields(
     synthetic: bool,
     learns: bool | None,
     num_classes: int,
+    preprocessing: str,
 ) -> dict[str, Finding | None]:
     """Runs all checks of a config.
 
@@ -36,6 +41,7 @@ def check_fields(
       learns: Whether a probe learned one batch; see
         `architecture.check_batch_norm`.
       num_classes: Number of classes.
+      preprocessing: Preprocessing of the network; see `build.preprocessing`.
 
     Returns:
       Finding of each check by its name; None where it found nothing.
@@ -57,26 +63,40 @@ def check_fields(
             learns=learns,
         ),
         "frozen_base": architecture.check_frozen_base(
-            size=fields["model.input_size"] // 32, frozen=frozen
+            input_size=fields["model.input_size"], frozen=frozen
+        ),
+        "preprocessing": architecture.check_preprocessing(
+            preprocessing=preprocessing, pretrained=pretrained
         ),
         "over_augmentation": recipe.check_over_augmentation(
             augment=augment, epochs=epochs
         ),
-        "short_run": recipe.check_short_run(
-            epochs=epochs, steps=train_steps, frozen=frozen
+        "short_run": recipe.check_budget(
+            epochs=train_steps * batch_size / FULL_EPOCH,
+            steps=train_steps,
+            width=fields["model.width"],
+            frozen=frozen,
+            synthetic=synthetic,
         ),
         "constant_rate": recipe.check_constant_rate(
             schedule=fields["optimizer.schedule"],
             warmup_epochs=fields["optimizer.warmup_epochs"],
-            global_batch_size=batch_size,
             epochs=epochs,
             frozen=frozen,
         ),
-        "rate_rule": recipe.check_rate_rule(
+        "no_warmup": recipe.check_warmup(
+            optimizer=optimizer,
+            warmup_epochs=fields["optimizer.warmup_epochs"],
+            epochs=epochs,
+            frozen=frozen,
+        ),
+        "learning_rate": recipe.check_rate_rule(
             optimizer=optimizer,
             peak_learning_rate=fields["optimizer.peak_learning_rate"],
             global_batch_size=batch_size,
+            batch_norm=fields["model.batch_norm"],
             pretrained=pretrained,
+            frozen=frozen,
         ),
         "large_head": architecture.check_large_head(
             head_units=fields["model.head_units"],

@@ -24,7 +24,7 @@ from job.training.plan import Plan
 
 # Checks of whether the network can learn one batch.
 _LEARNING = ("stuck_at_chance", "overfit_one_batch")
-_CHECKS = ("first_loss", *_LEARNING, "dead_relus", "range_test", "precision")
+_CHECKS = ("first_loss", *_LEARNING, "dead_relus", "learning_rate", "precision")
 
 # Fewest images in a batch of large images.
 _MIN_BATCH = 8
@@ -33,6 +33,8 @@ _DEAD_RELU_IMAGES = 64
 # Factor by which the range test extends below and above the run's and the usual
 # learning rate.
 _RANGE = 30.0
+# Fractions of a learning rate that does not learn, and the steps at each.
+_LOWER_RATES, _LOWER_STEPS = (0.1, 0.01), 100
 # Seconds that the second network of the precision probe takes to build.
 _BUILD_SECONDS = 10.0
 # Number of timed steps of each precision.
@@ -97,16 +99,23 @@ def check_network(
         builder, config, trial, batch, rate=rate, num_classes=num_classes
     ):
         probe_dead_relus(builder, config, trial, split)
-    trial.reset()
-    probe_rates(
-        builder,
-        config,
-        trial,
-        batch,
-        rate=rate,
-        num_classes=num_classes,
-        plot=plot,
-    )
+    if builder.found("stuck_at_chance"):
+        probe_lower_rates(
+            builder, config, trial, batch, rate=rate, num_classes=num_classes
+        )
+    if not builder.found("learning_rate"):
+        trial.reset()
+        probe_rates(
+            builder,
+            config,
+            trial,
+            batch,
+            rate=rate,
+            num_classes=num_classes,
+            plot=plot,
+        )
+    # The network can learn at another learning rate.
+    builder.drop(*_LEARNING, "dead_relus", where="learning_rate")
     if precision != "float32":
         probe_precision(builder, config, trial, batch, create_trial)
     elif config.precision == "float32":
@@ -160,11 +169,11 @@ def probe_learning(
     )
     builder.facts["one batch"] = (
         f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps"
-        f" on the same {len(batch)} images, at the rate {rate:.2g}"
+        f" on the same {len(batch)} images, at learning rate {rate:.2g}"
     )
     if config.model.weights:
         # Pretrained features are of any scale, and a head adapts to it fast.
-        builder.skip("the weights are not new", "first_loss")
+        builder.skip("pretrained weights", "first_loss")
     else:
         builder.add(
             "first_loss",
@@ -207,7 +216,58 @@ def probe_dead_relus(
         layers.relu_layers(trial.model),
         images,
     )
-    builder.add("dead_relus", probes.check_dead_relus(fractions, len(images)))
+    flags: tuple[str, ...] = ("--config.model.init=he_fan_out",)
+    if not config.model.batch_norm:
+        flags = ("--config.model.batch_norm=true", *flags)
+    builder.add(
+        "dead_relus",
+        probes.check_dead_relus(fractions, len(images), flags=flags),
+    )
+
+
+def probe_lower_rates(
+    builder: ReportBuilder,
+    config: ml_collections.ConfigDict,
+    trial: Trial,
+    batch: Split,
+    *,
+    rate: float,
+    num_classes: int,
+) -> None:
+    """Trains a network that is stuck at lower learning rates.
+
+    Args:
+      builder: Collector of the findings.
+      config: Config of the run.
+      trial: Network; it is reset.
+      batch: Images that each step trains on.
+      rate: Learning rate of the run, scaled to the batch.
+      num_classes: Number of classes.
+    """
+    for factor in _LOWER_RATES:
+        trial.reset()
+        losses = probes.fall(
+            trial.step,
+            rate=factor * rate,
+            steps=_LOWER_STEPS,
+            seconds=builder.remaining_seconds(),
+            num_classes=num_classes,
+        )
+        if not losses:
+            continue
+        peak = config.optimizer.peak_learning_rate
+        builder.add(
+            "learning_rate",
+            range_test.too_high(
+                losses,
+                rate=factor * rate,
+                better=factor * peak,
+                peak_learning_rate=peak,
+                batch_norm=config.model.batch_norm,
+                adam=config.optimizer.name == "adam",
+            ),
+        )
+        return
 
 
 def probe_rates(
@@ -233,7 +293,10 @@ def probe_rates(
     """
     trial.feed(batch.images[None], batch.labels[None])
     usual = recipe.rule_of_thumb(
-        optimizer=config.optimizer.name, global_batch_size=len(batch)
+        optimizer=config.optimizer.name,
+        global_batch_size=len(batch),
+        batch_norm=config.model.batch_norm,
+        pretrained=bool(config.model.weights),
     )
     rates = np.geomspace(
         min(rate, usual) / _RANGE, max(rate, usual) * _RANGE, probes.STEPS
@@ -246,12 +309,12 @@ def probe_rates(
     )
     test = range_test.analyze(pairs, num_classes=num_classes)
     if len(pairs) < len(rates) and test.breaks is None:
-        builder.skip(_out_of_time(len(pairs)), "range_test")
+        builder.skip(_out_of_time(len(pairs)), "learning_rate")
         return
     if test.best is not None:
         builder.facts["range test"] = (
-            f"the loss falls fastest at {test.best:.2g}, the run's rate is"
-            f" {rate:.2g} for {len(batch)} images"
+            f"the loss falls fastest at {test.best:.2g}; the run's learning"
+            f" rate is {rate:.2g} for {len(batch)} images"
         )
     if plot:
         range_test.plot(
@@ -265,10 +328,7 @@ def probe_rates(
         images=len(batch),
         plot_name=plot.name if plot else "",
     )
-    builder.add("range_test", found)
-    for name in _LEARNING:
-        # The network can learn, at another rate.
-        builder.drop(name, where="range_test")
+    builder.add("learning_rate", found)
 
 
 def probe_precision(
@@ -330,4 +390,4 @@ def _step_seconds(
 
 
 def _out_of_time(steps: int) -> str:
-    return f"its time was spent after {steps} steps"
+    return f"its time was up after {steps} steps"

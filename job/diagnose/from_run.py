@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job.diagnose import costs
-from job.diagnose.finding import Cost, Finding
+from job.diagnose.finding import Finding
 from job.diagnose.probes import guessing_loss
+from job.diagnose.recipe import light_augmentation
 
 # A mean over thousands of images this close to the loss of guessing is not an
 # accident.
@@ -25,6 +26,8 @@ _GAP = 10.0
 # Accuracy on training images, 0 to 1, below which a run underfits, and the
 # largest gap to the test images, in points, that goes with it.
 _LEARNED, _UNDERFIT_GAP = 0.9, 3.0
+# Accuracy on training images, 0 to 1, below which a run has not learned them.
+_UNDERFIT = 0.7
 # Difference of two accuracies, 0 to 1, that may be due to rounding.
 _ROUNDING = 5e-5
 # Points of accuracy lost by the moving statistics that are not noise.
@@ -72,22 +75,31 @@ def check_metrics_stuck(
         return None
     return Finding(
         "stuck_at_chance",
-        f"it does not learn: the loss stays at ln {num_classes}",
+        f"The loss stays at ln {num_classes}: the run does not learn",
         f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
         f" guessing gives ln {num_classes} = {chance:.4f}",
         costs.STUCK,
-        ("--config.model.batch_norm=true --config.model.init=he_fan_out",),
+        flags=(
+            "--config.model.batch_norm=true",
+            "--config.model.init=he_fan_out",
+        ),
     )
 
 
 def check_diverged(
-    lines: Sequence[_Line], result: Mapping[str, Any]
+    lines: Sequence[_Line],
+    result: Mapping[str, Any],
+    *,
+    rate: float,
+    batch_norm: bool,
 ) -> Finding | None:
     """Looks for losses that were not finite.
 
     Args:
       lines: Lines of metrics.jsonl.
       result: Content of result.json. Empty if the run has not ended.
+      rate: Peak learning rate of the run.
+      batch_norm: Whether the network has batch normalization.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
@@ -95,17 +107,16 @@ def check_diverged(
         return None
     seen = [f"loss {bad[0]['loss']} at step {bad[0]['step']:,}"] if bad else []
     if rollbacks:
-        seen.append(f"{rollbacks} rollbacks, each of which halved the rate")
+        seen.append(f"{rollbacks} rollbacks, each at half the learning rate")
+    flags = [f"--config.optimizer.peak_learning_rate={rate / 10:.2g}"]
+    if not batch_norm:
+        flags.append("--config.optimizer.clip_norm=1")
     return Finding(
         "diverged",
-        "numbers were not finite",
+        "The run diverged",
         "; ".join(seen),
         costs.DIVERGED,
-        (
-            "a smaller --config.optimizer.peak_learning_rate, a longer"
-            " --config.optimizer.warmup_epochs, or"
-            " --config.optimizer.clip_norm=1",
-        ),
+        flags=tuple(flags),
     )
 
 
@@ -122,21 +133,24 @@ def check_gap(
     gap = 100 * (train_accuracy - test_accuracy)
     if gap < _GAP:
         return None
-    fix = "--config.augment.flip=alternating --config.augment.translate=2"
+    flags: tuple[str, ...] = (
+        "--config.augment.flip=alternating",
+        "--config.augment.translate=2",
+    )
     if augmented:
-        fix = "--config.augment.preset=strong, and --config.epochs=100"
+        flags = ("--config.augment.preset=strong", "--config.epochs=100")
     return Finding(
-        "train_test_gap",
-        "it knows the training images by heart"
+        "memorized",
+        "The network has memorized its training images"
         + ("" if augmented else ", and augmentation is off"),
         f"accuracy {100 * train_accuracy:.1f} on training images,"
         f" {100 * test_accuracy:.1f} on others: a gap of {gap:.1f} points",
-        costs.OVERFITTED,
-        (fix,),
+        costs.MEMORIZED,
+        flags=flags,
     )
 
 
-def check_underfit(
+def check_over_augmented(
     *, plain_accuracy: float, test_accuracy: float, heavy: Sequence[str]
 ) -> Finding | None:
     """Looks for augmentation that keeps a run from fitting its own images.
@@ -153,14 +167,51 @@ def check_underfit(
         return None
     return Finding(
         "over_augmentation",
-        "too much augmentation: the training images are not learned either",
+        "Too much augmentation: the training images are not learned either",
         f"accuracy {100 * plain_accuracy:.1f} on plain training images,"
         f" {100 * test_accuracy:.1f} on others, with {', '.join(heavy)}",
         costs.OVER_AUGMENTED,
-        (
-            "--config.augment.flip=alternating --config.augment.translate=2,"
-            " the others 0; or many more --config.epochs",
-        ),
+        flags=light_augmentation(heavy),
+    )
+
+
+def check_underfit(
+    lines: Sequence[_Line],
+    *,
+    plain_accuracy: float,
+    test_accuracy: float,
+    steps: int,
+    epochs: float,
+    width: float,
+    frozen: bool,
+) -> Finding | None:
+    """Looks for a run that ended before it had learned its training images.
+
+    Args:
+      lines: Complete lines of metrics.jsonl.
+      plain_accuracy: Accuracy on training images without augmentation, 0 to 1.
+      test_accuracy: Accuracy on images that it was not trained on, 0 to 1.
+      steps: Number of steps so far.
+      epochs: The same in epochs of 50,000 images.
+      width: Multiplier of the filters.
+      frozen: Whether only the head is trained.
+    """
+    gap = 100 * (plain_accuracy - test_accuracy)
+    if frozen or plain_accuracy >= _UNDERFIT or gap >= _GAP:
+        return None
+    train = [line["accuracy"] for line in lines if line["split"] == "train"]
+    seen = f"accuracy {100 * plain_accuracy:.1f} on training images and"
+    seen += f" {100 * test_accuracy:.1f} on others after {steps:,} steps"
+    if len(train) > 2 and train[-1] > train[-len(train) // 3] + 0.01:
+        seen += ", and the training accuracy was still rising"
+    return Finding(
+        "underfit",
+        "The run underfits: it has not learned its training images",
+        f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
+        f" 50,000; {costs.expected_accuracy(width, epochs)}",
+        costs.UNDERFIT,
+        flags=(f"--config.epochs={max(8, 2 * math.ceil(epochs))}",
+               "--config.steps=0"),
     )
 
 
@@ -196,18 +247,12 @@ def check_best_epoch(
     points = 100 * (reported - last["accuracy"])
     return Finding(
         "best_epoch",
-        "the reported accuracy was picked on the test images",
+        "The reported accuracy was chosen on the test images",
         f"reported {100 * reported:.2f}, which is step {best['step']:,}; the"
         f" last step, {last['step']:,}, has {100 * last['accuracy']:.2f}",
-        Cost(
-            points,
-            "of this run: so much is it too high; chenyaofo 94.16 best, 94.06"
-            " last",
-        ),
-        (
-            "report the last epoch, or choose by"
-            " --config.data.validation_fraction=0.1",
-        ),
+        costs.of_this_model(points, "the reported figure is too high by it"),
+        "report the last epoch, or choose by"
+        " --config.data.validation_fraction=0.1",
     )
 
 
@@ -252,13 +297,11 @@ def check_running_moments(
         return None
     return Finding(
         "running_moments",
-        "batch normalization's running moments do not fit",
-        f"accuracy {100 * by_running:.1f} with the running moments,"
+        "The moving statistics of batch normalization do not fit",
+        f"accuracy {100 * by_running:.1f} with the moving statistics,"
         f" {100 * by_batch:.1f} with those of the batch, on the same {images}"
         " images",
-        Cost(points, "of this model, so much; keras PR #9965, tf #46488"),
-        (
-            "call the model with training=True in training, let the layers"
-            " train, and take a momentum of .9",
-        ),
+        costs.of_this_model(points, "keras PR #9965, tf #46488"),
+        "BatchNormalization(momentum=0.9), and training=True in a training"
+        " loop of your own",
     )

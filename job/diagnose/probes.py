@@ -25,6 +25,8 @@ _MIN_STEPS = 10
 # A loss this close to chance has learned nothing: guessing the classes of one
 # batch by their frequencies in it gains 0.02.
 _STUCK = 0.05
+# Fall of the loss below that of guessing that no chance explains.
+_FALL = 0.15
 # Fraction of the loss of guessing below which one batch counts as learned. More
 # steps would show nothing new.
 _LEARNED = 0.5
@@ -90,6 +92,35 @@ def overfit(
     return losses
 
 
+def fall(
+    train_step: TrainStep,
+    *,
+    rate: float,
+    steps: int,
+    seconds: float,
+    num_classes: int,
+) -> list[float]:
+    """Trains on one batch until its loss falls below that of guessing.
+
+    Args:
+      train_step: Function that makes a step on always the same batch.
+      rate: Learning rate.
+      steps: Maximum number of steps.
+      seconds: Seconds of `budget.clock` after which no further step begins.
+      num_classes: Number of classes.
+
+    Returns:
+      Losses up to the fall. Empty if the loss did not fall.
+    """
+    losses = []
+    wanted = guessing_loss(num_classes) - _FALL
+    for _, loss in run_steps(train_step, [rate] * steps, seconds):
+        losses.append(loss)
+        if len(losses) >= 5 and max(losses[-5:]) < wanted:
+            return losses
+    return []
+
+
 def is_conclusive(losses: Sequence[float], *, num_classes: int) -> bool:
     """Returns whether `overfit` got far enough for `check_learning`.
 
@@ -123,11 +154,14 @@ def check_first_loss(loss: float, *, num_classes: int) -> Finding | None:
         return None
     return Finding(
         "first_loss",
-        "the network starts far from guessing",
+        "The first loss is far from that of guessing",
         f"first loss {loss:.2f}; guessing gives ln {num_classes} ="
         f" {chance:.3f}",
         costs.FIRST_LOSS,
-        ("--config.model.init=he_fan_out --config.model.preprocessing=auto",),
+        flags=(
+            "--config.model.init=he_fan_out",
+            "--config.model.preprocessing=auto",
+        ),
     )
 
 
@@ -159,48 +193,46 @@ def check_learning(
     if not math.isfinite(losses[-1]):
         return Finding(
             "overfit_one_batch",
-            "it diverges on one batch",
+            "The network diverges on one batch",
             seen,
             costs.DIVERGED,
-            (
+            flags=(
                 "--config.optimizer.peak_learning_rate="
                 f"{peak_learning_rate / 10:.2g}",
             ),
         )
     if _is_stuck(losses, chance):
-        fix = "--config.model.init=he_fan_out"
+        flags = ("--config.model.init=he_fan_out",)
         if not batch_norm:
-            fix = f"--config.model.batch_norm=true {fix}"
+            flags = ("--config.model.batch_norm=true", *flags)
         return Finding(
             "stuck_at_chance",
-            f"it does not learn: the loss stays at ln {num_classes}"
-            + ("" if batch_norm else ", without batch normalization"),
+            f"The loss stays at ln {num_classes}: the network does not learn",
             seen,
             costs.STUCK,
-            (fix,),
+            flags=flags,
         )
     if min(losses[-5:]) > _LEARNED * chance:
         return Finding(
             "overfit_one_batch",
-            "it cannot learn one batch by heart",
+            "The network cannot memorize one batch",
             seen,
             costs.OVERFIT_ONE_BATCH,
-            (
-                "see the other findings; then the labels, the rate and whether"
-                " the layers train at all",
-            ),
+            "see the other findings; then check the labels, the learning rate"
+            " and whether the layers train",
         )
     return None
 
 
 def check_dead_relus(
-    fractions: dict[str, float], images: int
+    fractions: dict[str, float], images: int, *, flags: tuple[str, ...] = ()
 ) -> Finding | None:
     """Looks for layers most of whose units are 0 for all images.
 
     Args:
       fractions: Fraction of dead units by layer; see `layers.dead_fractions`.
       images: Number of images.
+      flags: Flags of the job that fix it. Empty for a Keras model.
     """
     dead = {
         k: fraction for k, fraction in fractions.items() if fraction >= _DEAD
@@ -210,15 +242,16 @@ def check_dead_relus(
     worst = max(dead, key=lambda name: dead[name])
     return Finding(
         "dead_relus",
-        "layers are dead: their ReLUs answer to no image",
+        "Layers are dead: their ReLUs are 0 for every image",
         f"{dead[worst]:.0%} of {worst}'s units are 0 for all of {images}"
         f" images; {len(dead)} of {len(fractions)} layers are dead by"
         f" {_DEAD:.0%} or more",
         costs.DEAD_RELUS,
-        (
-            "--config.model.batch_norm=true --config.model.init=he_fan_out, or"
-            " a smaller --config.optimizer.peak_learning_rate",
-        ),
+        ""
+        if flags
+        else "BatchNormalization before each ReLU, or a tenth of the learning"
+        " rate",
+        flags,
     )
 
 
@@ -243,5 +276,5 @@ def check_precision(
         f" {precision} and {1e3 * seconds['float32']:.0f} ms in float32,"
         f" {slower:.1f} times as long",
         costs.SLOW_PRECISION,
-        ("--config.precision=float32",),
+        flags=("--config.precision=float32",),
     )

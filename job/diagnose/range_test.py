@@ -131,16 +131,47 @@ def check_range(
     ratio = test.best / rate
     direction = "low" if ratio > 1 else "high"
     return Finding(
-        "range_test",
-        f"the learning rate is too {direction}",
+        "learning_rate",
+        f"The learning rate is too {direction}",
         f"at the run's rate, {rate:.2g} for a batch of {images}, one batch is"
         f" not learned; its loss falls fastest at {test.best:.2g}"
         + (f"; see {plot_name}" if plot_name else ""),
         costs.RATE_TOO_LOW if ratio > 1 else costs.RATE_TOO_HIGH,
-        (
+        flags=(
             "--config.optimizer.peak_learning_rate="
             f"{peak_learning_rate * ratio:.2g}",
         ),
+    )
+
+
+def too_high(
+    losses: Sequence[float],
+    *,
+    rate: float,
+    better: float,
+    peak_learning_rate: float,
+    batch_norm: bool,
+    adam: bool,
+) -> Finding:
+    """Returns the finding of a network that learns at a lower rate only.
+
+    Args:
+      losses: Losses of the steps at the lower rate.
+      rate: That rate, for the batch of the probe.
+      better: That rate, for the batch of the run.
+      peak_learning_rate: Learning rate of the run.
+      batch_norm: Whether the network has batch normalization.
+      adam: Whether the optimizer is Adam.
+    """
+    network = "" if batch_norm else " for a network without normalization"
+    return Finding(
+        "learning_rate",
+        f"The learning rate is too high{network}",
+        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
+        f" {rate:.2g} it falls from {losses[0]:.2f} to {losses[-1]:.2f} in"
+        f" {len(losses) - 1} steps",
+        costs.DEEP_RATE if adam and not batch_norm else costs.RATE_TOO_HIGH,
+        flags=(f"--config.optimizer.peak_learning_rate={better:.2g}",),
     )
 
 
