@@ -96,8 +96,7 @@ def check_checkpoint(
     if data.source != "synthetic":
         expected = costs.expected_accuracy(config.model.width, epochs)
         builder.summary += (
-            f" As many images as {epochs:.2g} epochs of all 50,000;"
-            f" {expected}."
+            f" As many images as {epochs:.2g} epochs of all 50,000; {expected}."
         )
     if step >= from_run.LATE * plan.train_steps:
         builder.add(

@@ -14,7 +14,6 @@ from job.config.serialization import INFINITE
 from job.diagnose import architecture, recipe
 from job.diagnose.finding import Finding
 
-
 # Images of an epoch of CIFAR-10.
 FULL_EPOCH = 50_000
 

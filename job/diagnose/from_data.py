@@ -1,8 +1,8 @@
 """Checks of a user's own arrays of images and labels.
 
-    images, given = to_pixels(x)            # RGB, 0 to 255, and how they came
-    labels = read_labels(y, one_hot_loss=False)
-    check_balance(labels.labels, num_classes=labels.num_classes)
+images, given = to_pixels(x)            # RGB, 0 to 255, and how they came
+labels = read_labels(y, one_hot_loss=False)
+check_balance(labels.labels, num_classes=labels.num_classes)
 """
 
 import dataclasses
@@ -58,7 +58,12 @@ def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
       ValueError: The array does not hold images.
     """
     x = np.asarray(x)
-    if x.ndim != 4 or x.shape[-1] != 3 or not len(x) or x.dtype.kind not in "uif":
+    if (
+        x.ndim != 4
+        or x.shape[-1] != 3
+        or not len(x)
+        or x.dtype.kind not in "uif"
+    ):
         raise ValueError(
             f"images are {x.dtype} {list(x.shape)}; they must be numbers,"
             " [n, height, width, 3]"
@@ -82,7 +87,7 @@ def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
     given = own_reading(scale)
     _, mean, divisor = SCALES[scale]
     rgb = x[..., ::-1] if given.bgr else x
-    return rgb * np.float32(divisor) + np.float32(mean), given
+    return rgb * np.asarray(divisor, np.float32) + np.asarray(mean, np.float32), given
 
 
 @dataclasses.dataclass(frozen=True)

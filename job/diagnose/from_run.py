@@ -210,8 +210,10 @@ def check_underfit(
         f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
         f" 50,000; {costs.expected_accuracy(width, epochs)}",
         costs.UNDERFIT,
-        flags=(f"--config.epochs={max(8, 2 * math.ceil(epochs))}",
-               "--config.steps=0"),
+        flags=(
+            f"--config.epochs={max(8, 2 * math.ceil(epochs))}",
+            "--config.steps=0",
+        ),
     )
 
 

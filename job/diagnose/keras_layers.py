@@ -1,7 +1,7 @@
 """Checks of a Keras model's layers and weights, which need no images.
 
-    check_finite(model)
-    check_frozen_base(model, imagenet=True)
+check_finite(model)
+check_frozen_base(model, imagenet=True)
 """
 
 from collections.abc import Callable
@@ -110,7 +110,7 @@ def check_frozen_base(model: keras.Model, *, imagenet: bool) -> Finding | None:
 
 
 def check_activations(model: keras.Model) -> Finding | None:
-    """Looks for hidden layers that are linear, or saturate one after another."""
+    """Looks for hidden layers that are all linear, or that saturate."""
     hidden = [
         layer
         for layer in layers.flat_layers(model)[:-1]

@@ -77,13 +77,15 @@ def diagnose(
     builder.add("labels", checked.finding)
     num_classes = checked.num_classes
     builder.add(
-        "balance", from_data.check_balance(checked.labels, num_classes=num_classes)
+        "balance",
+        from_data.check_balance(checked.labels, num_classes=num_classes),
     )
     test = Split(images, checked.labels)
     trained = None
     if train is not None:
         trained = Split(
-            from_data.to_pixels(train[0])[0], from_data.read_labels(train[1]).labels
+            from_data.to_pixels(train[0])[0],
+            from_data.read_labels(train[1]).labels,
         )
     check_model(
         builder, model, test, trained, num_classes=num_classes, given=given
@@ -192,9 +194,7 @@ def check_description(
     activation = layers.output_activation(model)
     for name, check in keras_layers.CHECKS.items():
         builder.add(name, check(model))
-    builder.add(
-        "not_trained", keras_layers.check_trained(model, recipe.steps)
-    )
+    builder.add("not_trained", keras_layers.check_trained(model, recipe.steps))
     builder.add(
         "output_units",
         keras_recipe.check_output_units(units, num_classes=num_classes),
@@ -292,9 +292,7 @@ def check_answers(
             scoring.classes_of(outputs_in(train, reading)), train.labels
         )
     _summarize(builder, recipe, score, train_score, num_classes)
-    if not keras_outputs.has_learned(
-        max(score, train_score or 0), num_classes
-    ):
+    if not keras_outputs.has_learned(max(score, train_score or 0), num_classes):
         builder.facts["pixels"] = "unknown, as the model guesses"
         if has_classes:
             builder.add(

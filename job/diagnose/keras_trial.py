@@ -94,7 +94,9 @@ class Trial:
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         config = optimizer.get_config() | {"learning_rate": rate}
         copy.compile(type(optimizer).from_config(config), self._model.loss)
-        split = self._split.take(np.resize(np.arange(len(self._split)), steps * _BATCH))
+        split = self._split.take(
+            np.resize(np.arange(len(self._split)), steps * _BATCH)
+        )
         images = scoring.prepare(copy, split.images, reading)
         targets = scoring.targets(
             split.labels,

@@ -68,8 +68,10 @@ class Reading:
           images: RGB images, 0 to 255, of any number type, [n, h, w, 3].
         """
         _, mean, divisor = SCALES[self.scale]
-        scaled = images.astype(np.float32)
-        scaled = (scaled - np.float32(mean)) / np.float32(divisor)
+        scaled: _Array = images.astype(np.float32)
+        scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(
+            divisor, np.float32
+        )
         if self.bgr:
             scaled = scaled[..., ::-1]
         if self.layout == "reshaped":

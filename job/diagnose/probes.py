@@ -202,15 +202,15 @@ def check_learning(
             ),
         )
     if _is_stuck(losses, chance):
-        flags = ("--config.model.init=he_fan_out",)
+        flags = ["--config.model.init=he_fan_out"]
         if not batch_norm:
-            flags = ("--config.model.batch_norm=true", *flags)
+            flags.append("--config.model.batch_norm=true")
         return Finding(
             "stuck_at_chance",
             f"The loss stays at ln {num_classes}: the network does not learn",
             seen,
             costs.STUCK,
-            flags=flags,
+            flags=tuple(flags),
         )
     if min(losses[-5:]) > _LEARNED * chance:
         return Finding(

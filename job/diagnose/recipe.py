@@ -143,16 +143,16 @@ def check_constant_rate(
     if frozen or (schedule != "constant" and warmup_epochs < epochs):
         return None
     seen = f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}"
-    flags = (f"--config.optimizer.warmup_epochs={epochs / 5:.3g}",)
+    flags = [f"--config.optimizer.warmup_epochs={epochs / 5:.3g}"]
     if schedule == "constant":
         seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
-        flags = ("--config.optimizer.schedule=linear", *flags)
+        flags.append("--config.optimizer.schedule=linear")
     return Finding(
         "constant_rate",
         "The learning rate never falls",
         seen,
         costs.CONSTANT_RATE,
-        flags=flags,
+        flags=tuple(flags),
     )
 
 

@@ -1,7 +1,7 @@
 """Outputs of a Keras model, and their scores.
 
-    outputs = outputs_of(model, prepare(model, split.images, Reading("unit")))
-    top_1(outputs, split.labels)
+outputs = outputs_of(model, prepare(model, split.images, Reading("unit")))
+top_1(outputs, split.labels)
 """
 
 import keras

@@ -31,7 +31,7 @@ def check_range(best, *, learned):
 )
 def test_rate_at_which_nothing_is_learned_is_found(best, direction):
     found = check_range(best, learned=False)
-    assert_finding(found, "range_test")
+    assert_finding(found, "learning_rate")
     assert f"too {direction}" in found.title
     assert check_range(best, learned=True) is None
 
