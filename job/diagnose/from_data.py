@@ -87,7 +87,9 @@ def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
     given = own_reading(scale)
     _, mean, divisor = SCALES[scale]
     rgb = x[..., ::-1] if given.bgr else x
-    return rgb * np.asarray(divisor, np.float32) + np.asarray(mean, np.float32), given
+    return rgb * np.asarray(divisor, np.float32) + np.asarray(
+        mean, np.float32
+    ), given
 
 
 @dataclasses.dataclass(frozen=True)

@@ -200,9 +200,10 @@ class Case:
       count: Number of training images.
       epochs: Number of epochs.
       size: Height and width of the images, in pixels.
-      order: Whether the images are sorted by class and not shuffled.
+      ordered: Whether the images are sorted by class and not shuffled.
       classes: Number of classes in the training images.
-      fast: Whether it is one of the cases that every test run trains.
+      is_fast: Whether every test run trains it.
+      needs_weights: Whether it has ImageNet's weights.
     """
 
     name: str
@@ -218,7 +219,8 @@ class Case:
     size: int = 32
     ordered: bool = False
     classes: int = 10
-    fast: bool = False
+    is_fast: bool = False
+    needs_weights: bool = False
 
     def train(self, split: Split) -> keras.Model:
         """Returns the model, trained on the first images of a split."""
@@ -267,10 +269,11 @@ def _of(function, **options):
 
 
 _L2 = keras.regularizers.L2
-_BASE = {"count": 1000, "epochs": 2}
+_SHORT = {"count": 1000, "epochs": 2}
+_BASE = {**_SHORT, "needs_weights": True}
 
 CASES = (
-    Case("sound", None, tutorial, fast=True),
+    Case("sound", None, tutorial, is_fast=True),
     Case("sound_rescaling", None, _of(tutorial, scale=True), raw),
     Case("sound_batch_norm", None, normalized, raw),
     Case("sound_augmented", None, augmented, raw, epochs=6),
@@ -284,7 +287,7 @@ CASES = (
         one_hot,
         "categorical_crossentropy",
     ),
-    Case("unscaled", "unscaled_pixels", tutorial, raw, fast=True),
+    Case("unscaled", "unscaled_pixels", tutorial, raw, is_fast=True),
     Case("scaled_twice", "scaled_twice", _of(tutorial, scale=True), unit),
     Case(
         "sigmoid",
@@ -340,7 +343,9 @@ CASES = (
         "mse",
         optimizer=_sgd(0.1),
     ),
-    Case("off_by_one", "class_order", tutorial, labels=off_by_one, fast=True),
+    Case(
+        "off_by_one", "class_order", tutorial, labels=off_by_one, is_fast=True
+    ),
     Case("reordered", "class_order", tutorial, labels=reordered),
     Case("shuffled_labels", "shuffled_labels", tutorial, labels=shuffled),
     Case("bgr", "channel_order", tutorial, bgr, epochs=6),
@@ -398,9 +403,14 @@ CASES = (
         size=64,
         count=500,
         epochs=2,
+        needs_weights=True,
     ),
     Case(
-        "frozen_random", "frozen_base", _of(vgg16, weights=False), unit, **_BASE
+        "frozen_random",
+        "frozen_base",
+        _of(vgg16, weights=False),
+        unit,
+        **_SHORT,
     ),
     Case(
         "unfrozen_adam",
@@ -414,7 +424,7 @@ CASES = (
         "learning_rate",
         _of(vgg16, weights=False, trainable=True),
         unit,
-        **_BASE,
+        **_SHORT,
     ),
     Case(
         "listing_1",
@@ -423,7 +433,7 @@ CASES = (
         unit,
         one_hot,
         "categorical_crossentropy",
-        **_BASE,
+        **_SHORT,
     ),
     Case(
         "listing_2",
@@ -443,5 +453,6 @@ CASES = (
         "categorical_crossentropy",
         count=500,
         epochs=2,
+        needs_weights=True,
     ),
 )

@@ -15,7 +15,13 @@ def test_report_lists_findings_in_the_order_of_their_costs():
     )
     assert [f.check for f in report.findings] == ["large", "none", "noise"]
     text = finding.to_text(report)
-    for part in ("3 findings", "60.0 points", "within noise", "Passed: x", "y (no time)"):
+    for part in (
+        "3 findings",
+        "60.0 points",
+        "within noise",
+        "Passed: x",
+        "y (no time)",
+    ):
         assert part in text
     content = finding.to_json(report)
     points = [entry["cost_points"] for entry in content["findings"]]

@@ -7,7 +7,9 @@ import pytest
 from job.diagnose import finding
 from job.diagnose.report_builder import ReportBuilder
 
-FOUND = finding.Finding("a", "title", "1", finding.Cost(1.0, "s"), flags=("--config.x=1",))
+FOUND = finding.Finding(
+    "a", "title", "1", finding.Cost(1.0, "s"), flags=("--config.x=1",)
+)
 
 
 @pytest.fixture
