@@ -14,8 +14,7 @@ be used alone, in a notebook.
       recipe           learning rate, decay, length, augmentation
       architecture     normalization, head, frozen base
     from_network     all probes of a run's network:
-      probes           can it learn one batch, are units dead, is it fast
-      range_test       at which learning rate does it learn
+      probes           can it learn one batch, are units dead
       trial            the network, trained for a few steps
     from_run         metrics, result and accuracies of a run
     from_checkpoint  accuracies of a run's newest checkpoint

@@ -129,7 +129,6 @@ OVERFIT_ONE_BATCH = unknown("32 images should be learned in 40 steps", 40)
 DEAD_RELUS = unknown("kuangliu/pytorch-cifar #28, mxnet #1968", 35)
 LABELS = unknown("tf #62460: 10% while the loss falls", 96)
 IMBALANCE = unknown("CIFAR-10 has 5,000 images of each class", 4)
-SLOW_PRECISION = unknown("time, not accuracy", 0)
 PREPROCESSING = Cost(
     8.01,
     "docs/diagnose.md: 65.54 as the weights expect, 57.53 divided by 255",

@@ -32,7 +32,7 @@ from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
 from job.output import metrics
 from job.storage import files
-from job.storage.workdir import DIAGNOSE, RANGE_TEST, RESULT, Workdir
+from job.storage.workdir import DIAGNOSE, RESULT, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 
@@ -52,12 +52,12 @@ def diagnose(
     """Looks for known mistakes in a config, and in its run if there is one.
 
     A run is left unchanged, whether it has ended or not. Its metrics log and
-    its newest checkpoint are read. diagnose.json and range_test.png are written
-    beside them, if the workdir is a local directory.
+    its newest checkpoint are read. diagnose.json is written beside them, if the
+    workdir is a local directory.
 
     Args:
       config: Config of the run, checked; it names the data.
-      workdir: Workdir of the run, or an empty one for the two files. If None,
+      workdir: Workdir of the run, or an empty one for the file. If None,
         nothing is written.
       stop: Stop request, polled after each check.
       seconds: Seconds of all probes together, by `budget.clock`. Checks that
@@ -85,7 +85,6 @@ def diagnose(
         plan,
         data.train,
         num_classes=data.num_classes,
-        plot=output / RANGE_TEST if output else None,
         has_run=bool(lines),
     )
     epochs = plan.train_steps * config.global_batch_size

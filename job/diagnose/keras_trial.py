@@ -94,9 +94,8 @@ class Trial:
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         config = optimizer.get_config() | {"learning_rate": rate}
         copy.compile(type(optimizer).from_config(config), self._model.loss)
-        split = self._split.take(
-            np.resize(np.arange(len(self._split)), steps * _BATCH)
-        )
+        rows = np.resize(np.arange(len(self._split)), steps * _BATCH)
+        split = self._split.take(rows)
         images = scoring.prepare(copy, split.images, reading)
         targets = scoring.targets(
             split.labels,
@@ -108,7 +107,4 @@ class Trial:
             batch = slice(first, first + _BATCH)
             loss = copy.train_on_batch(images[batch], targets[batch])
             losses.append(float(np.ravel(loss)[0]))
-        # train_on_batch returns the running mean since the start.
-        counts = np.arange(1, steps + 1)
-        sums = np.asarray(losses) * counts
-        return copy, list(np.diff(sums, prepend=0.0))
+        return copy, losses

@@ -35,9 +35,6 @@ _MEMORIZED = 0.1
 _FIRST_LOSS = 4.0
 # Fraction of dead units from which a layer counts as dead.
 _DEAD = 0.9
-# Ratio of step times above which a precision counts as slower. Timings on a
-# machine that does other work scatter by less.
-_SLOWER = 1.25
 
 
 def guessing_loss(num_classes: int) -> float:
@@ -202,15 +199,12 @@ def check_learning(
             ),
         )
     if _is_stuck(losses, chance):
-        flags = ["--config.model.init=he_fan_out"]
-        if not batch_norm:
-            flags.append("--config.model.batch_norm=true")
         return Finding(
             "stuck_at_chance",
             f"The loss stays at ln {num_classes}: the network does not learn",
             seen,
             costs.STUCK,
-            flags=tuple(flags),
+            flags=fixes(batch_norm=batch_norm),
         )
     if min(losses[-5:]) > _LEARNED * chance:
         return Finding(
@@ -255,26 +249,11 @@ def check_dead_relus(
     )
 
 
-def check_precision(
-    seconds: dict[str, float], *, precision: str, images: int
-) -> Finding | None:
-    """Looks for a reduced precision that is slower than float32.
+def fixes(*, batch_norm: bool) -> tuple[str, ...]:
+    """Returns the flags for a network whose units or gradients vanish.
 
     Args:
-      seconds: Seconds per step, the minimum of several, by precision. It
-        includes float32.
-      precision: Precision of the run.
-      images: Number of images in the batch.
+      batch_norm: Whether the network has batch normalization.
     """
-    slower = seconds[precision] / seconds["float32"]
-    if slower < _SLOWER:
-        return None
-    return Finding(
-        "precision",
-        f"{precision} is slower than float32 here",
-        f"a step of {images} images takes {1e3 * seconds[precision]:.0f} ms in"
-        f" {precision} and {1e3 * seconds['float32']:.0f} ms in float32,"
-        f" {slower:.1f} times as long",
-        costs.SLOW_PRECISION,
-        flags=("--config.precision=float32",),
-    )
+    flags = ("--config.model.init=he_fan_out",)
+    return flags if batch_norm else ("--config.model.batch_norm=true", *flags)

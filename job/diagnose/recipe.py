@@ -125,6 +125,42 @@ def check_rate_rule(
     )
 
 
+def wrong_rate(
+    losses: Sequence[float],
+    *,
+    factor: float,
+    peak_learning_rate: float,
+    batch_norm: bool,
+    optimizer: str,
+) -> Finding:
+    """Returns the finding of a network that learns at another rate only.
+
+    Args:
+      losses: Losses of one batch at the other rate, one per step.
+      factor: The other rate, as a multiple of the run's.
+      peak_learning_rate: Learning rate of the run.
+      batch_norm: Whether the network has batch normalization.
+      optimizer: Name of the optimizer.
+    """
+    direction = "low" if factor > 1 else "high"
+    network = "" if batch_norm else " without batch normalization"
+    cost = costs.RATE_TOO_LOW if factor > 1 else costs.RATE_TOO_HIGH
+    if factor < 1 and optimizer == "adam" and not batch_norm:
+        cost = costs.DEEP_RATE
+    return Finding(
+        "learning_rate",
+        f"The learning rate is too {direction}{network}",
+        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
+        f" {factor:g} times that it falls from {losses[0]:.2f} to"
+        f" {losses[-1]:.2f} in {len(losses) - 1} steps",
+        cost,
+        flags=(
+            "--config.optimizer.peak_learning_rate="
+            f"{factor * peak_learning_rate:.2g}",
+        ),
+    )
+
+
 def check_constant_rate(
     *,
     schedule: str,

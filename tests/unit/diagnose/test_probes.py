@@ -115,13 +115,3 @@ def test_layer_of_dead_units_is_found():
     found = probes.check_dead_relus({"a": 0.1, "b": 0.97}, 64)
     assert_finding(found, "dead_relus")
     assert probes.check_dead_relus({"a": 0.1, "b": 0.6}, 64) is None
-
-
-def test_slow_precision_is_found():
-    found = probes.check_precision(
-        {"float16": 0.3, "float32": 0.1}, precision="float16", images=32
-    )
-    assert_finding(found, "precision")
-    assert not probes.check_precision(
-        {"bfloat16": 0.1, "float32": 0.1}, precision="bfloat16", images=32
-    )
