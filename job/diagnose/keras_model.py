@@ -36,7 +36,7 @@ from job.diagnose.report_builder import ReportBuilder
 _Array = npt.NDArray
 
 # Multiplications of a forward pass over all images of a sample, and its size.
-_WORK, _FEWEST, _MOST = 4e10, 96, 1000
+_WORK, _FEWEST, _MOST = 4e10, 96, 600
 # Number of images that a trial trains on.
 _TRIAL_IMAGES = 3200
 # Number of images for the statistics of a layer.
