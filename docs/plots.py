@@ -10,7 +10,7 @@ import pathlib
 import re
 import statistics
 
-from docs import results
+from docs import tables
 from job.output.plotting import Axes, plt
 
 _DOCS = pathlib.Path(__file__).parent
@@ -57,7 +57,7 @@ def draw_recipes(path: pathlib.Path) -> None:
     )
     lower.set_xlabel(
         f"Accuracy in %. A dot per seed; the band is one run's noise,"
-        f" ±{results.NOISE}"
+        f" ±{tables.NOISE}"
     )
     figure.savefig(path, dpi=160)
     plt.close(figure)
@@ -67,10 +67,10 @@ def _draw_rows(
     axes: Axes, rows: tuple[tuple[str, str, str], ...], color: str
 ) -> None:
     for place, (_, name, variant) in enumerate(rows):
-        runs = results.read(name)["runs"]
+        runs = tables.read(name)["runs"]
         values = [r["accuracy"] for r in runs if r["variant"] == variant]
         mean = statistics.fmean(values)
-        noise = results.NOISE
+        noise = tables.NOISE
         axes.barh(
             place, 2 * noise, left=mean - noise, height=0.5, color="#e3e6ea"
         )
@@ -89,7 +89,7 @@ def _draw_rows(
 
 def draw_resolution(path: pathlib.Path) -> None:
     """Draws the accuracy of a frozen base over the size of its images."""
-    table = results.read("resolution")
+    table = tables.read("resolution")
     figure, axes = plt.subplots(figsize=(8.0, 3.6), layout="constrained")
     points = [
         (int(match[1]), match[2] or "bilinear", run["accuracy"])
@@ -97,8 +97,14 @@ def draw_resolution(path: pathlib.Path) -> None:
         if (match := re.fullmatch(r"(\d+)px_?(\w*)", run["variant"]))
     ]
     curve = [(size, y) for size, kernel, y in points if kernel == "bilinear"]
+    sizes = [size for size, _ in curve]
     axes.errorbar(
-        *zip(*curve, strict=True), yerr=1.0, fmt="o-", color=_BLUE, capsize=3
+        sizes,
+        [y for _, y in curve],
+        yerr=1.0,
+        fmt="o-",
+        color=_BLUE,
+        capsize=3,
     )
     for size, accuracy in curve:
         axes.annotate(
@@ -108,7 +114,9 @@ def draw_resolution(path: pathlib.Path) -> None:
             textcoords="offset points",
         )
     others = [(size, y) for size, kernel, y in points if kernel != "bilinear"]
-    axes.plot(*zip(*others, strict=True), "x", color=_GRAY)
+    axes.plot(
+        [size for size, _ in others], [y for _, y in others], "x", color=_GRAY
+    )
     axes.annotate(
         "nearest, bicubic",
         others[0],
@@ -116,7 +124,6 @@ def draw_resolution(path: pathlib.Path) -> None:
         textcoords="offset points",
         color=_GRAY,
     )
-    sizes = [size for size, _ in curve]
     axes.set_xticks(
         sizes, [f"{s} px\n{math.ceil((s / 32) ** 2)}x" for s in sizes]
     )
