@@ -130,10 +130,11 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
     TF_CONFIG where it is set, as Vertex AI, Kubeflow and others write it:
     its cluster's `chief`, if any, and its `worker`s. Else
 
-        JOB_WORKERS              how many there are
-        JOB_COMPLETION_INDEX     which one this is, from 0; Kubernetes sets it
-        JOB_WORKER_HOSTS         their host names, with {index} in them
-        JOB_WORKER_PORT          where each one listens; 2222 if not set
+        JOB_WORKERS              number of workers
+        JOB_COMPLETION_INDEX     index of this worker, from 0; Kubernetes sets it
+        JOB_INDEX_OFFSET         added to that index; 0 if not set
+        JOB_WORKER_HOSTS         their host names, as host_names() reads them
+        JOB_WORKER_PORT          port of each worker; 2222 if not set
 
     and, for both, JOB_WORKER_WAIT_SECONDS: how long to wait for the others
     (1800).
@@ -171,26 +172,36 @@ def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
         index = 0
     else:
         index = _number(environment, "JOB_COMPLETION_INDEX", least=0)
+    index += _number(environment, "JOB_INDEX_OFFSET", 0, least=0)
     if index >= count:
         _refuse(
             f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count}: it must be"
             f" 0 to {count - 1}"
         )
     hosts = environment.get("JOB_WORKER_HOSTS", "")
-    if not hosts and count == 1:
-        hosts = "localhost"
-    elif count > 1 and "{index}" not in hosts:
+    found = host_names(hosts or "localhost", count)
+    if len(found) != count or (not hosts and count > 1):
         _refuse(
-            f"JOB_WORKER_HOSTS={hosts}: it must be the workers' host names with"
-            " {index} in them, such as train-{index}.workers"
+            f"JOB_WORKER_HOSTS={hosts}: it must name {count} hosts, such as"
+            " train-{index}.workers or a.lan,b.lan"
         )
     port = _number(environment, "JOB_WORKER_PORT", PORT)
-    return Cluster(
-        tuple(
-            f"{hosts.replace('{index}', str(i))}:{port}" for i in range(count)
-        ),
-        index,
-    )
+    return Cluster(tuple(f"{host}:{port}" for host in found), index)
+
+
+def host_names(text: str, count: int) -> list[str]:
+    """Returns the host names of workers, in their order.
+
+    Args:
+      text: Host names, separated by commas. If the last one contains {index},
+        it stands for all remaining workers, with indices from 0.
+      count: Number of workers.
+    """
+    *names, last = text.split(",")
+    if "{index}" not in last:
+        return [*names, last]
+    rest = range(count - len(names))
+    return [*names, *(last.replace("{index}", str(i)) for i in rest)]
 
 
 def _from_tf_config(text: str) -> Cluster:

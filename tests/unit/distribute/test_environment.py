@@ -30,6 +30,33 @@ def test_an_indexed_job_is_a_cluster():
     assert found.wait_seconds == cluster.WAIT_SECONDS
 
 
+@pytest.mark.parametrize(
+    ("index", "more", "wanted"),
+    [("0", {}, 0), ("0", {"JOB_INDEX_OFFSET": "1"}, 1)],
+)
+def test_the_chief_may_have_a_host_name_of_its_own(index, more, wanted):
+    found = cluster.from_environment(
+        {
+            "JOB_WORKERS": "3",
+            "JOB_COMPLETION_INDEX": index,
+            "JOB_WORKER_HOSTS": "a-chief-0-0.workers,a-w-0-{index}.workers",
+            **more,
+        }
+    )
+    assert found.workers == (
+        "a-chief-0-0.workers:2222",
+        "a-w-0-0.workers:2222",
+        "a-w-0-1.workers:2222",
+    )
+    assert found.index == wanted
+
+
+def test_host_names_may_be_listed():
+    hosts = {**JOB, "JOB_WORKER_HOSTS": "a.lan,b.lan,c.lan"}
+    found = cluster.from_environment(hosts)
+    assert found.workers == ("a.lan:2222", "b.lan:2222", "c.lan:2222")
+
+
 def test_port_and_patience_can_be_set():
     more = {"JOB_WORKER_PORT": "4000", "JOB_WORKER_WAIT_SECONDS": "9"}
     found = cluster.from_environment({**JOB, **more})
@@ -73,6 +100,8 @@ def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
         ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two: it must"),
         ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0: it must"),
         ({**JOB, "JOB_WORKER_HOSTS": "train"}, r"HOSTS=train: .*\{index\}"),
+        ({**JOB, "JOB_WORKER_HOSTS": "a,b"}, "HOSTS=a,b: .*3 hosts"),
+        ({**JOB, "JOB_INDEX_OFFSET": "2"}, "0 to 2"),
         ({**JOB, "JOB_WORKER_HOSTS": ""}, r"HOSTS=: .*\{index\}"),
         ({**JOB, "JOB_WORKER_HOSTS": "a_{index}:1"}, "no HOST:PORT"),
         ({**JOB, "JOB_WORKER_PORT": "70000"}, "no HOST:PORT"),
