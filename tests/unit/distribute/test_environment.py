@@ -1,6 +1,9 @@
 """Who trains together: from the environment, or a clear no."""
 
+import contextlib
 import json
+import socket
+from concurrent import futures
 
 import pytest
 
@@ -125,3 +128,57 @@ def test_a_broken_environment_says_what_is_wrong(environment, said):
     with pytest.raises(errors.ConfigError, match=said) as caught:
         cluster.from_environment(environment)
     assert "\n" not in str(caught.value)
+
+
+def workers_on_loopback(count, seconds=30.0):
+    """Returns clusters of workers at free ports, one per worker."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+    addresses = tuple(f"127.0.0.1:{port}" for port in ports)
+    return [cluster.Cluster(addresses, i, seconds) for i in range(count)]
+
+
+def wait(one):
+    one.wait_for_others(lambda: None)
+
+
+def test_workers_wait_until_all_are_there():
+    chief, *others = workers_on_loopback(4)
+    with futures.ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(wait, one) for one in (chief, *others[:2])]
+        done, _ = futures.wait(waiting, timeout=3.0)
+        assert not done
+        waiting.append(pool.submit(wait, others[2]))
+        for one in waiting:
+            one.result(timeout=30)
+
+
+def test_a_server_of_an_earlier_attempt_is_not_a_worker():
+    chief, other = workers_on_loopback(2, seconds=2.0)
+    port = int(other.workers[1].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        assert not chief.unreachable([1])
+        with pytest.raises(errors.PeerLostError, match=r"worker 1 .* not come"):
+            wait(chief)
+
+
+def test_a_worker_names_the_chief_that_does_not_come():
+    _, other = workers_on_loopback(2, seconds=1.0)
+    with pytest.raises(errors.PeerLostError, match=r"worker 0 .* 1 s"):
+        wait(other)
+
+
+def test_one_worker_waits_for_nobody():
+    wait(workers_on_loopback(1)[0])
+
+
+def test_a_stop_ends_the_wait():
+    def stop():
+        raise errors.PreemptedError("stopped")
+
+    for one in workers_on_loopback(2):
+        with pytest.raises(errors.PreemptedError):
+            one.wait_for_others(stop)
