@@ -21,6 +21,9 @@ from job.distribute.environment import Cluster
 # Exists if and only if the NVIDIA kernel driver is loaded.
 _DRIVER = "/proc/driver/nvidia/version"
 
+# Where GKE mounts the driver's libraries, without setting a variable.
+GKE_LIBRARIES = pathlib.Path("/usr/local/nvidia/lib64")
+
 
 def create_strategy(
     *,
@@ -155,6 +158,12 @@ def _no_gpus_because() -> str:
         return (
             "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
             " or build the image's gpu target"
+        )
+    searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
+        return (
+            f"{GKE_LIBRARIES} holds the driver's libraries, as on GKE, but is"
+            " not in LD_LIBRARY_PATH; add it, as the image's gpu target does"
         )
     if not shutil.which("nvidia-smi"):
         return (
