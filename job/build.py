@@ -61,6 +61,8 @@ def create_strategy(
         require_gpus=config.distribute.require_gpus,
         all_reduce=config.distribute.all_reduce,
         cluster=cluster,
+        precision=config.precision,
+        deterministic=config.deterministic,
     )
     replicas = strategy.num_replicas_in_sync
     ranges.check_replicas(serialization.flatten(config), replicas)

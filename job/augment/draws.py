@@ -51,9 +51,7 @@ class Draws:
 
     def uniform(self, purpose: int, columns: int = 1) -> tf.Tensor:
         """Returns float32 [b, columns], uniform over [0, 1)."""
-        drawn = uniform(
-            [self.global_batch_size, columns], self._key(purpose)
-        )
+        drawn = uniform([self.global_batch_size, columns], self._key(purpose))
         return self._mine(drawn)
 
     def beta(self, purpose: int, alpha: float) -> tf.Tensor:
