@@ -48,7 +48,7 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
     threading.excepthook = exits.exit_on_thread_error
     try:
         if flags.is_help(argv):
-            print_lines([f"{__doc__}\n{flags.help_text()}"])
+            print_lines([flags.help_text()])
             return errors.EXIT_DONE
         flags.parse(argv)
         with exits.log_unexpected_errors():

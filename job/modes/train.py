@@ -43,9 +43,6 @@ def run(
       JobError: See `errors`.
     """
     fields = serialization.flatten(config)
-    logging.info(
-        "config %s  workdir %s  seed %d", config_name, workdir, config.seed
-    )
     cluster = None
     if fields["distribute.strategy"] == "multi_worker":
         cluster = environment.from_environment(os.environ)
@@ -61,6 +58,10 @@ def run(
         summary = f"worker {cluster.index} is done; the chief has the result"
         return Outcome([summary], summary)
     else:
+        workdir.check_writable()
+        logging.info(
+            "config %s  workdir %s  seed %d", config_name, workdir, config.seed
+        )
         result = _train(
             config, workdir, stop, watchdog, cluster, upload_seconds
         )
@@ -86,7 +87,6 @@ def _train(
 ) -> dict[str, Any]:
     """Trains as the only worker or as the chief; returns the result."""
     fields = serialization.flatten(config)
-    workdir.check_writable()
     saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
     with (
         workdir.kept_up(seconds=upload_seconds),

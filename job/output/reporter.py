@@ -46,8 +46,7 @@ class Reporter:
         self._global_batch_size = global_batch_size
         self._epoch = epoch
         self._tflop = tflop
-        # Number of calls of `show`. The first one's throughput includes the
-        # compilation, so the second one gives the first estimate.
+        # Number of calls of `show`.
         self._shown = 0
 
     def show(
@@ -59,13 +58,13 @@ class Reporter:
         images_per_second: float,
     ) -> None:
         """Moves the progress bar; the second call logs the time left."""
+        self._shown += 1
         eta = self._eta(step, images_per_second)
         self.progress.update(
             step,
             f"loss {loss:.3f}  accuracy {accuracy:.1%}"
             f"  {images_per_second:,.0f} images/s  ETA {eta}",
         )
-        self._shown += 1
         if self._shown == 2:
             self.progress.line(
                 f"about {eta} left: {self._train_steps - step:,} steps at"
@@ -148,9 +147,13 @@ class Reporter:
     def _eta(self, step: int, images_per_second: float) -> str:
         """Returns the time until the last step, without the evaluations.
 
+        It is "?" after the first call, whose throughput includes compilation.
+
         Phases of a run differ in their cost per step, so the remaining time is
         in proportion to the remaining floating-point operations.
         """
+        if self._shown < 2:
+            return "?"
         cost = self._tflop(step) - self._tflop(step - 1)
         remaining = self._tflop(self._train_steps) - self._tflop(step)
         steps = remaining / cost if cost > 0 else self._train_steps - step
