@@ -18,10 +18,25 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from job.storage import files
+from job.storage import files, reader
+from job.storage.reader import Number
 from job.storage.workdir import EVENTS, METRICS
 
 _LABELS = ("step", "split")
+# Contents of a line; see `reader.Kind`.
+_KIND = {
+    "step": Number(0, whole=True),
+    "split": str,
+    "epoch?": Number(0.0),
+    "loss?": Number(null=True),
+    # The sum of float32 numbers may be slightly above 1.
+    "accuracy?": Number(0.0, 1.001),
+    "learning_rate?": Number(0.0, null=True),
+    "images_per_second?": Number(1e-9, null=True),
+    "train_tflop?": Number(0.0),
+}
+# A line per step of a run of a million steps.
+_MAX_BYTES = 2**28
 
 
 class MetricsLog:
@@ -162,15 +177,18 @@ def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics log, up to the first invalid one."""
+    return inspect(workdir).value or []
+
+
+def inspect(workdir: pathlib.Path) -> reader.Reading[list[dict[str, Any]]]:
+    """Returns the lines up to the first invalid one, and a note about that."""
     path = workdir / METRICS
-    lines = []
-    if path.exists():
-        for text in path.read_bytes().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break
-            if not isinstance(line, dict) or not {*_LABELS} <= line.keys():
-                break
-            lines.append(line)
-    return lines
+    lines: list[dict[str, Any]] = []
+    try:
+        content = reader.read_bytes(path, max_bytes=_MAX_BYTES) or b""
+        for text in content.splitlines():
+            place = f"{path}, line {len(lines) + 1}"
+            lines.append(reader.parse_json(text, _KIND, place))
+    except reader.DamagedError as error:
+        return reader.Reading(lines, str(error))
+    return reader.Reading(lines)

@@ -1,9 +1,8 @@
 """Small files that are complete or absent, also after a power cut.
 
     write_json(workdir / "a.json", value)    # atomically, or StorageError
-    read_json(workdir / "a.json")            # None if absent or damaged
 
-Imports no TensorFlow.
+`reader` reads them. Imports no TensorFlow.
 """
 
 import contextlib
@@ -22,7 +21,8 @@ from job.storage import faults
 # In containers every process has the same process id.
 _PROCESS = uuid.uuid4().hex[:12]
 
-_TRANSIENT = frozenset(
+# Errors of a network disk that is away for a moment.
+TRANSIENT = frozenset(
     {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
 )
 
@@ -80,7 +80,7 @@ def translate_errors(
     except passing:
         raise
     except translated as error:
-        transient = getattr(error, "errno", None) in _TRANSIENT
+        transient = getattr(error, "errno", None) in TRANSIENT
         kind = errors.UnavailableError if transient else errors.StorageError
         cause = (
             getattr(error, "strerror", None)

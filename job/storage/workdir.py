@@ -14,7 +14,7 @@ module spells them out:
 
     from job.storage.workdir import RESULT
 
-    files.read_json(workdir / RESULT)
+    files.write_json(workdir / RESULT, result)
 """
 
 import contextlib
