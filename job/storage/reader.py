@@ -104,18 +104,16 @@ def read_bytes(
     try:
         # A FIFO without a writer would block.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedError(f"{name} is not a regular file")
             content = b""
             if status.st_size <= max_bytes:
-                content = file.read(max_bytes + 1)
-            if max(status.st_size, len(content)) > max_bytes:
-                raise DamagedError(
-                    f"{name} has more than {max_bytes:,} bytes, the limit"
-                )
-            return content
+                with open(descriptor, "rb", closefd=False) as file:
+                    content = file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         if error.errno in _ABSENT:
             return None
@@ -126,6 +124,9 @@ def read_bytes(
         ) from None
     except ValueError as error:  # A null byte, or a lone surrogate.
         raise DamagedError(f"{name!a} is no path: {error}") from None
+    if max(status.st_size, len(content)) > max_bytes:
+        raise DamagedError(f"{name} has more than {max_bytes:,} bytes")
+    return content
 
 
 def read_json(path: pathlib.Path, kind: Kind, name: str = "") -> Any:
@@ -216,5 +217,6 @@ def _check(value: Any, kind: Kind, name: str, field: str) -> None:
 def _wrong(name: str, field: str, value: Any, expected: str) -> DamagedError:
     shown = ascii(value)
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
+    field = field if field.isprintable() else ascii(field)
     what = f"{field[:80]} is {shown}" if field else f"it is {shown}"
     return DamagedError(f"{name}: {what}; it must be {expected}")
