@@ -4,7 +4,6 @@ flags.parse(["--config=configs/stem32.py", "--workdir=runs/a"])
 config = flags.require_config()
 """
 
-import math
 import os
 import pathlib
 import re
@@ -16,12 +15,16 @@ from ml_collections import config_flags
 
 from job import errors
 from job.config import augmentation, ranges
+from job.storage import files
 from job.supervision import preemption, watchdog
 
 MODES = (
     *("train", "config", "fetch", "evaluate", "predict", "export"),
     *("ablate", "report", "benchmark", "diagnose"),
 )
+
+# The longest time of a flag; the system's waits take no more than 292 years.
+_MAX_SECONDS = 30 * 86400.0
 
 # The arguments that the parser of --config reads; `parse` fills it. Its
 # default, sys.argv, would be read while the flag is defined, where a wrong
@@ -111,14 +114,31 @@ def parse(argv: list[str]) -> None:
     """
     _ARGV[:] = argv
     try:
+        _check_config_file(flags.FLAGS.read_flags_from_files(argv))
         rest = flags.FLAGS(argv)
-    except (Exception, SystemExit) as error:
+    except errors.JobError:
+        raise
+    except BaseException as error:
         # A config file is a program: it may raise anything.
         raise errors.ConfigError(_one_line(error)) from None
     if rest[1:]:
         raise errors.ConfigError(
             f"{rest[1]!r} is not a flag; flags are --name=value, see --help"
         )
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Refuses a --config that is there and no file: a FIFO would block."""
+    for given in re.findall("^--?config[=\n](.*)$", "\n".join(argv), re.M):
+        with files.translate_errors(
+            f"--config={given}", kind=errors.ConfigError
+        ):
+            path = pathlib.Path(given.partition(":")[0])
+            if path.exists() and not path.is_file():
+                raise errors.ConfigError(
+                    f"--config={given}: it is not a regular file. Fix:"
+                    " --config=configs/quickstart.py"
+                )
 
 
 def is_help(argv: list[str]) -> bool:
@@ -166,6 +186,11 @@ def require_config() -> ml_collections.ConfigDict:
             "--config is missing; a first one is --config=configs/quickstart.py"
         )
     try:
+        if not hasattr(config, "unlock"):
+            raise errors.ConfigError(
+                f"--config={config_filename()}: get_config() returned no"
+                " ConfigDict"
+            )
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
         ranges.check(config)
@@ -204,7 +229,7 @@ def required_gpus() -> int:
     arguments replace those of the image.
     """
     given = os.environ.get("JOB_REQUIRE_GPUS", "")
-    if given and not given.isdecimal():
+    if given and not (given.isdecimal() and len(given) < 7):
         raise errors.ConfigError(
             f"JOB_REQUIRE_GPUS={given} in the environment: it must be a"
             " number of GPUs, 0 for none"
@@ -220,17 +245,18 @@ def require_workdir() -> str:
 
 
 def require_seconds(name: str, *, above: float = -1.0) -> float:
-    """Returns a flag's seconds; raises ConfigError if negative or not finite.
+    """Returns a flag's seconds; raises ConfigError if out of range.
 
     Args:
       name: Name of the flag.
       above: Exclusive lower bound.
     """
     value = flags.FLAGS[name].value
-    if not math.isfinite(value) or value < 0 or value <= above:
+    if not 0 <= value <= _MAX_SECONDS or value <= above:
         wanted = "above 0" if above >= 0 else "at least 0"
         raise errors.ConfigError(
-            f"--{name}={value:g}: it must be seconds, {wanted}"
+            f"--{name}={value:g}: it must be seconds, {wanted} and at most"
+            f" {_MAX_SECONDS:g}, a month"
         )
     return value
 
@@ -241,8 +267,13 @@ def require_heartbeat_file() -> pathlib.Path | None:
     if not value:
         return None
     path = pathlib.Path(value)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    name = f"--heartbeat_file={value}"
+    with files.translate_errors(name, kind=errors.ConfigError):
+        # A device node would be replaced by a file.
+        is_other = path.exists() and not path.is_file()
+    if is_other or not os.access(path.parent, os.W_OK | os.X_OK):
         raise errors.ConfigError(
-            f"--heartbeat_file={value}: no file can be written there"
+            f"{name}: no file can be written there. Fix: choose a path in a"
+            " folder that exists and is writable"
         )
     return path

@@ -120,7 +120,7 @@ def read_bytes(
         if error.errno in files.TRANSIENT:
             raise errors.UnavailableError(f"{name}: {error.strerror}") from None
         raise DamagedError(
-            f"{name} cannot be read: {error.strerror or error}"
+            f"{name} cannot be read: {files.explain(error)}"
         ) from None
     except ValueError as error:  # A null byte, or a lone surrogate.
         raise DamagedError(f"{name!a} is no path: {error}") from None

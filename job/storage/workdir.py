@@ -25,7 +25,7 @@ import tempfile
 from collections.abc import Iterator
 
 from job import errors
-from job.storage import Storage, disk
+from job.storage import Storage, disk, files
 from job.storage.sync import LAST_SECONDS, Mirror
 
 # Every config field of the run, resolved.
@@ -122,7 +122,7 @@ class Workdir:
                     raise errors.ConfigError(
                         f"--workdir={self}: {folder} is a file, not a folder"
                     )
-                if not os.access(folder, os.W_OK):
+                if not os.access(folder, os.W_OK | os.X_OK):
                     raise errors.ConfigError(
                         f"--workdir={self}: {folder} cannot be written to"
                     )
@@ -167,8 +167,21 @@ def open_workdir(name: str) -> Iterator[Workdir]:
       ConfigError: The name is neither.
       StorageError: The bucket cannot be read.
     """
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # TensorFlow refuses such a path.
+        raise errors.ConfigError(
+            f"--workdir={name}: the name is not UTF-8. Fix: choose another one"
+        ) from None
     if "://" not in name:
-        yield Workdir(name, pathlib.Path(os.path.expanduser(name)))
+        local = pathlib.Path(os.path.expanduser(name))
+        with files.translate_errors(
+            f"--workdir={name}",
+            passing=(FileNotFoundError, NotADirectoryError),
+            kind=errors.ConfigError,
+        ), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (local / CONFIG).stat()
+        yield Workdir(name, local)
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(

@@ -35,9 +35,11 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     name = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"
-    line = f"{name}: {error}"
+    # The message may quote a file name or a damaged file.
+    line = errors.printable(f"{name}: {' '.join(str(error).split())}")
     # In one write: other threads may write at the same time.
-    sys.stderr.write(f"{line}\n")
+    with contextlib.suppress(OSError):  # The reader has left.
+        sys.stderr.write(f"{line}\n")
     termination.write(error.exit_code, line)
     return error.exit_code
 

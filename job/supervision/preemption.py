@@ -75,7 +75,8 @@ class StopRequest:
         thread.start()
         self._installed = True
         self.listen()
-        if parent := os.environ.pop(PARENT_VARIABLE, ""):
+        parent = os.environ.pop(PARENT_VARIABLE, "")
+        if parent.isdecimal() and len(parent) < 20:
             self._end_with(int(parent))
 
     def _end_with(self, parent: int) -> None:
