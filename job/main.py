@@ -41,7 +41,6 @@ from job.modes import (
     report,
     train,
 )
-from job.storage import files
 from job.storage import workdir as workdirs
 from job.supervision import exits, preemption, termination, watchdog
 
@@ -59,7 +58,7 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
             print_lines([f"{__doc__}\n{flags.help_text()}"])
             return errors.EXIT_DONE
         flags.parse(argv)
-        with exits.log_unexpected_errors():
+        with exits.translate_errors():
             logging.use_absl_handler()
             logging.set_verbosity(logging.INFO)
             stop.grace_seconds = flags.require_seconds(
@@ -69,11 +68,6 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
             print_lines(outcome.output)
     except errors.JobError as error:
         return exits.report_error(error, stop)
-    except OSError as error:
-        if not error.filename and error.errno not in files.FULL:
-            raise
-        cause = f"{error.filename or 'a file'}: {files.explain(error)}"
-        return exits.report_error(errors.StorageError(cause), stop)
     summary = outcome.summary or f"--mode={flags.MODE.value}"
     termination.write(errors.EXIT_DONE, f"done: {summary}")
     return errors.EXIT_DONE

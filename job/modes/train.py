@@ -1,5 +1,6 @@
 """`--mode=train`: starts a run, resumes it, or reports its result."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -8,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from job.checkpoint import store
-from job.config import ranges, serialization
+from job.config import ranges, run_config, serialization
 from job.distribute import environment
 from job.modes import Outcome
 from job.output import results
@@ -86,14 +87,23 @@ def _train(
     """Trains as the only worker or as the chief; returns the result."""
     fields = serialization.flatten(config)
     workdir.check_writable()
-    saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
-    with (
-        workdir.kept_up(seconds=upload_seconds),
-        restarts.counted(
-            workdir.local, max(saved, default=-1), workdir.file(STARTS)
-        ),
-    ):
-        workdir.push()  # The count, before anything ends this attempt.
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            run_config.claimed(workdir, config, lambda: stop.has_saved)
+        )
+        saved = checkpoints.committed_steps()
+        stack.enter_context(
+            workdir.kept_up(
+                seconds=upload_seconds, is_owner=lambda: stop.has_saved
+            )
+        )
+        stack.enter_context(
+            restarts.counted(
+                workdir.local, max(saved, default=-1), workdir.file(STARTS)
+            )
+        )
+        workdir.push(STARTS)  # Before anything ends this attempt.
         watchdog.start()
         stop.check()
         startup.import_tensorflow()

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from job import errors
 from job.storage import files, reader
 from job.storage.reader import Number
 from job.storage.workdir import EVENTS, METRICS
@@ -78,9 +79,12 @@ class MetricsLog:
         self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
-        for old in events.glob("*.tfevents.*"):
-            old.unlink(missing_ok=True)
-        self._events = tf.summary.create_file_writer(str(events))
+        if events.is_symlink():  # Files of another run may lie behind it.
+            raise errors.StorageError(f"{events} is a link. Fix: remove it")
+        with self._writing_events():
+            for old in events.glob("*.tfevents.*"):
+                old.unlink(missing_ok=True)
+            self._events = tf.summary.create_file_writer(str(events))
         self._write_run_metadata()
         for line in kept:
             self._write_event(line)

@@ -22,7 +22,7 @@ from job.storage.workdir import RESULT
 
 # A resume may change these fields, so the config's fingerprint leaves them
 # out; a run that asks for other values asks for another result all the same.
-_ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
+ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
 
 _ANY = Number(0.0, null=True)
 _COUNT = Number(0, whole=True)
@@ -144,7 +144,7 @@ def summarize(
         "planned_steps": planned_steps,
         "ended": ended,
         "config_hash": resume.fingerprint(fields),
-        "config": {name: fields[name] for name in _ASKED},
+        "config": {name: fields[name] for name in ASKED},
     }
 
 
@@ -189,6 +189,6 @@ def finished(
     same = (
         result.get("config_hash") == resume.fingerprint(saved)
         and not resume.differences(saved, fields)
-        and result.get("config") == {name: fields[name] for name in _ASKED}
+        and result.get("config") == {name: fields[name] for name in ASKED}
     )
     return result if same else None

@@ -118,8 +118,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
       value: Value of JSON types. Numbers that are not finite become null,
         because JSON has none.
     """
+    write_atomically(path, encode_json(value))
+
+
+def encode_json(value: Any) -> bytes:
+    """Returns the bytes that `write_json` writes."""
     text = json.dumps(finite(value), indent=2, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    return text.encode() + b"\n"
 
 
 def finite(value: Any) -> Any:

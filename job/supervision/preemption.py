@@ -48,12 +48,14 @@ class StopRequest:
       grace_seconds: Time from the signal until the process is killed.
       saved: Description of the saved state, for the last line of the log. Code
         that commits a checkpoint updates it.
+      has_saved: Whether this process has committed a checkpoint.
     """
 
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
         self.requested = False
         self.grace_seconds = grace_seconds
         self.saved = "before the first step of this start; nothing is lost"
+        self.has_saved = False
         self._signal = ""
         self._since = math.inf
         self._leaving = threading.Lock()
@@ -110,6 +112,11 @@ class StopRequest:
             self.requested = True
 
     def note_saved(self, step: int) -> None:
+        """Records a commit of this process."""
+        self.note_restored(step)
+        self.has_saved = True
+
+    def note_restored(self, step: int) -> None:
         """Records the newest committed step for the last line of the log."""
         self.saved = (
             f"all is saved up to step {step}"

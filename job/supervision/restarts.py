@@ -66,7 +66,6 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         ),
         "end": _NO_WORD,
     }
-    existed = workdir.exists()
     with files.translate_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     _write(workdir, [*starts, this])
@@ -77,10 +76,9 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         _write(workdir, [*starts, this])
         raise
     except errors.JobError:
-        _write(workdir, starts)
-        if not existed:
-            with contextlib.suppress(OSError):  # Something is in it.
-                workdir.rmdir()
+        # A full disk must not hide the error.
+        with contextlib.suppress(OSError, errors.StorageError):
+            _write(workdir, starts)
         raise
     except BaseException as error:
         this["end"] = f"{type(error).__name__}: {error}"[:200]

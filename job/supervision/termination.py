@@ -49,8 +49,10 @@ def open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number.
-    sys.stdin = sys.stdin or open(0, closefd=False)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    if not sys.stdin:
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    if not sys.stdout:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
         # File names may have bytes that no encoding has.
         sys.stdout.reconfigure(errors="backslashreplace")
