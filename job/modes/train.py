@@ -1,5 +1,6 @@
 """`--mode=train`: starts a run, resumes it, or reports its result."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
@@ -9,7 +10,7 @@ import ml_collections
 from absl import logging
 
 from job.checkpoint import store
-from job.config import ranges, serialization
+from job.config import ranges, run_config, serialization
 from job.distribute import environment
 from job.modes import Outcome
 from job.output import results
@@ -87,14 +88,24 @@ def _train(
 ) -> dict[str, Any]:
     """Trains as the only worker or as the chief; returns the result."""
     fields = serialization.flatten(config)
-    saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
-    with (
-        workdir.kept_up(seconds=upload_seconds),
-        restarts.counted(
-            workdir.local, max(saved, default=-1), workdir.file(STARTS)
-        ),
-    ):
-        workdir.push()  # The count, before anything ends this attempt.
+    workdir.check_writable()
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            run_config.claimed(workdir, config, lambda: stop.has_saved)
+        )
+        saved = checkpoints.committed_steps()
+        stack.enter_context(
+            workdir.kept_up(
+                seconds=upload_seconds, is_owner=lambda: stop.has_saved
+            )
+        )
+        stack.enter_context(
+            restarts.counted(
+                workdir.local, max(saved, default=-1), workdir.file(STARTS)
+            )
+        )
+        workdir.push(STARTS)  # Before anything ends this attempt.
         watchdog.start()
         stop.check()
         startup.import_tensorflow()
