@@ -14,6 +14,8 @@ DATA ?=
 # Image files for `make predict`.
 INPUT ?=
 given = $(filter command line environment,$(origin $(1)))
+# Workdirs for `make compare`.
+RUNS ?=
 # A plan of configs/ablations.py.
 PLAN ?= ladder
 PLAN_DIR = $(if $(call given,WORKDIR),$(WORKDIR),runs/$(PLAN))
@@ -41,7 +43,7 @@ help: ## list the targets
 	  /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables'
 	@echo '  CONFIG=NAME[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y"'
-	@echo '  SET=cpu|gpu PYTHON=python3.12 INPUT=FILE|DIR|gs://... PLAN=NAME'
+	@echo '  SET=cpu|gpu PYTHON=python3.12 INPUT=FILE|DIR|gs://... PLAN=NAME RUNS=A,B'
 	@echo '  OVERLAY= NAME= IMAGE= GPUS= NODES= BUCKET= COMPONENTS= (image and cluster)'
 
 ##@ Train
@@ -65,6 +67,12 @@ evaluate: $(READY) ## score the newest checkpoint (WORKDIR=)
 .PHONY: report
 report: $(READY) ## write WORKDIR/report.html or an ablation's comparison
 	$(RUN) -m job.main --mode=report --workdir=$(WORKDIR) $(ARGS)
+
+.PHONY: compare
+compare: $(READY) ## compare runs on one page (RUNS=A,B)
+	$(RUN) -m job.main --mode=report \
+	  --workdir=$(if $(call given,WORKDIR),$(WORKDIR),runs/compare) \
+	  --runs=$(or $(RUNS),$(error RUNS is missing. Fix: RUNS=runs/a,runs/b)) $(ARGS)
 
 .PHONY: diagnose
 diagnose: $(READY) ## explain a low accuracy of a config or a run (WORKDIR=)

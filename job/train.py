@@ -30,6 +30,7 @@ from job.storage import Storage, files
 from job.storage.workdir import (
     AUGMENTATION,
     CONFIG,
+    FAILURE,
     PREDICTIONS,
     REPORT,
     RESULT,
@@ -165,7 +166,7 @@ def prepare_workdir(
     files.write_json(workdir / CONFIG, serialization.to_json(config))
     if history.step < plan.train_steps:
         # A result that exists is that of a shorter run.
-        for name in (RESULT, REPORT, PREDICTIONS):
+        for name in (RESULT, REPORT, PREDICTIONS, FAILURE):
             (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
         metrics.put_back(workdir, history.record)

@@ -180,10 +180,11 @@ def run_plan(
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
-            files.write_json(
-                where / FAILURE,
-                {"exit_code": code, "command": shlex.join(command)},
-            )
+            failure = files.read_json(where / FAILURE)  # The run's own.
+            if not isinstance(failure, dict):
+                failure = {"exit_code": code}
+            failure["command"] = shlex.join(command)
+            files.write_json(where / FAILURE, failure)
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
