@@ -3,8 +3,8 @@
     run = read(pathlib.Path("runs/a"))
     run.of("test", "accuracy")         # epochs, accuracies
 
-Reads the small files and the newest manifest; each may be absent. Imports no
-TensorFlow.
+Reads the small files and the newest checkpoint's header; each may be absent.
+Imports no TensorFlow.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ def read(
             f"--workdir={name or workdir}: no {CONFIG} of a run in it"
         )
     checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
-    newest = checkpoints.newest_manifest()
+    newest = checkpoints.newest_header()
     result = files.read_json(workdir / RESULT)
     picture = workdir / AUGMENTATION
     return Run(

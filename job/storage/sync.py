@@ -78,8 +78,7 @@ class Mirror:
         there = {entry.name for entry in self._bucket.find()}
         self._folder.mkdir(parents=True, exist_ok=True)
         for name in sorted(there & self._pulled):
-            (content,) = self._bucket.read(name)
-            (self._folder / name).write_bytes(content)
+            (self._folder / name).write_bytes(self._bucket.read(name))
             self._sent[name] = self._stamp(self._folder / name)
 
     @contextlib.contextmanager
