@@ -107,7 +107,9 @@ class Header:
                 "format": FORMAT,
                 "step": self.step,
                 "run": self.run,
-                "tensors": {n: vars(tensor) for n, tensor in self.tensors.items()},
+                "tensors": {
+                    n: vars(tensor) for n, tensor in self.tensors.items()
+                },
                 "writer": self.writer,
             }
         )
@@ -262,9 +264,12 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
             values = np.frombuffer(block, np.uint8)
             view[start : start + len(block)] = values
             start += len(block)
-            if tensor.dtype == "F32" and not np.isfinite(
-                values[: len(block) // 4 * 4].view("<f4")
-            ).all():
+            if (
+                tensor.dtype == "F32"
+                and not np.isfinite(
+                    values[: len(block) // 4 * 4].view("<f4")
+                ).all()
+            ):
                 raise InvalidCheckpointError(f"{name} is not finite")
         if f"{checksum:08x}" != tensor.crc32c or start != tensor.size:
             raise InvalidCheckpointError(f"{name} has another crc32c")

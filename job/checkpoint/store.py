@@ -390,7 +390,9 @@ class CheckpointStore:
     def _read_header(self, entry: Entry) -> Header:
         try:
             with self._storage.open(
-                entry.name, timeout=_CALL_SECONDS, range_bytes=_HEADER_RANGE_BYTES
+                entry.name,
+                timeout=_CALL_SECONDS,
+                range_bytes=_HEADER_RANGE_BYTES,
             ) as file:
                 return format_lib.read_header(file, entry.size)
         except FileNotFoundError:

@@ -175,6 +175,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         self.body = self.receive(int(self.headers["content-length"] or 0))
+        if self.body is None:
+            self.drop()
+            return
         time.sleep(self.state.latency_seconds)
         url = urllib.parse.urlsplit(self.path)
         self.query = dict(urllib.parse.parse_qsl(url.query))
@@ -207,13 +210,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             else:
                 self.send(status, content, headers)
 
-    def receive(self, size: int) -> bytes:
-        """Reads a request's body, as fast as the limit of a stream allows."""
-        if not self.state.stream_bytes_per_second:
-            return self.rfile.read(size)
+    def receive(self, size: int) -> bytes | None:
+        """Reads a request's body, as fast as the limit of a stream allows.
+
+        Returns:
+          The body; None if the client ends before.
+        """
         received, start = bytearray(), time.monotonic()
         while len(received) < size:
-            received += self.rfile.read(min(2**20, size - len(received)))
+            piece = self.rfile.read(min(2**20, size - len(received)))
+            if not piece:
+                return None
+            received += piece
             self.pace(len(received), start)
         return bytes(received)
 
@@ -279,11 +287,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.state.buckets.setdefault(name, {})
             return 200, json.dumps({"name": name}).encode(), {}
         bucket = self.bucket(self.parts[4])
+        if len(self.parts) == 5:
+            fields = {"name": self.parts[4], "location": "US"}
+            return 200, json.dumps(fields).encode(), {}
         if len(self.parts) == 6:
             return self.listing(bucket)
         name = "/".join(self.parts[6:])
         if self.command == "POST" and self.parts[-1] == "compose":
             return self.compose(bucket, "/".join(self.parts[6:-1]))
+        if "copyTo" in self.parts:
+            return self.copy(bucket)
         if name not in bucket:
             raise _RefusalError(404, f"No such object: {name}")
         if self.command == "DELETE":
@@ -307,6 +320,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def finish_resumable(self) -> tuple[int, bytes, dict]:
         upload = self.state.uploads[self.query["upload_id"]]
+        if (
+            "answer" in upload
+        ):  # The answer was lost, and the client asks again.
+            return upload["answer"]
         # A request that is repeated begins where the first one did.
         if match := re.match(
             r"bytes (\d+)-", self.headers.get("content-range", "")
@@ -321,9 +338,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         hashes = self.headers.get("x-goog-hash", "")
         if match := re.search(r"crc32c=([^,]+)", hashes):
             upload["fields"].setdefault("crc32c", match[1])
-        return self.store(
+        upload["answer"] = self.store(
             bucket, upload["fields"], bytes(upload["content"]), upload["query"]
         )
+        upload["content"].clear()
+        return upload["answer"]
 
     def store(
         self, bucket: dict, fields: dict, content: bytes, query=None
@@ -353,6 +372,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         content = b"".join(bucket[part["name"]].content for part in parts)
         return self.store(bucket, {"name": name}, content)
 
+    def copy(self, bucket: dict) -> tuple[int, bytes, dict]:
+        middle = self.parts.index("copyTo")
+        source = "/".join(self.parts[6:middle])
+        target = "/".join(self.parts[middle + 4 :])
+        if source not in bucket:
+            raise _RefusalError(404, f"No such object: {source}")
+        blob = bucket[source]
+        self.check_generation(
+            blob,
+            {"ifGenerationMatch": self.query.get("ifSourceGenerationMatch")},
+        )
+        fields = {"name": target, "metadata": blob.metadata}
+        return self.store(bucket, fields, blob.content)
+
     def download(self, bucket: dict, name: str) -> tuple[int, bytes, dict]:
         if name not in bucket:
             raise _RefusalError(404, f"No such object: {name}")
@@ -363,8 +396,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "X-Goog-Stored-Content-Length": str(len(blob.content)),
         }
         damaged = self.fault and self.fault.kind == "corrupt"
-        content = flip_bit(blob.content) if damaged else blob.content
-        return 200, content, headers
+        content, status = blob.content, 200
+        if match := re.fullmatch(
+            r"bytes=(\d+)-(\d*)", self.headers.get("range", "")
+        ):
+            first, last = int(match[1]), int(match[2] or len(content))
+            if first >= len(content):
+                raise _RefusalError(416, "Range not satisfiable.")
+            content, status = content[first : last + 1], 206
+            last = first + len(content) - 1
+            headers["Content-Range"] = (
+                f"bytes {first}-{last}/{len(blob.content)}"
+            )
+        return status, flip_bit(content) if damaged else content, headers
 
     def listing(self, bucket: dict) -> tuple[int, bytes, dict]:
         names = sorted(
