@@ -4,8 +4,8 @@
     header = read_header(file, size)
     tensors = read_tensors(file, header)
 
-A file is the length of its header (8 bytes, little-endian), the header, which is
-JSON, and the tensors in C order. `safetensors.numpy.load_file` reads it:
+A file is the length of its header (8 bytes, little-endian), a JSON header, and
+the tensors in C order. `safetensors.numpy.load_file` reads it; see
 https://github.com/huggingface/safetensors#format. That format has no checksums.
 So `__metadata__` holds one JSON string, with a crc32c of each tensor, and the
 crc32c of this string:
