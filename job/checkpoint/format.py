@@ -217,10 +217,10 @@ def _parse(content: bytes) -> Header:
     if version != FORMAT or type(step) is not int or step < 0:
         raise ValueError
     for name, kind in _RUN_TYPES.items():
-        value = run.get(name, kind() if isinstance(kind, type) else 0)
-        if not isinstance(value, kind):
+        if name in run and not isinstance(run[name], kind):
             raise ValueError
-        if kind is list and not all(isinstance(item, dict) for item in value):
+    for name in ("rollbacks", "starts"):
+        if not all(isinstance(item, dict) for item in run.get(name, [])):
             raise ValueError
     return Header(
         step,
