@@ -25,21 +25,54 @@ def run(
     workdir_name: str | None,
     stop: StopRequest,
     *,
-    command: str = "",
-    output_format: str = "table",
+    keras_model: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    command: str | None = None,
+    output_format: str | None = "table",
 ) -> Outcome:
-    """Returns the findings on a config or a run.
+    """Returns the findings on a config, a run or a Keras model.
 
     Args:
-      config: Checked config. If None, the workdir's.
+      config: Checked config. If None, the workdir's. With a Keras model it
+        names the data set; None stands for no data set.
       workdir_name: Workdir of a run. If None, `config` alone is diagnosed.
       stop: Stop request, polled between two checks.
-      command: Command of a run of `config`, without a workdir.
-      output_format: json, or table for text.
+      keras_model: Path of a .keras file. If None, there is no Keras model.
+      images: Path of a .npy file of images for the model, for a data set.
+      labels: Path of a .npy file of their labels.
+      command: Command of a run of `config`. If None, no command is shown.
+      output_format: json, or any other value for text.
 
     Raises:
       ConfigError: There is nothing to diagnose, or the arguments conflict.
+      DataError: A file is absent, damaged or not what it should be.
     """
+    if bool(images) != bool(labels):
+        raise errors.ConfigError("--images and --labels belong together")
+    if keras_model and workdir_name:
+        raise errors.ConfigError(
+            f"--keras_model={keras_model}: not a part of a run. Fix: leave"
+            " --workdir out"
+        )
+    if keras_model:
+        startup.import_tensorflow()
+        from job.diagnose import diagnosis
+
+        model, x, y = (
+            pathlib.Path(os.path.expanduser(name or ""))
+            for name in (keras_model, images, labels)
+        )
+        report = diagnosis.diagnose_model(
+            model,
+            stop,
+            config=config,
+            images=x if images else None,
+            labels=y if labels else None,
+        )
+        return _show(report, output_format)
+    if images:
+        raise errors.ConfigError(f"--images={images}: --keras_model is missing")
     if config is None and not workdir_name:
         raise errors.ConfigError(
             "--mode=diagnose needs --config, --workdir or --keras_model"
@@ -56,50 +89,13 @@ def run(
         from job.diagnose import diagnosis
 
         with startup.translate_out_of_memory(serialization.flatten(config)):
-            report = diagnosis.diagnose(config, workdir, stop, command=command)
+            report = diagnosis.diagnose(
+                config, workdir, stop, command=command or ""
+            )
     return _show(report, output_format)
 
 
-def run_model(
-    keras_model: str,
-    stop: StopRequest,
-    *,
-    config: ml_collections.ConfigDict | None = None,
-    images: str | None = None,
-    labels: str | None = None,
-    output_format: str = "table",
-) -> Outcome:
-    """Returns the findings on a Keras model.
-
-    Args:
-      keras_model: Path of a .keras file.
-      stop: Stop request, polled between two checks.
-      config: Config that names the data. None if there is no data set.
-      images: Path of a .npy file of images, instead of a data set.
-      labels: Path of a .npy file of their labels.
-      output_format: json, or table for text.
-
-    Raises:
-      ConfigError: Only one of `images` and `labels` is given.
-      DataError: A file is absent, damaged or not what it should be.
-    """
-    if bool(images) != bool(labels):
-        raise errors.ConfigError("--images and --labels belong together")
-    startup.import_tensorflow()
-    from job.diagnose import diagnosis
-
-    model, x, y = (
-        pathlib.Path(os.path.expanduser(name)) if name else None
-        for name in (keras_model, images, labels)
-    )
-    assert model is not None
-    report = diagnosis.diagnose_model(
-        model, stop, config=config, images=x, labels=y
-    )
-    return _show(report, output_format)
-
-
-def _show(report: "Report", output_format: str) -> Outcome:
+def _show(report: "Report", output_format: str | None) -> Outcome:
     from job.diagnose import finding
 
     if output_format == "json":
