@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import textwrap
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -302,14 +303,16 @@ def config_filename() -> str:
     return flags.FLAGS["config"].config_filename
 
 
-def diagnose_arguments() -> dict[str, str | None]:
+def diagnose_arguments() -> dict[str, Any]:
     """Returns the arguments of `modes.diagnose.run` that flags alone set."""
-    command = None
+    command = []
     if CONFIG.value:
         changed = config_flags.get_override_values(flags.FLAGS["config"])
-        fields = [f" --config.{name}={each}" for name, each in changed.items()]
-        command = f"python -m job.main --config={config_filename()}"
-        command += f"{''.join(fields)} --workdir=runs/fixed"
+        command = [
+            *("python", "-m", "job.main", f"--config={config_filename()}"),
+            *(f"--config.{name}={each}" for name, each in changed.items()),
+            "--workdir=runs/fixed",
+        ]
     return {
         "keras_model": KERAS_MODEL.value,
         "images": IMAGES.value,

@@ -24,7 +24,7 @@ _TIME_CONSTANTS = 10
 
 
 def check_batch_norm(
-    *, batch_norm: bool, pretrained: bool, learns: bool | None
+    *, batch_norm: bool, pretrained: bool, learns: bool | None, rate: float
 ) -> Finding | None:
     """Looks for a deep network that is trained without batch normalization.
 
@@ -33,6 +33,7 @@ def check_batch_norm(
       pretrained: Whether it starts from weights that were trained without.
       learns: Whether a probe learned one batch; see `probes.check_learning`.
         None if no probe was run.
+      rate: Usual learning rate with batch normalization.
     """
     if batch_norm or pretrained:
         return None
@@ -46,7 +47,10 @@ def check_batch_norm(
         "Batch normalization is missing",
         f"0 normalization layers after 13 convolutions; {seen[learns]}",
         costs.NO_BATCH_NORM,
-        flags=("--config.model.batch_norm=true",),
+        flags=(
+            "--config.model.batch_norm=true",
+            f"--config.optimizer.peak_learning_rate={rate:g}",
+        ),
     )
 
 
@@ -147,7 +151,7 @@ def check_large_head(
         f" million in the convolutions, on a feature map of {size} x {size}",
         costs.LARGE_HEAD,
         flags=(
-            "--config.model.head_units='()'",
+            "--config.model.head_units=()",
             "--config.model.dropout=0",
             "--config.model.head_pooling=avg",
         ),

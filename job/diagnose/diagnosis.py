@@ -47,7 +47,7 @@ def diagnose(
     stop: StopRequest,
     *,
     seconds: float = _SECONDS,
-    command: str = "",
+    command: Sequence[str] = (),
 ) -> Report:
     """Looks for known mistakes in a config, and in its run if there is one.
 
@@ -62,7 +62,8 @@ def diagnose(
       stop: Stop request, polled after each check.
       seconds: Seconds of all probes together, by `budget.clock`. Checks that
         exceed them are skipped.
-      command: Command of a run of this config, for the one with all fixes.
+      command: Arguments of the command that trains this config, for the one
+        with all fixes.
 
     Raises:
       JobError: The data or the weights cannot be loaded.

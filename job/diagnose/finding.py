@@ -7,6 +7,7 @@ Needs no TensorFlow.
 """
 
 import dataclasses
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -104,7 +105,10 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def combine_flags(findings: Iterable[Finding]) -> list[str]:
-    """Returns the flags of all findings, the first value of each field.
+    """Returns the flags of all findings, the last value of each field.
+
+    A later fix builds on the earlier ones: with batch normalization, a network
+    takes the learning rate that was too high without.
 
     Args:
       findings: Findings in the order of their costs.
@@ -112,7 +116,7 @@ def combine_flags(findings: Iterable[Finding]) -> list[str]:
     flags: dict[str, str] = {}
     for found in findings:
         for flag in found.flags:
-            flags.setdefault(flag.partition("=")[0], flag)
+            flags[flag.partition("=")[0]] = flag
     return sorted(flags.values(), key=lambda f: not f.startswith("--config="))
 
 
@@ -124,7 +128,7 @@ def to_text(report: Report) -> str:
     if report.summary:
         parts.append(_wrap(report.summary))
     for number, found in enumerate(report.findings, start=1):
-        fix = found.fix or " ".join(found.flags)
+        fix = found.fix or shlex.join(found.flags)
         parts.append(f"\nFinding {number}: {found.title} [{found.check}]")
         parts.append(_line("Evidence", found.evidence))
         parts.append(_line("Cost", found.cost.text()))
@@ -182,7 +186,7 @@ def to_json(report: Report) -> dict[str, Any]:
             "cost_points": found.cost.points
             if found.cost.points is None or found.cost.points >= NOISE
             else None,
-            "fix": found.fix or " ".join(found.flags),
+            "fix": found.fix or shlex.join(found.flags),
             "flags": list(found.flags),
         }
         for found in report.findings

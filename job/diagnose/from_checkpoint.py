@@ -108,6 +108,7 @@ def check_checkpoint(
                 steps=step,
                 epochs=epochs,
                 width=config.model.width,
+                train_images=config.data.train_images,
                 frozen=not any(
                     group.unfreeze_step is not None
                     for name, group in plan.groups.items()

@@ -60,6 +60,9 @@ def check_fields(
             batch_norm=fields["model.batch_norm"],
             pretrained=pretrained,
             learns=learns,
+            rate=recipe.rule_of_thumb(
+                optimizer=optimizer, global_batch_size=batch_size
+            ),
         ),
         "frozen_base": architecture.check_frozen_base(
             input_size=fields["model.input_size"], frozen=frozen
@@ -74,6 +77,7 @@ def check_fields(
             epochs=train_steps * batch_size / FULL_EPOCH,
             steps=train_steps,
             width=fields["model.width"],
+            train_images=fields["data.train_images"],
             frozen=frozen,
             synthetic=synthetic,
         ),

@@ -13,7 +13,7 @@ from typing import Any
 from job.diagnose import costs
 from job.diagnose.finding import Finding
 from job.diagnose.probes import guessing_loss
-from job.diagnose.recipe import light_augmentation
+from job.diagnose.recipe import light_augmentation, longer_run
 
 # A mean over thousands of images this close to the loss of guessing is not an
 # accident.
@@ -183,6 +183,7 @@ def check_underfit(
     steps: int,
     epochs: float,
     width: float,
+    train_images: int,
     frozen: bool,
 ) -> Finding | None:
     """Looks for a run that ended before it had learned its training images.
@@ -194,6 +195,7 @@ def check_underfit(
       steps: Number of steps so far.
       epochs: The same in epochs of 50,000 images.
       width: Multiplier of the filters.
+      train_images: Number of training images that are used. 0 for all.
       frozen: Whether only the head is trained.
     """
     gap = 100 * (plain_accuracy - test_accuracy)
@@ -210,9 +212,8 @@ def check_underfit(
         f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
         f" 50,000; {costs.expected_accuracy(width, epochs)}",
         costs.UNDERFIT,
-        flags=(
-            f"--config.epochs={max(8, 2 * math.ceil(epochs))}",
-            "--config.steps=0",
+        flags=longer_run(
+            max(8, 2 * math.ceil(epochs)), train_images=train_images
         ),
     )
 

@@ -289,7 +289,13 @@ def check_over_augmentation(
 
 
 def check_budget(
-    *, epochs: float, steps: int, width: float, frozen: bool, synthetic: bool
+    *,
+    epochs: float,
+    steps: int,
+    width: float,
+    train_images: int,
+    frozen: bool,
+    synthetic: bool,
 ) -> Finding | None:
     """Looks for a run that ends before a network can have learned.
 
@@ -297,6 +303,7 @@ def check_budget(
       epochs: Length of the run in epochs of 50,000 images.
       steps: Number of steps of the run.
       width: Multiplier of the filters.
+      train_images: Number of training images that are used. 0 for all.
       frozen: Whether only the head is trained.
       synthetic: Whether the images are synthetic, which are learned faster.
     """
@@ -308,8 +315,19 @@ def check_budget(
         f"{steps:,} steps show as many images as {epochs:.2g} epochs of all"
         f" 50,000; {costs.expected_accuracy(width, epochs)}",
         costs.UNDERFIT,
-        flags=("--config.epochs=8", "--config.steps=0"),
+        flags=longer_run(8, train_images=train_images),
     )
+
+
+def longer_run(epochs: int, *, train_images: int) -> tuple[str, ...]:
+    """Returns the flags of a longer run on all images.
+
+    Args:
+      epochs: Number of epochs.
+      train_images: Number of training images that are used now. 0 for all.
+    """
+    flags = (f"--config.epochs={epochs}", "--config.steps=0")
+    return (*flags, "--config.data.train_images=0") if train_images else flags
 
 
 def decay_per_step(

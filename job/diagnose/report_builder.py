@@ -7,9 +7,9 @@
 The budget covers all probes together; see `budget.clock`.
 """
 
-import re
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from job.diagnose import budget, finding
 from job.diagnose.finding import Finding, Report
@@ -84,16 +84,16 @@ class ReportBuilder:
         """Returns the budget of the next probe, by `budget.clock`."""
         return min(_PROBE_SECONDS, max(0.0, self._end - budget.clock()))
 
-    def report(self, command: str = "") -> Report:
+    def report(self, command: Sequence[str] = ()) -> Report:
         """Returns the report, findings in the order of their costs.
 
         Args:
-          command: Command to which the flags of all findings are added.
+          command: Arguments of a command that gets the flags of all findings.
         """
         findings = finding.in_order(f for f in self._found.values() if f)
         flags = finding.combine_flags(findings)
-        if flags and flags[0].startswith("--config="):
-            command = re.sub(r" --config=\S+", "", command)
+        changed = {flag.partition("=")[0] for flag in flags}
+        kept = [a for a in command if a.partition("=")[0] not in changed]
         return Report(
             findings=findings,
             passed=[name for name, found in self._found.items() if not found],
@@ -101,5 +101,5 @@ class ReportBuilder:
             facts=self.facts,
             seconds=time.perf_counter() - self._start,
             summary=self.summary,
-            command=" ".join([command, *flags]) if command and flags else "",
+            command=shlex.join([*kept, *flags]) if kept and flags else "",
         )

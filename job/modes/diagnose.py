@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import ml_collections
@@ -28,7 +29,7 @@ def run(
     keras_model: str | None = None,
     images: str | None = None,
     labels: str | None = None,
-    command: str | None = None,
+    command: Sequence[str] = (),
     output_format: str | None = "table",
 ) -> Outcome:
     """Returns the findings on a config, a run or a Keras model.
@@ -41,7 +42,8 @@ def run(
       keras_model: Path of a .keras file. If None, there is no Keras model.
       images: Path of a .npy file of images for the model, for a data set.
       labels: Path of a .npy file of their labels.
-      command: Command of a run of `config`. If None, no command is shown.
+      command: Arguments of the command that trains `config`. If empty, no
+        command is shown.
       output_format: json, or any other value for text.
 
     Raises:
@@ -89,9 +91,7 @@ def run(
         from job.diagnose import diagnosis
 
         with startup.translate_out_of_memory(serialization.flatten(config)):
-            report = diagnosis.diagnose(
-                config, workdir, stop, command=command or ""
-            )
+            report = diagnosis.diagnose(config, workdir, stop, command=command)
     return _show(report, output_format)
 
 

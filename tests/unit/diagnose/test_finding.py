@@ -29,11 +29,11 @@ def test_report_lists_findings_in_the_order_of_their_costs():
     json.dumps(content)
 
 
-def test_first_finding_decides_on_a_field_and_a_config_comes_first():
+def test_last_finding_decides_on_a_field_and_a_config_comes_first():
     cost = finding.Cost(None, "s")
     found = [
         finding.Finding("a", "a", "1", cost, flags=("--config.x=1",)),
         finding.Finding("b", "b", "1", cost, flags=("--config.x=2",)),
         finding.Finding("c", "c", "1", cost, flags=("--config=b.py",)),
     ]
-    assert finding.combine_flags(found) == ["--config=b.py", "--config.x=1"]
+    assert finding.combine_flags(found) == ["--config=b.py", "--config.x=2"]

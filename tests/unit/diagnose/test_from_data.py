@@ -92,7 +92,7 @@ def test_files_of_python_objects_and_damaged_files_are_refused(tmp_path):
     np.save(objects, np.array([{}], dtype=object))
     damaged.write_bytes(b"\x93NUMPY")
     for path in (objects, damaged, tmp_path / "absent.npy"):
-        with pytest.raises(errors.DataError, match="--images=.*Fix:"):
+        with pytest.raises(errors.DataError, match=r"--images=.*Fix:"):
             from_data.load_array(path, "images")
     np.save(damaged, LABELS)
     assert from_data.load_array(damaged, "labels").shape == (2000,)

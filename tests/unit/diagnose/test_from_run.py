@@ -80,6 +80,7 @@ def test_underfitting_is_found_and_says_what_the_budget_reaches():
             lines,
             plain_accuracy=accuracy,
             test_accuracy=accuracy - 0.05,
+            train_images=4000,
             frozen=False,
             **options,
         )

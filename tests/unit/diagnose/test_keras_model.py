@@ -98,7 +98,7 @@ def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
 )
 def test_answers_of_a_model_give_its_mistake_away(check, faulty, find):
     found = find(faulty())
-    assert list(found)[0] == check
+    assert next(iter(found)) == check
     assert_finding(found[check], check)
 
 
@@ -231,7 +231,7 @@ def test_model_without_training_and_one_with_nan_end_there(find):
     assert_finding(found, "not_trained")
     dense = model.layers[-1]
     dense.set_weights([weight * np.nan for weight in dense.get_weights()])
-    assert list(find(model))[0] == "diverged"
+    assert next(iter(find(model))) == "diverged"
 
 
 def test_dropout_penalty_and_augmentation_can_be_too_strong():

@@ -26,12 +26,14 @@ def test_finding_replaces_none_of_the_same_check(builder):
 
 def test_command_has_all_fixes_and_one_config(builder):
     builder.add("a", FOUND)
-    command = builder.report("python --config=a.py --workdir=b").command
+    given = ["python", "--config=a.py", "--config.x=2", "--workdir=b"]
+    command = builder.report(given).command
     assert command == "python --config=a.py --workdir=b --config.x=1"
-    flags = ("--config=c.py",)
+    flags = ("--config=c.py", "--config.y=()")
     builder.add("b", dataclasses.replace(FOUND, check="b", flags=flags))
-    command = builder.report("python --config=a.py --workdir=b").command
-    assert command == "python --workdir=b --config=c.py --config.x=1"
+    command = builder.report(given).command
+    assert command.startswith("python --workdir=b --config=c.py")
+    assert "'--config.y=()'" in command
 
 
 def test_check_is_skipped_only_if_it_was_not_added(builder):
