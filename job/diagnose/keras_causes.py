@@ -69,7 +69,7 @@ def check_rate(
             return
     elif accuracy is None:
         own, other = trial.loss(recipe.rate), trial.loss(better)
-        if other < LEARNED or own >= other:
+        if (other < LEARNED or own >= other) and not is_far:
             return
         seen += (
             f". In 100 steps of a new copy, the loss falls by {other:.2f} at"
@@ -81,7 +81,8 @@ def check_rate(
             trial.accuracy(rate, images, test.labels)
             for rate in (recipe.rate, better)
         )
-        if other < own + 3:
+        # Outside of all rates that are known to work, the rule decides.
+        if other < own + (-3 if is_far else 3):
             return
         seen += (
             f". After 40 more steps the accuracy is {other:.1f}% at {better:g}"

@@ -95,9 +95,11 @@ def find_reading(
                 hits[reading] = classes == labels
         return max(hits, key=lambda reading: hits[reading].mean())
 
+    usual = usual_reading(model)
     best = score(own_reading(scale) for scale in SCALES)
-    plain = best
-    scales = [best.scale]
+    if not is_better(hits[best], hits[usual]):
+        best = usual
+    plain, scales = best, [best.scale]
     if 100 * hits[best].mean() < 100 / num_classes + _UNDERSTOOD:
         scales = list(SCALES)
     others = [
@@ -105,12 +107,10 @@ def find_reading(
         for scale in scales
         for layout in LAYOUTS
     ]
-    best = score(
-        [*others, dataclasses.replace(best, bgr=not best.bgr)],
-    )
+    best = score([*others, dataclasses.replace(best, bgr=not best.bgr)])
     best = score([dataclasses.replace(best, bgr=not best.bgr)])
     if 100 * hits[best].mean() < 100 / num_classes + _KNOWN:
-        return usual_reading(model)
+        return usual
     return best if is_better(hits[best], hits[plain]) else plain
 
 
