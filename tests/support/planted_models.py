@@ -269,7 +269,7 @@ def _of(function, **options):
 
 
 _L2 = keras.regularizers.L2
-_SHORT = {"count": 1000, "epochs": 2}
+_SHORT = {"count": 500, "epochs": 2}
 _BASE = {**_SHORT, "needs_weights": True}
 
 CASES = (
@@ -401,7 +401,7 @@ CASES = (
         _of(vgg16, size=64),
         unit,
         size=64,
-        count=500,
+        count=300,
         epochs=2,
         needs_weights=True,
     ),
@@ -451,7 +451,7 @@ CASES = (
         raw,
         one_hot,
         "categorical_crossentropy",
-        count=500,
+        count=300,
         epochs=2,
         needs_weights=True,
     ),

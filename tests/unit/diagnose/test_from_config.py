@@ -60,7 +60,7 @@ def check_fields(config, changes, *, replicas=1):
         pytest.param(
             "learning_rate",
             (STEM, {"optimizer.peak_learning_rate": 4.0}),
-            (STEM, {"optimizer.peak_learning_rate": 1.5}),
+            (STEM, {"optimizer.peak_learning_rate": 1.0}),
             id="learning_rate-high",
         ),
         pytest.param(
