@@ -24,7 +24,8 @@ be used alone, in a notebook.
       keras_recipe     loss, outputs and learning rate
       keras_layers     activations, normalization, regularization, frozen base
       keras_outputs    pixels and classes as the model knows them
-      keras_trial      copies of the model, trained for a few steps
+      keras_causes     what copies of the model show that train:
+        keras_trial      the copies
     from_data        images and labels of the user
     layers, scoring, pixels, budget
                      layers, outputs, readings of pixels, cost of a probe

@@ -8,7 +8,7 @@ They need neither TensorFlow nor data.
 from collections.abc import Sequence
 
 from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # Number of convolutions and filters of each block.
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -42,11 +42,9 @@ def check_batch_norm(
         False: "a probe did not learn one batch",
         None: "no probe was run",
     }
-    return Finding(
+    return mistake(
         "no_batch_norm",
-        "Batch normalization is missing",
         f"0 normalization layers after 13 convolutions; {seen[learns]}",
-        costs.NO_BATCH_NORM,
         flags=(
             "--config.model.batch_norm=true",
             f"--config.optimizer.peak_learning_rate={rate:g}",
@@ -73,16 +71,14 @@ def check_replica_batch(
     if not batch_norm or size >= _SMALL_BATCH:
         return None
     flag = f"--config.global_batch_size={2 * _SMALL_BATCH * replicas}"
-    return Finding(
+    return mistake(
         "replica_batch",
-        "Batch normalization over too few images",
         f"{size} images share their statistics ({global_batch_size} per step,"
         f" {replicas} replicas); below {_SMALL_BATCH} these are noise",
-        costs.SMALL_REPLICA_BATCH,
-        flag + " or --config.distribute.sync_batch_norm=true"
+        fix=flag + " or --config.distribute.sync_batch_norm=true"
         if replicas > 1
         else "",
-        (flag,),
+        flags=(flag,),
     )
 
 
@@ -103,13 +99,11 @@ def check_batch_norm_momentum(
         or time_constants >= _TIME_CONSTANTS
     ):
         return None
-    return Finding(
+    return mistake(
         "batch_norm_momentum",
-        "The moving statistics are too slow for a run of this length",
         f"momentum {momentum:g} over {steps} steps: {time_constants:.1f} time"
         f" constants of the {_TIME_CONSTANTS} needed; {momentum**steps:.0%} of"
         " the statistics are still the initial ones",
-        costs.BATCH_NORM_MOMENTUM,
         flags=(f"--config.model.batch_norm_momentum={_FAST_MOMENTUM}",),
     )
 
@@ -144,12 +138,10 @@ def check_large_head(
         features = units
     if head <= convolutions:
         return None
-    return Finding(
+    return mistake(
         "large_head",
-        "The head has more weights than the convolutions",
         f"{head / 1e6:.1f} million in the head, {convolutions / 1e6:.1f}"
         f" million in the convolutions, on a feature map of {size} x {size}",
-        costs.LARGE_HEAD,
         flags=(
             "--config.model.head_units=()",
             "--config.model.dropout=0",
@@ -168,12 +160,11 @@ def check_frozen_base(*, input_size: int, frozen: bool) -> Finding | None:
     if not frozen:
         return None
     size = input_size // 32
-    return Finding(
+    return mistake(
         "frozen_base",
-        "The whole base is frozen",
         f"0 of 13 convolutions train; at {input_size} pixels the last feature"
         f" map is {size} x {size}",
-        costs.frozen_base(input_size),
+        cost=costs.frozen_base(input_size),
         flags=("--config=configs/transfer.py",),
     )
 
@@ -191,11 +182,10 @@ def check_preprocessing(
     """
     if not pretrained or preprocessing == "caffe":
         return None
-    return Finding(
+    return mistake(
         "preprocessing",
-        "The pixels are not those that ImageNet's weights expect",
         f"preprocessing {preprocessing}; the weights expect BGR from 0 to 255"
         " less ImageNet's mean",
-        costs.PREPROCESSING,
+        cost=costs.PREPROCESSING,
         flags=("--config.model.preprocessing=auto",),
     )

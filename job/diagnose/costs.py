@@ -87,51 +87,25 @@ def expected_accuracy(width: float, epochs: float) -> str:
 
 # Mistakes of a Keras model.
 DIVERGED_MODEL = unknown("NaN * 0 is NaN: no further step helps", 100)
-NOT_TRAINED = unknown("new weights guess", 99)
-OUTPUT_UNITS = unknown("labels are class numbers from 0", 95)
-OUTPUT_ACTIVATION = unknown("keras.io: losses take probabilities or logits", 91)
-LOSS = unknown("keras #3098, #3396", 92)
-FROM_LOGITS = unknown("keras #16906, tf #14405", 90)
-INITIAL_WEIGHTS = unknown("equal units get equal gradients", 89)
-ACTIVATION = unknown("Glorot & Bengio 2010", 75)
-REGULARIZATION = unknown("what is not learned cannot generalize", 60)
 SHUFFLED_LABELS = unknown("tf #62460: 10% while the loss falls", 70)
 NOT_SHUFFLED = unknown("tf #36626, #45197", 70)
 RATE_OF_MODEL = unknown("docs/results.md, naive_rates", 45)
-MEMORIZED = unknown("docs/diagnose.md", 12)
-UNSCALED = unknown("LeCun et al. 1998, Efficient BackProp, 4.3", 10)
 DEEP_RATE = _difference("naive_rates", **{"adam_3e-4": 60.16, "adam_1e-3": 9.0})
 
 # Mistakes of a config or a run.
-STUCK = unknown("docs/results.md, naive_rates", 80)
-NO_BATCH_NORM = unknown(
-    "da2so/DA2Lite: VGG16 93.22 with, 90.83 without, trained long", 20
-)
-CONSTANT_RATE = unknown("configs/stem32.py falls to 0", 5)
 NO_WARMUP = _difference("baseline_search", warmup=80.44, no_warmup=79.36)
-UNDERFIT = unknown("docs/results.md, budgets", 30)
-LARGE_HEAD = unknown("docs/results.md, ladder", 2)
 NO_AUGMENTATION = unknown("more the longer a run is", 1.5)
 NO_AUGMENTATION_SYNTHETIC = _difference(
     "quickstart", quickstart=96.60, no_augmentation=94.50
 )
 OVER_AUGMENTED = _difference("over", label_smoothing=80.56, strong=70.18)
-SMALL_REPLICA_BATCH = unknown("Wu & He 2018, arXiv:1803.08494, figure 1", 5)
-BATCH_NORM_STATISTICS = unknown("keras PR #9965, #11590, #7177", 30)
-BATCH_NORM_MOMENTUM = unknown("moving statistics that lag behind", 3)
-WEIGHT_DECAY = unknown("Keras' decay is decoupled, PyTorch's is not", 2)
 RATE_TOO_LOW = Cost(
     39.40,
     "docs/diagnose.md: label_smoothing 80.56, at a hundredth of the rate 41.16",
 )
 RATE_TOO_HIGH = unknown("FluxML/model-zoo #220, geifmany/cifar-vgg #3", 45)
 OVERFIT_ONE_BATCH = unknown("32 images should be learned in 40 steps", 40)
-DEAD_RELUS = unknown("kuangliu/pytorch-cifar #28, mxnet #1968", 35)
-LABELS = unknown("tf #62460: 10% while the loss falls", 96)
-IMBALANCE = unknown("CIFAR-10 has 5,000 images of each class", 4)
 PREPROCESSING = Cost(
     8.01,
     "docs/diagnose.md: 65.54 as the weights expect, 57.53 divided by 255",
 )
-DIVERGED = unknown("pytorch-nin-cifar10 #1, tf #90686", 85)
-FIRST_LOSS = unknown("keras-applications #93, cifar.torch #20", 8)

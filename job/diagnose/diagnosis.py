@@ -242,9 +242,6 @@ def check_run(
             batch_norm=config.model.batch_norm,
         ),
     )
-    builder.add("best_epoch", from_run.check_best_epoch(lines, result))
-    if scores := from_run.describe_scores(lines):
-        builder.facts["accuracy"] = scores
     from_checkpoint.check_checkpoint(
         builder, config, plan, data, workdir, lines
     )

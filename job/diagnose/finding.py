@@ -7,8 +7,10 @@ Needs no TensorFlow.
 """
 
 import dataclasses
+import pathlib
 import shlex
 import textwrap
+import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +19,11 @@ from typing import Any
 NOISE = 1.2
 
 _WIDTH = 88
+
+# Title, fix, source and rank of each mistake, by the name of its check.
+MISTAKES: dict[str, dict[str, Any]] = tomllib.loads(
+    pathlib.Path(__file__).with_name("mistakes.toml").read_text("utf-8")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +77,36 @@ class Finding:
     cost: Cost
     fix: str = ""
     flags: tuple[str, ...] = ()
+
+
+def mistake(
+    check: str,
+    evidence: str,
+    *,
+    title: str = "",
+    cost: Cost | None = None,
+    fix: str = "",
+    flags: tuple[str, ...] = (),
+) -> Finding:
+    """Returns a finding with the title, cost and fix of mistakes.toml.
+
+    Args:
+      check: Name of the check, a table of the file.
+      evidence: Number of this run or model that shows the mistake.
+      title: Title, if not that of the file.
+      cost: Cost, if not that of the file.
+      fix: Fix, if not that of the file.
+      flags: Flags of the job that fix it, instead of the file's fix.
+    """
+    entry = MISTAKES[check]
+    return Finding(
+        check,
+        title or entry["title"],
+        evidence,
+        cost or Cost(None, entry["source"], entry["rank"]),
+        fix or ("" if flags else entry["fix"]),
+        flags,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

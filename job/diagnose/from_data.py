@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job import errors
-from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 from job.diagnose.pixels import SCALES, Reading, own_reading
 
 _Array = npt.NDArray
@@ -150,12 +149,8 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
         num_classes = int(labels.max()) + 1
     found = None
     if wrong:
-        found = Finding(
-            "labels",
-            "The labels are not what the loss takes",
-            f"{'; '.join(wrong)} ({len(y):,} labels)",
-            costs.LABELS,
-            fix,
+        found = mistake(
+            "labels", f"{'; '.join(wrong)} ({len(y):,} labels)", fix=fix
         )
     return Labels(labels.astype(np.int64), num_classes, found)
 
@@ -172,11 +167,8 @@ def check_balance(labels: _Array, *, num_classes: int) -> Finding | None:
     chance = _DEVIATIONS * (len(labels) / num_classes) ** 0.5
     if most <= _IMBALANCE * fewest or most - fewest <= chance:
         return None
-    return Finding(
+    return mistake(
         "balance",
-        "The classes differ in size",
         f"class {counts.argmax()} has {most:,} images, class"
         f" {counts.argmin()} has {fewest:,}",
-        costs.IMBALANCE,
-        "as many images of each class, or class_weight in model.fit",
     )

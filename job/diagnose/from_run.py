@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 from job.diagnose.probes import guessing_loss
 from job.diagnose.recipe import light_augmentation, longer_run
 
@@ -28,8 +28,6 @@ _GAP = 10.0
 _LEARNED, _UNDERFIT_GAP = 0.9, 3.0
 # Accuracy on training images, 0 to 1, below which a run has not learned them.
 _UNDERFIT = 0.7
-# Difference of two accuracies, 0 to 1, that may be due to rounding.
-_ROUNDING = 5e-5
 # Points of accuracy lost by the moving statistics that are not noise.
 _STATISTICS = 10.0
 # Fraction of the planned steps from which a run may be judged to underfit.
@@ -73,12 +71,11 @@ def check_metrics_stuck(
     last = [line["loss"] for line in train[-3:]]
     if any(abs(loss - chance) > _STUCK for loss in last):
         return None
-    return Finding(
+    return mistake(
         "stuck_at_chance",
-        f"The loss stays at ln {num_classes}: the run does not learn",
         f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
         f" guessing gives ln {num_classes} = {chance:.4f}",
-        costs.STUCK,
+        title=f"The loss stays at ln {num_classes}: the run does not learn",
         flags=(
             "--config.model.batch_norm=true",
             "--config.model.init=he_fan_out",
@@ -111,13 +108,7 @@ def check_diverged(
     flags = [f"--config.optimizer.peak_learning_rate={rate / 10:.2g}"]
     if not batch_norm:
         flags.append("--config.optimizer.clip_norm=1")
-    return Finding(
-        "diverged",
-        "The run diverged",
-        "; ".join(seen),
-        costs.DIVERGED,
-        flags=tuple(flags),
-    )
+    return mistake("diverged", "; ".join(seen), flags=tuple(flags))
 
 
 def check_gap(
@@ -139,13 +130,12 @@ def check_gap(
     )
     if augmented:
         flags = ("--config.augment.preset=strong", "--config.epochs=100")
-    return Finding(
+    return mistake(
         "memorized",
-        "The network has memorized its training images"
-        + ("" if augmented else ", and augmentation is off"),
         f"accuracy {100 * train_accuracy:.1f} on training images,"
         f" {100 * test_accuracy:.1f} on others: a gap of {gap:.1f} points",
-        costs.MEMORIZED,
+        title="The network has memorized its training images"
+        + ("" if augmented else ", and augmentation is off"),
         flags=flags,
     )
 
@@ -165,12 +155,11 @@ def check_over_augmented(
     gap = 100 * (plain_accuracy - test_accuracy)
     if len(heavy) < 2 or plain_accuracy >= _LEARNED or gap > _UNDERFIT_GAP:
         return None
-    return Finding(
+    return mistake(
         "over_augmentation",
-        "Too much augmentation: the training images are not learned either",
         f"accuracy {100 * plain_accuracy:.1f} on plain training images,"
         f" {100 * test_accuracy:.1f} on others, with {', '.join(heavy)}",
-        costs.OVER_AUGMENTED,
+        cost=costs.OVER_AUGMENTED,
         flags=light_augmentation(heavy),
     )
 
@@ -206,82 +195,14 @@ def check_underfit(
     seen += f" {100 * test_accuracy:.1f} on others after {steps:,} steps"
     if len(train) > 2 and train[-1] > train[-len(train) // 3] + 0.01:
         seen += ", and the training accuracy was still rising"
-    return Finding(
+    return mistake(
         "underfit",
-        "The run underfits: it has not learned its training images",
         f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
         f" 50,000; {costs.expected_accuracy(width, epochs)}",
-        costs.UNDERFIT,
         flags=longer_run(
             max(8, 2 * math.ceil(epochs)), train_images=train_images
         ),
     )
-
-
-def scored_lines(lines: Sequence[_Line]) -> list[_Line]:
-    """Returns the lines of evaluations, on test or validation images.
-
-    Args:
-      lines: Complete lines of metrics.jsonl.
-    """
-    return [line for line in lines if line["split"] in ("test", "validation")]
-
-
-def check_best_epoch(
-    lines: Sequence[_Line], result: Mapping[str, Any]
-) -> Finding | None:
-    """Looks for a reported accuracy that is the best one, not the last one.
-
-    Args:
-      lines: Complete lines of metrics.jsonl.
-      result: Content of result.json. Empty if the run has not ended.
-    """
-    tests = [line for line in lines if line["split"] == "test"]
-    reported = result.get("test_accuracy")
-    if reported is None or len(tests) < 2:
-        return None
-    last = max(tests, key=lambda line: line["step"])
-    best = max(tests, key=lambda line: line["accuracy"])
-    # The last step may have been evaluated again, in batches of another size.
-    if reported <= last["accuracy"] + _ROUNDING:
-        return None
-    if abs(reported - best["accuracy"]) > _ROUNDING:
-        return None
-    points = 100 * (reported - last["accuracy"])
-    return Finding(
-        "best_epoch",
-        "The reported accuracy was chosen on the test images",
-        f"reported {100 * reported:.2f}, which is step {best['step']:,}; the"
-        f" last step, {last['step']:,}, has {100 * last['accuracy']:.2f}",
-        costs.of_this_model(points, "the reported figure is too high by it"),
-        "report the last epoch, or choose by"
-        " --config.data.validation_fraction=0.1",
-    )
-
-
-def describe_scores(lines: Sequence[_Line]) -> str:
-    """Describes the last and the best evaluation of each split.
-
-    Args:
-      lines: Complete lines of metrics.jsonl.
-
-    Returns:
-      Text for a person. Empty if there was no evaluation.
-    """
-    scored = scored_lines(lines)
-    if not scored:
-        return ""
-    parts = []
-    for split in dict.fromkeys(line["split"] for line in scored):
-        of_split = [line for line in scored if line["split"] == split]
-        last = max(of_split, key=lambda line: line["step"])
-        best = max(of_split, key=lambda line: line["accuracy"])
-        parts.append(
-            f"{split}: last {100 * last['accuracy']:.2f} (epoch"
-            f" {last['epoch']:g}), best {100 * best['accuracy']:.2f} (epoch"
-            f" {best['epoch']:g})"
-        )
-    return "; ".join(parts)
 
 
 def check_running_moments(
@@ -298,13 +219,10 @@ def check_running_moments(
     points = 100 * (by_batch - by_running)
     if points < _STATISTICS:
         return None
-    return Finding(
+    return mistake(
         "running_moments",
-        "The moving statistics of batch normalization do not fit",
         f"accuracy {100 * by_running:.1f} with the moving statistics,"
         f" {100 * by_batch:.1f} with those of the batch, on the same {images}"
         " images",
-        costs.of_this_model(points, "keras PR #9965, tf #46488"),
-        "BatchNormalization(momentum=0.9), and training=True in a training"
-        " loop of your own",
+        cost=costs.of_this_model(points, "keras PR #9965, tf #46488"),
     )

@@ -9,13 +9,12 @@ import numpy as np
 
 from job.data.dataset import Split
 from job.diagnose import (
-    costs,
     keras_outputs,
     keras_recipe,
     layers,
     scoring,
 )
-from job.diagnose.finding import Finding
+from job.diagnose.finding import mistake
 from job.diagnose.keras_recipe import Recipe
 from job.diagnose.keras_trial import LEARNED, Trial
 from job.diagnose.pixels import Reading
@@ -125,21 +124,15 @@ def explain_guessing(
     seen = "every image gets another answer, right by chance only"
     if only is not None:
         seen = f"nearly all of {len(outputs)} images are class {only} to it"
-    cost, name = costs.SHUFFLED_LABELS, "at_chance"
-    title = "The model guesses"
-    fix = "compare images and labels of the training by eye, then the"
-    fix += " learning rate and the scale of the pixels"
+    name = "at_chance"
     falls = None
     if trial.is_possible:
         assert recipe.rate is not None
         falls = trial.loss(recipe.rate)
         seen += f"; a new copy's loss falls by {falls:.2f} in 100 steps"
     if only == num_classes - 1 and certain:
-        name, title = "not_shuffled", "The training images were not shuffled"
-        cost = costs.NOT_SHUFFLED
+        name = "not_shuffled"
         seen += "; it is the last class, so the last images were of that class"
-        fix = "model.fit(..., shuffle=True), or a shuffle buffer as large as"
-        fix += " the data set"
     elif falls is not None and falls >= LEARNED:
         twice = 1.0
         if usual.scale == "raw":
@@ -148,10 +141,8 @@ def explain_guessing(
             seen += f", by {twice:.2f} if its pixels are divided by 255 before"
             builder.add("scaled_twice", keras_outputs.scaled_twice(seen))
             return
-        name, title = "shuffled_labels", "The labels do not fit the images"
+        name = "shuffled_labels"
         seen += ": network and learning rate can learn these images"
-        fix = "shuffle images and labels by the same permutation, and compare"
-        fix += " some of them by eye"
     elif falls is not None:
         for factor in (0.1, 0.01, 10.0):
             rate = (recipe.rate or 0.0) * factor
@@ -162,4 +153,4 @@ def explain_guessing(
                 )
                 builder.add("learning_rate", found)
                 return
-    builder.add(name, Finding(name, title, seen, cost, fix))
+    builder.add(name, mistake(name, seen))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from job.diagnose import costs, layers
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # crc32c of the block1_conv1 kernel of keras.applications' VGG16, float32
 # [3, 3, 3, 64]. A model that has it has ImageNet's weights.
@@ -51,14 +51,12 @@ def check_finite(model: keras.Model) -> Finding | None:
     ]
     if not bad:
         return None
-    return Finding(
+    return mistake(
         "diverged",
-        "The weights are not finite: the training diverged",
         f"{len(bad)} of {len(model.variables)} variables have NaN or infinity,"
         f" the first is {bad[0].path}",
-        costs.DIVERGED_MODEL,
-        "a tenth of the learning rate, clipnorm=1.0 in the optimizer, and"
-        " pixels divided by 255",
+        title="The weights are not finite: the training diverged",
+        cost=costs.DIVERGED_MODEL,
     )
 
 
@@ -73,13 +71,10 @@ def check_trained(model: keras.Model, steps: int | None) -> Finding | None:
         return None
     frozen = [v for v in model.variables if v.path.endswith("bias")]
     zeros = sum(not np.any(np.asarray(bias)) for bias in frozen)
-    return Finding(
+    return mistake(
         "not_trained",
-        "The model has not been trained",
         f"its optimizer has made 0 steps, and {zeros} of {len(frozen)} bias"
         " vectors are 0",
-        costs.NOT_TRAINED,
-        "model.fit before model.save, on this same model object",
     )
 
 
@@ -97,15 +92,12 @@ def check_frozen_base(model: keras.Model, *, imagenet: bool) -> Finding | None:
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     what = "" if imagenet else ", and its weights are not ImageNet's VGG16"
     height = model.inputs[0].shape[1] or 32
-    return Finding(
+    return mistake(
         "frozen_base",
-        "The whole base is frozen",
         f"0 of {len(found)} convolutions train, only {trained:,} weights of"
         f" the head do; at {height} pixels the last feature maps have"
         f" {size} x {size}{what}",
-        costs.frozen_base(height),
-        "after some epochs of the head: base.trainable = True, compile again"
-        " with Adam(1e-5) or SGD(1e-3, momentum=0.9), and continue",
+        cost=costs.frozen_base(height),
     )
 
 
@@ -139,13 +131,7 @@ def check_activations(model: keras.Model) -> Finding | None:
         title = "The hidden layers saturate"
         seen = f"{count} hidden layers have sigmoid or tanh, whose gradients"
         seen += " vanish one after another"
-    return Finding(
-        "activation",
-        title,
-        seen,
-        costs.ACTIVATION,
-        'activation="relu" in all layers but the last',
-    )
+    return mistake("activation", seen, title=title)
 
 
 def check_initial_weights(model: keras.Model) -> Finding | None:
@@ -163,13 +149,10 @@ def check_initial_weights(model: keras.Model) -> Finding | None:
     ]
     if not equal:
         return None
-    return Finding(
+    return mistake(
         "initial_weights",
-        "Filters are all equal",
         f"in {len(equal)} of {len(kernels)} layers, such as {equal[0].name},"
         " all units have the same weights and learn the same",
-        costs.INITIAL_WEIGHTS,
-        'kernel_initializer="he_normal"',
     )
 
 
@@ -185,13 +168,10 @@ def check_frozen_batch_norm(model: keras.Model) -> Finding | None:
     ]
     if not frozen:
         return None
-    return Finding(
+    return mistake(
         "frozen_batch_norm",
-        "Batch normalization is frozen and does nothing",
         f"{len(frozen)} of {len(found)} layers are not trainable, with mean 0"
         " and variance 1 as they were created",
-        costs.BATCH_NORM_STATISTICS,
-        "layer.trainable = True for layers that have no statistics yet",
     )
 
 
@@ -229,14 +209,7 @@ def check_regularization(
     seen = ""
     if train_accuracy is not None:
         seen = f"; the training images are not learned ({train_accuracy:.1f}%)"
-    return Finding(
-        "regularization",
-        "Regularization is too strong",
-        f"{', '.join(found[:3])}{seen}",
-        costs.REGULARIZATION,
-        "dropout of 0.5 at most, L2 of 5e-4, rotations of 15 degrees and"
-        " shifts of 0.1",
-    )
+    return mistake("regularization", f"{', '.join(found[:3])}{seen}")
 
 
 # Checks of the layers alone, by name.

@@ -123,7 +123,7 @@ def check_model(
     """
     recipe = keras_recipe.read_recipe(model)
     imagenet = keras_layers.has_imagenet_weights(model, imagenet_kernel)
-    check_description(
+    keras_recipe.check_description(
         builder, model, recipe, num_classes=num_classes, imagenet=imagenet
     )
     trial = None
@@ -172,55 +172,6 @@ def _count(model: keras.Model) -> int:
     """Returns the number of images of a sample, by the cost of the model."""
     count = int(_WORK / max(1, layers.multiply_adds(model)))
     return min(_MOST, max(_FEWEST, count))
-
-
-def check_description(
-    builder: ReportBuilder,
-    model: keras.Model,
-    recipe: Recipe,
-    *,
-    num_classes: int,
-    imagenet: bool,
-) -> None:
-    """Checks what the file tells without an image.
-
-    Args:
-      builder: Collector of the findings.
-      model: Model of images.
-      recipe: How it was compiled.
-      num_classes: Number of classes.
-      imagenet: Whether the model has ImageNet's filters.
-    """
-    units = int(model.outputs[0].shape[-1])
-    activation = layers.output_activation(model)
-    for name, check in keras_layers.CHECKS.items():
-        builder.add(name, check(model))
-    builder.add("not_trained", keras_layers.check_trained(model, recipe.steps))
-    builder.add(
-        "output_units",
-        keras_recipe.check_output_units(units, num_classes=num_classes),
-    )
-    builder.add(
-        "frozen_base", keras_layers.check_frozen_base(model, imagenet=imagenet)
-    )
-    builder.add(
-        "output_activation", keras_recipe.check_output_activation(activation)
-    )
-    if not recipe.optimizer:
-        builder.skip(
-            "the model is not compiled with a loss and optimizer of Keras",
-            *("loss", "from_logits", "learning_rate", "weight_decay"),
-        )
-        return
-    builder.facts["training"] = (
-        f"{recipe}, {recipe.steps or 0:,} steps, loss"
-        f" {recipe.loss or 'of its own'}"
-    )
-    builder.add(
-        "loss",
-        keras_recipe.check_loss(recipe, activation=activation, units=units),
-    )
-    builder.add("weight_decay", keras_recipe.check_decoupled_decay(recipe))
 
 
 def check_answers(
@@ -318,7 +269,9 @@ def check_answers(
         seen = accuracy(
             scoring.classes_of(outputs_in(test, given)), test.labels
         )
-        findings["input_scale"] = _input_scale(reading, given, score, seen)
+        findings["input_scale"] = keras_outputs.check_input_scale(
+            reading, given, score, seen
+        )
     if train_score is not None:
         findings["memorized"] = keras_outputs.check_memorized(
             train=train_score, test=score, head=layers.head_fraction(model)
@@ -334,22 +287,6 @@ def check_answers(
         builder.add(name, found)
     check_activity(builder, model, recipe, test, reading, order)
     return score
-
-
-def _input_scale(
-    reading: Reading, given: Reading, best: float, seen: float
-) -> Finding | None:
-    """Compares the pixels that a model is given with those that it expects."""
-    if best - seen < 5:
-        return None
-    return Finding(
-        "input_scale",
-        "The model is given pixels on another scale than it was trained on",
-        f"{seen:.1f}% on the pixels given, {given}; {best:.1f}% on {reading}",
-        costs.of_this_model(best - seen, "on these images"),
-        "the same scaling in training and in use, best as the first layer of"
-        " the model, keras.layers.Rescaling",
-    )
 
 
 def _summarize(

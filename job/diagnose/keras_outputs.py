@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from job.data.dataset import Split
 from job.diagnose import costs, layers, scoring
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 from job.diagnose.pixels import LAYOUTS, SCALES, Reading, own_reading
 
 _Array = npt.NDArray
@@ -132,23 +132,16 @@ def check_reading(
         "pixel_layout": None,
     }
     if reading.layout:
-        found["pixel_layout"] = Finding(
-            "pixel_layout",
-            "The model was trained on scrambled images",
-            seen,
-            cost,
-            "images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1) for files that"
-            " store the channels first; then train again",
-        )
+        found["pixel_layout"] = mistake("pixel_layout", seen, cost=cost)
     elif reading.bgr != own_reading(reading.scale).bgr:
         order = "BGR" if reading.bgr else "RGB"
-        found["channel_order"] = Finding(
+        found["channel_order"] = mistake(
             "channel_order",
-            f"The model was trained on {order} images",
             seen,
-            cost,
-            "image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) after cv2.imread,"
-            " in training and in use"
+            title=f"The model was trained on {order} images",
+            cost=cost,
+            fix="cv2.cvtColor(image, cv2.COLOR_BGR2RGB) after cv2.imread, in"
+            " training and in use"
             if reading.bgr
             else "keras.applications.vgg16.preprocess_input, then train again",
         )
@@ -186,28 +179,21 @@ def check_scaling(
             f" {len(rescales)} Rescaling layers divide them again"
         )
     elif imagenet and reading.scale != "caffe" and not scales_itself:
-        findings["preprocessing"] = Finding(
+        findings["preprocessing"] = mistake(
             "preprocessing",
-            "The pixels are not those that ImageNet's weights expect",
             f"the model knows most images as {reading}; ImageNet's VGG16 was"
             f" trained on {own_reading('caffe')} (0 to 255 before that)",
-            costs.PREPROCESSING,
-            "x = keras.applications.vgg16.preprocess_input(x) in training and"
-            " in use, on pixels from 0 to 255",
+            cost=costs.PREPROCESSING,
         )
     elif (
         reading.scale == "raw"
         and not scales_itself
         and not layers.is_normalized(model)
     ):
-        findings["unscaled_pixels"] = Finding(
+        findings["unscaled_pixels"] = mistake(
             "unscaled_pixels",
-            "The pixels are not scaled",
             "the model knows most images with pixels from 0 to 255, and 0 of"
             f" its {len(found)} layers scale or normalize them",
-            costs.UNSCALED,
-            "keras.layers.Rescaling(1 / 255) as the first layer, then train"
-            " again",
         )
     return findings
 
@@ -218,12 +204,26 @@ def scaled_twice(seen: str) -> Finding:
     Args:
       seen: Evidence.
     """
-    return Finding(
-        "scaled_twice",
-        "The pixels are scaled twice",
-        seen,
-        costs.UNSCALED,
-        "leave x / 255 out, or the Rescaling layer; then train again",
+    return mistake("scaled_twice", seen)
+
+
+def check_input_scale(
+    reading: Reading, given: Reading, best: float, seen: float
+) -> Finding | None:
+    """Compares the pixels that a model is given with those that it expects.
+
+    Args:
+      reading: Reading in which the model knows most images.
+      given: Reading in which the user gives them to the model.
+      best: Accuracy in the model's reading, in %.
+      seen: Accuracy in the user's reading, in %.
+    """
+    if best - seen < 5:
+        return None
+    return mistake(
+        "input_scale",
+        f"{seen:.1f}% on the pixels given, {given}; {best:.1f}% on {reading}",
+        cost=costs.of_this_model(best - seen, "on these images"),
     )
 
 
@@ -257,14 +257,14 @@ def check_class_order(
         fix += f" {num_classes - 1}; then train again"
         fix = fix.replace("- -", "+ ")
     points = 100 * float(ordered.mean() - plain.mean())
-    return Finding(
+    return mistake(
         "class_order",
-        f"The classes of the model are {how}",
         f"{100 * plain.mean():.1f}% of {len(labels)} images are recognized as"
         f" they are labelled, {100 * ordered.mean():.1f}% with the classes"
         f" {how}",
-        costs.of_this_model(points, "with its classes in order"),
-        fix,
+        title=f"The classes of the model are {how}",
+        cost=costs.of_this_model(points, "with its classes in order"),
+        fix=fix,
     )
 
 
@@ -280,15 +280,10 @@ def check_memorized(
     """
     if train - test < _GAP:
         return None
-    return Finding(
+    return mistake(
         "memorized",
-        "The model has memorized its training images",
         f"{train:.1f}% on training images, {test:.1f}% on others; {head:.0%}"
         " of its weights are in dense layers",
-        costs.MEMORIZED,
-        "GlobalAveragePooling2D in place of Flatten and large dense layers,"
-        ' RandomFlip("horizontal") and RandomTranslation(0.1, 0.1) as first'
-        " layers, and all 50,000 training images",
     )
 
 
@@ -307,17 +302,16 @@ def check_missing_classes(outputs: _Array, labels: _Array) -> Finding | None:
     missing = present[shares < _UNKNOWN]
     if len(missing) < 2 or len(missing) > len(present) - 2:
         return None
-    return Finding(
+    return mistake(
         "missing_classes",
-        f"{len(missing)} classes were not among the training images",
         f"classes {', '.join(str(each) for each in missing)} get"
         f" {shares[shares < _UNKNOWN].max() / len(present):.1%} of the"
         f" probability at most, a fair share is {1 / len(present):.0%}",
-        costs.of_this_model(
+        title=f"{len(missing)} classes were not among the training images",
+        cost=costs.of_this_model(
             100 * float(np.isin(labels, missing).mean()),
             "as many images have these labels",
         ),
-        "shuffle images and labels together before the split",
     )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose import costs, keras_layers, layers
+from job.diagnose.finding import Finding, mistake
+from job.diagnose.report_builder import ReportBuilder
 
 # Lowest and highest learning rate of published recipes and tutorials that
 # train, by optimizer. Those of SGD are for 1 / (1 - momentum) times the rate.
@@ -130,13 +131,11 @@ def check_output_units(units: int, *, num_classes: int) -> Finding | None:
     what = f"{units} outputs"
     if units == 1:
         what = "1 output, which regresses on the number of the class,"
-    return Finding(
+    return mistake(
         "output_units",
-        "The outputs are not the classes",
         f"{what} for {num_classes} classes",
-        costs.OUTPUT_UNITS,
-        f'keras.layers.Dense({num_classes}, activation="softmax") as the last'
-        " layer, with sparse_categorical_crossentropy",
+        fix=f'keras.layers.Dense({num_classes}, activation="softmax") as the'
+        " last layer, with sparse_categorical_crossentropy",
     )
 
 
@@ -161,15 +160,7 @@ def check_loss(
         why = "the outputs do not sum to 1"
     elif "binary" not in recipe.loss:
         why = "its gradient vanishes where softmax is certain and wrong"
-    return Finding(
-        "loss",
-        "The loss is not that of one class out of several",
-        f"{seen}; {why}",
-        costs.LOSS,
-        'activation="softmax" in the last layer, and the loss'
-        " sparse_categorical_crossentropy (categorical_crossentropy for"
-        " one-hot labels)",
-    )
+    return mistake("loss", f"{seen}; {why}")
 
 
 def check_output_activation(activation: str) -> Finding | None:
@@ -180,13 +171,11 @@ def check_output_activation(activation: str) -> Finding | None:
     """
     if activation in ("softmax", "linear", "sigmoid", "log_softmax", ""):
         return None
-    return Finding(
+    return mistake(
         "output_activation",
-        f"The last layer ends in {activation}",
         f"the activation of the last layer is {activation}; a class whose"
         " output is cut off has no gradient (1 layer)",
-        costs.OUTPUT_ACTIVATION,
-        'activation="softmax" in the last layer',
+        title=f"The last layer ends in {activation}",
     )
 
 
@@ -204,13 +193,12 @@ def check_from_logits(
         return None
     if probabilities != recipe.from_logits:
         return None
-    return Finding(
+    return mistake(
         "from_logits",
-        "Softmax twice" if probabilities else "No softmax",
         f"the outputs of an image sum to {sums[0]:.2f} to {sums[1]:.2f}, and"
         f" {recipe.loss} has from_logits={recipe.from_logits}",
-        costs.FROM_LOGITS,
-        "from_logits=False, as the last layer has a softmax"
+        title="Softmax twice" if probabilities else "No softmax",
+        fix="from_logits=False, as the last layer has a softmax"
         if probabilities
         else "from_logits=True, as the last layer has no softmax",
     )
@@ -232,13 +220,11 @@ def check_metric(
     points = claimed[name] - accuracy
     if points < 10:
         return None
-    return Finding(
+    return mistake(
         "metric",
-        "The accuracy metric is not the accuracy",
         f"{name} is {claimed[name]:.1f}% on {images} images, of which"
         f" {accuracy:.1f}% are recognized",
-        costs.of_this_model(0.0, "it flatters and costs nothing"),
-        'metrics=["accuracy"]',
+        cost=costs.of_this_model(0.0, "it flatters and costs nothing"),
     )
 
 
@@ -294,7 +280,9 @@ def learning_rate_finding(
     if deep:
         fix += ", or BatchNormalization after each convolution"
     cost = costs.DEEP_RATE if deep and high else costs.RATE_OF_MODEL
-    return Finding("learning_rate", title, f"{recipe}; {seen}", cost, fix)
+    return mistake(
+        "learning_rate", f"{recipe}; {seen}", title=title, cost=cost, fix=fix
+    )
 
 
 def check_decoupled_decay(recipe: Recipe) -> Finding | None:
@@ -310,12 +298,57 @@ def check_decoupled_decay(recipe: Recipe) -> Finding | None:
     if not recipe.momentum or not 0 < coupled < _LEAST_DECAY:
         return None
     better = recipe.weight_decay / (1 - recipe.momentum)
-    return Finding(
+    return mistake(
         "weight_decay",
-        "Keras' weight decay is set as if it were PyTorch's",
         f"weight_decay={recipe.weight_decay:g} with momentum"
         f" {recipe.momentum:g} has the effect of {coupled:.1g} in PyTorch;"
         " recipes for VGG16 have 1e-4 to 1e-3",
-        costs.WEIGHT_DECAY,
-        f"weight_decay={better:.2g}",
+        fix=f"weight_decay={better:.2g}",
     )
+
+
+def check_description(
+    builder: ReportBuilder,
+    model: keras.Model,
+    recipe: Recipe,
+    *,
+    num_classes: int,
+    imagenet: bool,
+) -> None:
+    """Checks what the file tells without an image.
+
+    Args:
+      builder: Collector of the findings.
+      model: Model of images.
+      recipe: How it was compiled.
+      num_classes: Number of classes.
+      imagenet: Whether the model has ImageNet's filters.
+    """
+    units = int(model.outputs[0].shape[-1])
+    activation = layers.output_activation(model)
+    for name, check in keras_layers.CHECKS.items():
+        builder.add(name, check(model))
+    builder.add("not_trained", keras_layers.check_trained(model, recipe.steps))
+    builder.add(
+        "output_units",
+        check_output_units(units, num_classes=num_classes),
+    )
+    builder.add(
+        "frozen_base", keras_layers.check_frozen_base(model, imagenet=imagenet)
+    )
+    builder.add("output_activation", check_output_activation(activation))
+    if not recipe.optimizer:
+        builder.skip(
+            "the model is not compiled with a loss and optimizer of Keras",
+            *("loss", "from_logits", "learning_rate", "weight_decay"),
+        )
+        return
+    builder.facts["training"] = (
+        f"{recipe}, {recipe.steps or 0:,} steps, loss"
+        f" {recipe.loss or 'of its own'}"
+    )
+    builder.add(
+        "loss",
+        check_loss(recipe, activation=activation, units=units),
+    )
+    builder.add("weight_decay", check_decoupled_decay(recipe))

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from job.diagnose import budget, costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # (learning rate) -> loss of the next batch before the update.
 TrainStep = Callable[[float], float]
@@ -149,12 +149,10 @@ def check_first_loss(loss: float, *, num_classes: int) -> Finding | None:
     chance = guessing_loss(num_classes)
     if loss <= _FIRST_LOSS * chance:
         return None
-    return Finding(
+    return mistake(
         "first_loss",
-        "The first loss is far from that of guessing",
         f"first loss {loss:.2f}; guessing gives ln {num_classes} ="
         f" {chance:.3f}",
-        costs.FIRST_LOSS,
         flags=(
             "--config.model.init=he_fan_out",
             "--config.model.preprocessing=auto",
@@ -188,32 +186,27 @@ def check_learning(
         f" guessing gives ln {num_classes} = {chance:.3f}"
     )
     if not math.isfinite(losses[-1]):
-        return Finding(
+        return mistake(
             "overfit_one_batch",
-            "The network diverges on one batch",
             seen,
-            costs.DIVERGED,
             flags=(
                 "--config.optimizer.peak_learning_rate="
                 f"{peak_learning_rate / 10:.2g}",
             ),
         )
     if _is_stuck(losses, chance):
-        return Finding(
+        return mistake(
             "stuck_at_chance",
-            f"The loss stays at ln {num_classes}: the network does not learn",
             seen,
-            costs.STUCK,
+            title=f"The loss stays at ln {num_classes}: it does not learn",
             flags=fixes(batch_norm=batch_norm),
         )
     if min(losses[-5:]) > _LEARNED * chance:
-        return Finding(
+        return mistake(
             "overfit_one_batch",
-            "The network cannot memorize one batch",
             seen,
-            costs.OVERFIT_ONE_BATCH,
-            "see the other findings; then check the labels, the learning rate"
-            " and whether the layers train",
+            title="The network cannot memorize one batch",
+            cost=costs.OVERFIT_ONE_BATCH,
         )
     return None
 
@@ -234,18 +227,16 @@ def check_dead_relus(
     if not dead:
         return None
     worst = max(dead, key=lambda name: dead[name])
-    return Finding(
+    return mistake(
         "dead_relus",
-        "Layers are dead: their ReLUs are 0 for every image",
         f"{dead[worst]:.0%} of {worst}'s units are 0 for all of {images}"
         f" images; {len(dead)} of {len(fractions)} layers are dead by"
         f" {_DEAD:.0%} or more",
-        costs.DEAD_RELUS,
-        ""
+        fix=""
         if flags
         else "BatchNormalization before each ReLU, or a tenth of the learning"
         " rate",
-        flags,
+        flags=flags,
     )
 
 

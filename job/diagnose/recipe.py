@@ -10,7 +10,7 @@ from typing import Any
 
 from job.config import augmentation
 from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # Learning rate of SGD with momentum 0.9 per 128 images of a batch. Published
 # recipes for VGG16 agree on it, by the linear rule (Goyal et al. 2017,
@@ -115,12 +115,12 @@ def check_rate_rule(
     cost = costs.RATE_TOO_LOW if ratio < 1 else costs.RATE_TOO_HIGH
     if ratio > 1 and optimizer == "adam" and not batch_norm:
         cost = costs.DEEP_RATE
-    return Finding(
+    return mistake(
         "learning_rate",
-        f"The learning rate is too {direction}{network}",
         f"{optimizer} at {peak_learning_rate:g} with {global_batch_size} images"
         f" per step is {ratio:.3g} times the usual {rule:g}",
-        cost,
+        title=f"The learning rate is too {direction}{network}",
+        cost=cost,
         flags=(f"--config.optimizer.peak_learning_rate={rule:g}",),
     )
 
@@ -147,13 +147,13 @@ def wrong_rate(
     cost = costs.RATE_TOO_LOW if factor > 1 else costs.RATE_TOO_HIGH
     if factor < 1 and optimizer == "adam" and not batch_norm:
         cost = costs.DEEP_RATE
-    return Finding(
+    return mistake(
         "learning_rate",
-        f"The learning rate is too {direction}{network}",
         f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
         f" {factor:g} times that it falls from {losses[0]:.2f} to"
         f" {losses[-1]:.2f} in {len(losses) - 1} steps",
-        cost,
+        title=f"The learning rate is too {direction}{network}",
+        cost=cost,
         flags=(
             "--config.optimizer.peak_learning_rate="
             f"{factor * peak_learning_rate:.2g}",
@@ -183,13 +183,7 @@ def check_constant_rate(
     if schedule == "constant":
         seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
         flags.append("--config.optimizer.schedule=linear")
-    return Finding(
-        "constant_rate",
-        "The learning rate never falls",
-        seen,
-        costs.CONSTANT_RATE,
-        flags=tuple(flags),
-    )
+    return mistake("constant_rate", seen, flags=tuple(flags))
 
 
 def check_warmup(
@@ -205,11 +199,10 @@ def check_warmup(
     """
     if frozen or optimizer != "sgd" or warmup_epochs or epochs >= _LONG_RUN:
         return None
-    return Finding(
+    return mistake(
         "no_warmup",
-        "The run has no warm-up",
         f"0 warm-up epochs of {epochs:g}",
-        costs.NO_WARMUP,
+        cost=costs.NO_WARMUP,
         flags=(f"--config.optimizer.warmup_epochs={epochs / 5:.3g}",),
     )
 
@@ -228,11 +221,12 @@ def check_augmentation(
     if frozen or augmentation.is_enabled(augment):
         return None
     strengths = augmentation.strengths(augment)
-    return Finding(
+    return mistake(
         "no_augmentation",
-        "Augmentation is off",
         f"flip none and {len(strengths)} strengths of 0",
-        costs.NO_AUGMENTATION_SYNTHETIC if synthetic else costs.NO_AUGMENTATION,
+        cost=costs.NO_AUGMENTATION_SYNTHETIC
+        if synthetic
+        else costs.NO_AUGMENTATION,
         flags=(
             "--config.augment.flip=alternating",
             "--config.augment.translate=2",
@@ -279,11 +273,11 @@ def check_over_augmentation(
     heavy = heavy_augmentation(augment)
     if len(heavy) < 2 or epochs >= _LONG_RUN:
         return None
-    return Finding(
+    return mistake(
         "over_augmentation",
-        "Too much augmentation for a run of this length",
         f"{epochs:g} epochs with {', '.join(heavy)}",
-        costs.OVER_AUGMENTED,
+        title="Too much augmentation for a run of this length",
+        cost=costs.OVER_AUGMENTED,
         flags=light_augmentation(heavy),
     )
 
@@ -309,12 +303,10 @@ def check_budget(
     """
     if frozen or synthetic or epochs >= _SHORT_RUN:
         return None
-    return Finding(
+    return mistake(
         "short_run",
-        "The run is too short",
         f"{steps:,} steps show as many images as {epochs:.2g} epochs of all"
         f" 50,000; {costs.expected_accuracy(width, epochs)}",
-        costs.UNDERFIT,
         flags=longer_run(8, train_images=train_images),
     )
 
@@ -383,11 +375,10 @@ def check_weight_decay(
         intended = 0.05
     else:
         return None
-    return Finding(
+    return mistake(
         "weight_decay",
-        title,
         f"{optimizer} with {weight_decay:g} removes {per_step:.2g} of a weight"
         " per step; SGD at 0.1 with 5e-4 removes 5e-4",
-        costs.WEIGHT_DECAY,
+        title=title,
         flags=(f"--config.optimizer.weight_decay={intended:g}",),
     )

@@ -18,9 +18,6 @@ def line(step, loss, accuracy, split="train"):
     }
 
 
-TESTS = [line(100, 1.0, 0.71, "test"), line(200, 1.0, 0.70, "test")]
-
-
 def check_stuck(lines, *, num_classes=10):
     return from_run.check_metrics_stuck(lines, num_classes=num_classes)
 
@@ -103,12 +100,6 @@ def test_heavy_augmentation_of_a_run_that_learned_little_is_found():
     assert check(0.7, ["a"]) is None
 
 
-def test_accuracy_of_the_best_epoch_is_found():
-    found = from_run.check_best_epoch(TESTS, {"test_accuracy": 0.71})
-    assert_finding(found, "best_epoch")
-    assert not from_run.check_best_epoch(TESTS, {"test_accuracy": 0.70})
-
-
 def test_wrong_moving_statistics_are_found():
     def check(by_running):
         return from_run.check_running_moments(
@@ -117,12 +108,6 @@ def test_wrong_moving_statistics_are_found():
 
     assert_finding(check(0.1), "running_moments")
     assert check(0.79) is None
-
-
-def test_last_and_best_evaluation_are_described():
-    text = from_run.describe_scores([line(50, 2.0, 0.2), *TESTS])
-    assert text == "test: last 70.00 (epoch 2), best 71.00 (epoch 1)"
-    assert from_run.describe_scores([line(50, 2.0, 0.2)]) == ""
 
 
 def test_incomplete_lines_are_left_out():

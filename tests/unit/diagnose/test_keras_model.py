@@ -198,7 +198,7 @@ def test_description_of_a_model_gives_its_mistake_away(check, faulty, sound):
         builder = ReportBuilder(lambda: None, seconds=60.0)
         if model.compiled:
             model.optimizer.iterations.assign(100)
-        keras_model.check_description(
+        keras_recipe.check_description(
             builder,
             model,
             keras_recipe.read_recipe(model),
