@@ -32,7 +32,7 @@ from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
 from job.output import metrics
 from job.storage import files
-from job.storage.workdir import DIAGNOSE, RESULT, Workdir
+from job.storage.workdir import DIAGNOSE, FAILURE, RESULT, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 
@@ -101,6 +101,9 @@ def diagnose(
     check_config(builder, config, plan, data, replicas=replicas)
     if workdir and (lines or result):
         check_run(builder, config, plan, lines, result, data, workdir)
+    failure = files.read_json(local / FAILURE) if local else None
+    if isinstance(failure, dict):
+        builder.summary = f"The run ended early: {failure.get('error')}"
     builder.drop("no_batch_norm", where="stuck_at_chance")
     builder.drop("overfit_one_batch", where="no_batch_norm")
     builder.drop("short_run", where="underfit")

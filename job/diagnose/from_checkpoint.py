@@ -74,10 +74,6 @@ def check_checkpoint(
     test_images = _sample(data.test, rng)
     train_accuracy = accuracy(train_images, False)
     test_accuracy = accuracy(test_images, False)
-    builder.facts["images"] = (
-        f"{len(train_images):,} plain training images and {len(test_images):,}"
-        f" others, at the newest checkpoint, step {step:,}"
-    )
     augment = config.augment.to_dict()
     builder.add(
         "memorized",

@@ -55,21 +55,16 @@ def check_fields(
     }
     pretrained = bool(fields["model.weights"])
     optimizer = fields["optimizer.name"]
-    return {
-        "no_batch_norm": architecture.check_batch_norm(
-            batch_norm=fields["model.batch_norm"],
-            pretrained=pretrained,
-            learns=learns,
-            rate=recipe.rule_of_thumb(
-                optimizer=optimizer, global_batch_size=batch_size
-            ),
-        ),
-        "frozen_base": architecture.check_frozen_base(
-            input_size=fields["model.input_size"], frozen=frozen
-        ),
-        "preprocessing": architecture.check_preprocessing(
-            preprocessing=preprocessing, pretrained=pretrained
-        ),
+    network = _check_network(
+        fields,
+        train_steps=train_steps,
+        replicas=replicas,
+        learns=learns,
+        num_classes=num_classes,
+        preprocessing=preprocessing,
+        frozen=frozen,
+    )
+    return network | {
         "over_augmentation": recipe.check_over_augmentation(
             augment=augment, epochs=epochs
         ),
@@ -101,15 +96,52 @@ def check_fields(
             pretrained=pretrained,
             frozen=frozen,
         ),
+        "no_augmentation": recipe.check_augmentation(
+            augment=augment, synthetic=synthetic, frozen=frozen
+        ),
+        "weight_decay": recipe.check_weight_decay(
+            optimizer=optimizer,
+            peak_learning_rate=fields["optimizer.peak_learning_rate"],
+            weight_decay=fields["optimizer.weight_decay"],
+            momentum=fields["optimizer.momentum"],
+        ),
+    }
+
+
+def _check_network(
+    fields: Mapping[str, Any],
+    *,
+    train_steps: int,
+    replicas: int,
+    learns: bool | None,
+    num_classes: int,
+    preprocessing: str,
+    frozen: bool,
+) -> dict[str, Finding | None]:
+    batch_size = fields["global_batch_size"]
+    pretrained = bool(fields["model.weights"])
+    optimizer = fields["optimizer.name"]
+    return {
+        "no_batch_norm": architecture.check_batch_norm(
+            batch_norm=fields["model.batch_norm"],
+            pretrained=pretrained,
+            learns=learns,
+            rate=recipe.rule_of_thumb(
+                optimizer=optimizer, global_batch_size=batch_size
+            ),
+        ),
+        "frozen_base": architecture.check_frozen_base(
+            input_size=fields["model.input_size"], frozen=frozen
+        ),
+        "preprocessing": architecture.check_preprocessing(
+            preprocessing=preprocessing, pretrained=pretrained
+        ),
         "large_head": architecture.check_large_head(
             head_units=fields["model.head_units"],
             input_size=fields["model.input_size"],
             width=fields["model.width"],
             flatten=fields["model.head_pooling"] == "flatten",
             num_classes=num_classes,
-        ),
-        "no_augmentation": recipe.check_augmentation(
-            augment=augment, synthetic=synthetic, frozen=frozen
         ),
         "replica_batch": architecture.check_replica_batch(
             batch_norm=fields["model.batch_norm"],
@@ -121,12 +153,6 @@ def check_fields(
             batch_norm=fields["model.batch_norm"],
             momentum=fields["model.batch_norm_momentum"],
             steps=train_steps,
-        ),
-        "weight_decay": recipe.check_weight_decay(
-            optimizer=optimizer,
-            peak_learning_rate=fields["optimizer.peak_learning_rate"],
-            weight_decay=fields["optimizer.weight_decay"],
-            momentum=fields["optimizer.momentum"],
         ),
     }
 

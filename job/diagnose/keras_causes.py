@@ -20,6 +20,9 @@ from job.diagnose.keras_trial import LEARNED, Trial
 from job.diagnose.pixels import Reading
 from job.diagnose.report_builder import ReportBuilder
 
+# Accuracy in % from which a learning rate is good enough.
+_GOOD = 90
+
 
 def check_rate(
     builder: ReportBuilder,
@@ -54,10 +57,10 @@ def check_rate(
     near, far = bounds
     assert recipe.rate is not None
     builder.add("learning_rate", None)
-    if near[0] <= recipe.rate <= near[1]:
+    if near[0] <= recipe.rate <= near[1] or (accuracy or 0) > _GOOD:
         return
     better = keras_recipe.typical_rate(near)
-    is_far = not far[0] <= recipe.rate <= far[1]
+    is_far = not 0.99 * far[0] <= recipe.rate <= 1.01 * far[1]
     deep = not normalized and len(trained) >= 8
     network = ""
     if deep:

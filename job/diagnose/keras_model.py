@@ -203,90 +203,67 @@ def check_answers(
       Accuracy on test images in %, with the classes in the model's order. None
       if that is guessing.
     """
-
-    def outputs_in(split: Split, way: Reading) -> _Array:
-        builder.poll()
-        prepared = scoring.prepare(model, split.images, way)
-        return scoring.outputs_of(model, prepared)
-
-    outputs = outputs_in(test, reading)
-    classes = scoring.classes_of(outputs)
-    has_classes = outputs.shape[1] == num_classes
+    outputs = scoring.outputs_of(
+        model, scoring.prepare(model, test.images, reading)
+    )
     order = np.arange(max(num_classes, outputs.shape[1]))
-    if has_classes:
-        builder.add(
-            "class_order",
-            keras_outputs.check_class_order(
-                classes, test.labels, num_classes=num_classes
-            ),
+    if outputs.shape[1] == num_classes:
+        classes = scoring.classes_of(outputs)
+        found = keras_outputs.check_class_order(
+            classes, test.labels, num_classes=num_classes
         )
-        if builder.found("class_order"):
+        builder.add("class_order", found)
+        if found:
             order = scoring.best_order(classes, test.labels, num_classes)
-        sums = outputs.sum(axis=1)
         builder.add(
-            "from_logits",
-            keras_recipe.check_from_logits(
-                recipe,
-                probabilities=scoring.are_probabilities(outputs),
-                sums=(float(sums.min()), float(sums.max())),
-            ),
+            "from_logits", keras_recipe.check_from_logits(recipe, outputs)
         )
 
-    def accuracy(answers: _Array, labels: _Array) -> float:
-        answers = np.clip(answers, 0, len(order) - 1)
-        return 100 * float((order[answers] == labels).mean())
+    def accuracy(split: Split, way: Reading = reading) -> float:
+        builder.poll()
+        images = scoring.prepare(model, split.images, way)
+        classes = scoring.classes_of(scoring.outputs_of(model, images))
+        classes = np.clip(classes, 0, len(order) - 1)
+        return 100 * float((order[classes] == split.labels).mean())
 
-    score = accuracy(classes, test.labels)
-    builder.facts["pixels"] = f"the model expects {reading}"
-    train_score = None
-    if train is not None:
-        train_score = accuracy(
-            scoring.classes_of(outputs_in(train, reading)), train.labels
-        )
+    score = accuracy(test)
+    train_score = accuracy(train) if train else None
     _summarize(builder, recipe, score, train_score, num_classes)
-    if not keras_outputs.has_learned(max(score, train_score or 0), num_classes):
-        builder.facts["pixels"] = "unknown, as the model guesses"
-        if has_classes:
-            builder.add(
-                "regularization",
-                keras_layers.check_regularization(
-                    model, train_accuracy=train_score
-                ),
+    findings = {
+        "regularization": keras_layers.check_regularization(
+            model, train_accuracy=score if train_score is None else train_score
+        )
+    }
+    learned = keras_outputs.has_learned(
+        max(score, train_score or 0), num_classes
+    )
+    if learned:
+        builder.facts["pixels"] = f"the model expects {reading}"
+        usual = pixels.own_reading(reading.scale)
+        findings |= keras_outputs.check_reading(
+            reading,
+            best=score,
+            usual=score if usual == reading else accuracy(test, usual),
+        )
+        findings |= keras_outputs.check_scaling(
+            model, reading, imagenet=imagenet
+        )
+        if given and given.scale != reading.scale:
+            findings["input_scale"] = keras_outputs.check_input_scale(
+                reading, given, best=score, seen=accuracy(test, given)
             )
-        return None
-    usual = pixels.own_reading(reading.scale)
-    best_usual = score
-    if usual != reading:
-        best_usual = accuracy(
-            scoring.classes_of(outputs_in(test, usual)), test.labels
-        )
-    findings = keras_outputs.check_reading(
-        reading, best=score, usual=best_usual
-    )
-    findings |= keras_outputs.check_scaling(model, reading, imagenet=imagenet)
-    findings["input_scale"] = None
-    if given and given.scale != reading.scale:
-        seen = accuracy(
-            scoring.classes_of(outputs_in(test, given)), test.labels
-        )
-        findings["input_scale"] = keras_outputs.check_input_scale(
-            reading, given, score, seen
-        )
-    if train_score is not None:
-        findings["memorized"] = keras_outputs.check_memorized(
-            train=train_score, test=score, head=layers.head_fraction(model)
-        )
-    findings["regularization"] = keras_layers.check_regularization(
-        model, train_accuracy=score if train_score is None else train_score
-    )
-    if has_classes:
-        findings["missing_classes"] = keras_outputs.check_missing_classes(
-            outputs[:, np.argsort(order)], test.labels
-        )
+        if train_score is not None:
+            findings["memorized"] = keras_outputs.check_memorized(
+                train=train_score, test=score, head=layers.head_fraction(model)
+            )
+        if outputs.shape[1] == num_classes:
+            findings["missing_classes"] = keras_outputs.check_missing_classes(
+                outputs[:, np.argsort(order)], test.labels
+            )
+        check_activity(builder, model, recipe, test, reading, order)
     for name, found in findings.items():
         builder.add(name, found)
-    check_activity(builder, model, recipe, test, reading, order)
-    return score
+    return score if learned else None
 
 
 def _summarize(

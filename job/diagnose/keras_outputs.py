@@ -99,15 +99,17 @@ def find_reading(
     best = score(own_reading(scale) for scale in SCALES)
     if not is_better(hits[best], hits[usual]):
         best = usual
-    plain, scales = best, [best.scale]
+    plain, readings = best, [best]
     if 100 * hits[best].mean() < 100 / num_classes + _UNDERSTOOD:
-        scales = list(SCALES)
-    others = [
-        dataclasses.replace(own_reading(scale), layout=layout)
-        for scale in scales
-        for layout in LAYOUTS
-    ]
-    best = score([*others, dataclasses.replace(best, bgr=not best.bgr)])
+        readings = [own_reading(scale) for scale in SCALES]
+    best = score(
+        changed
+        for reading in readings
+        for changed in (
+            dataclasses.replace(reading, bgr=not reading.bgr),
+            *(dataclasses.replace(reading, layout=name) for name in LAYOUTS),
+        )
+    )
     best = score([dataclasses.replace(best, bgr=not best.bgr)])
     if 100 * hits[best].mean() < 100 / num_classes + _KNOWN:
         return usual
@@ -208,7 +210,7 @@ def scaled_twice(seen: str) -> Finding:
 
 
 def check_input_scale(
-    reading: Reading, given: Reading, best: float, seen: float
+    reading: Reading, given: Reading, *, best: float, seen: float
 ) -> Finding | None:
     """Compares the pixels that a model is given with those that it expects.
 

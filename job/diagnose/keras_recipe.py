@@ -12,8 +12,9 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
-from job.diagnose import costs, keras_layers, layers
+from job.diagnose import costs, keras_layers, layers, scoring
 from job.diagnose.finding import Finding, mistake
 from job.diagnose.report_builder import ReportBuilder
 
@@ -179,24 +180,23 @@ def check_output_activation(activation: str) -> Finding | None:
     )
 
 
-def check_from_logits(
-    recipe: Recipe, *, probabilities: bool, sums: tuple[float, float]
-) -> Finding | None:
+def check_from_logits(recipe: Recipe, outputs: npt.NDArray) -> Finding | None:
     """Looks for two softmax functions before the loss, or none.
 
     Args:
       recipe: How the model was compiled.
-      probabilities: Whether the outputs of each image sum to 1.
-      sums: Smallest and largest sum of an image's outputs.
+      outputs: Outputs of the model, float32 [n, k].
     """
     if "categorical" not in recipe.loss:
         return None
+    sums = outputs.sum(axis=1)
+    probabilities = scoring.are_probabilities(outputs)
     if probabilities != recipe.from_logits:
         return None
     return mistake(
         "from_logits",
-        f"the outputs of an image sum to {sums[0]:.2f} to {sums[1]:.2f}, and"
-        f" {recipe.loss} has from_logits={recipe.from_logits}",
+        f"the outputs of an image sum to {sums.min():.2f} to {sums.max():.2f},"
+        f" and {recipe.loss} has from_logits={recipe.from_logits}",
         title="Softmax twice" if probabilities else "No softmax",
         fix="from_logits=False, as the last layer has a softmax"
         if probabilities

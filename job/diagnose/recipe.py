@@ -31,7 +31,7 @@ _SMALL_DECAY_PER_STEP = 1e-5
 # Epochs from which heavy augmentation has been seen to pay.
 _LONG_RUN = 30.0
 # Epochs of 50,000 images below which no run has been measured to learn much.
-_SHORT_RUN = 2.0
+_SHORT_RUN = 1.95
 
 # Fields of config.augment, and the values from which they count as heavy.
 _HEAVY = {

@@ -98,7 +98,6 @@ def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
 )
 def test_answers_of_a_model_give_its_mistake_away(check, faulty, find):
     found = find(faulty())
-    assert next(iter(found)) == check
     assert_finding(found[check], check)
 
 
@@ -207,13 +206,8 @@ def test_description_of_a_model_gives_its_mistake_away(check, faulty, sound):
         )
         if check == "from_logits":
             outputs = model(np.ones((2, 32, 32, 3), np.float32)).numpy()
-            sums = outputs.sum(axis=1)
-            is_one = bool(np.allclose(sums, 1, atol=1e-3))
-            return keras_recipe.check_from_logits(
-                keras_recipe.read_recipe(model),
-                probabilities=is_one,
-                sums=(sums.min(), sums.max()),
-            )
+            recipe = keras_recipe.read_recipe(model)
+            return keras_recipe.check_from_logits(recipe, outputs)
         report = builder.report()
         return next((f for f in report.findings if f.check == check), None)
 
