@@ -22,6 +22,8 @@ from job.diagnose.report_builder import ReportBuilder
 
 # Accuracy in % from which a learning rate is good enough.
 _GOOD = 90
+# Accuracy in % that no learning rate far outside of the usual ones reaches.
+_LEARNED_MUCH = 50
 
 
 def check_rate(
@@ -73,23 +75,25 @@ def check_rate(
         own, other = trial.loss(recipe.rate), trial.loss(better)
         if (other < LEARNED or own >= other) and not is_far:
             return
-        seen += (
-            f". In 100 steps of a new copy, the loss falls by {other:.2f} at"
-            f" {better:g} and by {own:.2f} at {recipe.rate:.2g}"
-        )
+        if other > own:
+            seen += (
+                f". In 100 steps of a new copy, the loss falls by {other:.2f}"
+                f" at {better:g} and by {own:.2f} at {recipe.rate:.2g}"
+            )
     else:
         images = scoring.prepare(model, test.images, reading)
         own, other = (
             trial.accuracy(rate, images, test.labels)
             for rate in (recipe.rate, better)
         )
-        # Outside of all rates that are known to work, the rule decides.
-        if other < own + (-3 if is_far else 3):
+        # A rate far outside of the usual ones may be the end of a schedule.
+        if other < own + 3 and (not is_far or accuracy > _LEARNED_MUCH):
             return
-        seen += (
-            f". After 40 more steps the accuracy is {other:.1f}% at {better:g}"
-            f" and {own:.1f}% at {recipe.rate:.2g}"
-        )
+        if other > own:
+            seen += (
+                f". After 40 more steps the accuracy is {other:.1f}% at"
+                f" {better:g} and {own:.1f}% at {recipe.rate:.2g}"
+            )
     builder.add(
         "learning_rate",
         keras_recipe.learning_rate_finding(
