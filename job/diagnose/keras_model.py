@@ -39,8 +39,8 @@ _Array = npt.NDArray
 _WORK, _FEWEST, _MOST = 4e10, 96, 600
 # Number of images that a trial trains on.
 _TRIAL_IMAGES = 3200
-# Number of images for the statistics of a layer.
-_BATCH = 64
+# Number of images for the activity of layers, and for batch statistics.
+_BATCH, _STATISTICS_IMAGES = 64, 192
 
 
 def diagnose(
@@ -234,6 +234,7 @@ def check_answers(
             model, train_accuracy=score if train_score is None else train_score
         )
     }
+    check_statistics(builder, model, test, reading)
     learned = keras_outputs.has_learned(
         max(score, train_score or 0), num_classes
     )
@@ -288,6 +289,41 @@ def _summarize(
     builder.summary = text
 
 
+def check_statistics(
+    builder: ReportBuilder, model: keras.Model, test: Split, reading: Reading
+) -> None:
+    """Compares the moving statistics of batch normalization with a batch's.
+
+    Args:
+      builder: Collector of the findings.
+      model: Model of images; it is left as it was.
+      test: Images that it was not trained on.
+      reading: Reading in which it knows most images.
+    """
+    if not layers.batch_norms(model):
+        return
+    split = test.take(np.arange(min(_STATISTICS_IMAGES, len(test))))
+    images = scoring.prepare(model, split.images, reading)
+    kept = model.get_weights()
+    by_batch, by_running = (
+        scoring.top_1(
+            np.asarray(model(images, training=training), np.float32),
+            split.labels,
+        )
+        for training in (True, False)
+    )
+    # A call in training mode updates the moving statistics.
+    model.set_weights(kept)
+    builder.add(
+        "running_moments",
+        check_running_moments(
+            by_batch=by_batch / 100,
+            by_running=by_running / 100,
+            images=len(images),
+        ),
+    )
+
+
 def check_activity(
     builder: ReportBuilder,
     model: keras.Model,
@@ -296,7 +332,7 @@ def check_activity(
     reading: Reading,
     order: _Array,
 ) -> None:
-    """Checks dead units, batch statistics and the metrics of a model.
+    """Checks dead units and the metrics of a model.
 
     Args:
       builder: Collector of the findings.
@@ -314,24 +350,6 @@ def check_activity(
         images,
     )
     builder.add("dead_relus", probes.check_dead_relus(fractions, len(images)))
-    if layers.batch_norms(model):
-        kept = model.get_weights()
-        outputs = {
-            training: np.asarray(model(images, training=training), np.float32)
-            for training in (True, False)
-        }
-        # A call in training mode updates the moving statistics.
-        model.set_weights(kept)
-        by_batch, by_running = (
-            float((order[outputs[training].argmax(axis=1)] == labels).mean())
-            for training in (True, False)
-        )
-        builder.add(
-            "running_moments",
-            check_running_moments(
-                by_batch=by_batch, by_running=by_running, images=len(images)
-            ),
-        )
     if recipe.loss:
         builder.add(
             "metric", _check_metrics(model, recipe, test, reading, order)

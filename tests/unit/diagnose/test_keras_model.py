@@ -91,7 +91,9 @@ def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
         ),
         pytest.param(
             "running_moments",
-            functools.partial(keras_models.redness_by_statistics, shift=0.4),
+            functools.partial(
+                keras_models.redness_by_statistics, variance=400.0
+            ),
             id="running_moments",
         ),
     ],
@@ -102,7 +104,7 @@ def test_answers_of_a_model_give_its_mistake_away(check, faulty, find):
 
 
 def test_right_statistics_pass(find):
-    assert find(keras_models.redness_by_statistics(shift=0.0)) == {}
+    assert find(keras_models.redness_by_statistics(variance=1.0)) == {}
 
 
 @pytest.mark.parametrize("known", [True, False])
