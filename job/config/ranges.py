@@ -82,7 +82,7 @@ RANGES: dict[str, Range] = {
     "steps_per_loop": _between(0, 10**9),
     "log_every_steps": _between(1, 10**9),
     "jit_compile": _one_of("auto", "on", "off"),
-    "data.source": _one_of("auto", "tfds", "binary", "synthetic"),
+    "data.source": _one_of("auto", "tfds", "binary", "python", "synthetic"),
     "data.dir": Range(
         lambda v: "://" not in v or re.match(r"gs://[^/]+(/|$)", v) is not None,
         "a folder, a .tar.gz or gs:// of one",

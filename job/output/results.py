@@ -80,7 +80,7 @@ def summarize(
         statistics of batch normalization.
       train_tflop: Floating-point operations of the whole training, in 10^12.
       replicas: Number of replicas of the newest attempt.
-      data_source: tfds, binary or synthetic.
+      data_source: tfds, binary, python or synthetic.
       resumes: Number of resumes from a checkpoint.
       rollbacks: Number of rollbacks after a non-finite loss.
       planned_steps: Length of the training schedule in steps, as of the first
