@@ -4,7 +4,6 @@ flags.parse(["--config=configs/stem32.py", "--workdir=runs/a"])
 config = flags.require_config()
 """
 
-import math
 import os
 import pathlib
 import re
@@ -31,6 +30,9 @@ MODES = {
     "report": ("Write report.html, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
+
+# The longest time of a flag; the system's waits take no more than 292 years.
+_MAX_SECONDS = 30 * 86400.0
 
 # The arguments that the parser of --config reads; `parse` fills it. Its
 # default, sys.argv, would be read while the flag is defined, where a wrong
@@ -165,7 +167,7 @@ def parse(argv: list[str]) -> None:
         raise command_line.unknown(
             typed, "unknown flag", flags=_own_flags(), modes=MODES
         ) from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # A config file is a program: it may raise anything.
         raise errors.ConfigError(_one_line(error)) from None
     if rest[1:]:
@@ -240,6 +242,11 @@ def require_config() -> ml_collections.ConfigDict:
             "--config is missing. Fix: --config=quickstart, or see --help"
         )
     try:
+        if not hasattr(config, "unlock"):
+            raise errors.ConfigError(
+                f"--config={config_filename()}: get_config() returned no"
+                " ConfigDict"
+            )
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
         ranges.check(config)
@@ -280,7 +287,7 @@ def required_gpus() -> int:
     arguments replace those of the image.
     """
     given = os.environ.get("JOB_REQUIRE_GPUS", "")
-    if given and not given.isdecimal():
+    if given and not (given.isdecimal() and len(given) < 7):
         raise errors.ConfigError(
             f"JOB_REQUIRE_GPUS={given} in the environment: not a number of"
             " GPUs. Fix: JOB_REQUIRE_GPUS=0 allows a CPU"
@@ -296,17 +303,18 @@ def require_workdir() -> str:
 
 
 def require_seconds(name: str, *, above: float = -1.0) -> float:
-    """Returns a flag's seconds; raises ConfigError if negative or not finite.
+    """Returns a flag's seconds; raises ConfigError if out of range.
 
     Args:
       name: Name of the flag.
       above: Exclusive lower bound.
     """
     value = flags.FLAGS[name].value
-    if not math.isfinite(value) or value < 0 or value <= above:
+    if not 0 <= value <= _MAX_SECONDS or value <= above:
         wanted = "above 0" if above >= 0 else "at least 0"
         raise errors.ConfigError(
-            f"--{name}={value:g}: must be a time in seconds, {wanted}"
+            f"--{name}={value:g}: must be a time in seconds, {wanted} and at"
+            f" most {_MAX_SECONDS:g}, a month"
         )
     return value
 
@@ -317,9 +325,13 @@ def require_heartbeat_file() -> pathlib.Path | None:
     if not value:
         return None
     path = pathlib.Path(value)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    name = f"--heartbeat_file={value}"
+    with files.translate_errors(name, kind=errors.ConfigError):
+        # A device node would be replaced by a file.
+        is_other = path.exists() and not path.is_file()
+    if is_other or not os.access(path.parent, os.W_OK | os.X_OK):
         raise errors.ConfigError(
-            f"--heartbeat_file={value}: cannot be written. Fix: a file in an"
-            " existing folder that is writable"
+            f"{name}: cannot be written. Fix: a file in an existing folder"
+            " that is writable"
         )
     return path

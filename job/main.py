@@ -9,12 +9,18 @@ job in well under a second.
 if __name__ == "__main__":
     # Before all other imports: process 1 of a container ignores signals until
     # it has installed handlers.
-    from job.supervision import preemption
+    try:
+        from job.supervision import preemption, termination
 
-    _STOP = preemption.StopRequest()
-    _STOP.install()
+        termination.open_streams()
+        _STOP = preemption.StopRequest()
+        _STOP.install()
+    except KeyboardInterrupt:
+        import os
 
-import errno
+        os.write(2, b"preempted: stopped by SIGINT: nothing was begun\n")
+        os._exit(75)
+
 import sys
 import threading
 import traceback
@@ -51,7 +57,7 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
             print_lines([flags.help_text()])
             return errors.EXIT_DONE
         flags.parse(argv)
-        with exits.log_unexpected_errors():
+        with exits.translate_errors():
             progress.log_to_stderr()
             stop.grace_seconds = flags.require_seconds(
                 "grace_seconds", above=0.0
@@ -60,10 +66,6 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
             print_lines(outcome.output)
     except errors.JobError as error:
         return exits.report_error(error, stop)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        return exits.report_error(errors.StorageError(str(error)), stop)
     summary = outcome.summary or f"--mode={flags.MODE.value}"
     termination.write(errors.EXIT_DONE, f"done: {summary}")
     return errors.EXIT_DONE
@@ -108,7 +110,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
         return Outcome([str(config)])
     if mode == "fetch":
         return fetch.run(config, stop)
-    upload_seconds = flags.UPLOAD_SECONDS.value
+    upload_seconds = flags.require_seconds("upload_seconds", above=0.0)
     if mode == "benchmark":
         return benchmark.run(
             config, flags.WORKDIR.value, stop, upload_seconds=upload_seconds

@@ -190,7 +190,8 @@ def find_config(value: str) -> str:
       FILE[:VARIANT] with an existing file.
 
     Raises:
-      ConfigError: The file does not exist; the message names the nearest one.
+      ConfigError: There is no such file, or it is a folder or a FIFO. The
+        message names the nearest config.
     """
     path, colon, variant = value.partition(":")
     if os.path.isfile(path):
@@ -206,9 +207,10 @@ def find_config(value: str) -> str:
         return f"{found}{colon}{variant}"
     similar = difflib.get_close_matches(name, known, n=1)
     fix = f"--config={similar[0]}" if similar else ", ".join(known)
-    raise errors.ConfigError(
-        f"--config={value}: the file does not exist. Fix: {fix}"
+    problem = (
+        "not a regular file" if os.path.exists(path) else "no such config file"
     )
+    raise errors.ConfigError(f"--config={value}: {problem}. Fix: {fix}")
 
 
 def _fields() -> list[str]:

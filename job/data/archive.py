@@ -9,12 +9,14 @@ names and sizes are read into memory.
 
 import dataclasses
 import hashlib
-import os
+import itertools
 import pathlib
 import tarfile
+import zlib
 from collections.abc import Callable
 
 from job import errors
+from job.storage import files, reader
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,18 +83,23 @@ def read(
       Contents by file name.
 
     Raises:
-      DataError: A file is missing or has the wrong size, or the archive has
-        another checksum or irregular members.
+      DataError: A file is missing or has the wrong size, two files are equal,
+        or the archive has another checksum or irregular members.
     """
-    try:
+    with files.translate_errors(path, kind=errors.DataError):
         if path.is_dir():
-            return _read_folder(version, path, poll)
-        sha256 = archive_sha256 or version.sha256
-        return _read_archive(version, path, sha256, poll)
-    except OSError as error:
-        raise errors.DataError(
-            f"{path}: cannot be read ({error.strerror or error})"
-        ) from None
+            contents = _read_folder(version, path, poll)
+        else:
+            sha256 = archive_sha256 or version.sha256
+            contents = _read_archive(version, path, sha256, poll)
+    # The test set must not consist of training images.
+    for one, other in itertools.combinations(contents, 2):
+        if contents[one] == contents[other]:
+            raise errors.DataError(
+                f"{path}: {other} is a copy of {one}. Fix: download"
+                f" {version.archive} again"
+            )
+    return contents
 
 
 def _read_folder(
@@ -102,13 +109,14 @@ def _read_folder(
     for name in version.files:
         poll()
         path = folder / name
-        if not path.is_file():
+        content = reader.read_bytes(path, max_bytes=2 * version.most_bytes)
+        if content is None:
             raise errors.DataError(
                 f"{path} is missing. Fix: one folder with"
                 f" {', '.join(version.files)}"
             )
-        _check_size(version, path, os.path.getsize(path))
-        contents[name] = path.read_bytes()
+        _check_size(version, path, len(content))
+        contents[name] = content
     return contents
 
 
@@ -146,7 +154,7 @@ def _read_archive(
                 content = tar.extractfile(member)
                 assert content is not None  # A regular file has contents.
                 contents[name] = content.read(version.most_bytes)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise errors.DataError(f"{path}: not a .tar.gz ({error})") from None
     for name in version.files:
         if name not in contents:

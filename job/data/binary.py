@@ -48,7 +48,8 @@ def read(
       50,000 training images and 10,000 test images, in the files' order.
 
     Raises:
-      DataError: A file has a label above 9; see also `archive.read`.
+      DataError: A file has a label above 9 or only one class; see also
+        `archive.read`.
     """
     contents = archive.read(VERSION, path, archive_sha256, poll)
     return dataset.Dataset(
@@ -69,7 +70,7 @@ def decode(
       names: Names of the files, in order.
 
     Raises:
-      DataError: A label is above 9.
+      DataError: A label is above 9, or all labels of a file are equal.
     """
     size = dataset.IMAGE_SIZE
     images = np.empty((len(names) * RECORDS, size, size, 3), np.uint8)
@@ -83,6 +84,11 @@ def decode(
             raise errors.DataError(
                 f"{path}: {name}, record {bad}: label {records[bad, 0]};"
                 f" CIFAR-10 has labels 0 to {num_classes - 1}"
+            )
+        if records[:, 0].min() == records[:, 0].max():
+            raise errors.DataError(
+                f"{path}: all images of {name} have label {records[0, 0]}. Fix:"
+                " download the data set again"
             )
         planes = records[:, 1:].reshape(RECORDS, 3, size, size)
         images[rows] = planes.transpose(0, 2, 3, 1)

@@ -1,20 +1,24 @@
 """`--mode=train`: starts a run, resumes it, or reports its result."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
 from absl import logging
 
+from job import errors
 from job.checkpoint import store
-from job.config import ranges, serialization
+from job.config import ranges, run_config, serialization
 from job.distribute import environment
 from job.modes import Outcome
 from job.output import results
+from job.storage import files
 from job.storage import workdir as workdirs
-from job.storage.workdir import REPORT, RESULT, STARTS
+from job.storage.workdir import FAILURE, REPORT, RESULT, STARTS
 from job.supervision import restarts, startup
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import Watchdog
@@ -87,14 +91,24 @@ def _train(
 ) -> dict[str, Any]:
     """Trains as the only worker or as the chief; returns the result."""
     fields = serialization.flatten(config)
-    saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
-    with (
-        workdir.kept_up(seconds=upload_seconds),
-        restarts.counted(
-            workdir.local, max(saved, default=-1), workdir.file(STARTS)
-        ),
-    ):
-        workdir.push()  # The count, before anything ends this attempt.
+    workdir.check_writable()
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            run_config.claimed(workdir, config, lambda: stop.has_saved)
+        )
+        saved = checkpoints.committed_steps()
+        stack.enter_context(
+            workdir.kept_up(
+                seconds=upload_seconds, is_owner=lambda: stop.has_saved
+            )
+        )
+        stack.enter_context(
+            restarts.counted(
+                workdir.local, max(saved, default=-1), workdir.file(STARTS)
+            )
+        )
+        workdir.push(STARTS)  # Before anything ends this attempt.
         watchdog.start()
         stop.check()
         startup.import_tensorflow()
@@ -104,6 +118,7 @@ def _train(
         with (
             startup.translate_out_of_memory(fields),
             workers.translate_lost_worker(cluster),
+            _recorded_divergence(workdir),
         ):
             return train.train_and_evaluate(
                 config,
@@ -115,6 +130,25 @@ def _train(
                 cluster=cluster,
                 publish=workdir.push_last,
             )
+
+
+@contextlib.contextmanager
+def _recorded_divergence(workdir: workdirs.Workdir) -> Iterator[None]:
+    """Writes why a run diverged, and its report, before the error goes on."""
+    try:
+        yield
+    except errors.DivergedError as error:
+        from job import train
+
+        failure = {"exit_code": error.exit_code, "error": str(error)}
+        with train.best_effort(FAILURE):
+            files.write_json(workdir.local / FAILURE, failure)
+        train.write_page(
+            workdir.local,
+            store.CheckpointStore(workdir.checkpoints),
+            str(workdir),
+        )
+        raise
 
 
 def _follow_chief(
