@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from job import errors
 from job.config import augmentation, command_line, ranges
+from job.storage import files
 from job.supervision import preemption, watchdog
 
 # Purpose of each mode, and the flags that it needs.

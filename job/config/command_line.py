@@ -198,7 +198,8 @@ def find_config(value: str) -> str:
         return value
     name = path.removesuffix(".py").removeprefix("configs/")
     known = sorted(
-        file.stem for file in _CONFIGS.glob("*.py") if file.stem != "__init__"
+        {file.stem for file in _CONFIGS.glob("*.py")}
+        - {"__init__", "augment_presets"}
     )
     if name in known:
         found = os.path.relpath(_CONFIGS / f"{name}.py")
@@ -206,7 +207,8 @@ def find_config(value: str) -> str:
             found = str(_CONFIGS / f"{name}.py")
         return f"{found}{colon}{variant}"
     similar = difflib.get_close_matches(name, known, n=1)
-    fix = f"--config={similar[0]}" if similar else ", ".join(known)
+    names = f"NAME, one of {', '.join(known)}"
+    fix = f"--config={similar[0] if similar else names}"
     problem = (
         "not a regular file" if os.path.exists(path) else "no such config file"
     )
