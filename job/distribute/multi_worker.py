@@ -32,8 +32,8 @@ def create_strategy(
     """
     if all_reduce == "hierarchical":
         raise errors.ConfigError(
-            "config.distribute.all_reduce is 'hierarchical'; it must be auto or"
-            " nccl with config.distribute.strategy=multi_worker"
+            "--config.distribute.all_reduce=hierarchical: not available with"
+            " several workers. Fix: --config.distribute.all_reduce=auto"
         )
     kinds = tf.distribute.experimental.CommunicationImplementation
     kind = kinds.NCCL if all_reduce == "nccl" else kinds.AUTO

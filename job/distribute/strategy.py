@@ -68,7 +68,7 @@ def create_strategy(
             and not require_gpus
         ):
             logging.warning(
-                "a CPU computes, although there is an NVIDIA driver: %s",
+                "training on the CPU although an NVIDIA driver is loaded. %s",
                 _no_gpus_because(),
             )
     if len(gpus) < require_gpus:
@@ -80,7 +80,9 @@ def create_strategy(
         except (
             RuntimeError
         ):  # The GPUs are in use already; they stay as they are.
-            logging.info("memory growth of %s stays as it is", gpu.name)
+            logging.info(
+                "memory growth of %s cannot be changed any more", gpu.name
+            )
     if cluster:
         return multi_worker.create_strategy(
             cluster,
@@ -98,8 +100,9 @@ def create_strategy(
     if all_reduce == "hierarchical" and len(gpus) % 2 and len(gpus) > 1:
         # TensorFlow sums two groups of half the devices, and drops the odd one.
         raise errors.ConfigError(
-            f"config.distribute.all_reduce is 'hierarchical' on {len(gpus)}"
-            " GPUs; it must be auto or nccl where their number is odd"
+            "--config.distribute.all_reduce=hierarchical: needs an even number"
+            f" of GPUs, not {len(gpus)}. Fix:"
+            " --config.distribute.all_reduce=auto"
         )
     operations = {
         "auto": None,
@@ -153,7 +156,7 @@ def describe_devices() -> str:
 
 def _missing_gpus(wanted: int, found: int) -> str:
     return (
-        f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}:"
+        f"--config.distribute.require_gpus={wanted}: TensorFlow sees {found}."
         f" {_no_gpus_because()}"
     )
 
@@ -162,27 +165,28 @@ def _no_gpus_because() -> str:
     """Returns the likely cause and the fix."""
     if not gpu_checks.DRIVER.exists():
         return (
-            "there is no NVIDIA driver here; on the host, install it; in a"
-            " container, install the NVIDIA container toolkit and start with"
-            " --gpus all"
+            "No NVIDIA driver is loaded. Fix: install the driver on the host"
+            " and, for a container, the NVIDIA container toolkit; then start"
+            " the container with --gpus all"
         )
     if not tf.test.is_built_with_cuda():
         return (
-            "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
-            " or build the image's gpu target"
+            "This TensorFlow is built for CPUs. Fix: install"
+            " requirements/gpu.txt, or build the image's gpu target"
         )
     searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
         return (
-            f"{GKE_LIBRARIES} holds the driver's libraries, as on GKE, but is"
-            " not in LD_LIBRARY_PATH; add it, as the image's gpu target does"
+            f"{GKE_LIBRARIES} contains the driver's libraries, as on GKE, but"
+            " is not in LD_LIBRARY_PATH. Fix: add it, as the image's gpu target"
+            " does"
         )
     if not shutil.which("nvidia-smi"):
         return (
-            "the driver's tools are not in this container; start it with"
+            "The driver's tools are not in this container. Fix: start it with"
             " --gpus all and check the NVIDIA container toolkit"
         )
     return (
-        "see nvidia-smi, CUDA_VISIBLE_DEVICES and, with"
+        "Fix: check nvidia-smi, CUDA_VISIBLE_DEVICES and, with"
         " TF_CPP_MIN_LOG_LEVEL=0, TensorFlow's log"
     )

@@ -64,7 +64,7 @@ class AblationPlan:
             variants = module["get_variants"](name)
         except (OSError, KeyError, ValueError) as error:
             raise errors.ConfigError(
-                f"--config={config} names no plan of runs ({error}); try"
+                f"--config={config}: not an ablation plan ({error}). Fix:"
                 " --config=configs/ablations.py:ladder"
             ) from None
         cumulative = tuple(module.get("CUMULATIVE", {}).get(name, ()))
@@ -100,14 +100,15 @@ def run(
     """
     if "://" in workdir_name:
         raise errors.ConfigError(
-            f"--workdir={workdir_name}: --mode=ablate works on folders only"
+            f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix:"
+            " --workdir=runs/NAME"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
         workdir.check_writable()
     if index is None and (given := os.environ.get("JOB_COMPLETION_INDEX")):
         if not given.isdecimal():
             raise errors.ConfigError(
-                f"JOB_COMPLETION_INDEX={given}: it must be a run's number,"
+                f"JOB_COMPLETION_INDEX={given}: must be the index of a run,"
                 " from 0"
             )
         index = int(given)
@@ -115,8 +116,8 @@ def run(
     run_plan(plan, workdir.local, arguments, stop, index=index)
     return Outcome(
         [
-            f"all runs are over; --mode=report --workdir={workdir.local}"
-            " compares them"
+            "All runs have ended. Next: compare them with --mode=report"
+            f" --workdir={workdir.local}"
         ]
     )
 
@@ -146,8 +147,8 @@ def run_plan(
     runs = plan.runs()
     if index is not None and not 0 <= index < len(runs):
         raise errors.ConfigError(
-            f"--index={index}: the plan has {len(runs)} runs, 0 to"
-            f" {len(runs) - 1}"
+            f"--index={index}: must be 0 to {len(runs) - 1}, as the plan has"
+            f" {len(runs)} runs"
         )
     stop.saved = "finished runs are kept, and the current one can be resumed"
     workdir.mkdir(parents=True, exist_ok=True)
@@ -176,7 +177,7 @@ def run_plan(
         logging.info("run %d of %d: %s", number + 1, len(runs), variant)
         logging.info("%s", shlex.join(command))
         if _failed(where, command):
-            logging.info("it diverged, and would again")
+            logging.info("skipped: diverged in an earlier attempt")
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
@@ -188,7 +189,7 @@ def run_plan(
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
-                f"{variant}, seed {seed} exited with {code}; its own last line"
+                f"{variant}, seed {seed} exited with {code}; its last line"
                 " is above",
                 code,
             )

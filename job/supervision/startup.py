@@ -80,7 +80,7 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
         if os.strerror(errno.ENOSPC) in what:  # TensorFlow has one error.
             raise errors.StorageError(what) from None
         raise errors.OutOfMemoryError(
-            f"out of memory ({what}); what helps: a smaller"
+            f"out of memory ({what}). Fix: a smaller"
             " --config.global_batch_size (now"
             f" {fields['global_batch_size']}),"
             " --config.evaluate.global_batch_size (now"

@@ -96,13 +96,13 @@ class History:
         for name in ("replicas", "versions") if self.starts else ():
             before = self.starts[-1].get(name)
             if before != start[name]:
-                logging.info("%s: %s, were %s", name, start[name], before)
+                logging.info("%s: %s, before %s", name, start[name], before)
         planned = self.planned_steps()
         if planned and planned[-1] != train_steps:
             logging.warning(
-                "the run was planned for %d steps and has %d now; from here on"
-                " its learning rate follows the new length. For one schedule"
-                " from start to end, choose another workdir",
+                "the length changed from %d to %d steps, and the learning rate"
+                " follows the new length from here on. For one schedule from"
+                " start to end, choose another workdir",
                 planned[-1],
                 train_steps,
             )

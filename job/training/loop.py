@@ -303,7 +303,7 @@ class Loop:
             self._clock.expect_compilation()
             if len(self.plan.phases) > 1:
                 self._reporter.message(
-                    f"from step {phase.first_step}: {phase.input_size} px,"
+                    f"from step {phase.first_step}: {phase.input_size} pixels,"
                     f" training {', '.join(sorted(phase.trainable_blocks))}"
                 )
         return self.train_steps

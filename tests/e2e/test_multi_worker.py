@@ -214,7 +214,7 @@ def test_a_worker_that_nobody_joins_ends_with_76(tmp_path):
     )
     assert ended.returncode == 76, ended.stderr
     assert last_line(ended.stderr).startswith(
-        f"peer lost error: worker 1 (127.0.0.1:{ports[1]}) did not come within"
+        f"peer lost error: worker 1 (127.0.0.1:{ports[1]}) did not start within"
         " 2 s"
     )
     assert not (tmp_path / "checkpoints").exists()
@@ -229,7 +229,7 @@ def test_a_broken_environment_ends_it_before_tensorflow(tmp_path):
     )
     assert ended.returncode == 2
     [line] = ended.stderr.strip().splitlines()
-    assert "TF_CONFIG is no JSON" in line
+    assert "TF_CONFIG is not valid JSON" in line
 
 
 def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):

@@ -147,7 +147,7 @@ def test_all_off_changes_nothing(split):
 
 
 def test_an_odd_batch_makes_no_pairs():
-    with pytest.raises(ValueError, match="15 images a replica"):
+    with pytest.raises(ValueError, match="15 images per replica"):
         make({"mixup_alpha": 1.0}, replicas=2, batch=30)
 
 

@@ -34,7 +34,7 @@ def test_more_logical_devices_than_the_process_has_is_refused():
 @pytest.mark.parametrize(
     ("driver", "cuda", "tools", "said"),
     [
-        (False, False, False, "no NVIDIA driver.*--gpus all"),
+        (False, False, False, "No NVIDIA driver.*--gpus all"),
         (True, False, True, r"built for CPUs.*requirements/gpu\.txt"),
         (True, True, False, "container toolkit"),
         (True, True, True, "CUDA_VISIBLE_DEVICES"),

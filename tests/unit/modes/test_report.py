@@ -66,7 +66,7 @@ def test_runs_that_share_their_last_name_are_compared_by_the_whole(
     report = ("--mode=report", f"--workdir={out}")
     done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
     assert done.returncode == 2
-    assert "no config.json of a run" in done.stderr
+    assert "neither config.json of a run" in done.stderr
     assert not out.exists()
     done = run_job(*report, f"--runs={','.join(runs)}")
     assert done.returncode == 0, done.stderr

@@ -126,7 +126,7 @@ def test_a_bucket_that_is_away_is_reported_once_and_made_up_for(
         while bucket.server.faults[0].times:
             pass
     assert bucket.files() == {"config.json": b"{}"}
-    assert caplog.text.count("not copied, tried again later") == 1
+    assert caplog.text.count("upload failed, retrying later") == 1
 
 
 def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(

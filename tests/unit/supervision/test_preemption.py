@@ -94,8 +94,8 @@ def test_who_does_not_answer_is_ended_before_the_grace_is_over():
         """)
     assert done.returncode == 75, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "preempted: stopped by SIGTERM, the grace was over before the"
-        " current work was: step 5 is saved"
+        "preempted: stopped by SIGTERM, the grace period ended before the"
+        " current work: step 5 is saved"
     )
 
 
