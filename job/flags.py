@@ -54,7 +54,7 @@ UPLOAD_SECONDS = flags.DEFINE_float(
     "upload_seconds",
     60.0,
     "Interval between uploads of metrics, events and results to a gs://"
-    " workdir, in seconds; checkpoints are uploaded at once.",
+    " workdir, in seconds; checkpoints are uploaded immediately.",
     lower_bound=1.0,
 )
 SEEDS = flags.DEFINE_integer(
@@ -269,9 +269,9 @@ def config_filename() -> str:
 
 
 def child_arguments() -> list[str]:
-    """Returns the flags that an ablation hands on to each of its runs.
+    """Returns the flags that an ablation passes on to each of its runs.
 
-    They may stand on the command line or in a --flagfile, in any spelling.
+    They may come from the command line or a --flagfile, in any spelling.
     """
     changed = config_flags.get_override_values(flags.FLAGS["config"])
     return [f"--config.{name}={value}" for name, value in changed.items()] + [

@@ -4,7 +4,7 @@
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
 Each worker is a process with the same command line. Imports no TensorFlow, so
-that a wrong variable ends the job at once.
+that a wrong variable ends the job immediately.
 """
 
 import dataclasses
@@ -103,7 +103,7 @@ class Cluster:
                 poll()
 
     def _missing(self, server: socket.socket) -> set[int]:
-        """Returns the workers to wait for, after about a second if any."""
+        """Returns the workers that have not started; waits up to a second."""
         if not self.is_chief:
             return set() if _was_told_to_start(server) else {0}
         others = self.others()
@@ -167,7 +167,7 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
     (1800).
 
     Raises:
-      ConfigError: something is missing or wrong; the message names it.
+      ConfigError: A variable is missing or wrong; the message names it.
     """
     if environment.get("TF_CONFIG"):
         found = _from_tf_config(environment["TF_CONFIG"])
@@ -221,7 +221,7 @@ def host_names(text: str, count: int) -> list[str]:
 
     Args:
       text: Host names, separated by commas. If the last one contains {index},
-        it stands for all remaining workers, with indices from 0.
+        it is the pattern of all remaining workers, with indices from 0.
       count: Number of workers.
     """
     *names, last = text.split(",")
@@ -291,7 +291,7 @@ def _refuse(what: str) -> NoReturn:
 
 
 def _was_told_to_start(server: socket.socket) -> bool:
-    """Returns whether the chief said that all workers are there.
+    """Returns whether the chief reported that all workers have started.
 
     Args:
       server: Socket of this worker, which listens.

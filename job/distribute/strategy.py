@@ -1,6 +1,6 @@
-"""Which devices the job runs on, as a `tf.distribute.Strategy`.
+"""Devices of a run, as a `tf.distribute.Strategy`.
 
-What is asked for is there, or the job ends and says what is missing.
+If requested devices are absent, the job exits and names the missing part.
 
     strategy = create_strategy(require_gpus=0)
     strategy.num_replicas_in_sync
@@ -35,25 +35,25 @@ def create_strategy(
     """Returns a MirroredStrategy over all GPUs, else over the CPU.
 
     With a cluster it is a MultiWorkerMirroredStrategy over the devices of all
-    workers, as many on each; it returns when all of them are there. Nothing of
-    TensorFlow may have been computed before.
+    workers, and the function returns after all workers have started. TensorFlow
+    must not have executed an operation before.
 
-    Memory of a GPU is taken as it is needed, not all at the start, and float32
-    is float32: TF32 is switched off.
+    GPU memory grows on demand, and TF32 is off.
 
     Args:
-      logical_devices: split the CPU into that many replicas; 0: no split.
-      require_gpus: fewest GPUs to run on; 0: a CPU will do.
-      all_reduce: sum over GPUs by auto or nccl, or hierarchical copies.
-      cluster: the workers; None: this process alone.
-      precision: precision of the forward and backward pass, for a warning.
-      deterministic: whether to use kernels that repeat bit by bit, under XLA
-        too. On a CPU they do so anyway.
+      logical_devices: Number of replicas that the CPU is split into. 0: no
+        split.
+      require_gpus: Minimum number of GPUs. 0 allows a CPU.
+      all_reduce: Algorithm of the sum over GPUs: auto, nccl or hierarchical.
+      cluster: Workers of the run. If None, this process alone.
+      precision: Precision of the forward and backward pass, for a warning.
+      deterministic: Whether to use kernels that repeat bit by bit, under XLA
+        too. On a CPU all kernels do.
 
     Raises:
-      DeviceError: fewer GPUs than required, their driver is too old, or
-        TensorFlow had started before the CPU could be split.
-      ConfigError: hierarchical on an odd number of GPUs, or on several nodes.
+      DeviceError: Fewer GPUs than required, a driver that is too old, or a
+        TensorFlow that has started before the CPU could be split.
+      ConfigError: Hierarchical on an odd number of GPUs, or on several nodes.
     """
     # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
     tf.config.experimental.enable_tensor_float_32_execution(False)

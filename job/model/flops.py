@@ -5,7 +5,7 @@
     train_tflop(network, [(1000, 32, {"head"})], global_batch_size=128)
 
 A multiplication and an addition are two operations. Whatever is not a matrix
-product is left out, as it is little.
+product is negligible and left out.
 """
 
 import math

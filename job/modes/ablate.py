@@ -1,4 +1,4 @@
-"""`--mode=ablate`: makes the runs of an ablation plan, one after another.
+"""`--mode=ablate`: trains the runs of an ablation plan, one after another.
 
     plan = AblationPlan.load("configs/ablations.py:ladder", seeds=(0, 1))
     run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
@@ -8,7 +8,7 @@ names of the runs, and `get_config("PLAN/VARIANT")` the config of one. The
 optional `CUMULATIVE` maps a plan to the variants that add to the one before
 them. Each run is a process with the command that a user would type. A run that
 diverges is a result; any other failure ends the ablation. Repeating the command
-resumes it: a finished run ends at once. Imports no TensorFlow.
+resumes it, and a finished run ends immediately. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -84,7 +84,7 @@ def run(
     arguments: Sequence[str],
     index: int | None,
 ) -> Outcome:
-    """Makes the runs of a plan that are not finished.
+    """Trains the runs of a plan that are not finished.
 
     Args:
       config_filename: Config file and plan, FILE:PLAN.
@@ -137,8 +137,8 @@ def run_plan(
       workdir: Directory above those of the runs. Created if needed.
       arguments: Flags for each run, such as --config.data.dir=DIR.
       stop: Stop request, passed on to the current run.
-      index: Index in `plan.runs()` of the only run to make. If None, all runs
-        are made.
+      index: Index in `plan.runs()` of the only run to train. If None, all
+        runs are trained.
 
     Raises:
       ConfigError: The index is out of range.
@@ -209,10 +209,10 @@ def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
 def _run(command: Sequence[str], stop: StopRequest) -> int:
     """Runs a command and returns its exit code; passes a stop request on."""
     told = False
-    # The run has a process group of its own. A terminal sends Ctrl-C to a whole
-    # group: with the signal that is passed on the run would get two, and the
-    # second one ends it at once. The run also has to notice that this process
-    # has ended.
+    # The run has a process group of its own, because a terminal sends Ctrl-C to
+    # a whole group. Together with the signal that is passed on, the run would
+    # get two, and the second one ends it immediately. The run also has to
+    # notice that this process has ended.
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, process_group=0, env=environment) as process:
         while True:

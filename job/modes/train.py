@@ -134,7 +134,7 @@ def _train(
 
 @contextlib.contextmanager
 def _recorded_divergence(workdir: workdirs.Workdir) -> Iterator[None]:
-    """Writes why a run diverged, and its report, before the error goes on."""
+    """Writes the cause of a divergence and the report before re-raising it."""
     try:
         yield
     except errors.DivergedError as error:

@@ -1,6 +1,6 @@
 """The result of a finished run: result.json.
 
-    finished(workdir, fields)      # the result, if this very run is over
+    finished(workdir, fields)      # the result of this run, if it is finished
     inspect(workdir)               # any result, and a note if it is damaged
 
 A run is finished if and only if this file exists and matches its config; its

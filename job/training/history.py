@@ -38,16 +38,16 @@ class History:
     Attributes:
       fields: The flattened config.
       data_crc32c: Checksum of the training split.
-      step: Steps done when this start began.
+      step: Number of completed steps at the start of this attempt.
       resumes: Number of resumes from a checkpoint.
-      train_seconds: Seconds in the loop over all starts, as far as they were
-        saved.
-      compile_seconds: Seconds of compilation of the newest start: the first
+      train_seconds: Time in the loop over all attempts, as far as it was
+        saved, in seconds.
+      compile_seconds: Compile time of the newest attempt, in seconds: the first
         call of each phase, without its steps.
-      rollbacks: For each rollback the step that was bad, the step of the
-        checkpoint, and the learning rate factor from there on.
-      starts: For each start its hardware, versions and first step; the newest
-        is the last.
+      rollbacks: The bad step, the step of the checkpoint and the following
+        learning rate factor of each rollback.
+      starts: Hardware, versions and first step of each attempt, the newest
+        last.
       record: Lines of metrics.jsonl at the time of the checkpoint; None if
         they are unknown.
       validation: Step and accuracy, 0 to 1, of the newest evaluation on a
@@ -78,7 +78,7 @@ class History:
     validation: tuple[int, float] | None = None
 
     def begin(self, replicas: int, train_steps: int) -> None:
-        """Adds this start, and logs the differences from the one before.
+        """Adds this attempt and logs its differences from the previous one.
 
         Args:
           replicas: Number of replicas.
