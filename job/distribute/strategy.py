@@ -90,7 +90,7 @@ def create_strategy(
             cpus=split_cpu(logical_devices or 1),
             all_reduce=all_reduce,
         )
-    # Of another job: MirroredStrategy would look for the workers in it.
+    # MirroredStrategy would look for the workers of another job.
     os.environ.pop("TF_CONFIG", None)
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]

@@ -139,7 +139,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
         elif isinstance(layer, keras.layers.Conv2D):
             kernel, bias = _folded(layer, behind)
-            if reverse:  # Not the pixels but the first kernel, once.
+            if reverse:  # Reversing the kernel is free, unlike the pixels.
                 kernel, reverse = kernel[:, :, ::-1], False
             x = keras.layers.Conv2D(
                 layer.filters, 3, padding="same", name=layer.name

@@ -23,7 +23,7 @@ def import_tensorflow() -> None:
     the precision, nor write one.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash without a word.
+    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash silently.
         raise errors.OutOfMemoryError(
             f"the address space is limited to {limit:,} bytes, and TensorFlow"
             f" needs {_ADDRESS_BYTES:,}. Fix: ulimit -v unlimited"

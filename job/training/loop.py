@@ -124,7 +124,7 @@ class Loop:
         self._phase: phases_lib.Phase | None = None
         self._final: Scores | None = None
         self._batches = training.make_batches(history.step)
-        # Step and time of the newest checkpoint that was handed to the saver.
+        # Step and time of the newest checkpoint that was enqueued.
         self._saved_step = history.step
         self._saved_at = time.monotonic()
         supervisor.note_restored(history.step)

@@ -176,7 +176,7 @@ def test_2_workers_of_2_devices_train_as_1_does(tmp_path, alone):
 
 
 @pytest.mark.faults
-def test_stopped_and_killed_all_go_on_together(tmp_path, two_workers):
+def test_stopped_and_killed_workers_resume_together(tmp_path, two_workers):
     folders = [tmp_path / "0", tmp_path / "1"]
     # One is told to stop: all save the same step and end.
     codes, outputs = end(start(folders, faults=("none", "SIGTERM")))

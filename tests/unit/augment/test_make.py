@@ -1,4 +1,4 @@
-"""The whole of it: the same on any number of replicas, and free where off."""
+"""The augmentation is equal on any number of replicas, and free if off."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The data sources: whole data is read right, damaged data is refused."""
+"""Data sources: intact data is read, damaged data is refused."""
 
 import gzip
 import hashlib

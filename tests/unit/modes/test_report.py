@@ -56,7 +56,7 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     assert "| second |" in (compared / "report.md").read_text()
 
 
-def test_runs_that_share_their_last_name_are_compared_by_the_whole(
+def test_runs_with_equal_last_names_are_compared_by_their_paths(
     trained_run, tmp_path
 ):
     for name in ("a", "b"):
