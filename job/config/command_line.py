@@ -190,7 +190,7 @@ def find_config(value: str) -> str:
       FILE[:VARIANT] with an existing file.
 
     Raises:
-      ConfigError: There is no such file, or it is a folder or a FIFO. The
+      ConfigError: The file does not exist, or is a folder or a FIFO. The
         message names the nearest config.
     """
     path, colon, variant = value.partition(":")

@@ -62,7 +62,7 @@ def image_gflop(
 
     The backward pass of a trainable block costs twice its forward pass: the
     gradients of its weights and of its input. The gradient of the input of the
-    lowest trainable layer is not computed; it is little, and is counted.
+    lowest trainable layer is not computed, but its small cost is counted.
 
     Args:
       network: Network of `vgg.vgg16`.

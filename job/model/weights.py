@@ -181,7 +181,7 @@ def _imagenet(max_bytes: int) -> bytes:
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = pathlib.Path(folder, "vgg16-cifar10", _URL.rpartition("/")[2])
     # A cache that cannot be read is downloaded again. Without a home directory
-    # the path is relative, and there is no cache.
+    # the path is relative, and nothing is cached.
     with contextlib.suppress(reader.DamagedError, errors.UnavailableError):
         cached = reader.read_bytes(path, max_bytes=max_bytes)
         if cached and path.is_absolute() and _md5(cached) == _MD5:

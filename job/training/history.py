@@ -3,7 +3,7 @@
 history = History(fields, data_crc32c, step=40, resumes=1)
 history.begin(replicas=1, train_steps=100)
 history.to_metadata(60, replicas=1)      # the `run` part of a checkpoint
-tensors[LOG] = pack_log(lines)           # beside the variables
+tensors[LOG] = pack_log(lines)           # next to the variables
 """
 
 import copy

@@ -88,7 +88,7 @@ def roll_back(
       saver: Saver of the run.
       history: Receives an entry in `rollbacks`.
       supervisor: Stop requests are honored while saves are pending.
-      reporter: Drops the lines after the checkpoint, and tells the user.
+      reporter: Drops the lines after the checkpoint, and informs the user.
       on_nonfinite: Policy: stop or rollback.
 
     Returns:

@@ -205,7 +205,7 @@ def test_stopped_and_killed_workers_resume_together(tmp_path, two_workers):
 
 
 @pytest.mark.faults
-def test_a_worker_that_nobody_joins_ends_with_76(tmp_path):
+def test_a_worker_without_its_peers_ends_with_76(tmp_path):
     ports = free_ports(2)
     ended = run_job(
         *FLAGS,

@@ -171,7 +171,7 @@ def test_a_worker_names_the_chief_that_does_not_come():
         wait(other)
 
 
-def test_one_worker_waits_for_nobody():
+def test_one_worker_does_not_wait():
     wait(workers_on_loopback(1)[0])
 
 

@@ -110,7 +110,7 @@ def test_a_run_that_ends_early_leaves_what_it_has(opened, bucket):
     assert bucket.files() == {"metrics.jsonl": b"line\n"}
 
 
-def test_who_lost_a_race_leaves_the_winners_files_alone(opened, bucket):
+def test_a_lost_race_leaves_the_winners_files(opened, bucket):
     bucket.put("metrics.jsonl", b"the winner's\n")
     with pytest.raises(errors.LostRaceError):
         write(opened, "metrics.jsonl", errors.LostRaceError("one is ahead"))
