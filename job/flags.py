@@ -126,6 +126,15 @@ explains all fields. Exit codes: 0 done, 2 flag or config, 3 data or storage,
 
 Modes, and the flags that they need"""
 
+# What absl's parsers report, and the valid values.
+_PARSER_ERRORS = (
+    (r": value should be one of <(.*)>", r"one of \1"),
+    (r": could not convert string to float.*", "a number"),
+    (r": invalid literal for int.*", "a whole number"),
+    (r": \('Non-boolean argument.*", "true or false"),
+    (r": \S+ is not an? (positive|non-negative) integer", r"a \1 number"),
+)
+
 # Flags by the mode that they belong to, in the order of the help.
 _SECTIONS = {
     "Every mode": (
@@ -226,6 +235,9 @@ def _one_line(error: BaseException) -> str:
         text = f"{given}: the file does not define get_config()"
     elif isinstance(error, flags.Error):
         text = re.sub(r"^flag (--\S+=.*?): ", r"\1: ", text)
+        for pattern, expected in _PARSER_ERRORS:
+            text = re.sub(pattern, f": must be {expected}", text)
+        text = text.replace("|", ", ")
     else:
         text = f"{given}: {type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text).strip()[:500]
