@@ -291,7 +291,7 @@ def _draw(
 
     Args:
       policy: Policy of n pairs of operations.
-      stage: 0 for the first operation, 1 for the second.
+      stage: Index of the operation: 0 or 1.
       chosen: Index of the pair, float32 [b], rounded down. If n or more, none
         is applied.
       sign: float32 [b], uniform over [0, 1).

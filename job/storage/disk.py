@@ -83,7 +83,7 @@ class Disk:
             yield file
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`; nothing is lost on the way from a disk."""
+        """See `storage.Storage`; a disk returns its bytes intact."""
 
     def publish(
         self,

@@ -56,7 +56,7 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     assert "| second |" in (compared / "report.md").read_text()
 
 
-def test_runs_that_share_their_last_name_are_compared_by_the_whole(
+def test_runs_with_equal_last_names_are_compared_by_their_paths(
     trained_run, tmp_path
 ):
     for name in ("a", "b"):
@@ -66,7 +66,7 @@ def test_runs_that_share_their_last_name_are_compared_by_the_whole(
     report = ("--mode=report", f"--workdir={out}")
     done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
     assert done.returncode == 2
-    assert "no config.json of a run" in done.stderr
+    assert "neither config.json of a run" in done.stderr
     assert not out.exists()
     done = run_job(*report, f"--runs={','.join(runs)}")
     assert done.returncode == 0, done.stderr

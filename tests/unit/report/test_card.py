@@ -30,7 +30,7 @@ def test_the_card_tells_of_the_run_and_of_its_limits(workdir):
     assert "not finished: these are the weights of step 15" in text
 
 
-def test_a_result_without_its_figures_is_no_obstacle(workdir):
+def test_a_card_of_a_result_without_figures(workdir):
     path = workdir / RESULT
     result = files.read_json(path)
     for name in ("test_loss", "images_scored", "params"):

@@ -207,7 +207,7 @@ def test_a_bad_number_stops_all_change(data):
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
-def test_float16_overflow_lowers_the_scale_and_goes_on(data):
+def test_float16_overflow_lowers_the_scale_and_continues(data):
     trainer = Trainer(data, precision="float16")
     trainer.state.loss_scale["scale"].assign(2.0**30)
     before = trainer.state.snapshot()
