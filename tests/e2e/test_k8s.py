@@ -11,7 +11,6 @@ import subprocess
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from job import errors
 from job.config import ranges, serialization
@@ -205,14 +204,15 @@ echo "kubectl $*" >> {record}
 """
     )
     fake.chmod(0o755)
-    names = []
+    project = manifests.copy_project(tmp_path)
 
     def run_make(target, *args, name="test"):
-        names.append(name)
         ended = subprocess.run(
-            ["make", "--silent", f"KUBECTL={fake}", target, *args]
-            + ([f"NAME={name}"] if name else []),
-            cwd=ROOT,
+            [
+                *("make", "--silent", f"KUBECTL={fake}", target, *args),
+                *([f"NAME={name}"] if name else []),
+            ],
+            cwd=project,
             capture_output=True,
             text=True,
             check=False,
@@ -221,13 +221,7 @@ echo "kubectl $*" >> {record}
         )
         return ended, record.read_text() if record.exists() else ""
 
-    yield run_make
-    for name in filter(None, names):
-        folder = ROOT / "k8s/runs" / name
-        for path in folder.glob("*"):
-            path.unlink()
-        if folder.exists():
-            folder.rmdir()
+    return run_make
 
 
 def render_run(make, *args, **kwargs):
@@ -236,7 +230,7 @@ def render_run(make, *args, **kwargs):
         "k8s-render", "IMAGE=registry:5000/vgg:1-gpu", *args, **kwargs
     )
     assert ended.returncode == 0, ended.stderr
-    return manifests.with_setup(list(yaml.safe_load_all(ended.stdout)))
+    return manifests.with_setup(manifests.parse(ended.stdout))
 
 
 SIZES = {
