@@ -137,6 +137,15 @@ def test_a_spot_node_leaves_15_seconds():
     assert len(spot["tolerations"]) == 2
 
 
+def test_the_pod_for_results_is_restricted():
+    [tools] = manifests.load(ROOT / "k8s/tools")
+    documents = manifests.render("pvc")
+    spec(documents)["template"]["spec"] = tools["spec"]
+    found = manifests.problems(documents)
+    words = ("restricted", "ServiceAccount", "Claim", "fsGroup", "token")
+    assert not [line for line in found if any(w in line for w in words)]
+
+
 def test_kueue_queues_a_job_and_covers_its_resources():
     job = manifests.find(manifests.load(ROOT / "k8s/overlays/kueue"), "Job")
     name = job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
@@ -322,6 +331,7 @@ def test_an_image_may_have_a_digest(make):
         (["OVERLAY=gke"], "Fix: BUCKET="),
         (["OVERLAY=gke", "BUCKET=gs://b"], "without gs://"),
         (["COMPONENTS=nope"], "k8s/components"),
+        (["COMPONENTS=gke", "OVERLAY=multi-node"], "no effect on a JobSet"),
         (
             ["CONFIG=configs/naive.py", "OVERLAY=ablation"],
             "the plan sets",
