@@ -14,6 +14,8 @@ DATA ?=
 # Image files for `make predict`.
 INPUT ?=
 given = $(filter command line environment,$(origin $(1)))
+# Workdirs for `make compare`.
+RUNS ?=
 # A plan of configs/ablations.py.
 PLAN ?= ladder
 PLAN_DIR = $(if $(call given,WORKDIR),$(WORKDIR),runs/$(PLAN))
@@ -40,8 +42,8 @@ help: ## list the targets
 	@awk -F':.*## ' '/^##@ / {printf "%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables'
-	@echo '  CONFIG=FILE[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y"'
-	@echo '  SET=cpu|gpu PYTHON=python3.12 INPUT=FILE|DIR|gs://... PLAN=NAME'
+	@echo '  CONFIG=NAME[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y"'
+	@echo '  SET=cpu|gpu PYTHON=python3.12 INPUT=FILE|DIR|gs://... PLAN=NAME RUNS=A,B'
 	@echo '  OVERLAY= NAME= IMAGE= GPUS= NODES= BUCKET= COMPONENTS= (image and cluster)'
 
 ##@ Train
@@ -50,10 +52,27 @@ train: $(READY) ## train a network (CONFIG=configs/quickstart.py)
 	$(RUN) -m job.main --config=$(CONFIG) --workdir=$(WORKDIR) \
 	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 
+.PHONY: fetch
+fetch: $(READY) ## download CIFAR-10, or verify your copy (DATA=DIR)
+	$(RUN) -m job.main --mode=fetch \
+	  --config=$(if $(call given,CONFIG),$(CONFIG),configs/stem32.py) \
+	  $(if $(DATA),--config.data.dir=$(DATA) \
+	  $(if $(wildcard $(DATA)),,--config.data.source=tfds)) $(ARGS)
+
 ##@ Inspect a run
+.PHONY: evaluate
+evaluate: $(READY) ## score the newest checkpoint (WORKDIR=)
+	$(RUN) -m job.main --mode=evaluate --workdir=$(WORKDIR) $(ARGS)
+
 .PHONY: report
 report: $(READY) ## write WORKDIR/report.html or an ablation's comparison
 	$(RUN) -m job.main --mode=report --workdir=$(WORKDIR) $(ARGS)
+
+.PHONY: compare
+compare: $(READY) ## compare runs on one page (RUNS=A,B)
+	$(RUN) -m job.main --mode=report \
+	  --workdir=$(if $(call given,WORKDIR),$(WORKDIR),runs/compare) \
+	  --runs=$(or $(RUNS),$(error RUNS is missing. Fix: RUNS=runs/a,runs/b)) $(ARGS)
 
 .PHONY: diagnose
 diagnose: $(READY) ## explain a low accuracy of a config or a run (WORKDIR=)
@@ -71,6 +90,11 @@ predict: $(READY) ## classify image files with a run (INPUT=FILE)
 .PHONY: export
 export: $(READY) ## write WORKDIR/export: SavedModel, .keras file, model card
 	$(RUN) -m job.main --mode=export --workdir=$(WORKDIR) $(ARGS)
+
+.PHONY: tensorboard
+tensorboard: $(READY) ## show the curves of all runs (or WORKDIR=) in a browser
+	$(RUN) -m tensorboard.main $(ARGS) \
+	  --logdir=$(if $(call given,WORKDIR),$(WORKDIR),runs)
 
 ##@ Experiments
 .PHONY: ablate

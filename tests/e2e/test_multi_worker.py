@@ -187,7 +187,8 @@ def test_stopped_and_killed_all_go_on_together(tmp_path, two_workers):
         outputs, ("another worker's signal", "SIGTERM"), strict=True
     ):
         assert last_line(output) == (
-            f"preempted: stopped by {who}: all is saved up to step {saved}"
+            f"preempted: stopped by {who}: all is saved up to step {saved};"
+            " the same command resumes"
         )
     # One is killed: the other one ends too, saying who is gone.
     codes, outputs = end(start(folders, faults=("none", "SIGKILL")))

@@ -59,7 +59,7 @@ def test_the_end_of_the_run_begins_anew(tmp_path):
 def test_an_end_that_says_what_would_do_does_not_count(tmp_path):
     workdir = tmp_path / "run"
     begin(workdir, -1, 20, errors.DeviceError)
-    assert not workdir.exists()
+    assert not list(workdir.iterdir())
     begin(workdir, -1, 9)
     begin(workdir, -1, 20, errors.DataError)
     begin(workdir, -1, 1)

@@ -1,7 +1,7 @@
 """Collects results of runs and writes the tables of docs/ from them.
 
-    python -m docs.results collect NAME WORKDIR  # writes docs/results/NAME.json
-    python -m docs.results tables                # writes the tables of docs/
+    python -m docs.tables collect NAME WORKDIR  # writes docs/results/NAME.json
+    python -m docs.tables write                  # writes the tables of docs/
 
 A file of docs/results/ states how its runs were made and holds a row per run.
 A page has a table of them wherever it contains
@@ -177,11 +177,11 @@ def with_tables(page: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Runs `collect NAME WORKDIR` or `tables`."""
+    """Runs `collect NAME WORKDIR` or `write`."""
     match arguments:
         case ["collect", name, workdir]:
             collect(name, pathlib.Path(workdir))
-        case ["tables"]:
+        case ["write"]:
             for page in sorted(_DOCS.glob("*.md")):
                 page.write_text(with_tables(page.read_text()))
         case _:
