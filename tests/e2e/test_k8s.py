@@ -210,6 +210,9 @@ def make(tmp_path):
         f"""#!/bin/bash
 if [ "$1" = kustomize ]; then exec {manifests.KUBECTL} "$@"; fi
 echo "kubectl $*" >> {record}
+if [ "$1" = apply ] && [ -e {tmp_path}/exists ]; then
+  echo "job.batch/train-local-b unchanged"
+fi
 """
     )
     fake.chmod(0o755)
@@ -347,11 +350,15 @@ def test_make_refuses_what_it_cannot_apply(make, args, words):
     assert not record
 
 
-def test_make_applies_and_deletes_only_the_run_of_a_name(make):
+def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):
     ended, record = make("k8s-run", "IMAGE=vgg:1", name="b")
     assert ended.returncode == 0, ended.stderr
     assert "make k8s-logs NAME=b " in ended.stdout
     assert record == "kubectl apply -k k8s/runs/b\n"
+    (tmp_path / "exists").touch()
+    ended, _ = make("k8s-run", "IMAGE=vgg:1", name="b")
+    assert ended.returncode
+    assert "this run exists already" in ended.stderr
     ended, record = make("k8s-delete", name="b")
     assert record.splitlines()[-1] == "kubectl delete -k k8s/runs/b"
     ended, _ = make("k8s-delete", name="")
