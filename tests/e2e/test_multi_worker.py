@@ -260,6 +260,7 @@ def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):
                     workdir,
                     StopRequest(),
                     Watchdog(0.0),
+                    config_name="configs/smoke.py",
                     upload_seconds=60.0,
                 )
             except errors.JobError as error:
