@@ -159,7 +159,7 @@ def test_the_card_is_beside_it(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
     assert f"{100 * result['test_accuracy']:.2f} %" in text
-    assert "Drawn shapes, not CIFAR-10" in text
+    assert "Synthetic images, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
     folder = exported / "export"
