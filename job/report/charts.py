@@ -184,7 +184,8 @@ def changes(
             if row:
                 noise = 2 * np.hypot(errors[row], errors[row - 1])
                 small = abs(value - start) < noise
-                change = " within noise" if small else f" {value - start:+.1f}"
+                by = "within noise" if small else f"{value - start:+.1f}"
+                change = f" ({by})"
             axes.annotate(
                 f"{value:.1f}{change}",
                 (max(value, start) + errors[row], row),
