@@ -53,6 +53,7 @@ def train_and_evaluate(
     stop: StopRequest,
     watchdog: Watchdog | None = None,
     *,
+    data: Dataset | None = None,
     storage: Storage | None = None,
     name: str = "",
     cluster: Cluster | None = None,
@@ -67,6 +68,7 @@ def train_and_evaluate(
       stop: Stop request, polled in each part: data, training, evaluation.
       watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
         nothing is watched.
+      data: Images to train on and to score. If None, those of `config.data`.
       storage: Storage of the checkpoints. If None, a folder in `workdir`.
       name: Name of the workdir in the report. If empty, its path.
       cluster: Addresses of the workers, each of which calls this function. If
@@ -91,7 +93,7 @@ def train_and_evaluate(
     if cluster:
         stop.listen()  # TensorFlow has replaced the handler of SIGTERM.
     workers = supervisor.workers = Workers(strategy, cluster)
-    data = build.load_data(config, supervisor.poll)
+    data = data or build.load_data(config, supervisor.poll)
     supervisor.poll("build")
 
     plan = build.create_plan(config, len(data.train))

@@ -3,7 +3,7 @@
     run = read(pathlib.Path("runs/a"))
     run.of("test", "accuracy")         # epochs, accuracies
 
-Reads the small files and the newest checkpoint's metadata. A report can do
+Reads the small files and the newest checkpoint's header. A report can do
 without each of them except for the config: `notes` names the damaged ones.
 Values of the wrong type count as absent. Imports no TensorFlow.
 """
@@ -138,7 +138,7 @@ def read(
             f"--workdir={name or workdir}: no {CONFIG} of a run in it"
         )
     checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
-    newest = checkpoints.newest_manifest()
+    newest = checkpoints.newest_header()
     notes: list[str] = []
 
     def optional(name: str, read_file: Callable[[pathlib.Path], Any]) -> Any:
