@@ -57,7 +57,6 @@ def to_html(run: run_lib.Run) -> bytes:
         epochs=_last(run, "epoch"),
         train_images=_train_images(run),
         newest_accuracy=_last(run, "accuracy", run.split),
-        findings=run_lib.dicts(run.diagnosis.get("findings")),
         facts=run_lib.texts(run.diagnosis.get("facts")),
         learning_curves=_learning_curves(run) if run.lines else [],
         smoothing_floor=_smoothing_floor(run),
