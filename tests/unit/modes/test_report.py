@@ -85,7 +85,14 @@ def test_a_run_that_diverges_leaves_a_report_that_says_so(
         workdirs.open_workdir(str(tmp_path)) as workdir,
         pytest.raises(errors.DivergedError),
     ):
-        train.run(config, workdir, stop, watchdog, upload_seconds=60.0)
+        train.run(
+            config,
+            workdir,
+            stop,
+            watchdog,
+            upload_seconds=60.0,
+            config_name="configs/smoke.py",
+        )
     assert files.read_json(tmp_path / FAILURE)["exit_code"] == 5
     text = Reader((tmp_path / REPORT).read_text()).text
     assert "Diverged. the loss of step 7 is not finite" in text

@@ -29,6 +29,7 @@ def write_run(folder, accuracy, *, seed=0, diverged=False, width=0.25):
         result = {
             "test_accuracy": accuracy,
             "test_accuracy_tta": accuracy + 0.01,
+            "train_steps": 500,
             "train_seconds": 9.6,
             "images_per_second": 1234.0,
             "train_tflop": 5.0,
@@ -40,7 +41,7 @@ def write_run(folder, accuracy, *, seed=0, diverged=False, width=0.25):
             "epoch": step / 100,
             "split": split,
             "accuracy": step / 1000,
-            "images_per_second": 0.0,
+            "images_per_second": 100.0,
             "train_tflop": step / 100,
         }
         for step in (100, 300, 500)
@@ -152,10 +153,9 @@ def test_hostile_names_stay_text(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("result.json", b"[1]"),
         ("result.json", b'{"test_accuracy": "99 %", "train_tflop": null}'),
         ("metrics.jsonl", b'{"step": 1, "split": "test", "epoch": 1}\n'),
-        ("config.json", b"{}"),
+        ("ablation.json", b"{}"),
     ],
 )
 def test_a_damaged_file_leaves_its_cells_empty(tmp_path, name, content):

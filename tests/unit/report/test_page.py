@@ -63,20 +63,19 @@ def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
 
 
 def test_hostile_names_stay_text(workdir):
-    change(workdir, "config.json", **{name: name for name in HOSTILE})
+    fields = {name: name for name in HOSTILE}
     findings = [
         {"title": name, "evidence": name, "cost": name, "fix": name}
         for name in HOSTILE
     ]
-    facts = {name: name for name in HOSTILE if name.isascii()}
-    files.write_json(
-        workdir / DIAGNOSE,
-        {"findings": findings, "facts": facts, "summary": HOSTILE[0]},
-    )
     for name in HOSTILE[0], HOSTILE[-1]:
         run = run_lib.read(workdir, name=name)
-        scored = dataclasses.replace(run.scored, class_names=HOSTILE[-10:])
-        run = dataclasses.replace(run, scored=scored)
+        run = dataclasses.replace(
+            run,
+            fields=run.fields | fields,
+            diagnosis={"findings": findings, "facts": fields, "summary": name},
+            scored=dataclasses.replace(run.scored, class_names=HOSTILE[-10:]),
+        )
         read = Reader(page.to_html(run).decode())
         assert "script" not in read.tags
         assert all(v.startswith(("data:image/png;", "#")) for v in read.links)
@@ -192,25 +191,27 @@ DAMAGE = {
         b'{"step": "a", "split": "train"}\n',
         b'{"step": 1, "split": "train", "epoch": 1, "loss": 1e308}\n',
         b'{"step": 1%s, "split": "test", "accuracy": 1}\n' % (b"0" * 400),
-        b'{"step": 1, "split": ["test"], "epoch": null}\n',
         b"[" * 100_000,
-        b"\xff\xfe",
     ),
     "predictions.npz": (b"PK", b"\x93NUMPY", b""),
     "augmentation.png": (b"<svg onload=alert(1)>", b""),
-    "diagnose.json": (b"[]", b'{"findings": 5, "facts": [1]}', b"{"),
+    "diagnose.json": (
+        b"[]",
+        b'{"findings": 5}',
+        b'{"findings": [{"title": 1, "evidence": "a"}]}',
+        b"{",
+    ),
     "failure.json": (b"7", b'{"error": {}}'),
 }
 
 
-@pytest.mark.parametrize("variant", range(6))
-def test_a_damaged_file_is_a_note_at_most(workdir, variant):
+@pytest.mark.parametrize("variant", range(4))
+def test_a_damaged_file_is_a_note(workdir, variant):
     for name, contents in DAMAGE.items():
         (workdir / name).write_bytes(contents[variant % len(contents)])
     text = look_at(workdir).text
     assert "Restarts" in text
-    assert f"{PREDICTIONS} is damaged" in text
-    assert "nan" not in text.lower().split()
+    assert all(f"{workdir / name}" in text for name in DAMAGE)
 
 
 def test_a_folder_in_place_of_a_file_is_a_note(workdir):
@@ -218,32 +219,14 @@ def test_a_folder_in_place_of_a_file_is_a_note(workdir):
         (workdir / name).unlink(missing_ok=True)
         (workdir / name).mkdir()
     text = look_at(workdir).text
-    assert all(f"{name} is damaged" in text for name in DAMAGE)
+    assert all(f"{workdir / name}" in text for name in DAMAGE)
 
 
-def test_one_flipped_bit_of_the_predictions_is_a_note(workdir):
-    whole = (workdir / PREDICTIONS).read_bytes()
-    rng = np.random.default_rng(0)
-    for place in rng.integers(0, 8 * len(whole), 30):
-        content = bytearray(whole)
-        content[place // 8] ^= 1 << place % 8
-        (workdir / PREDICTIONS).write_bytes(content)
-        run_lib.read(workdir)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"replicas": 2.5},
-        {"test_accuracy": "99 %"},
-        {"test_loss": float("nan"), "images_per_second": None},
-        {"params": 10**400, "ended": 7, "train_seconds": []},
-    ],
-)
-def test_values_of_a_wrong_type_spoil_no_page(workdir, values):
-    change(workdir, "result.json", **values)
-    change(workdir, "config.json", seed=1.5, global_batch_size="many")
-    assert "nan" not in look_at(workdir).text.lower().split()
+@pytest.mark.parametrize("content", [b"{", b'{"seed": 1.5}', b'{"a b": 1}'])
+def test_a_damaged_config_ends_with_a_message(workdir, content):
+    (workdir / "config.json").write_bytes(content)
+    with pytest.raises(errors.ConfigError, match=r"config\.json"):
+        page.write(workdir)
 
 
 def test_many_classes_have_a_table_in_place_of_the_matrix(workdir):
