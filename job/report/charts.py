@@ -47,8 +47,8 @@ _DASHES = ("-", "--", ":", "-.")
 def _style() -> Iterator[None]:
     """Sets the look of the charts.
 
-    A character that matplotlib's font lacks is no reason for a warning: the
-    page's font has it, or shows a box.
+    A character that matplotlib's font lacks causes no warning, because the
+    page's font has it or shows a box.
     """
     look = plt.style.context(pathlib.Path(__file__).with_suffix(".mplstyle"))
     with look, warnings.catch_warnings(action="ignore", category=UserWarning):

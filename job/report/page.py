@@ -51,7 +51,7 @@ def write(
 def to_html(run: run_lib.Run) -> bytes:
     """Returns the page of a run."""
     return render.html(
-        "report.html.j2",
+        "page.html.j2",
         run=run,
         title=pathlib.PurePath(run.name).name or run.name,
         epochs=_last(run, "epoch"),

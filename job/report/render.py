@@ -1,6 +1,6 @@
 """Templates of the pages and of the model card.
 
-    page = render.html("report.html.j2", run=run, svg=svg)
+    page = render.html("page.html.j2", run=run, svg=svg)
     card = render.markdown("card.md.j2", run=run)
 
 Names of runs, classes, files and fields come from people and from files. No
