@@ -25,7 +25,6 @@ from job.storage.workdir import (
     DIAGNOSE,
     FAILURE,
     PREDICTIONS,
-    RANGE_TEST,
 )
 
 _MAX_PNG_BYTES = 2**24
@@ -56,7 +55,6 @@ class Run:
       scored: Predictions; None if absent.
       augmentation: Bytes of augmentation.png; None if absent.
       diagnosis: Contents of diagnose.json; empty if absent.
-      range_test: Bytes of range_test.png; None if absent.
       notes: A sentence on each damaged file.
     """
 
@@ -70,7 +68,6 @@ class Run:
     scored: predictions.Predictions | None
     augmentation: bytes | None
     diagnosis: dict[str, Any]
-    range_test: bytes | None
     notes: list[str]
 
     @property
@@ -158,7 +155,6 @@ def read(
         scored=take(predictions.inspect(workdir / PREDICTIONS)),
         augmentation=take(_read_png(workdir / AUGMENTATION)),
         diagnosis=take(_read_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
-        range_test=take(_read_png(workdir / RANGE_TEST)),
         notes=notes,
     )
 
