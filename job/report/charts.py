@@ -124,7 +124,7 @@ def curves(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if low is not None:
-            axes.set_ylim(bottom=low)
+            axes.set_ylim(low, low + 1.08 * max(axes.dataLim.y1 - low, 1e-9))
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
