@@ -28,7 +28,7 @@ MODES = {
     "export": ("Write a SavedModel and a .keras file", "--workdir"),
     "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
     "ablate": ("Train the variants of a plan", "--config, --workdir"),
-    "report": ("Write report.html, or compare runs", "--workdir"),
+    "report": ("Write the report of a run, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
 
