@@ -12,24 +12,23 @@ Reads the workdirs of ablations and of single runs.
 """
 
 import dataclasses
+import os
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job import errors
-from job.config import serialization
-from job.output import ablation, metrics
+from job.config import run_config
+from job.output import ablation, metrics, results
 from job.report import comparison_plots
 from job.report.comparison_plots import Curve, Points
 from job.storage import files
 from job.storage.workdir import (
     ACCURACY_GFLOP,
     COMPARISON,
-    CONFIG,
     CURVES,
     FAILURE,
-    RESULT,
     WATERFALL,
 )
 
@@ -160,14 +159,14 @@ def read(folder: pathlib.Path, name: str) -> list[EndedRun]:
 
 
 def _read_run(folder: pathlib.Path, variant: str) -> EndedRun | None:
-    result = files.read_json(folder / RESULT)
-    failed = (folder / FAILURE).exists()
-    config = files.read_json(folder / CONFIG)
-    if not isinstance(config, dict) or not (result or failed):
+    result = results.inspect(folder).value
+    if not result and not os.path.exists(folder / FAILURE):
         return None
-    return EndedRun(
-        variant, result, serialization.flatten(config), metrics.read(folder)
-    )
+    try:
+        fields = run_config.read_fields(folder)
+    except errors.ConfigError:
+        return None
+    return EndedRun(variant, result, fields, metrics.read(folder))
 
 
 def summarize(runs: Sequence[EndedRun]) -> list[Row]:

@@ -11,17 +11,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from job import errors
 from job.checkpoint import store
-from job.config import serialization
-from job.output import metrics, predictions
-from job.storage import files
+from job.config import run_config
+from job.output import metrics, predictions, results
+from job.storage import reader
 from job.storage.workdir import (
     AUGMENTATION,
     CHECKPOINTS,
     CONFIG,
     PREDICTIONS,
-    RESULT,
 )
 
 
@@ -94,22 +92,20 @@ def read(
       ConfigError: `workdir` does not contain a run.
       StorageError: The checkpoints cannot be listed.
     """
-    config = files.read_json(workdir / CONFIG)
-    if not isinstance(config, dict):
-        raise errors.ConfigError(
-            f"--workdir={name or workdir}: no {CONFIG} of a run in it"
-        )
+    fields = run_config.read_fields(workdir, name)
     checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
     newest = checkpoints.newest_manifest()
-    result = files.read_json(workdir / RESULT)
-    picture = workdir / AUGMENTATION
+    try:
+        picture = reader.read_bytes(workdir / AUGMENTATION, max_bytes=2**24)
+    except reader.DamagedError:
+        picture = None
     return Run(
         name=name or str(workdir),
-        fields=serialization.flatten(config),
+        fields=fields,
         lines=metrics.read(workdir),
-        result=result if isinstance(result, dict) else None,
+        result=results.inspect(workdir).value,
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
         scored=predictions.load(workdir / PREDICTIONS),
-        augmentation=picture.read_bytes() if picture.exists() else None,
+        augmentation=picture,
     )
