@@ -26,8 +26,6 @@ import threading
 import traceback
 from collections.abc import Iterable
 
-from absl import logging
-
 from job import errors, flags
 from job.modes import (
     Outcome,
@@ -41,6 +39,7 @@ from job.modes import (
     report,
     train,
 )
+from job.output import progress
 from job.storage import workdir as workdirs
 from job.supervision import exits, preemption, termination, watchdog
 
@@ -55,12 +54,11 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
     threading.excepthook = exits.exit_on_thread_error
     try:
         if flags.is_help(argv):
-            print_lines([f"{__doc__}\n{flags.help_text()}"])
+            print_lines([flags.help_text()])
             return errors.EXIT_DONE
         flags.parse(argv)
         with exits.translate_errors():
-            logging.use_absl_handler()
-            logging.set_verbosity(logging.INFO)
+            progress.log_to_stderr()
             stop.grace_seconds = flags.require_seconds(
                 "grace_seconds", above=0.0
             )
@@ -136,6 +134,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
                 heartbeat_file=flags.require_heartbeat_file(),
                 saved=lambda: stop.saved,
             ),
+            config_name=flags.config_filename(),
             upload_seconds=upload_seconds,
         )
 

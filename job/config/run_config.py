@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from configs import default
 from job import errors
@@ -109,11 +110,11 @@ def _publish(workdir: Workdir, config: ml_collections.ConfigDict) -> bool:
         return False
     content = files.encode_json(serialization.to_json(config))
     try:
-        workdir.root.publish(CONFIG, content)
+        workdir.root.publish(CONFIG, [np.frombuffer(content, np.uint8)])
     except FileExistsError:
         if workdir.mirror:
-            (saved,) = workdir.root.read(CONFIG)
-            path.write_bytes(saved)
+            with workdir.root.open(CONFIG) as saved:
+                path.write_bytes(saved.read(reader.MAX_JSON_BYTES))
         return False
     return True
 

@@ -11,6 +11,7 @@ names and sizes are read into memory.
 
 import hashlib
 import itertools
+import os
 import pathlib
 import tarfile
 import zlib
@@ -21,7 +22,7 @@ import numpy as np
 from job import errors
 from job.data import dataset
 from job.storage import reader
-from job.storage.files import translate_errors
+from job.storage.files import open_at_once, translate_errors
 
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -34,6 +35,8 @@ TEST_FILES = ("test_batch.bin",)
 
 _PIXELS = 3 * dataset.IMAGE_SIZE**2
 _RECORDS = 10_000
+# The official archive has 170,052,171 bytes.
+_MAX_ARCHIVE_BYTES = 2**30
 _FILE_BYTES = _RECORDS * (1 + _PIXELS)
 
 
@@ -108,7 +111,10 @@ def _read_folder(
 def _read_archive(
     path: pathlib.Path, sha256: str, poll: Callable[[], None]
 ) -> dict[str, bytes]:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=open_at_once) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_ARCHIVE_BYTES:
+            raise errors.DataError(f"{path} has {size:,} bytes, too many")
         start = file.read(512)
         file.seek(0)
         found = hashlib.file_digest(file, "sha256").hexdigest()

@@ -118,7 +118,7 @@ def _remote(bucket: "Bucket", name: str, size: int) -> Input:
     def read() -> bytes:
         _check_size(size)
         try:
-            return bucket.read(name)[0]
+            return bucket.read(name)
         except FileNotFoundError as error:
             raise errors.DataError(str(error)) from None
 

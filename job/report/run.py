@@ -3,24 +3,34 @@
     run = read(pathlib.Path("runs/a"))
     run.of("test", "accuracy")         # epochs, accuracies
 
-Reads the small files and the newest manifest; each may be absent. Imports no
-TensorFlow.
+Reads the small files and the newest checkpoint's header. A report can do
+without each of them except for the config: `notes` names the damaged ones.
+Values of the wrong type count as absent. Imports no TensorFlow.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 from job.checkpoint import store
 from job.config import run_config
 from job.output import metrics, predictions, results
+from job.report.render import is_number
 from job.storage import reader
 from job.storage.workdir import (
     AUGMENTATION,
     CHECKPOINTS,
     CONFIG,
+    DIAGNOSE,
+    FAILURE,
     PREDICTIONS,
+    RANGE_TEST,
 )
+
+# Those of a run have less than 1 MB.
+_MAX_PNG_BYTES = 2**24
+_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,24 +38,33 @@ class Run:
     """The files of a run.
 
     Attributes:
-      name: Name of the workdir.
+      name: Workdir as the user gave it.
       fields: Flattened config.
-      lines: Lines of the metrics log.
-      result: Result; None if the run is not finished.
+      lines: Lines of the metrics log. Each has a split and a step; the other
+        values are finite numbers.
+      result: Contents of result.json; empty if the run is not finished.
+      failure: Contents of failure.json; empty if the run did not diverge.
       manifest: Resume metadata of the newest checkpoint; empty without one.
       step: Step of the newest checkpoint; 0 without one.
-      scored: Predictions; None if absent or damaged.
+      scored: Predictions; None if absent.
       augmentation: Bytes of augmentation.png; None if absent.
+      diagnosis: Contents of diagnose.json; empty if absent.
+      range_test: Bytes of range_test.png; None if absent.
+      notes: A sentence on each damaged file.
     """
 
     name: str
     fields: dict[str, Any]
     lines: list[dict[str, Any]]
-    result: dict[str, Any] | None
+    result: dict[str, Any]
+    failure: dict[str, Any]
     manifest: dict[str, Any]
     step: int
     scored: predictions.Predictions | None
     augmentation: bytes | None
+    diagnosis: dict[str, Any]
+    range_test: bytes | None
+    notes: list[str]
 
     @property
     def split(self) -> str:
@@ -56,18 +75,36 @@ class Run:
     @property
     def starts(self) -> list[dict[str, Any]]:
         """Attempts of the run, as the newest checkpoint lists them."""
-        return self.manifest.get("starts", [])
+        return dicts(self.manifest.get("starts"))
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the images were computed, not photographed."""
+        named = self.fields.get("data.source")
+        return "synthetic" in (named, self.result.get("data_source"))
 
     def of(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """Returns the epochs and values of a column of the metrics log."""
         found = [
             (line["epoch"], line[name])
             for line in self.lines
-            if line["split"] == split
-            and isinstance(line.get(name), int | float)
-            and isinstance(line.get("epoch"), int | float)
+            if line["split"] == split and {"epoch", name} <= line.keys()
         ]
-        return [e for e, _ in found], [float(v) for _, v in found]
+        return [e for e, _ in found], [v for _, v in found]
+
+    def figure(self, name: str) -> float | None:
+        """Returns a number of the result, or of the newest checkpoint."""
+        value = (self.result or self.manifest).get(name)
+        return value if is_number(value) else None
+
+    def score(self, name: str) -> float | None:
+        """Returns a score of the evaluation split; None if absent."""
+        return self.figure(f"{self.split}_{name}")
+
+    def setting(self, name: str) -> float:
+        """Returns a number of the config; 0.0 if absent."""
+        value = self.fields.get(name)
+        return value if is_number(value) else 0.0
 
 
 def is_run(workdir: pathlib.Path) -> bool:
@@ -94,18 +131,58 @@ def read(
     """
     fields = run_config.read_fields(workdir, name)
     checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
-    newest = checkpoints.newest_manifest()
-    try:
-        picture = reader.read_bytes(workdir / AUGMENTATION, max_bytes=2**24)
-    except reader.DamagedError:
-        picture = None
+    newest = checkpoints.newest_header()
+    notes: list[str] = []
+
+    def intact(reading: reader.Reading) -> Any:
+        """Returns what is intact of a file; the rest becomes a note."""
+        if reading.note:
+            notes.append(f"Damaged and left out: {reading.note}.")
+        return reading.value
+
+    def read_dict(name: str) -> dict[str, Any]:
+        read_file = functools.partial(reader.read_json, workdir / name, dict)
+        return intact(reader.inspect(read_file)) or {}
+
+    def read_png(name: str) -> bytes | None:
+        return intact(reader.inspect(lambda: _read_png(workdir / name)))
+
     return Run(
         name=name or str(workdir),
         fields=fields,
-        lines=metrics.read(workdir),
-        result=results.inspect(workdir).value,
+        lines=[_numbers(line) for line in intact(metrics.inspect(workdir))],
+        result=intact(results.inspect(workdir)) or {},
+        failure=read_dict(FAILURE),
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
-        scored=predictions.load(workdir / PREDICTIONS),
-        augmentation=picture,
+        scored=intact(predictions.inspect(workdir / PREDICTIONS)),
+        augmentation=read_png(AUGMENTATION),
+        diagnosis=read_dict(DIAGNOSE),
+        range_test=read_png(RANGE_TEST),
+        notes=notes,
     )
+
+
+def _read_png(path: pathlib.Path) -> bytes | None:
+    content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
+    if content is not None and not content.startswith(_PNG):
+        raise reader.DamagedError(f"{path} is no PNG image")
+    return content
+
+
+def dicts(value: Any) -> list[dict[str, Any]]:
+    """Returns the dicts in a list; none if the value is not a list."""
+    items = value if isinstance(value, list) else []
+    return [item for item in items if isinstance(item, dict)]
+
+
+def texts(value: Any) -> dict[str, str]:
+    """Returns a dict with its values as text; {} if it is not a dict."""
+    items = value.items() if isinstance(value, dict) else ()
+    return {name: str(text) for name, text in items}
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, Any]:
+    """Returns the split of a line, and its numbers."""
+    numbers = {k: float(v) for k, v in line.items() if is_number(v)}
+    return {**numbers, "split": line["split"]}

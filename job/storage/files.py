@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from job import errors
-from job.storage import faults
 
 # In containers every process has the same process id.
 _PROCESS = uuid.uuid4().hex[:12]
@@ -55,20 +54,20 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
-def write_flushed(path: pathlib.Path, content: bytes, point: str = "") -> None:
-    """Writes a file and waits until its bytes are on the disk.
-
-    Args:
-      path: Path of the file.
-      content: Its bytes.
-      point: Name of the fault point between the two; see `faults`.
-    """
+def write_flushed(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file and waits until its bytes are on the disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        if point:
-            faults.reach(point)
         os.fsync(file.fileno())
+
+
+def open_at_once(path: str, flags: int) -> int:
+    """Opens a file; the `opener` of `open` for files that others write.
+
+    A FIFO without a writer is empty, where it would block otherwise.
+    """
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 @contextlib.contextmanager

@@ -85,8 +85,7 @@ class Mirror:
                     f"{self._bucket}/{name} has {there[name]:,} bytes, which no"
                     " run writes. Fix: remove it"
                 )
-            (content,) = self._bucket.read(name)
-            (self._folder / name).write_bytes(content)
+            (self._folder / name).write_bytes(self._bucket.read(name))
             self._sent[name] = self._stamp(self._folder / name)
 
     @contextlib.contextmanager

@@ -52,11 +52,12 @@ RANGE_TEST = "range_test.png"
 # An ablation's list of runs, and the mark of a run that diverged.
 ABLATION = "ablation.json"
 FAILURE = "failure.json"
-# Comparison of several runs.
+# Comparison of several runs: the page, its table and its plots.
+COMPARE_PAGE = "compare.html"
+COMPARE_CSV = "compare.csv"
 COMPARISON = "report.md"
 WATERFALL = "waterfall.png"
 CURVES = "curves.png"
-ACCURACY_GFLOP = "accuracy_gflop.png"
 
 # The files that a resumed run reads or removes.
 RESUMED = frozenset(
@@ -64,6 +65,7 @@ RESUMED = frozenset(
         AUGMENTATION,
         CONFIG,
         DIAGNOSE,
+        FAILURE,
         METRICS,
         PREDICTIONS,
         REPORT,

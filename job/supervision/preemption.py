@@ -54,7 +54,9 @@ class StopRequest:
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
         self.requested = False
         self.grace_seconds = grace_seconds
-        self.saved = "before the first step of this start; nothing is lost"
+        self.saved = (
+            "nothing is lost, as no step had begun; run the same command again"
+        )
         self.has_saved = False
         self._signal = ""
         self._since = math.inf
@@ -119,9 +121,9 @@ class StopRequest:
     def note_restored(self, step: int) -> None:
         """Records the newest committed step for the last line of the log."""
         self.saved = (
-            f"all is saved up to step {step}"
+            f"all is saved up to step {step}; the same command resumes"
             if step
-            else "no step is saved yet; the next start begins at step 0"
+            else "no step is saved yet; the same command starts at step 0"
         )
 
     def remaining(self) -> float:

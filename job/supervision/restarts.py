@@ -33,8 +33,9 @@ _NO_WORD = "killed, or hung, without a word"
 def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     """Counts this attempt, unless the block ends with an expected error.
 
-    A preempted attempt counts like any other: ten of them without progress are
-    a loop. An attempt that ends with a JobError (a wrong field, no data, no
+    An attempt that was preempted or lost a worker counts like any other: ten of
+    them without progress are a loop, and Kubernetes does not count them itself.
+    An attempt that ends with another JobError (a wrong field, no data, no
     device) does not count, as its message has the fix. Progress or the end of
     the run resets the count.
 
@@ -71,8 +72,9 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     _write(workdir, [*starts, this])
     try:
         yield
-    except errors.PreemptedError as error:
-        this["end"] = f"preempted: {error}"
+    except (errors.PreemptedError, errors.PeerLostError) as error:
+        kind = "preempted" if error.exit_code == 75 else "lost a worker"
+        this["end"] = f"{kind}: {errors.first_line(error)}"
         _write(workdir, [*starts, this])
         raise
     except errors.JobError:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import importlib
+import importlib.util
 import os
 import resource
 import sys
@@ -28,6 +29,7 @@ def import_tensorflow() -> None:
             f" needs {_ADDRESS_BYTES:,}. Fix: ulimit -v unlimited"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    _use_own_assembler()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
     # Keras imports pyplot where it is installed: half a second, and a list of
@@ -43,6 +45,23 @@ def import_tensorflow() -> None:
         if pyplot:
             sys.modules["matplotlib"] = pyplot
     tf.get_logger().setLevel("ERROR")
+
+
+def _use_own_assembler() -> None:
+    """Makes XLA use the ptxas that is installed with TensorFlow.
+
+    XLA takes the first ptxas of PATH, and only without one that of the wheel
+    nvidia-cuda-nvcc-cu12. Another CUDA toolkit's may not know the GPU.
+    """
+    flag = "--xla_gpu_cuda_data_dir"
+    flags = os.environ.get("XLA_FLAGS", "")
+    package = importlib.util.find_spec("nvidia")
+    if flag in flags or package is None:
+        return
+    for folder in package.submodule_search_locations or ():
+        toolkit = os.path.join(folder, "cuda_nvcc")
+        if os.path.exists(os.path.join(toolkit, "bin", "ptxas")):
+            os.environ["XLA_FLAGS"] = f"{flags} {flag}={toolkit}".strip()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Damages every file that a mode reads, in many ways, and lets the mode read it.
+"""Damages every file that a mode reads, in many ways, and has it read.
 
     python -m tests.support.fuzz SEED MUTATIONS
 
@@ -10,6 +10,7 @@ another user if this one is root.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -41,7 +42,7 @@ from job.model.spec import kernel_shapes
 from job.modes import report, train
 from job.output import ablation, metrics, predictions, results
 from job.report import comparison
-from job.storage import files
+from job.storage import files, reader
 from job.storage import workdir as workdirs
 from job.supervision import restarts
 from tests.support.finished_run import write_run
@@ -410,8 +411,9 @@ def _make_inputs(root: pathlib.Path) -> Iterator[Target]:
 
     def unpack() -> None:
         digest = "0" * 64
-        if archive.is_file() and archive.stat().st_size < 2**20:
-            digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        with contextlib.suppress(errors.DataError):
+            content = reader.read_bytes(archive, max_bytes=2**20) or b""
+            digest = hashlib.sha256(content).hexdigest()
         sources.load("binary", str(archive), archive_sha256=digest)
 
     yield Target("data.dir, .tar.gz", archive, unpack)

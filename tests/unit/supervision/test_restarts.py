@@ -20,7 +20,9 @@ def begin(workdir, step, times, end=KeyboardInterrupt):
             start(workdir, step, end)
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, errors.PreemptedError])
+@pytest.mark.parametrize(
+    "end", [KeyboardInterrupt, errors.PreemptedError, errors.PeerLostError]
+)
 def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
     begin(tmp_path, 5, 10, end)
     for _ in range(2):  # And stays so.
