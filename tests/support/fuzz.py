@@ -40,8 +40,8 @@ from job.data import image_file, sources
 from job.model import weights
 from job.model.spec import kernel_shapes
 from job.modes import report, train
-from job.output import ablation, metrics, predictions, results
-from job.report import comparison
+from job.output import ablation, results
+from job.report import run as run_lib
 from job.storage import files, reader
 from job.storage import workdir as workdirs
 from job.supervision import restarts
@@ -62,13 +62,14 @@ class Target:
       path: The file.
       read: Reads it as a mode does; returns a note or nothing.
       share: Fraction of the mutations; slow readers get fewer.
-      is_folder: Whether the closed folder above it is a case too.
+      is_special: Whether to put FIFOs, folders and so on in its place, too.
     """
 
     name: str
     path: pathlib.Path
     read: Callable[[], str | None]
     share: float = 1.0
+    is_special: bool = True
 
 
 # Values that take the place of another one in JSON.
@@ -243,13 +244,15 @@ def fuzz(target: Target, seed: int, mutations: int) -> dict:
         change = rng.choice(changes)
         target.path.write_bytes(change(content, rng))
         run(f"mutation {number} ({change.__name__})")
-    for name, make in SPECIAL.items():
+    for name, make in SPECIAL.items() if target.is_special else ():
         remove(target.path)
         make(target.path)
         run(name)
     remove(target.path)
     target.path.write_bytes(content)
-    for what, outcome, wrong in without_access(target):
+    for what, outcome, wrong in (
+        without_access(target) if target.is_special else ()
+    ):
         outcomes[outcome] += 1
         if wrong:
             failures.append(f"{what}: {wrong[-1500:]}")
@@ -309,17 +312,19 @@ def make_targets(root: pathlib.Path) -> list[Target]:
     files.write_json(run / "result.json", result)
     starts = [{"step": 5, "end": "killed", "time": "2026-01-01T00:00:00"}]
     files.write_json(run / "starts.json", starts)
+    finding = {"check": "at_chance", "title": "t", "evidence": "e"}
+    files.write_json(run / "diagnose.json", {"findings": [finding]})
+    files.write_json(run / "failure.json", {"exit_code": 5, "command": "x"})
     plan = root / "plan"
     shutil.copytree(run, plan / "base" / "seed-0")
     record = {"variants": ["base"], "seeds": [0], "cumulative": ["base"]}
     files.write_json(plan / "ablation.json", record)
 
-    def page(note: Callable[[], str] = str) -> Callable[[], str]:
-        def read() -> str:
-            report.run([str(run)])
-            return note()
+    def read() -> str:
+        return "".join(run_lib.read(run).notes)
 
-        return read
+    def page() -> None:
+        report.run([str(run)])
 
     def finished() -> None:
         if found := results.finished(run, fields):
@@ -331,7 +336,6 @@ def make_targets(root: pathlib.Path) -> list[Target]:
             pass
 
     def compare() -> str:
-        comparison.read(plan, "plan")
         return ablation.inspect(plan).note
 
     def restore() -> None:
@@ -339,33 +343,18 @@ def make_targets(root: pathlib.Path) -> list[Target]:
             quarantine=False
         )
 
-    checkpoint = max(
-        (p for p in (run / "checkpoints").rglob("*") if p.is_file()),
-        key=lambda path: ("MANIFEST" in path.name, path.name),
-    )
+    checkpoint = next((run / "checkpoints").glob("*.safetensors"))
+    names = ("result.json", "metrics.jsonl", "predictions.npz")
+    names += ("augmentation.png", "diagnose.json", "failure.json")
     return [
         Target("config.json", run / "config.json", lambda: load(run)),
-        Target("config.json, report", run / "config.json", page(), 0.4),
-        Target("result.json", run / "result.json", finished),
-        Target(
-            "result.json, report",
-            run / "result.json",
-            page(lambda: results.inspect(run).note),
+        *(Target(f"{name}, report", run / name, read) for name in names),
+        *(
+            Target(f"{name}, page", run / name, page, 0.03, is_special=False)
+            for name in ("config.json", *names[:3], "diagnose.json")
         ),
-        Target(
-            "metrics.jsonl, report",
-            run / "metrics.jsonl",
-            page(lambda: metrics.inspect(run).note),
-        ),
-        Target(
-            "predictions.npz, report",
-            run / "predictions.npz",
-            page(lambda: predictions.inspect(run / "predictions.npz").note),
-        ),
-        Target(
-            "augmentation.png, report", run / "augmentation.png", page(), 0.2
-        ),
-        Target("checkpoint, report", checkpoint, page(), 0.4),
+        Target("result.json, train", run / "result.json", finished),
+        Target("checkpoint, report", checkpoint, read, 0.5),
         Target("checkpoint", checkpoint, restore),
         Target("starts.json", run / "starts.json", counted),
         Target("ablation.json", plan / "ablation.json", compare),
