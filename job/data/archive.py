@@ -10,6 +10,7 @@ names and sizes are read into memory.
 import dataclasses
 import hashlib
 import itertools
+import os
 import pathlib
 import tarfile
 import zlib
@@ -17,6 +18,9 @@ from collections.abc import Callable
 
 from job import errors
 from job.storage import files, reader
+
+# The official archives have 170 MB.
+_MAX_ARCHIVE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +130,13 @@ def _read_archive(
     sha256: str,
     poll: Callable[[], None],
 ) -> dict[str, bytes]:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=files.open_at_once) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_ARCHIVE_BYTES:
+            raise errors.DataError(
+                f"{path} has {size:,} bytes. Fix: download {version.archive}"
+                " again"
+            )
         start = file.read(512)
         file.seek(0)
         found = hashlib.file_digest(file, "sha256").hexdigest()

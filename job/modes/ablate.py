@@ -12,6 +12,7 @@ resumes it, and a finished run ends immediately. Imports no TensorFlow.
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import runpy
@@ -19,6 +20,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import logging
 
@@ -181,9 +183,7 @@ def run_plan(
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
-            failure = files.read_json(where / FAILURE)  # The run's own.
-            if not isinstance(failure, dict):
-                failure = {"exit_code": code}
+            failure = _read_failure(where) or {"exit_code": code}  # Its own.
             failure["command"] = shlex.join(command)
             files.write_json(where / FAILURE, failure)
         elif code:
@@ -199,11 +199,12 @@ def run_plan(
 
 def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
     """Returns whether a run of this command has ended without a result."""
-    try:
-        failure = reader.read_json(where / FAILURE, {"command": str})
-    except reader.DamagedError:
-        return False
-    return failure is not None and failure["command"] == shlex.join(command)
+    return _read_failure(where).get("command") == shlex.join(command)
+
+
+def _read_failure(where: pathlib.Path) -> dict[str, Any]:
+    read = functools.partial(reader.read_json, where / FAILURE, dict)
+    return reader.inspect(read).value or {}
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:

@@ -155,17 +155,17 @@ def evaluated_split(result: dict[str, Any]) -> str:
 
 def inspect(workdir: pathlib.Path) -> reader.Reading[dict[str, Any]]:
     """Returns the contents of result.json, and a note if it is damaged."""
-    path = workdir / RESULT
-    try:
-        result = reader.read_json(path, _KIND)
-        if result is not None and not any(
-            {f"{split}_accuracy", f"{split}_accuracy_tta"} <= result.keys()
-            for split in ("test", "validation")
-        ):
-            raise reader.DamagedError(f"{path}: test_accuracy is missing")
-    except reader.DamagedError as error:
-        return reader.Reading(None, str(error))
-    return reader.Reading(result)
+    return reader.inspect(lambda: _read(workdir / RESULT))
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    result = reader.read_json(path, _KIND)
+    if result is not None and not any(
+        {f"{split}_accuracy", f"{split}_accuracy_tta"} <= result.keys()
+        for split in ("test", "validation")
+    ):
+        raise reader.DamagedError(f"{path}: test_accuracy is missing")
+    return result
 
 
 def finished(

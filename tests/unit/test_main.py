@@ -1,16 +1,20 @@
 """The command line: each wrong input has its exit code and one clear line."""
 
+import os
 import re
 import resource
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 from job import flags
-from tests.support.jobs import ROOT, run_job
+from tests.support.jobs import ROOT, job_command, run_job
 
 SMOKE = "--config=configs/smoke.py"
+# More letters than the name of a file may have.
+LONG = "x" * 300
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,15 @@ SMOKE = "--config=configs/smoke.py"
         ([SMOKE, "--workdir=x", "--grace_seconds=0"], "above 0"),
         ([SMOKE, "--workdir=x", "--grace_seconds=nan"], "--grace_seconds=nan"),
         ([SMOKE, "--workdir=x", "--watchdog_seconds=-1"], "at least 0"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=1e10"], "2.592e+06"),
+        ([SMOKE, "--workdir=x", "--watchdog_seconds=1e300"], "2.592e+06"),
+        ([SMOKE, "--workdir=x", "--upload_seconds=nan"], "=nan"),
+        ([SMOKE, "--workdir=x", "--heartbeat_file=/dev/null"], "/dev/null"),
+        ([SMOKE, "--workdir=x", f"--heartbeat_file={LONG}"], "too long"),
+        ([SMOKE, f"--workdir={LONG}"], "too long"),
+        (["--mode=evaluate", f"--workdir={LONG}"], "too long"),
+        ([SMOKE, "--workdir=bad\udcff"], "is not UTF-8"),
+        (["--config=/dev/zero", "--workdir=x"], "not a regular file"),
         ([SMOKE, "--workdir=x", "--heartbeat_file=no/x"], "cannot be written"),
         ([SMOKE, "--config.checkpoint.on_nonfinite=fly"], "stop, rollback"),
     ],
@@ -101,6 +114,8 @@ def test_a_required_gpu_that_is_absent_ends_with_69(tmp_path):
         "1 / 0",
         "import sys; sys.exit(9)",
         "def get_config(): return None",
+        "def get_config(): return 5",
+        "def get_config(): raise KeyboardInterrupt",
         "def get_config(): return get_config()",
         "def get_config(:",
     ],
@@ -241,3 +256,69 @@ def test_help_has_examples_and_every_flag_under_its_mode():
     assert sorted(shown) == sorted(flag.name for flag in defined)
     for mode in flags.MODES:
         assert f"\n  {mode} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "job.supervision",
+        "ctypes",
+        "job.supervision.termination",
+        "absl",
+        "h5py",
+    ],
+)
+def test_sigint_during_any_import_ends_with_75(tmp_path, module):
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+            import signal, sys
+            class Interrupt:
+                def find_spec(name, path, target=None):
+                    if name == "{module}":
+                        sys.meta_path.remove(Interrupt)
+                        signal.raise_signal(signal.SIGINT)
+            sys.meta_path.insert(0, Interrupt)
+        """)
+    )
+    done = run_job(
+        *(SMOKE, f"--workdir={tmp_path}/run"),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 75, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("preempted: stopped by SIGINT: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        ">&-",
+        "2>&-",
+        "<&- >&- 2>&-",
+        "> /dev/full",
+        "2> /dev/full",
+        "| true",
+        "2>&1 | true",
+    ],
+)
+@pytest.mark.parametrize(("config", "code"), [("smoke", 0), ("none", 2)])
+def test_closed_streams_change_no_exit_code(streams, config, code):
+    command = job_command("--mode=config", f"--config=configs/{config}.py")
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'"$@" {streams}; exit ${{PIPESTATUS[0]}}',
+            "",
+            *command,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr + done.stdout

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import io
+import os
+import shutil
 import tarfile
 import urllib.request
 
@@ -105,6 +107,23 @@ def test_a_label_above_9_is_refused_with_its_record(folder):
     content[77 * 3073] = 10
     path.write_bytes(content)
     refuse(r"data_batch_1\.bin, record 77: label 10", folder)
+
+
+def test_a_file_of_one_class_is_refused(folder):
+    path = folder / "data_batch_4.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+    refuse(r"all images of data_batch_4\.bin have label 0", folder)
+
+
+def test_a_test_file_that_is_a_training_file_is_refused(folder):
+    shutil.copy(folder / "data_batch_2.bin", folder / "test_batch.bin")
+    refuse(r"test_batch\.bin is a copy of data_batch_2\.bin", folder)
+
+
+def test_a_fifo_is_refused_at_once(folder):
+    (folder / "data_batch_1.bin").unlink()
+    os.mkfifo(folder / "data_batch_1.bin")
+    refuse(r"data_batch_1\.bin is not a regular file", folder)
 
 
 def test_a_web_page_is_refused_as_one(tmp_path):

@@ -69,7 +69,7 @@ def make_sparse(path):
     [
         (make_fifo, "is not a regular file"),
         (make_sparse, "has more than 100 bytes"),
-        (pathlib.Path.mkdir, "is not a regular file"),
+        (pathlib.Path.mkdir, "Is a directory. Fix: "),
         (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
         (lambda path: path.symlink_to(path), "Too many levels"),
         (lambda path: path.write_bytes(bytes(101)), "more than 100 bytes"),
