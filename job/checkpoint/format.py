@@ -43,15 +43,16 @@ _DTYPES = {"F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "|u1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _CRC32C = re.compile(r"[0-9a-f]{8}")
 
-# Types of the resume metadata that readers rely on. Lists are lists of objects.
-_RUN_TYPES: dict[str, type | tuple[type, ...]] = {
-    "config": dict,
-    "data_crc32c": str,
-    "resumes": int,
+# Types of the resume metadata that readers rely on, where it is there. Lists are
+# lists of objects.
+_RUN_TYPES: dict[str, tuple[type, ...]] = {
+    "config": (dict,),
+    "data_crc32c": (str,),
+    "resumes": (int,),
     "train_seconds": (int, float),
     "compile_seconds": (int, float),
-    "rollbacks": list,
-    "starts": list,
+    "rollbacks": (list,),
+    "starts": (list,),
 }
 
 
@@ -216,11 +217,11 @@ def _parse(content: bytes) -> Header:
     step, run, tensors = fields["step"], fields["run"], fields["tensors"]
     if version != FORMAT or type(step) is not int or step < 0:
         raise ValueError
-    for name, kind in _RUN_TYPES.items():
-        value = run.get(name, kind() if isinstance(kind, type) else 0)
-        if not isinstance(value, kind):
+    for name, value in run.items():
+        if not isinstance(value, _RUN_TYPES.get(name, (object,))):
             raise ValueError
-        if kind is list and not all(isinstance(item, dict) for item in value):
+    for name in ("rollbacks", "starts"):
+        if not all(isinstance(item, dict) for item in run.get(name, [])):
             raise ValueError
     return Header(
         step,

@@ -222,8 +222,9 @@ class CheckpointStore:
                 score = self._read_header(entry).run.get(self._best_by)
             except (RetiredError, InvalidCheckpointError, NewerFormatError):
                 return -math.inf
-            is_number = isinstance(score, int | float)
-            self._scores[step] = float(score) if is_number else -math.inf
+            self._scores[step] = (
+                score if isinstance(score, int | float) else -math.inf
+            )
         return self._scores[step]
 
     def committed_steps(self) -> list[int]:
