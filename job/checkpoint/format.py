@@ -43,8 +43,7 @@ _DTYPES = {"F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "|u1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _CRC32C = re.compile(r"[0-9a-f]{8}")
 
-# Types of the resume metadata that readers rely on, where it is there. Lists are
-# lists of objects.
+# Types of the resume metadata that readers rely on. Lists are lists of objects.
 _RUN_TYPES: dict[str, tuple[type, ...]] = {
     "config": (dict,),
     "data_crc32c": (str,),

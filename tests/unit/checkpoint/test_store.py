@@ -328,7 +328,7 @@ def test_a_reader_goes_on_where_the_owner_deletes_what_it_reads(
 
 def test_a_guest_passes_over_a_damaged_one_and_leaves_it(checkpoints, place):
     flip_bit(place, 3)
-    found, _ = checkpoints.restore_newest(quarantine=False)
+    found, _ = checkpoints.restore_newest(set_aside=False)
     assert found.step == 2
     assert checkpoints.committed_steps() == [1, 2, 3]
 
