@@ -33,6 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.log_every_steps = 50
     # XLA for the forward and backward pass. auto: on GPUs only.
     config.jit_compile = "auto"
+    # Kernels that repeat bit by bit on GPUs, and may be slower. On a CPU a run
+    # repeats without it.
+    config.deterministic = False
 
     config.data = ml_collections.ConfigDict()
     # Layout of the images. auto recognizes the content of data.dir.

@@ -61,6 +61,8 @@ def create_strategy(
         require_gpus=config.distribute.require_gpus,
         all_reduce=config.distribute.all_reduce,
         cluster=cluster,
+        precision=config.precision,
+        deterministic=config.deterministic,
     )
     replicas = strategy.num_replicas_in_sync
     ranges.check_replicas(serialization.flatten(config), replicas)
@@ -134,6 +136,7 @@ def create_model(
     *,
     num_classes: int,
     dropout: float = 0.0,
+    jit_compile: bool = False,
 ) -> keras.Model:
     """Returns the network, created in the current strategy's scope.
 
@@ -142,6 +145,7 @@ def create_model(
       precision: Compute type: float32, bfloat16 or float16.
       num_classes: Number of classes.
       dropout: Dropout rate.
+      jit_compile: Whether XLA compiles what the network computes.
     """
     any_size = any(size % 32 for size in config.model.progressive_sizes)
     return vgg.vgg16(
@@ -161,7 +165,8 @@ def create_model(
         head_units=config.model.head_units,
         dropout=dropout,
         precision=precision,
-        for_cpu=not tf.config.list_logical_devices("GPU"),
+        for_cpu=not jit_compile and not tf.config.list_logical_devices("GPU"),
+        for_xla=jit_compile,
         seed=config.seed,
     )
 
@@ -199,6 +204,7 @@ def create_state(
                 config.precision,
                 num_classes=num_classes,
                 dropout=config.model.dropout,
+                jit_compile=uses_jit(config, strategy),
             ),
             averaging=bool(config.optimizer.ema_decay),
             loss_scaling=config.precision == "float16",
@@ -511,6 +517,7 @@ def create_reporter(
         ),
         Progress(plan.train_steps, first_step=first_step),
         train_steps=plan.train_steps,
+        global_batch_size=plan.global_batch_size,
         epoch=plan.epoch,
         tflop=training.tflop,
     )

@@ -7,6 +7,9 @@ They are drawn for the whole global batch and then sliced, so a position has
 the same numbers on any number of replicas. The purpose is an integer that
 belongs to one draw of one operation; see `operations`. All numbers are float32,
 integers too: TensorFlow computes with int32 on the host where there is a GPU.
+
+All but `beta` are equal bit by bit under XLA, which has a kernel of its own for
+random integers but would round random floats in another way.
 """
 
 import dataclasses
@@ -22,7 +25,8 @@ class Draws:
       seed: Seed of the run.
       step: Training step, int64 [].
       global_batch_size: Number of images that numbers are drawn for.
-      first: First position of this replica in the global batch, int32 [].
+      first: First position of this replica in the global batch, int32 [] or an
+        int.
       size: Number of this replica's images, b.
       num_images: Number of images in the training split.
     """
@@ -30,7 +34,7 @@ class Draws:
     seed: int
     step: tf.Tensor
     global_batch_size: int
-    first: tf.Tensor
+    first: tf.Tensor | int
     size: int
     num_images: int
 
@@ -47,15 +51,14 @@ class Draws:
 
     def uniform(self, purpose: int, columns: int = 1) -> tf.Tensor:
         """Returns float32 [b, columns], uniform over [0, 1)."""
-        drawn = tf.random.stateless_uniform(
-            [self.global_batch_size, columns],
-            self._key(purpose),
-            alg="philox",
-        )
+        drawn = uniform([self.global_batch_size, columns], self._key(purpose))
         return self._mine(drawn)
 
     def beta(self, purpose: int, alpha: float) -> tf.Tensor:
-        """Returns float32 [b, 1] from Beta(alpha, alpha), in [0, 1]."""
+        """Returns float32 [b, 1] from Beta(alpha, alpha), in [0, 1].
+
+        XLA has no kernel for it.
+        """
         # float64: where alpha is small, a gamma is too small for float32.
         gammas = tf.random.stateless_gamma(
             [self.global_batch_size, 2],
@@ -77,3 +80,22 @@ class Draws:
     def _mine(self, drawn: tf.Tensor) -> tf.Tensor:
         mine = drawn[self.first : self.first + self.size]
         return tf.ensure_shape(mine, [self.size, drawn.shape[1]])
+
+
+def uniform(shape: list[int], key: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers of `tf.random.stateless_uniform`, under XLA too.
+
+    Args:
+      shape: Shape of the result.
+      key: Seed, int64 [2].
+
+    Returns:
+      float32, uniform over [0, 1).
+    """
+    bits = tf.random.stateless_uniform(
+        shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
+    )
+    # 23 bits as the mantissa of a float from 1 to 2, as TensorFlow's kernel.
+    mantissa = tf.bitwise.bitwise_and(bits, tf.constant(0x7FFFFF, tf.uint32))
+    one = tf.constant(0x3F800000, tf.uint32)
+    return tf.bitcast(tf.bitwise.bitwise_or(mantissa, one), tf.float32) - 1.0

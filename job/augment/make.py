@@ -3,8 +3,8 @@
     augment = make_augment(create_operations(fields), seed=0, ...)
     images, share = augment(batch, step, replica)
 
-Random numbers are drawn outside of the compiled part: not all of them have a
-kernel for XLA.
+XLA compiles the random numbers too, except those of a gamma distribution, for
+which it has no kernel.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +38,7 @@ def make_augment(
       global_batch_size: Images per step, B.
       num_replicas: Number of replicas, R. A batch has b = B / R images, an even
         number if images are mixed.
-      jit_compile: Whether XLA compiles everything but the random draws.
+      jit_compile: Whether XLA compiles the augmentation.
 
     Returns:
       (batch, step int64 [], replica int32 [] from 0 to R - 1) -> `Augmented`.
@@ -47,13 +47,21 @@ def make_augment(
     if any(isinstance(o, Mix) for o in operations) and size % 2:
         raise ValueError(f"{size} images a replica do not make pairs")
 
-    def apply(images: tf.Tensor, drawn: list[Numbers]) -> Augmented:
+    def apply(
+        batch: TrainBatch,
+        step: tf.Tensor,
+        first: tf.Tensor | int,
+        drawn: list[Numbers | None],
+    ) -> Augmented:
+        draws = Draws(seed, step, global_batch_size, first, size, num_images)
         # TensorFlow 2.21 gathers floats on a GPU but uint8 on the host, with a
         # copy in both directions and no warning.
-        batch = Augmented(tf.cast(images, tf.float32), None)
+        augmented = Augmented(tf.cast(batch.image, tf.float32), None)
         for operation, numbers in zip(operations, drawn, strict=True):
-            batch = operation.apply(batch, numbers)
-        return batch._replace(image=tf.cast(batch.image, tf.uint8))
+            if numbers is None:
+                numbers = operation.draw(draws, batch)
+            augmented = operation.apply(augmented, numbers)
+        return augmented._replace(image=tf.cast(augmented.image, tf.uint8))
 
     if jit_compile:
         apply = tf.function(apply, jit_compile=True, autograph=False)
@@ -63,9 +71,21 @@ def make_augment(
     ) -> Augmented:
         if not operations:
             return Augmented(batch.image, None)
-        first = tf.cast(replica, tf.int32) * size
+        # A variable would be an argument of the compiled part by reference, and
+        # an int32 tensor would be copied from the host of a GPU at each step.
+        step = tf.convert_to_tensor(step)
+        constant = tf.get_static_value(replica)
+        replica = tf.cast(replica, tf.int32) if constant is None else constant
+        first = replica * size
         draws = Draws(seed, step, global_batch_size, first, size, num_images)
-        drawn = [operation.draw(draws, batch) for operation in operations]
-        return apply(batch.image, drawn)
+        drawn = [
+            operation.draw(draws, batch) if _draws_gamma(operation) else None
+            for operation in operations
+        ]
+        return apply(batch, step, first, drawn)
 
     return augment
+
+
+def _draws_gamma(operation: Operation) -> bool:
+    return isinstance(operation, Mix) and bool(operation.mixup_alpha)

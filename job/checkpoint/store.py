@@ -223,7 +223,7 @@ class CheckpointStore:
             except (RetiredError, InvalidCheckpointError, NewerFormatError):
                 return -math.inf
             self._scores[step] = (
-                score if isinstance(score, int | float) else -math.inf
+                float(score) if isinstance(score, int | float) else -math.inf
             )
         return self._scores[step]
 

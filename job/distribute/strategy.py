@@ -15,11 +15,12 @@ import tensorflow as tf
 from absl import logging
 
 from job import errors
+from job.distribute import gpus as gpu_checks
 from job.distribute import memory, multi_worker
 from job.distribute.environment import Cluster
 
-# Exists if and only if the NVIDIA kernel driver is loaded.
-_DRIVER = "/proc/driver/nvidia/version"
+# Where GKE mounts the driver's libraries, without setting a variable.
+GKE_LIBRARIES = pathlib.Path("/usr/local/nvidia/lib64")
 
 
 def create_strategy(
@@ -28,6 +29,8 @@ def create_strategy(
     require_gpus: int = 0,
     all_reduce: str = "auto",
     cluster: Cluster | None = None,
+    precision: str = "float32",
+    deterministic: bool = False,
 ) -> tf.distribute.Strategy:
     """Returns a MirroredStrategy over all GPUs, else over the CPU.
 
@@ -43,24 +46,34 @@ def create_strategy(
       require_gpus: fewest GPUs to run on; 0: a CPU will do.
       all_reduce: sum over GPUs by auto or nccl, or hierarchical copies.
       cluster: the workers; None: this process alone.
+      precision: precision of the forward and backward pass, for a warning.
+      deterministic: whether to use kernels that repeat bit by bit, under XLA
+        too. On a CPU they do so anyway.
 
     Raises:
-      DeviceError: fewer GPUs than required, or TensorFlow had started before
-        the CPU could be split.
+      DeviceError: fewer GPUs than required, their driver is too old, or
+        TensorFlow had started before the CPU could be split.
       ConfigError: hierarchical on an odd number of GPUs, or on several nodes.
     """
     # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
     tf.config.experimental.enable_tensor_float_32_execution(False)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         memory.keep_freed_memory()
-        if os.path.exists(_DRIVER) and not logical_devices and not require_gpus:
+        if (
+            gpu_checks.DRIVER.exists()
+            and not logical_devices
+            and not require_gpus
+        ):
             logging.warning(
                 "a CPU computes, although there is an NVIDIA driver: %s",
                 _no_gpus_because(),
             )
     if len(gpus) < require_gpus:
         raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
+    gpu_checks.check(gpus, precision=precision)
     for gpu in gpus:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -75,6 +88,8 @@ def create_strategy(
             cpus=split_cpu(logical_devices or 1),
             all_reduce=all_reduce,
         )
+    # Of another job: MirroredStrategy would look for the workers in it.
+    os.environ.pop("TF_CONFIG", None)
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
         return tf.distribute.MirroredStrategy(devices)
@@ -145,7 +160,7 @@ def _missing_gpus(wanted: int, found: int) -> str:
 
 def _no_gpus_because() -> str:
     """Returns the likely cause and the fix."""
-    if not os.path.exists(_DRIVER):
+    if not gpu_checks.DRIVER.exists():
         return (
             "there is no NVIDIA driver here; on the host, install it; in a"
             " container, install the NVIDIA container toolkit and start with"
@@ -155,6 +170,12 @@ def _no_gpus_because() -> str:
         return (
             "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
             " or build the image's gpu target"
+        )
+    searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
+        return (
+            f"{GKE_LIBRARIES} holds the driver's libraries, as on GKE, but is"
+            " not in LD_LIBRARY_PATH; add it, as the image's gpu target does"
         )
     if not shutil.which("nvidia-smi"):
         return (

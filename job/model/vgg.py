@@ -23,6 +23,7 @@ import keras
 from job.model.convolution import Convolution
 from job.model.initializers import Initializers
 from job.model.layers import BatchNormalization, Dropout, Standardize
+from job.model.pooling import MaxPooling
 from job.model.spec import BLOCK_NAMES, VGG16, Block, block_filters
 
 # Statistics of CIFAR-10's training images, red, green and blue, 0 to 255.
@@ -75,6 +76,7 @@ def vgg16(
     dropout: float = 0.0,
     precision: str = "float32",
     for_cpu: bool = False,
+    for_xla: bool = False,
     seed: int = 0,
 ) -> keras.Model:
     """Builds the network.
@@ -107,6 +109,8 @@ def vgg16(
         Variables, statistics and logits are float32.
       for_cpu: Whether to use the operations that train fastest on CPUs, see
         `convolution`. The variables and, up to rounding, the results are equal.
+      for_xla: Whether to use those that train fastest under XLA on a GPU, see
+        `pooling`. The results are equal.
       seed: Seed of the initial weights.
 
     Returns:
@@ -138,6 +142,9 @@ def vgg16(
         epsilon=batch_norm_epsilon,
         synchronized=sync_batch_norm,
     )
+    pooling_layer = (
+        MaxPooling if for_xla and pooling == "max" else _POOLING_LAYERS[pooling]
+    )
     # A head on a flattened feature map has to know its size.
     size = input_size if head_pooling == "flatten" else None
     images = keras.Input((size, size, 3), dtype="float32", name="image")
@@ -160,7 +167,7 @@ def vgg16(
             policy=policy,
         )
         statistics += batch_statistics
-        x = _POOLING_LAYERS[pooling](
+        x = pooling_layer(
             2, padding=pool_padding, dtype=policy, name=f"{name}_pool"
         )(x)
     logits, noise = _head(

@@ -4,7 +4,15 @@ import pytest
 import tensorflow as tf
 
 from job import errors
-from job.distribute import strategy
+from job.distribute import gpus, strategy
+
+
+def install_driver(monkeypatch, tmp_path, is_there):
+    """Fakes whether the NVIDIA kernel driver is loaded."""
+    path = tmp_path / "version"
+    if is_there:
+        path.touch()
+    monkeypatch.setattr(gpus, "DRIVER", path)
 
 
 def test_logical_devices_are_replicas():
@@ -33,9 +41,9 @@ def test_more_logical_devices_than_the_process_has_is_refused():
     ],
 )
 def test_a_missing_gpu_names_what_is_missing(
-    monkeypatch, driver, cuda, tools, said
+    monkeypatch, tmp_path, driver, cuda, tools, said
 ):
-    monkeypatch.setattr(strategy.os.path, "exists", lambda path: driver)
+    install_driver(monkeypatch, tmp_path, driver)
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: cuda)
     monkeypatch.setattr(
         strategy.shutil, "which", lambda name: "/x" if tools else None
@@ -44,12 +52,41 @@ def test_a_missing_gpu_names_what_is_missing(
         strategy.create_strategy(require_gpus=1)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/usr/lib", "not in LD_LIBRARY_PATH"),
+        ("/usr/lib:{gke}", "container toolkit"),
+    ],
+)
+def test_the_message_knows_the_driver_of_gke(monkeypatch, tmp_path, path, said):
+    monkeypatch.setattr(strategy, "GKE_LIBRARIES", tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", path.format(gke=tmp_path))
+    install_driver(monkeypatch, tmp_path, True)
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
+    monkeypatch.setattr(strategy.shutil, "which", lambda name: None)
+    with pytest.raises(errors.DeviceError, match=said):
+        strategy.create_strategy(require_gpus=1)
+
+
 @pytest.mark.parametrize("driver", [False, True])
-def test_a_cpu_in_the_place_of_a_gpu_is_said(monkeypatch, caplog, driver):
-    monkeypatch.setattr(strategy.os.path, "exists", lambda path: driver)
+def test_a_cpu_in_the_place_of_a_gpu_is_said(
+    monkeypatch, tmp_path, caplog, driver
+):
+    install_driver(monkeypatch, tmp_path, driver)
     monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
     strategy.create_strategy()
     assert ("requirements/gpu.txt" in caplog.text) == driver
     caplog.clear()
     strategy.create_strategy(logical_devices=2)  # Asked for.
     assert not caplog.text
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_determinism_is_tensorflows_switch(monkeypatch, deterministic):
+    calls = []
+    monkeypatch.setattr(
+        tf.config.experimental, "enable_op_determinism", lambda: calls.append(1)
+    )
+    strategy.create_strategy(deterministic=deterministic)
+    assert len(calls) == deterministic
