@@ -174,7 +174,8 @@ class CheckpointStore:
             self._lose(max(others))
         if step in self._stuck:
             raise errors.UnavailableError(
-                "a damaged file has its name, and cannot be set aside"
+                "a damaged file has its name and cannot be set aside. Fix:"
+                " delete that file"
             )
         self._attempted.add(step)
         try:
