@@ -105,6 +105,7 @@ def last_line(output):
 
 def newest(workdir):
     found = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    del found[1]["metrics_log"]
     return found[0].step, found[1]
 
 

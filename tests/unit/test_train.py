@@ -18,6 +18,7 @@ from job.modes import evaluate
 from job.output import metrics, results
 from job.storage.workdir import METRICS
 from job.supervision import preemption, startup
+from job.training.history import take_log
 
 
 def run(workdir, config):
@@ -46,6 +47,7 @@ def final_tensors(workdir):
     found, tensors = store.CheckpointStore(
         workdir / "checkpoints"
     ).restore_newest()
+    take_log(tensors)
     return found, {name: value.tobytes() for name, value in tensors.items()}
 
 
@@ -429,7 +431,11 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
         return final_tensors_of(workdir)
 
     def final_tensors_of(workdir):
-        return store.CheckpointStore(workdir / "checkpoints").restore_newest()
+        found, tensors = store.CheckpointStore(
+            workdir / "checkpoints"
+        ).restore_newest()
+        take_log(tensors)
+        return found, tensors
 
     run_on(0, tmp_path / "run", 6)
     shutil.copytree(tmp_path / "run", tmp_path / "same")
@@ -501,6 +507,7 @@ def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     data = build.load_data(config)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    take_log(tensors)
     state.restore(tensors)
     evaluator = build.create_evaluator(
         config, strategy, data.test, num_classes=data.num_classes

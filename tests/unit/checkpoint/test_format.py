@@ -161,6 +161,8 @@ FORGED = {
     "tensors__model/empty__shape": [0, 2**62],
     "tensors__count__crc32c": "0",
     "tensors__count__crc32c ": None,
+    "tensors__count?": 5,
+    "tensors__count ": 5,
 }
 
 

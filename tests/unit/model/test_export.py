@@ -205,7 +205,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained_run, workdir)
     (workdir / "result.json").unlink()
-    (workdir / "checkpoints" / "step-00000020.safetensors").unlink()
+    (workdir / "checkpoints/step-00000020.safetensors").unlink()
     unfinished = trained_lib.load_trained(workdir)
     assert unfinished.step == 15
     text = card.write(run_lib.read(workdir), step=15, class_names=(), crc32c="")
