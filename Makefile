@@ -14,26 +14,22 @@ DATA ?=
 # Image files for `make predict`.
 INPUT ?=
 given = $(filter command line environment,$(origin $(1)))
+# Workdirs for `make compare`.
+RUNS ?=
 # A plan of configs/ablations.py.
 PLAN ?= ladder
 PLAN_DIR = $(if $(call given,WORKDIR),$(WORKDIR),runs/$(PLAN))
 ARGS ?=
 
-# Image and cluster. Each run gets a new name. A run that is started under an
-# existing name resumes that run.
+# Image and cluster. Only the command line sets these variables: the environment
+# may use the same names for something else.
 DOCKER ?= docker
 KUBECTL ?= kubectl
-NAMESPACE := vgg16-cifar10
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
-OVERLAY ?= local
-# The environment does not set NAME, because some systems store the host name there.
-ifneq ($(origin NAME),command line)
-NAME = $(OVERLAY)-$(shell date -u +%y%m%d-%H%M%S)
-endif
-IMAGE ?=
-GPUS ?=
-NODES ?=
-BUCKET ?=
+typed = $(if $(filter command,$(origin $(1))),$($(1)))
+# The name of the Job is train-OVERLAY-NAME. A run under an existing name resumes.
+run_name := $(or $(call typed,NAME),$(shell date -u +%y%m%d-%H%M%S))
+run_folder = k8s/runs/$(run_name)
 
 # The default is gpu if an NVIDIA driver is loaded, otherwise cpu.
 SET ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
@@ -46,9 +42,9 @@ help: ## list the targets
 	@awk -F':.*## ' '/^##@ / {printf "%s\n", substr($$0, 5)} \
 	  /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo 'Variables'
-	@echo '  CONFIG=FILE[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y"'
-	@echo '  SET=cpu|gpu PYTHON=python3.12 INPUT=FILE|DIR|gs://... PLAN=NAME'
-	@echo '  OVERLAY= NAME= IMAGE= GPUS= NODES= BUCKET= (image and cluster)'
+	@echo '  CONFIG=NAME[:VARIANT] DATA=DIR WORKDIR=DIR ARGS="--config.x=y"'
+	@echo '  SET=cpu|gpu PYTHON=python3.12 INPUT=FILE|DIR|gs://... PLAN=NAME RUNS=A,B'
+	@echo '  OVERLAY= NAME= IMAGE= GPUS= NODES= BUCKET= COMPONENTS= (image and cluster)'
 
 ##@ Train
 .PHONY: train
@@ -56,10 +52,27 @@ train: $(READY) ## train a network (CONFIG=configs/quickstart.py)
 	$(RUN) -m job.main --config=$(CONFIG) --workdir=$(WORKDIR) \
 	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 
+.PHONY: fetch
+fetch: $(READY) ## download CIFAR-10, or verify your copy (DATA=DIR)
+	$(RUN) -m job.main --mode=fetch \
+	  --config=$(if $(call given,CONFIG),$(CONFIG),configs/stem32.py) \
+	  $(if $(DATA),--config.data.dir=$(DATA) \
+	  $(if $(wildcard $(DATA)),,--config.data.source=tfds)) $(ARGS)
+
 ##@ Inspect a run
+.PHONY: evaluate
+evaluate: $(READY) ## score the newest checkpoint (WORKDIR=)
+	$(RUN) -m job.main --mode=evaluate --workdir=$(WORKDIR) $(ARGS)
+
 .PHONY: report
 report: $(READY) ## write WORKDIR/report.html or an ablation's comparison
 	$(RUN) -m job.main --mode=report --workdir=$(WORKDIR) $(ARGS)
+
+.PHONY: compare
+compare: $(READY) ## compare runs on one page (RUNS=A,B)
+	$(RUN) -m job.main --mode=report \
+	  --workdir=$(if $(call given,WORKDIR),$(WORKDIR),runs/compare) \
+	  --runs=$(or $(RUNS),$(error RUNS is missing. Fix: RUNS=runs/a,runs/b)) $(ARGS)
 
 .PHONY: diagnose
 diagnose: $(READY) ## explain a low accuracy of a config or a run (WORKDIR=)
@@ -77,6 +90,11 @@ predict: $(READY) ## classify image files with a run (INPUT=FILE)
 .PHONY: export
 export: $(READY) ## write WORKDIR/export: SavedModel, .keras file, model card
 	$(RUN) -m job.main --mode=export --workdir=$(WORKDIR) $(ARGS)
+
+.PHONY: tensorboard
+tensorboard: $(READY) ## show the curves of all runs (or WORKDIR=) in a browser
+	$(RUN) -m tensorboard.main $(ARGS) \
+	  --logdir=$(if $(call given,WORKDIR),$(WORKDIR),runs)
 
 ##@ Experiments
 .PHONY: ablate
@@ -155,43 +173,45 @@ clean: ## remove the environment and the caches, but not the runs
 image: ## build the image with docker; SET=cpu|gpu, IMAGE=NAME:TAG
 	$(DOCKER) build --target $(SET) --build-arg VERSION=$(VERSION) \
 	  --build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null || echo unknown) \
-	  -t $(or $(IMAGE),vgg16-cifar10:$(VERSION)-$(SET)) .
+	  --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) \
+	  -t $(or $(call typed,IMAGE),vgg16-cifar10:$(VERSION)-$(SET)) .
 
 .PHONY: test-container
 test-container: $(READY_DEV) ## build and test the CPU image (root, Debian, no docker)
 	tests/e2e/container/run $(RUN) -m pytest tests/e2e/container $(ARGS)
 
-render = GPUS=$(GPUS) NODES=$(NODES) BUCKET=$(BUCKET) KUBECTL=$(KUBECTL) \
-  k8s/render $(OVERLAY) "$${name}" $(IMAGE)
+# A variable that has no effect is an error.
+new_run = $(foreach v,DATA WORKDIR INPUT PLAN SET,$(if $(call typed,$(v)),$(error \
+  $(v) has no effect on a cluster. Fix: ARGS="--config.x=y" or another overlay))) \
+  KUBECTL="$(KUBECTL)" k8s/new-run --name="$(run_name)" \
+  $(foreach v,image gpus nodes bucket config args components,--$(v)="$(call typed,$(shell \
+  echo $(v) | tr a-z A-Z))") --overlay="$(or $(call typed,OVERLAY),local)"
+
+.PHONY: k8s-run
+k8s-run: ## start a run (OVERLAY=local IMAGE=NAME:TAG); k8s/setup comes first
+	@folder=$$($(new_run)) && $(KUBECTL) apply -k "$$folder" && \
+	echo "make k8s-logs NAME=$(run_name) follows its logs, make k8s-delete NAME=$(run_name) deletes it"
 
 .PHONY: k8s-render
-k8s-render: ## print the manifests of a run (OVERLAY=local)
-	@name=$(NAME); $(render)
-
-.PHONY: k8s-apply
-k8s-apply: ## start a run on the cluster (OVERLAY=local)
-	@set -euo pipefail; name=$(NAME); manifests=$$($(render)); \
-	$(KUBECTL) apply -k k8s/namespace; \
-	$(KUBECTL) apply -f - <<< "$$manifests"; \
-	echo "make k8s-logs NAME=$$name follows its logs, make k8s-delete NAME=$$name deletes it"
+k8s-render: ## write and print the manifests of a run, without a cluster
+	@folder=$$($(new_run)) && $(KUBECTL) kustomize "$$folder"
 
 .PHONY: k8s-logs
-k8s-logs: need-name ## follow the logs of a run's pods (NAME=)
-	$(KUBECTL) logs --namespace=$(NAMESPACE) --selector=run=$(NAME) \
-	  --all-containers --prefix --follow --tail=-1 --max-log-requests=200
+k8s-logs: need-run ## follow the logs of a run's pods (NAME=)
+	@KUBECTL="$(KUBECTL)" k8s/logs $(run_folder)
+
+.PHONY: k8s-fetch
+k8s-fetch: need-run ## copy report, results and export of a run (NAME= WORKDIR=DIR)
+	@KUBECTL="$(KUBECTL)" k8s/fetch $(run_folder) $(or $(call typed,WORKDIR),runs/$(run_name))
 
 .PHONY: k8s-delete
-k8s-delete: need-name ## delete a run but not its volume or bucket (NAME=)
-	$(KUBECTL) delete jobs,configmaps --namespace=$(NAMESPACE) \
-	  --selector=run=$(NAME)
-	@if $(KUBECTL) api-resources --api-group=jobset.x-k8s.io --output=name \
-	  | grep -q jobsets; then $(KUBECTL) delete jobsets \
-	  --namespace=$(NAMESPACE) --selector=run=$(NAME); fi
+k8s-delete: need-run ## delete a run but not its volume or bucket (NAME=)
+	$(KUBECTL) delete -k $(run_folder)
 
-.PHONY: need-name
-need-name:
-	@$(if $(filter command,$(origin NAME)),,\
-	  echo "which run? Fix: NAME=..., as printed by make k8s-apply" >&2; exit 2)
+.PHONY: need-run
+need-run:
+	@test -n "$(call typed,NAME)" -a -f $(run_folder)/kustomization.yaml || { \
+	  echo "NAME=$(call typed,NAME): no such run in k8s/runs. Fix: the NAME that make k8s-run printed" >&2; exit 2; }
 
 $(READY): requirements/$(SET).txt
 	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \

@@ -517,6 +517,7 @@ def create_reporter(
         ),
         Progress(plan.train_steps, first_step=first_step),
         train_steps=plan.train_steps,
+        global_batch_size=plan.global_batch_size,
         epoch=plan.epoch,
         tflop=training.tflop,
     )

@@ -101,6 +101,14 @@ class RunFailedError(JobError):
         self.exit_code = exit_code if exit_code > 0 else 1
 
 
+def printable(text: str) -> str:
+    """Returns text without control characters, which could forge output."""
+    return "".join(
+        letter if letter.isprintable() else ascii(letter)[1:-1]
+        for letter in text
+    )
+
+
 def first_line(error: BaseException, limit: int = 200) -> str:
     """Returns the first line of an error's text, cut to `limit` characters.
 

@@ -4,24 +4,36 @@ flags.parse(["--config=configs/stem32.py", "--workdir=runs/a"])
 config = flags.require_config()
 """
 
-import math
 import os
 import pathlib
 import re
-import sys
+import textwrap
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from job import errors
-from job.config import augmentation, ranges
+from job.config import augmentation, command_line, ranges
+from job.storage import files
 from job.supervision import preemption, watchdog
 
-MODES = (
-    *("train", "config", "fetch", "evaluate", "predict", "export"),
-    *("ablate", "report", "benchmark", "diagnose"),
-)
+# Purpose of each mode, and the flags that it needs.
+MODES = {
+    "train": ("Train or resume the run in --workdir", "--config, --workdir"),
+    "config": ("Print every field of the config", "--config"),
+    "fetch": ("Download and verify the images", "--config"),
+    "evaluate": ("Score the newest checkpoint", "--workdir"),
+    "predict": ("Classify image files", "--workdir, --input"),
+    "export": ("Write a SavedModel and a .keras file", "--workdir"),
+    "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
+    "ablate": ("Train the variants of a plan", "--config, --workdir"),
+    "report": ("Write report.html, or compare runs", "--workdir"),
+    "benchmark": ("Measure the training speed", "--config"),
+}
+
+# The longest time of a flag; the system's waits take no more than 292 years.
+_MAX_SECONDS = 30 * 86400.0
 
 # The arguments that the parser of --config reads; `parse` fills it. Its
 # default, sys.argv, would be read while the flag is defined, where a wrong
@@ -31,8 +43,7 @@ _ARGV: list[str] = []
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Config file, configs/NAME.py[:variant]; --config.FIELD=VALUE changes a"
-    " field.",
+    "Config file, or the name of one in configs/.",
     lock_config=True,
     sys_argv=_ARGV,
 )
@@ -49,35 +60,35 @@ UPLOAD_SECONDS = flags.DEFINE_float(
 SEEDS = flags.DEFINE_integer(
     "seeds",
     1,
-    "--mode=ablate: number of seeds per variant, starting at --config.seed.",
+    "Number of seeds per variant, starting at --config.seed.",
     lower_bound=1,
 )
 INDEX = flags.DEFINE_integer(
     "index",
     None,
-    "--mode=ablate: index of the only run to make, from 0. Defaults to"
-    " JOB_COMPLETION_INDEX of the environment, else to all runs.",
+    "Index of the only run to train, from 0. Defaults to JOB_COMPLETION_INDEX"
+    " of the environment; without it, all runs are trained.",
     lower_bound=0,
 )
 RUNS = flags.DEFINE_list(
-    "runs", [], "--mode=report: workdirs to compare with --workdir."
+    "runs", [], "Workdirs of the runs to compare; the result is in --workdir."
 )
 INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "--mode=predict: PNG or JPEG file, a folder of them, or gs:// of either;"
-    " may be repeated.",
+    "PNG or JPEG file, a folder of them, or the gs:// path of either; may be"
+    " repeated.",
 )
 FORMAT = flags.DEFINE_enum(
-    "format", "table", ["table", "jsonl"], "--mode=predict: output format."
+    "format", "table", ["table", "jsonl"], "Output format: table or jsonl."
 )
 KERAS_MODEL = flags.DEFINE_string(
     "keras_model",
     None,
-    "--mode=diagnose: .keras file to diagnose. --config, by default"
-    " configs/default.py, only names the data then.",
+    "Keras model to diagnose, a .keras file. Of the config only the data is"
+    " used.",
 )
-MODE = flags.DEFINE_enum("mode", "train", MODES, "Program to run.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "Program to run.")
 GRACE_SECONDS = flags.DEFINE_float(
     "grace_seconds",
     preemption.GRACE_SECONDS,
@@ -100,57 +111,138 @@ HEARTBEAT_FILE = flags.DEFINE_string(
 )
 
 
+_USAGE = """\
+Train VGG16 on CIFAR-10, resume after a kill, and explain a low accuracy.
+
+  python -m job.main --config=quickstart --workdir=runs/a
+  python -m job.main --config=stem32:8ep --workdir=runs/b --config.data.dir=DIR
+  python -m job.main --mode=diagnose --workdir=runs/b
+  python -m job.main --mode=predict --workdir=runs/b --input=photo.png
+
+--config.GROUP.FIELD=VALUE changes a field of the config; configs/default.py
+explains all fields. Exit codes: 0 done, 2 flag or config, 3 data or storage,
+4 cannot resume, 5 diverged, 69 devices absent, 74 no answer in time,
+75 preempted (the same command resumes), 76 hung.
+
+Modes, and the flags that they need"""
+
+# Flags by the mode that they belong to, in the order of the help.
+_SECTIONS = {
+    "Every mode": (
+        ("mode", "MODE"),
+        ("config", "NAME[:VARIANT]"),
+        ("workdir", "DIR"),
+        ("grace_seconds", "SECONDS"),
+    ),
+    "--mode=train": (
+        ("watchdog_seconds", "SECONDS"),
+        ("heartbeat_file", "FILE"),
+        ("upload_seconds", "SECONDS"),
+    ),
+    "--mode=predict": (("input", "FILE"), ("format", "FORMAT")),
+    "--mode=diagnose": (("keras_model", "FILE"),),
+    "--mode=ablate": (("seeds", "NUMBER"), ("index", "NUMBER")),
+    "--mode=report": (("runs", "DIR,DIR"),),
+}
+
+
 def parse(argv: list[str]) -> None:
-    """Parses a command line.
+    """Parses a command line; the order of the flags does not matter.
 
     Args:
       argv: Program name and arguments.
 
     Raises:
-      ConfigError: A flag is unknown or has a wrong value.
+      ConfigError: A flag is unknown or has a wrong value. The message names
+        the nearest valid flag.
     """
-    _ARGV[:] = argv
     try:
-        rest = flags.FLAGS(argv)
-    except (Exception, SystemExit) as error:
+        arguments = flags.FLAGS.read_flags_from_files(argv[1:])
+        _ARGV[:] = [argv[0], *command_line.in_order(arguments)]
+        _check_config_file(_ARGV)
+        command_line.check_fields(_ARGV)
+        rest = flags.FLAGS(_ARGV)
+    except errors.JobError:
+        raise
+    except flags.UnrecognizedFlagError as error:
+        typed = command_line.find(error.flagname, _ARGV)
+        raise command_line.unknown(
+            typed, "unknown flag", flags=_own_flags(), modes=MODES
+        ) from None
+    except BaseException as error:
         # A config file is a program: it may raise anything.
         raise errors.ConfigError(_one_line(error)) from None
     if rest[1:]:
-        raise errors.ConfigError(
-            f"{rest[1]!r} is not a flag; flags are --name=value, see --help"
+        raise command_line.unknown(
+            rest[1], "unexpected argument", flags=_own_flags(), modes=MODES
         )
+
+
+def _own_flags() -> list[str]:
+    return [name for section in _SECTIONS.values() for name, _ in section]
+
+
+def _check_config_file(argv: list[str]) -> None:
+    """Refuses a --config that is there and no file: a FIFO would block."""
+    for given in re.findall("^--?config[=\n](.*)$", "\n".join(argv), re.M):
+        with files.translate_errors(
+            f"--config={given}", kind=errors.ConfigError
+        ):
+            path = pathlib.Path(given.partition(":")[0])
+            if path.exists() and not path.is_file():
+                raise errors.ConfigError(
+                    f"--config={given}: it is not a regular file. Fix:"
+                    " --config=configs/quickstart.py"
+                )
 
 
 def is_help(argv: list[str]) -> bool:
     """Returns whether a command line asks for help."""
-    return bool({"--help", "-h", "--helpfull"} & set(argv))
+    return argv[1:] == ["help"] or bool(
+        {"--help", "-help", "-h", "--helpfull"} & set(argv)
+    )
 
 
 def help_text() -> str:
-    """Returns the modes and flags, with their help."""
-    listed = flags.FLAGS.module_help(sys.modules[__name__])
-    return f"modes: {', '.join(MODES)}\n\n{listed}"
+    """Returns examples, the modes, and the flags by mode."""
+    lines = [_USAGE]
+    for mode, (purpose, needs) in MODES.items():
+        lines.append(f"  {mode:<11}{purpose:<37}{needs}")
+    indent = " " * 6
+    for title, section in _SECTIONS.items():
+        lines += ["", title]
+        for name, value in section:
+            flag = flags.FLAGS[name]
+            # absl adds the values of an enum, and that a flag may be repeated.
+            text = re.sub(r"^<.*?>: |;\s+repeat.*", "", flag.help)
+            if flag.default not in (None, []):
+                is_float = isinstance(flag.default, float)
+                text += f" Default: {flag.default:{'g' if is_float else ''}}."
+            lines.append(f"  --{name}={value}")
+            lines += textwrap.wrap(
+                text, 80, initial_indent=indent, subsequent_indent=indent
+            )
+    return "\n".join(lines)
 
 
 def _one_line(error: BaseException) -> str:
     """Returns the part of a parser's error that a user needs, as one line."""
     text = str(error)
-    if isinstance(error, AttributeError | KeyError):
-        # ml_collections quotes the name once or twice, with or without a hint.
-        name = re.match(r"\W*(\w+)", text)
-        hint = re.search(r"Did you mean.*?\?", text)
-        if name and " " not in text.partition("Did")[0]:
-            fix = hint[0] if hint else "configs/default.py has them all"
-            return f"--config has no field {name[1]!r}; {fix}"
     if "Traceback" in text:
         # ml_collections quotes the config file's own error: its last line.
         text = text.strip().splitlines()[-1]
     # Config files raise ValueError with a text of their own.
     text = text.removeprefix("ValueError: ")
+    given = next((a for a in _ARGV if a.startswith("--config=")), "--config")
     if "get_config() takes 0 positional arguments" in text:
-        text = "--config: the file has no variants; leave its colon out"
-    elif not isinstance(error, flags.Error):
-        text = f"--config cannot be read: {type(error).__name__}: {text}"
+        file = given.rpartition(":")[0]
+        text = f"{given}: the config has no variants. Fix: {file}"
+    elif "no attribute 'get_config'" in text:
+        text = f"{given}: the file does not define get_config()"
+    elif isinstance(error, flags.Error):
+        text = re.sub(r"^flag (--\S+=.*?): ", r"\1: ", text)
+    else:
+        text = f"{given}: {type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text).strip()[:500]
 
 
@@ -163,9 +255,14 @@ def require_config() -> ml_collections.ConfigDict:
     config = CONFIG.value
     if config is None:
         raise errors.ConfigError(
-            "--config is missing; a first one is --config=configs/quickstart.py"
+            "--config is missing. Fix: --config=quickstart, or see --help"
         )
     try:
+        if not hasattr(config, "unlock"):
+            raise errors.ConfigError(
+                f"--config={config_filename()}: get_config() returned no"
+                " ConfigDict"
+            )
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
         ranges.check(config)
@@ -175,7 +272,9 @@ def require_config() -> ml_collections.ConfigDict:
             ranges.check(config)  # The rules apply to the image's GPUs too.
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
-        raise errors.ConfigError(f"--config cannot be read: {cause}") from None
+        raise errors.ConfigError(
+            f"--config={config_filename()}: cannot be read ({cause})"
+        ) from None
     return config
 
 
@@ -204,10 +303,10 @@ def required_gpus() -> int:
     arguments replace those of the image.
     """
     given = os.environ.get("JOB_REQUIRE_GPUS", "")
-    if given and not given.isdecimal():
+    if given and not (given.isdecimal() and len(given) < 7):
         raise errors.ConfigError(
-            f"JOB_REQUIRE_GPUS={given} in the environment: it must be a"
-            " number of GPUs, 0 for none"
+            f"JOB_REQUIRE_GPUS={given} in the environment: not a number of"
+            " GPUs. Fix: JOB_REQUIRE_GPUS=0 allows a CPU"
         )
     return int(given or 0)
 
@@ -215,22 +314,23 @@ def required_gpus() -> int:
 def require_workdir() -> str:
     """Returns --workdir; raises ConfigError if it is missing."""
     if not WORKDIR.value:
-        raise errors.ConfigError("--workdir is missing, as in --workdir=runs/a")
+        raise errors.ConfigError("--workdir is missing. Fix: --workdir=runs/a")
     return WORKDIR.value
 
 
 def require_seconds(name: str, *, above: float = -1.0) -> float:
-    """Returns a flag's seconds; raises ConfigError if negative or not finite.
+    """Returns a flag's seconds; raises ConfigError if out of range.
 
     Args:
       name: Name of the flag.
       above: Exclusive lower bound.
     """
     value = flags.FLAGS[name].value
-    if not math.isfinite(value) or value < 0 or value <= above:
+    if not 0 <= value <= _MAX_SECONDS or value <= above:
         wanted = "above 0" if above >= 0 else "at least 0"
         raise errors.ConfigError(
-            f"--{name}={value:g}: it must be seconds, {wanted}"
+            f"--{name}={value:g}: must be a time in seconds, {wanted} and at"
+            f" most {_MAX_SECONDS:g}, a month"
         )
     return value
 
@@ -241,8 +341,13 @@ def require_heartbeat_file() -> pathlib.Path | None:
     if not value:
         return None
     path = pathlib.Path(value)
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    name = f"--heartbeat_file={value}"
+    with files.translate_errors(name, kind=errors.ConfigError):
+        # A device node would be replaced by a file.
+        is_other = path.exists() and not path.is_file()
+    if is_other or not os.access(path.parent, os.W_OK | os.X_OK):
         raise errors.ConfigError(
-            f"--heartbeat_file={value}: no file can be written there"
+            f"{name}: cannot be written. Fix: a file in an existing folder"
+            " that is writable"
         )
     return path

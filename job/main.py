@@ -9,18 +9,22 @@ job in well under a second.
 if __name__ == "__main__":
     # Before all other imports: process 1 of a container ignores signals until
     # it has installed handlers.
-    from job.supervision import preemption
+    try:
+        from job.supervision import preemption, termination
 
-    _STOP = preemption.StopRequest()
-    _STOP.install()
+        termination.open_streams()
+        _STOP = preemption.StopRequest()
+        _STOP.install()
+    except KeyboardInterrupt:
+        import os
 
-import errno
+        os.write(2, b"preempted: stopped by SIGINT: nothing was begun\n")
+        os._exit(75)
+
 import sys
 import threading
 import traceback
 from collections.abc import Iterable
-
-from absl import logging
 
 from job import errors, flags
 from job.modes import (
@@ -35,6 +39,7 @@ from job.modes import (
     report,
     train,
 )
+from job.output import progress
 from job.storage import workdir as workdirs
 from job.supervision import exits, preemption, termination, watchdog
 
@@ -49,12 +54,11 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
     threading.excepthook = exits.exit_on_thread_error
     try:
         if flags.is_help(argv):
-            print_lines([f"{__doc__}\n{flags.help_text()}"])
+            print_lines([flags.help_text()])
             return errors.EXIT_DONE
         flags.parse(argv)
-        with exits.log_unexpected_errors():
-            logging.use_absl_handler()
-            logging.set_verbosity(logging.INFO)
+        with exits.translate_errors():
+            progress.log_to_stderr()
             stop.grace_seconds = flags.require_seconds(
                 "grace_seconds", above=0.0
             )
@@ -62,10 +66,6 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
             print_lines(outcome.output)
     except errors.JobError as error:
         return exits.report_error(error, stop)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        return exits.report_error(errors.StorageError(str(error)), stop)
     summary = outcome.summary or f"--mode={flags.MODE.value}"
     termination.write(errors.EXIT_DONE, f"done: {summary}")
     return errors.EXIT_DONE
@@ -110,7 +110,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
         return Outcome([str(config)])
     if mode == "fetch":
         return fetch.run(config, stop)
-    upload_seconds = flags.UPLOAD_SECONDS.value
+    upload_seconds = flags.require_seconds("upload_seconds", above=0.0)
     if mode == "benchmark":
         return benchmark.run(
             config, flags.WORKDIR.value, stop, upload_seconds=upload_seconds
@@ -134,6 +134,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
                 heartbeat_file=flags.require_heartbeat_file(),
                 saved=lambda: stop.saved,
             ),
+            config_name=flags.config_filename(),
             upload_seconds=upload_seconds,
         )
 

@@ -30,6 +30,7 @@ from job.storage import Storage, files
 from job.storage.workdir import (
     AUGMENTATION,
     CONFIG,
+    FAILURE,
     PREDICTIONS,
     REPORT,
     RESULT,
@@ -52,6 +53,7 @@ def train_and_evaluate(
     stop: StopRequest,
     watchdog: Watchdog | None = None,
     *,
+    data: Dataset | None = None,
     storage: Storage | None = None,
     name: str = "",
     cluster: Cluster | None = None,
@@ -66,6 +68,7 @@ def train_and_evaluate(
       stop: Stop request, polled in each part: data, training, evaluation.
       watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
         nothing is watched.
+      data: Images to train on and to score. If None, those of `config.data`.
       storage: Storage of the checkpoints. If None, a folder in `workdir`.
       name: Name of the workdir in the report. If empty, its path.
       cluster: Addresses of the workers, each of which calls this function. If
@@ -90,7 +93,7 @@ def train_and_evaluate(
     if cluster:
         stop.listen()  # TensorFlow has replaced the handler of SIGTERM.
     workers = supervisor.workers = Workers(strategy, cluster)
-    data = build.load_data(config, supervisor.poll)
+    data = data or build.load_data(config, supervisor.poll)
     supervisor.poll("build")
 
     plan = build.create_plan(config, len(data.train))
@@ -163,7 +166,7 @@ def prepare_workdir(
     files.write_json(workdir / CONFIG, serialization.to_json(config))
     if history.step < plan.train_steps:
         # A result that exists is that of a shorter run.
-        for name in (RESULT, REPORT, PREDICTIONS):
+        for name in (RESULT, REPORT, PREDICTIONS, FAILURE):
             (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
         metrics.put_back(workdir, history.record)

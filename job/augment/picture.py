@@ -20,7 +20,7 @@ from job.data.pipeline import TrainBatch
 from job.storage import files
 
 _COLUMNS = 8
-_ROWS = 7
+_ROWS = 3
 _SCALE = 3
 # Pixels of white around an image.
 _GAP = 1

@@ -14,7 +14,6 @@ the next call of any method raises the error. Imports no TensorFlow.
 """
 
 import contextlib
-import dataclasses
 import threading
 import time
 from collections.abc import Callable
@@ -24,14 +23,16 @@ import numpy as np
 from absl import logging
 
 from job import errors
-from job.checkpoint import manifest
-from job.checkpoint import store as store_lib
+from job.checkpoint.format import Header
+from job.checkpoint.store import CheckpointStore
 
 # Name of the thread that saves.
 THREAD = "checkpoints"
 
 # Time that training continues without a save while the store does not answer.
 _PATIENCE_SECONDS = 3600.0
+# Limit for the requests of one try: then the outage is logged.
+_TRY_SECONDS = 30.0
 # Wait before a retry: doubled up to the longest.
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
@@ -42,17 +43,9 @@ _SLOW_SECONDS = 2.0
 _LAST_SECONDS = 30.0
 
 
-@dataclasses.dataclass
-class _Job:
-    """A checkpoint that is pending or being written.
-
-    Attributes:
-      step: Training step of the checkpoint.
-      content: Tensors and resume metadata, or both packed by the thread.
-    """
-
-    step: int
-    content: "tuple[dict[str, np.ndarray], dict[str, Any]] | store_lib.Packed"
+# A checkpoint that is pending or being written: its step, tensors and resume
+# metadata.
+_Snapshot = tuple[int, dict[str, np.ndarray], dict[str, Any]]
 
 
 class AsyncSaver:
@@ -60,7 +53,7 @@ class AsyncSaver:
 
     def __init__(
         self,
-        store: store_lib.CheckpointStore,
+        store: CheckpointStore,
         *,
         committed_step: int | None = None,
         on_commit: Callable[[int], None] = lambda step: None,
@@ -93,11 +86,11 @@ class AsyncSaver:
         self._changed = threading.Condition()
         # All attributes below are guarded by `_changed`.
         self._committed = committed_step
-        self._running: _Job | None = None
+        self._running: _Snapshot | None = None
         self._tidying = False
         # Time when the running save began, or is to begin.
         self._since = 0.0
-        self._waiting: _Job | None = None
+        self._waiting: _Snapshot | None = None
         self._fatal: Exception | None = None
         self._last_error: errors.StorageError | None = None
         self._failing_since: float | None = None
@@ -105,7 +98,7 @@ class AsyncSaver:
         self._flushes = 0
         self._deadline: float | None = None
         self._closed = False
-        self._seconds: list[tuple[int, float]] = []
+        self._commits: list[tuple[int, float]] = []
         self._thread = threading.Thread(
             target=self._run, name=THREAD, daemon=True
         )
@@ -121,15 +114,14 @@ class AsyncSaver:
     def commits(self) -> list[tuple[int, float]]:
         """Size in bytes and duration in seconds of each committed save."""
         with self._changed:
-            return [*self._seconds]
+            return [*self._commits]
 
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> None:
         """Enqueues a checkpoint; the arrays must not change afterwards.
 
-        See `store.CheckpointStore.save` for the arguments and `check` for the
-        errors.
+        See `CheckpointStore.save` for the arguments and `check` for the errors.
         """
         self.check()
         with self._changed:
@@ -142,13 +134,13 @@ class AsyncSaver:
                     "step %d takes the place of step %d, which was not saved"
                     " yet",
                     step,
-                    self._waiting.step,
+                    self._waiting[0],
                 )
             # The time starts with the first checkpoint that waits for garbage
             # collection; otherwise each newer one would wait for the full time.
             if not self._running and not self._waiting:
                 self._since = time.monotonic()
-            self._waiting = _Job(step, (tensors, run))
+            self._waiting = (step, tensors, run)
             self._changed.notify_all()
 
     def check(self) -> None:
@@ -211,11 +203,11 @@ class AsyncSaver:
 
     def restore_newest(
         self,
-    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
+    ) -> tuple[Header, dict[str, np.ndarray]] | None:
         """Returns the newest checkpoint after committing all enqueued ones.
 
         Raises:
-          JobError: See `flush` and `store.CheckpointStore.restore_newest`.
+          JobError: See `flush` and `CheckpointStore.restore_newest`.
         """
         self.flush()
         found = self._store.restore_newest()
@@ -243,15 +235,15 @@ class AsyncSaver:
     def _is_idle(self) -> bool:
         return not (self._pending() or self._tidying)
 
-    def _pending(self) -> "_Job | None":
+    def _pending(self) -> _Snapshot | None:
         return None if self._fatal else self._waiting or self._running
 
     def _late(self, timeout: float | None) -> errors.StorageError:
-        job = self._pending()
-        assert job
+        snapshot = self._pending()
+        assert snapshot
         cause = f": {self._last_error}" if self._last_error else ""
         return errors.UnavailableError(
-            f"the checkpoint of step {job.step} was not committed within"
+            f"the checkpoint of step {snapshot[0]} was not committed within"
             f" {timeout:.1f} s{cause}"
         )
 
@@ -263,11 +255,11 @@ class AsyncSaver:
                     return
                 self._running, self._waiting = self._waiting, None
                 self._since = time.monotonic()
-                job = self._running
+                snapshot = self._running
                 self._changed.notify_all()
             try:
-                if self._save(job):
-                    self._tidy(job.step)
+                if self._save(*snapshot):
+                    self._tidy(snapshot[0])
             except Exception as error:
                 # Every error is raised in the loop, not in this thread.
                 logging.error("no checkpoint is saved any more: %s", error)
@@ -281,7 +273,7 @@ class AsyncSaver:
                     self._running = None
                     self._tidying = False
                     self._changed.notify_all()
-            del job  # Frees its memory while this thread waits.
+            del snapshot  # Frees its memory while this thread waits.
 
     def _tidy(self, step: int) -> None:
         """Deletes old checkpoints; a flush with a timeout does not wait."""
@@ -296,7 +288,9 @@ class AsyncSaver:
         with self._changed:
             return bool(self._waiting and self._deadline is not None)
 
-    def _save(self, job: _Job) -> bool:
+    def _save(
+        self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
+    ) -> bool:
         """Commits a checkpoint, or gives it up for a newer one.
 
         Returns:
@@ -304,13 +298,12 @@ class AsyncSaver:
         """
         begun = time.monotonic()
         wait = self._first_wait
-        if isinstance(job.content, tuple):
-            job.content = self._store.pack(job.step, *job.content)
+        content = self._store.encode(step, tensors, run)
         while True:
             with self._changed:
                 flushes = self._flushes
             try:
-                self._store.commit(job.content, timeout=self._left())
+                self._store.commit(step, content, timeout=self._left())
                 break
             except errors.UnavailableError as error:
                 if self._is_out_of_patience():
@@ -319,14 +312,15 @@ class AsyncSaver:
                 if not self._wait(error, wait, flushes):
                     return False
                 wait = min(2 * wait, self._longest_wait)
-        self._on_commit(job.step)
+        self._on_commit(step)
         with self._changed:
             if self._failing_since:
-                logging.info("the checkpoint of step %d is saved", job.step)
+                logging.info("the checkpoint of step %d is saved", step)
             self._failing_since = None
             self._last_error = None
-            self._committed = job.step
-            self._seconds.append((job.content.size, time.monotonic() - begun))
+            self._committed = step
+            size = sum(len(piece) for piece in content)
+            self._commits.append((size, time.monotonic() - begun))
         return True
 
     def _is_out_of_patience(self) -> bool:
@@ -359,9 +353,10 @@ class AsyncSaver:
             self._changed.wait_for(called, seconds)
             return not (self._waiting or self._closed)
 
-    def _left(self) -> float | None:
-        """Returns the seconds until the deadline of a flush; None if none."""
+    def _left(self) -> float:
+        """Returns the limit of the next try's requests, in seconds."""
         with self._changed:
             if self._deadline is None:
-                return None
-            return max(0.1, self._deadline - time.monotonic())
+                return _TRY_SECONDS
+            left = self._deadline - time.monotonic()
+            return min(max(0.1, left), _TRY_SECONDS)

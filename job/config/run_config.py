@@ -1,18 +1,30 @@
 """The config of an existing run, as its workdir holds it.
 
-    config = run_config.load(workdir)
+    config = run_config.load(workdir)          # fit for this version of the job
+    fields = run_config.read_fields(workdir)   # perhaps of another version
+    with run_config.claimed(opened, config, has_saved):   # of this process
+        ...
 
 Imports no TensorFlow.
 """
 
+import contextlib
 import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import ml_collections
+import numpy as np
 
+from configs import default
 from job import errors
-from job.config import ranges, serialization
-from job.storage import files
-from job.storage.workdir import CONFIG
+from job.config import ranges, resume, serialization
+from job.storage import files, reader
+from job.storage.workdir import CONFIG, Workdir
+
+# Time in which the owner of a workdir publishes its config.
+_PUBLISH_SECONDS = 2.0
 
 
 def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
@@ -25,17 +37,137 @@ def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
     Raises:
       ConfigError: The file is absent or damaged, or a value is out of range.
     """
-    saved = files.read_json(workdir / CONFIG)
-    if not isinstance(saved, dict):
-        there = (workdir / CONFIG).exists()
-        raise errors.ConfigError(
-            f"--workdir={name or workdir}: "
-            + (
-                f"{CONFIG} in it is damaged"
-                if there
-                else f"no {CONFIG} of a run"
-            )
-        )
-    config = serialization.from_json(saved)
+    config = serialization.from_json(_read(workdir, name))
     ranges.check(config)
     return config
+
+
+def read_fields(workdir: pathlib.Path, name: str = "") -> serialization.Fields:
+    """Returns the flattened config of a run, also of another version's run.
+
+    The known fields have the types of configs/default.py.
+
+    Args:
+      workdir: Local directory of the run.
+      name: Name of the workdir in error messages. Defaults to its path.
+
+    Raises:
+      ConfigError: The file is absent or damaged.
+    """
+    return serialization.flatten(_read(workdir, name))
+
+
+@contextlib.contextmanager
+def claimed(
+    workdir: Workdir,
+    config: ml_collections.ConfigDict,
+    has_saved: Callable[[], bool],
+) -> Iterator[None]:
+    """Makes this process the owner of a workdir until the end of the block.
+
+    A new run's config.json is published before anything else is written, and
+    withdrawn if the run ends before its first checkpoint.
+
+    Args:
+      workdir: Open workdir of the run.
+      config: Config of this attempt.
+      has_saved: Returns whether this attempt has committed a checkpoint.
+
+    Raises:
+      LostRaceError: Another process works on the same run.
+      ResumeError: The workdir holds a run of another config.
+      ConfigError: The config in it is damaged.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(workdir.owned())
+        except errors.LostRaceError:
+            deadline = time.monotonic() + _PUBLISH_SECONDS
+            while not (workdir.local / CONFIG).exists():
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            _compare(workdir, config)
+            raise
+        is_new = _publish(workdir, config)
+        if not is_new:
+            _compare(workdir, config)
+        try:
+            yield
+        except errors.LostRaceError:
+            raise
+        except errors.JobError:
+            if is_new and not has_saved():
+                with contextlib.suppress(errors.StorageError):
+                    workdir.root.delete(CONFIG)
+            raise
+
+
+def _publish(workdir: Workdir, config: ml_collections.ConfigDict) -> bool:
+    """Creates config.json; returns whether there was none."""
+    path = workdir.local / CONFIG
+    if path.exists():
+        return False
+    content = files.encode_json(serialization.to_json(config))
+    try:
+        workdir.root.publish(CONFIG, [np.frombuffer(content, np.uint8)])
+    except FileExistsError:
+        if workdir.mirror:
+            with workdir.root.open(CONFIG) as saved:
+                path.write_bytes(saved.read(reader.MAX_JSON_BYTES))
+        return False
+    return True
+
+
+def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
+    """Raises ResumeError if the run in a workdir has another config."""
+    changed = resume.differences(
+        read_fields(workdir.local, str(workdir)), serialization.flatten(config)
+    )
+    if changed:
+        raise errors.ResumeError(
+            f"--workdir={workdir} holds a run of another config"
+            f" ({'; '.join(changed)}). Fix: choose another workdir, change that"
+            f" back, or delete {workdir.file(CONFIG)} of a run that has no"
+            " checkpoint"
+        )
+
+
+def _read(workdir: pathlib.Path, name: str) -> dict[str, Any]:
+    where = f"--workdir={name or workdir}"
+    kind = _kind(serialization.to_json(default.get_config()))
+    try:
+        saved = reader.read_json(workdir / CONFIG, kind, CONFIG)
+        if saved is None:
+            raise errors.ConfigError(f"{where}: no {CONFIG} of a run")
+        _check_names(saved)
+    except reader.DamagedError as error:
+        raise errors.ConfigError(
+            f"{where}: {error}. Fix: restore {CONFIG} from a copy, or choose"
+            " another workdir"
+        ) from None
+    return saved
+
+
+def _kind(defaults: dict[str, Any]) -> dict[str, reader.Kind]:
+    """Returns the kind of each field, from the type of its default."""
+    kinds: dict[str, reader.Kind] = {}
+    for name, value in defaults.items():
+        if isinstance(value, dict):
+            # The epochs of these groups may be the text "inf".
+            is_plain = name != "unfreeze_epochs"
+            kinds[f"{name}?"] = _kind(value) if is_plain else dict
+        elif type(value) in (int, float):
+            kinds[f"{name}?"] = reader.Number(whole=type(value) is int)
+        else:
+            kinds[f"{name}?"] = type(value)
+    return kinds
+
+
+def _check_names(nested: dict[str, Any]) -> None:
+    """Refuses names that are none of fields: ConfigDict raises many errors."""
+    for name, value in nested.items():
+        if not name.isidentifier() or name.startswith("_"):
+            raise reader.DamagedError(f"{CONFIG}: {name[:40]!a} is no field")
+        if isinstance(value, dict):
+            _check_names(value)

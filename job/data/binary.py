@@ -10,15 +10,18 @@ names and sizes are read into memory.
 """
 
 import hashlib
-import os
+import itertools
 import pathlib
 import tarfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
 
 from job import errors
 from job.data import dataset
+from job.storage import reader
+from job.storage.files import translate_errors
 
 FOLDER = "cifar-10-batches-bin"
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -68,18 +71,16 @@ def read(
       50,000 training images and 10,000 test images, in the files' order.
 
     Raises:
-      DataError: A file is missing, has the wrong size or a label above 9, or
-        the archive has another checksum or irregular members.
+      DataError: A file is missing, has the wrong size, a label above 9 or one
+        class only, two files are equal, or the archive has another checksum or
+        irregular members.
     """
-    try:
+    with translate_errors(path, kind=errors.DataError):
         if path.is_dir():
             files = _read_folder(path, poll)
         else:
             files = _read_archive(path, archive_sha256 or ARCHIVE_SHA256, poll)
-    except OSError as error:
-        raise errors.DataError(
-            f"{path}: cannot be read ({error.strerror or error})"
-        ) from None
+    _check_copies(path, files)
     return dataset.Dataset(
         train=_decode(path, files, TRAIN_FILES),
         test=_decode(path, files, TEST_FILES),
@@ -94,12 +95,13 @@ def _read_folder(
     for name in TRAIN_FILES + TEST_FILES:
         poll()
         path = folder / name
-        if not path.is_file():
+        content = reader.read_bytes(path, max_bytes=2 * _FILE_BYTES)
+        if content is None:
             raise errors.DataError(
                 f"{path} is missing; the six .bin files belong in one folder"
             )
-        _check_size(path, os.path.getsize(path))
-        files[name] = path.read_bytes()
+        _check_size(path, len(content))
+        files[name] = content
     return files
 
 
@@ -133,7 +135,7 @@ def _read_archive(
                 content = tar.extractfile(member)
                 assert content is not None  # A regular file has contents.
                 files[name] = content.read(_FILE_BYTES)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise errors.DataError(
             f"{path}: {error}; it is not a .tar.gz"
         ) from None
@@ -158,6 +160,16 @@ def _check_size(what: object, size: int) -> None:
         )
 
 
+def _check_copies(path: pathlib.Path, files: dict[str, bytes]) -> None:
+    """Refuses a file that is there twice: a test set of training images."""
+    for one, other in itertools.combinations(files, 2):
+        if files[one] == files[other]:
+            raise errors.DataError(
+                f"{path}: {other} is a copy of {one}. Fix: download the data"
+                " set again"
+            )
+
+
 def _decode(
     path: pathlib.Path, files: dict[str, bytes], names: tuple[str, ...]
 ) -> dataset.Split:
@@ -173,6 +185,11 @@ def _decode(
             raise errors.DataError(
                 f"{path}: {name}, record {bad}: label {records[bad, 0]};"
                 f" CIFAR-10 has labels 0 to {num_classes - 1}"
+            )
+        if records[:, 0].min() == records[:, 0].max():
+            raise errors.DataError(
+                f"{path}: all images of {name} have label {records[0, 0]}. Fix:"
+                " download the data set again"
             )
         planes = records[:, 1:].reshape(_RECORDS, 3, size, size)
         images[rows] = planes.transpose(0, 2, 3, 1)

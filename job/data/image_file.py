@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from job import errors
 from job.data.dataset import IMAGE_SIZE
+from job.storage import files, reader
 
 if TYPE_CHECKING:  # The import takes half a second.
     from job.storage.gcs import Bucket
@@ -67,23 +68,23 @@ def find(names: Sequence[str]) -> list[Input]:
 
 def _find_local(name: str) -> list[Input]:
     path = pathlib.Path(os.path.expanduser(name))
-    if path.is_dir():
-        inside = sorted(p for p in path.rglob("*") if p.is_file())
-        chosen = [p for p in inside if _is_image(p.name)]
-        _check_any(name, len(chosen), len(inside))
-        return [_local(p) for p in chosen]
-    if not path.exists():
-        raise errors.DataError(f"--input={name}: the path does not exist")
+    with files.translate_errors(f"--input={name}", kind=errors.DataError):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            chosen = [p for p in inside if _is_image(p.name)]
+            _check_any(name, len(chosen), len(inside))
+            return [_local(p) for p in chosen]
+        if not path.exists():
+            raise errors.DataError(f"--input={name}: the path does not exist")
     return [_local(path)]
 
 
 def _local(path: pathlib.Path) -> Input:
     def read() -> bytes:
-        try:
-            _check_size(path.stat().st_size)
-            return path.read_bytes()
-        except OSError as error:
-            raise errors.DataError(error.strerror or str(error)) from None
+        content = reader.read_bytes(path, max_bytes=_MOST_BYTES, name="it")
+        if content is None:
+            raise errors.DataError("it does not exist")
+        return content
 
     return Input(str(path), read)
 
@@ -117,7 +118,7 @@ def _remote(bucket: "Bucket", name: str, size: int) -> Input:
     def read() -> bytes:
         _check_size(size)
         try:
-            return bucket.read(name)[0]
+            return bucket.read(name)
         except FileNotFoundError as error:
             raise errors.DataError(str(error)) from None
 

@@ -16,7 +16,7 @@ from absl import logging
 
 from job import errors
 from job.data import binary, dataset, synthetic, tfds_source
-from job.storage import download
+from job.storage import download, files
 
 # The official archive has 170,052,171 bytes.
 _MOST_BYTES = 2**30
@@ -78,6 +78,16 @@ def load(
             )
         return _read_from_bucket(data_dir, archive_sha256, poll)
 
+    with files.translate_errors(
+        f"config.data.dir={data_dir}", kind=errors.DataError
+    ):
+        return _read_from_folder(source, data_dir, archive_sha256, poll)
+
+
+def _read_from_folder(
+    source: str, data_dir: str, archive_sha256: str, poll: Callable[[], None]
+) -> dataset.Dataset:
+    """Reads what a folder or a file contains; see `load`."""
     path = pathlib.Path(os.path.expanduser(data_dir))
     if source == "tfds" and not tfds_source.find(path):
         # The source was named: TFDS downloads to this folder.

@@ -8,6 +8,7 @@ that a wrong variable ends the job at once.
 """
 
 import dataclasses
+import functools
 import json
 import re
 import socket
@@ -27,8 +28,13 @@ PORT = 2222
 # pull the image.
 WAIT_SECONDS = 1800.0
 
-# Interval between two probes of the workers.
+# Interval between two probes of the workers, and the time limit of one.
 _PROBE_SECONDS = 0.5
+_ANSWER_SECONDS = 1.0
+
+# First bytes of a worker that waits, and the chief's reply once all do.
+_WAITING = b"job: waiting\n"
+_START = b"start\n"
 
 _ADDRESS = re.compile(r"([-a-zA-Z0-9_.]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
@@ -64,12 +70,13 @@ class Cluster:
         return ", ".join(f"worker {i} ({self.workers[i]})" for i in indices)
 
     def wait_for_others(self, poll: Callable[[], None]) -> None:
-        """Waits until each other worker has been reachable once.
+        """Waits until all workers are there at the same time.
 
         TensorFlow waits in native code, for an hour, and holds Python's lock:
-        neither signal handlers nor the watchdog can run meanwhile. Each worker
-        therefore listens at its address until it has reached all others, where
-        a listener like this one answers, or TensorFlow's server after it.
+        neither signal handlers nor the watchdog can run meanwhile. So the chief
+        first connects to each worker until all have answered, then tells them
+        to start. A TensorFlow server of an earlier attempt that still runs does
+        not give that answer.
 
         Args:
           poll: Function called about once per second; its exceptions pass.
@@ -78,7 +85,6 @@ class Cluster:
           PeerLostError: Some workers did not appear; the message names them.
           DeviceError: This worker's port is in use or not permitted.
         """
-        missing = set(self.others())
         logging.info(
             "worker %d of %d; the others: %s",
             self.index,
@@ -86,16 +92,36 @@ class Cluster:
             self.names(self.others()) or "none",
         )
         deadline = time.monotonic() + self.wait_seconds
-        with self._listen():
-            while missing:
-                poll()
-                missing = self.unreachable(missing)
-                if missing and time.monotonic() > deadline:
+        with self._listen() as server:
+            while missing := self._missing(server):
+                if time.monotonic() > deadline:
                     raise errors.PeerLostError(
                         f"{self.names(sorted(missing))} did not come within"
                         f" {self.wait_seconds:g} s; see its own log"
                     )
-                time.sleep(_PROBE_SECONDS if missing else 0.0)
+                poll()
+
+    def _missing(self, server: socket.socket) -> set[int]:
+        """Returns the workers to wait for, after about a second if any."""
+        if not self.is_chief:
+            return set() if _was_told_to_start(server) else {0}
+        others = self.others()
+        missing = self._silent(others, is_start=False)
+        if not missing:
+            missing = self._silent(others, is_start=True)
+        if missing:
+            time.sleep(_PROBE_SECONDS)
+        return missing
+
+    def _silent(self, others: Mapping[int, str], *, is_start: bool) -> set[int]:
+        """Returns the workers that do not answer, asked at the same time."""
+        if not others:
+            return set()
+        with futures.ThreadPoolExecutor(len(others)) as pool:
+            answers = pool.map(
+                functools.partial(_answers, is_start=is_start), others.values()
+            )
+        return {i for i, ok in zip(others, answers, strict=True) if not ok}
 
     def unreachable(self, indices: Iterable[int]) -> set[int]:
         """Returns the workers that do not answer, probed at the same time.
@@ -130,10 +156,11 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
     TF_CONFIG where it is set, as Vertex AI, Kubeflow and others write it:
     its cluster's `chief`, if any, and its `worker`s. Else
 
-        JOB_WORKERS              how many there are
-        JOB_COMPLETION_INDEX     which one this is, from 0; Kubernetes sets it
-        JOB_WORKER_HOSTS         their host names, with {index} in them
-        JOB_WORKER_PORT          where each one listens; 2222 if not set
+        JOB_WORKERS              number of workers
+        JOB_COMPLETION_INDEX     index of this worker; Kubernetes sets it
+        JOB_INDEX_OFFSET         added to that index; 0 if not set
+        JOB_WORKER_HOSTS         their host names, as host_names() reads them
+        JOB_WORKER_PORT          port of each worker; 2222 if not set
 
     and, for both, JOB_WORKER_WAIT_SECONDS: how long to wait for the others
     (1800).
@@ -171,26 +198,36 @@ def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
         index = 0
     else:
         index = _number(environment, "JOB_COMPLETION_INDEX", least=0)
+    index += _number(environment, "JOB_INDEX_OFFSET", 0, least=0)
     if index >= count:
         _refuse(
             f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count}: it must be"
             f" 0 to {count - 1}"
         )
     hosts = environment.get("JOB_WORKER_HOSTS", "")
-    if not hosts and count == 1:
-        hosts = "localhost"
-    elif count > 1 and "{index}" not in hosts:
+    found = host_names(hosts or "localhost", count)
+    if len(found) != count or (not hosts and count > 1):
         _refuse(
-            f"JOB_WORKER_HOSTS={hosts}: it must be the workers' host names with"
-            " {index} in them, such as train-{index}.workers"
+            f"JOB_WORKER_HOSTS={hosts}: it must name {count} hosts, such as"
+            " train-{index}.workers or a.lan,b.lan"
         )
     port = _number(environment, "JOB_WORKER_PORT", PORT)
-    return Cluster(
-        tuple(
-            f"{hosts.replace('{index}', str(i))}:{port}" for i in range(count)
-        ),
-        index,
-    )
+    return Cluster(tuple(f"{host}:{port}" for host in found), index)
+
+
+def host_names(text: str, count: int) -> list[str]:
+    """Returns the host names of workers, in their order.
+
+    Args:
+      text: Host names, separated by commas. If the last one contains {index},
+        it stands for all remaining workers, with indices from 0.
+      count: Number of workers.
+    """
+    *names, last = text.split(",")
+    if "{index}" not in last:
+        return [*names, last]
+    rest = range(count - len(names))
+    return [*names, *(last.replace("{index}", str(i)) for i in rest)]
 
 
 def _from_tf_config(text: str) -> Cluster:
@@ -252,11 +289,46 @@ def _refuse(what: str) -> NoReturn:
     )
 
 
+def _was_told_to_start(server: socket.socket) -> bool:
+    """Returns whether the chief said that all workers are there.
+
+    Args:
+      server: Socket of this worker, which listens.
+    """
+    server.settimeout(_ANSWER_SECONDS)
+    try:
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            connection.sendall(_WAITING)
+            return connection.recv(len(_START)) == _START
+    except OSError:
+        return False
+
+
+def _answers(address: str, *, is_start: bool) -> bool:
+    """Returns whether a worker waits at host:port; may tell it to start."""
+    try:
+        with _connect(address) as connection:
+            answer = connection.recv(len(_WAITING))
+            if is_start:
+                connection.sendall(_START)
+            return answer == _WAITING
+    except OSError:
+        return False
+
+
+def _connect(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection(
+        (host.strip("[]"), int(port)), _ANSWER_SECONDS
+    )
+
+
 def is_unreachable(address: str) -> bool:
     """Returns whether no process listens at host:port."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+        _connect(address).close()
     except OSError:
         return True
     return False

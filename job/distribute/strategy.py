@@ -19,6 +19,9 @@ from job.distribute import gpus as gpu_checks
 from job.distribute import memory, multi_worker
 from job.distribute.environment import Cluster
 
+# Where GKE mounts the driver's libraries, without setting a variable.
+GKE_LIBRARIES = pathlib.Path("/usr/local/nvidia/lib64")
+
 
 def create_strategy(
     *,
@@ -85,6 +88,8 @@ def create_strategy(
             cpus=split_cpu(logical_devices or 1),
             all_reduce=all_reduce,
         )
+    # Of another job: MirroredStrategy would look for the workers in it.
+    os.environ.pop("TF_CONFIG", None)
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
         return tf.distribute.MirroredStrategy(devices)
@@ -165,6 +170,12 @@ def _no_gpus_because() -> str:
         return (
             "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
             " or build the image's gpu target"
+        )
+    searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
+        return (
+            f"{GKE_LIBRARIES} holds the driver's libraries, as on GKE, but is"
+            " not in LD_LIBRARY_PATH; add it, as the image's gpu target does"
         )
     if not shutil.which("nvidia-smi"):
         return (

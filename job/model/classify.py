@@ -110,7 +110,8 @@ def to_json(answer: Answer) -> str:
 
 def to_row(answer: Answer, width: int) -> str:
     """Returns an answer as a line of a table, names `width` letters wide."""
+    name = errors.printable(answer.name)
     if answer.error:
-        return f"{answer.name:<{width}}  not read: {answer.error}"
+        return f"{name:<{width}}  not read: {errors.printable(answer.error)}"
     cells = [f"{name:<10} {p:6.1%}" for name, p in answer.top]
-    return f"{answer.name:<{width}}  {'   '.join(cells)}"
+    return f"{name:<{width}}  {'   '.join(cells)}"

@@ -44,7 +44,7 @@ _OLD = "-old"
 INPUT, OUTPUT = "images", "probabilities"
 
 
-class _DisagreementError(errors.JobError):
+class DisagreementError(errors.JobError):
     """What was exported is not what was evaluated: a bug, so exit code 1."""
 
 
@@ -243,7 +243,7 @@ def compare(
         for name, probabilities in found.items():
             difference = float(np.abs(probabilities - expected).max())
             if not difference <= TOLERANCE:
-                raise _DisagreementError(
+                raise DisagreementError(
                     f"{name} differs from the checkpoint by {difference:g} in a"
                     f" probability, more than {TOLERANCE:g}: nothing is"
                     " exported"
@@ -279,6 +279,8 @@ def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:
     if folder.exists():
         folder.rename(old)
     staged.rename(folder)
+    if old.is_symlink():  # The folder behind it may be of another run.
+        old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     if old.exists():
         logging.warning("%s cannot be removed", old)

@@ -21,7 +21,7 @@ import numpy as np
 
 from job import errors
 from job.model.spec import kernel_shapes
-from job.storage import download, files
+from job.storage import download, files, reader
 
 # keras.applications.vgg16: WEIGHTS_PATH_NO_TOP, and the md5 it checks.
 IMAGENET = "imagenet"
@@ -60,13 +60,11 @@ def load(source: str, *, max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
     if source.startswith("gs://"):
         content = download.fetch(source, most_bytes=max_bytes, what=where)
     else:
-        try:
-            with open(os.path.expanduser(source), "rb") as file:
-                content = file.read(max_bytes + 1)
-        except OSError as error:
-            raise errors.DataError(
-                f"{where} cannot be read: {error.strerror}"
-            ) from None
+        path = pathlib.Path(os.path.expanduser(source))
+        read = reader.read_bytes(path, max_bytes=max_bytes, name=where)
+        if read is None:
+            raise errors.DataError(f"{where} does not exist")
+        content = read
     return parse(content, where, max_bytes=max_bytes)
 
 
@@ -90,8 +88,10 @@ def parse(
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
             return _read(file, where)
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
-        # The messages of h5py are long; their first line says enough.
+    except errors.JobError:
+        raise
+    except Exception as error:
+        # h5py raises exceptions of many types, with long messages.
         raise errors.DataError(
             f"{where} is not an intact HDF5 file of Keras' VGG16 without its"
             f" top ({errors.first_line(error)})"
@@ -177,15 +177,14 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
 
 
 def _imagenet(max_bytes: int) -> bytes:
-    folder = pathlib.Path(
-        os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    )
-    path = folder / "vgg16-cifar10" / _URL.rpartition("/")[2]
-    # A cache that cannot be read is downloaded again.
-    with contextlib.suppress(OSError):
-        content = path.read_bytes()
-        if _md5(content) == _MD5:
-            return content
+    folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    path = pathlib.Path(folder, "vgg16-cifar10", _URL.rpartition("/")[2])
+    # A cache that cannot be read is downloaded again. Without a home directory
+    # the path is relative, and there is no cache.
+    with contextlib.suppress(reader.DamagedError, errors.UnavailableError):
+        cached = reader.read_bytes(path, max_bytes=max_bytes)
+        if cached and path.is_absolute() and _md5(cached) == _MD5:
+            return cached
     try:
         with urllib.request.urlopen(_URL, timeout=_DOWNLOAD_SECONDS) as answer:
             content = answer.read(max_bytes)
@@ -206,6 +205,8 @@ def _imagenet(max_bytes: int) -> bytes:
         )
     # Without the cache the next run downloads the file again.
     with contextlib.suppress(OSError, errors.StorageError):
+        if not path.is_absolute():
+            return content
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomically(path, content)
     return content

@@ -25,7 +25,7 @@ from absl import logging
 from job import errors
 from job.modes import Outcome
 from job.output import ablation
-from job.storage import files
+from job.storage import files, reader
 from job.storage import workdir as workdirs
 from job.storage.workdir import ABLATION, FAILURE
 from job.supervision.preemption import PARENT_VARIABLE, StopRequest
@@ -180,10 +180,11 @@ def run_plan(
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
-            files.write_json(
-                where / FAILURE,
-                {"exit_code": code, "command": shlex.join(command)},
-            )
+            failure = files.read_json(where / FAILURE)  # The run's own.
+            if not isinstance(failure, dict):
+                failure = {"exit_code": code}
+            failure["command"] = shlex.join(command)
+            files.write_json(where / FAILURE, failure)
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
@@ -197,10 +198,11 @@ def run_plan(
 
 def _failed(where: pathlib.Path, command: Sequence[str]) -> bool:
     """Returns whether a run of this command has ended without a result."""
-    failure = files.read_json(where / FAILURE)
-    return isinstance(failure, dict) and failure.get("command") == shlex.join(
-        command
-    )
+    try:
+        failure = reader.read_json(where / FAILURE, {"command": str})
+    except reader.DamagedError:
+        return False
+    return failure is not None and failure["command"] == shlex.join(command)
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:

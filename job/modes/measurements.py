@@ -220,8 +220,9 @@ def _create_loop(
         history=History(serialization.flatten(config), data.checksum()),
         reporter=Reporter(
             log,
-            Progress(_NEVER, first_step=0, quiet=True),
+            Progress(_NEVER, first_step=0, silent=True),
             train_steps=_NEVER,
+            global_batch_size=plan.global_batch_size,
             epoch=plan.epoch,
         ),
         supervisor=Supervisor(StopRequest()),

@@ -8,7 +8,7 @@ from job import errors
 from job.checkpoint import store
 from job.modes import Outcome
 from job.storage import workdir as workdirs
-from job.storage.workdir import ABLATION, CONFIG, REPORT
+from job.storage.workdir import ABLATION, COMPARE_PAGE, CONFIG, REPORT
 
 
 def run(names: Sequence[str]) -> Outcome:
@@ -53,12 +53,12 @@ def run(names: Sequence[str]) -> Outcome:
             short = [pathlib.PurePath(name).name for name in full]
             # seed-0 of one workdir and seed-0 of another are two runs.
             unique = len({*short}) == len(short)
-            output.append(
-                comparison.write_report(
-                    [workdir.local for workdir in found],
-                    short if unique else full,
-                )
+            table = comparison.write_report(
+                [workdir.local for workdir in found],
+                short if unique else full,
+                links=not any(workdir.mirror for workdir in found),
             )
+            output += [table, first.file(COMPARE_PAGE)]
         for workdir in found:
             workdir.push()
     return Outcome(output)

@@ -1,19 +1,24 @@
 """`--mode=train`: starts a run, resumes it, or reports its result."""
 
+import contextlib
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
+from absl import logging
 
+from job import errors
 from job.checkpoint import store
-from job.config import ranges, serialization
+from job.config import ranges, run_config, serialization
 from job.distribute import environment
 from job.modes import Outcome
 from job.output import results
+from job.storage import files
 from job.storage import workdir as workdirs
-from job.storage.workdir import REPORT, RESULT, STARTS
+from job.storage.workdir import FAILURE, REPORT, RESULT, STARTS
 from job.supervision import restarts, startup
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import Watchdog
@@ -25,6 +30,7 @@ def run(
     stop: StopRequest,
     watchdog: Watchdog,
     *,
+    config_name: str,
     upload_seconds: float,
 ) -> Outcome:
     """Trains until the last step; a finished run is only reported.
@@ -34,6 +40,7 @@ def run(
       workdir: Open workdir of the run.
       stop: Stop request, polled all the time.
       watchdog: Watchdog, not started yet.
+      config_name: Config file and variant, for the first line of the log.
       upload_seconds: Interval between two uploads to a gs:// workdir.
 
     Raises:
@@ -49,24 +56,23 @@ def run(
     output = []
     result = results.finished(workdir.local, fields)
     if result:
-        output.append(
-            f"{workdir} holds this run, finished: there is nothing left to do"
-        )
+        output.append(f"The run in {workdir} is finished: nothing left to do.")
     elif cluster and not cluster.is_chief:
         _follow_chief(config, cluster, stop, watchdog)
         summary = f"worker {cluster.index} is done; the chief has the result"
         return Outcome([summary], summary)
     else:
+        workdir.check_writable()
+        logging.info(
+            "config %s  workdir %s  seed %d", config_name, workdir, config.seed
+        )
         result = _train(
             config, workdir, stop, watchdog, cluster, upload_seconds
         )
     output += summarize(result, workdir)
-    if fields["data.source"] == "synthetic":
-        output.append(
-            "\nThose were drawn images. Real CIFAR-10:\n"
-            "    make train CONFIG=configs/stem32.py:8ep DATA=DIR\n"
-            "with DIR its folder or .tar.gz; without DATA it is downloaded"
-        )
+    output += suggest_next(
+        workdir, is_synthetic=fields["data.source"] == "synthetic"
+    )
     split = results.evaluated_split(result)
     return Outcome(
         output,
@@ -86,14 +92,23 @@ def _train(
     """Trains as the only worker or as the chief; returns the result."""
     fields = serialization.flatten(config)
     workdir.check_writable()
-    saved = store.CheckpointStore(workdir.checkpoints).committed_steps()
-    with (
-        workdir.kept_up(seconds=upload_seconds),
-        restarts.counted(
-            workdir.local, max(saved, default=-1), workdir.file(STARTS)
-        ),
-    ):
-        workdir.push()  # The count, before anything ends this attempt.
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(
+            run_config.claimed(workdir, config, lambda: stop.has_saved)
+        )
+        saved = checkpoints.committed_steps()
+        stack.enter_context(
+            workdir.kept_up(
+                seconds=upload_seconds, is_owner=lambda: stop.has_saved
+            )
+        )
+        stack.enter_context(
+            restarts.counted(
+                workdir.local, max(saved, default=-1), workdir.file(STARTS)
+            )
+        )
+        workdir.push(STARTS)  # Before anything ends this attempt.
         watchdog.start()
         stop.check()
         startup.import_tensorflow()
@@ -103,6 +118,7 @@ def _train(
         with (
             startup.translate_out_of_memory(fields),
             workers.translate_lost_worker(cluster),
+            _recorded_divergence(workdir),
         ):
             return train.train_and_evaluate(
                 config,
@@ -114,6 +130,25 @@ def _train(
                 cluster=cluster,
                 publish=workdir.push_last,
             )
+
+
+@contextlib.contextmanager
+def _recorded_divergence(workdir: workdirs.Workdir) -> Iterator[None]:
+    """Writes why a run diverged, and its report, before the error goes on."""
+    try:
+        yield
+    except errors.DivergedError as error:
+        from job import train
+
+        failure = {"exit_code": error.exit_code, "error": str(error)}
+        with train.best_effort(FAILURE):
+            files.write_json(workdir.local / FAILURE, failure)
+        train.write_page(
+            workdir.local,
+            store.CheckpointStore(workdir.checkpoints),
+            str(workdir),
+        )
+        raise
 
 
 def _follow_chief(
@@ -153,7 +188,7 @@ def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:
     tta = result[f"{split}_accuracy_tta"]
     rows = [
         (f"{split} accuracy", f"{result[f'{split}_accuracy']:.2%}"),
-        ("with mirror images", "" if tta is None else f"{tta:.2%}"),
+        ("with flip TTA", "" if tta is None else f"{tta:.2%}"),
         (f"{split} loss", _format(result.get(f"{split}_loss"), ".4f")),
         ("steps", _format(result["train_steps"], ",d")),
         ("time", _format(result["train_seconds"], ",.0f") + " s"),
@@ -170,6 +205,25 @@ def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:
     rows.append(("curves", f"tensorboard --logdir={workdir}"))
     width = max(len(name) for name, _ in rows)
     return ["", *(f"{name:<{width}}  {value}" for name, value in rows if value)]
+
+
+def suggest_next(workdir: workdirs.Workdir, *, is_synthetic: bool) -> list[str]:
+    """Returns the command to try after a finished run, and its purpose.
+
+    Args:
+      workdir: Workdir of the run.
+      is_synthetic: Whether the run was trained on synthetic images.
+    """
+    if is_synthetic:
+        purpose = (
+            "train on real images (downloaded; add DATA=DIR for your own copy"
+            " of CIFAR-10)"
+        )
+        command = "make train CONFIG=configs/stem32.py:8ep"
+    else:
+        purpose = "find out what limits the accuracy"
+        command = f"make diagnose WORKDIR={workdir}"
+    return ["", f"Next: {purpose}", f"    {command}"]
 
 
 def _format(value: Any, form: str) -> str:

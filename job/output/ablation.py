@@ -10,8 +10,15 @@ Written by `modes.ablate`, read by `report.comparison`. Imports no TensorFlow.
 import dataclasses
 import pathlib
 
-from job.storage import files
+from job.storage import reader
 from job.storage.workdir import ABLATION
+
+# Contents of the file; see `reader.Kind`.
+_KIND = {
+    "variants": [str],
+    "seeds": [reader.Number(0, whole=True)],
+    "cumulative?": [str],
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +43,26 @@ def run_folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
 
 
 def read(workdir: pathlib.Path) -> Record | None:
-    """Returns an ablation's record; None if the folder is not an ablation's.
+    """Returns an ablation's record; None if absent or damaged."""
+    return inspect(workdir).value
+
+
+def inspect(workdir: pathlib.Path) -> reader.Reading[Record]:
+    """Returns an ablation's record, and a note if it is damaged.
 
     Args:
       workdir: Folder of the ablation, above those of its runs.
     """
-    fields = files.read_json(workdir / ABLATION)
-    if not isinstance(fields, dict):
-        return None
-    return Record(
-        tuple(fields["variants"]),
-        tuple(fields["seeds"]),
-        tuple(fields.get("cumulative") or ()),
+    try:
+        fields = reader.read_json(workdir / ABLATION, _KIND)
+    except reader.DamagedError as error:
+        return reader.Reading(None, str(error))
+    if fields is None:
+        return reader.Reading(None)
+    return reader.Reading(
+        Record(
+            tuple(fields["variants"]),
+            tuple(fields["seeds"]),
+            tuple(fields.get("cumulative", ())),
+        )
     )

@@ -18,10 +18,26 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from job.storage import files
+from job import errors
+from job.storage import files, reader
+from job.storage.reader import Number
 from job.storage.workdir import EVENTS, METRICS
 
 _LABELS = ("step", "split")
+# Contents of a line; see `reader.Kind`.
+_KIND = {
+    "step": Number(0, whole=True),
+    "split": str,
+    "epoch?": Number(0.0),
+    "loss?": Number(null=True),
+    # The sum of float32 numbers may be slightly above 1.
+    "accuracy?": Number(0.0, 1.001),
+    "learning_rate?": Number(0.0, null=True),
+    "images_per_second?": Number(1e-9, null=True),
+    "train_tflop?": Number(0.0),
+}
+# A line per step of a run of a million steps.
+_MAX_BYTES = 2**28
 
 
 class MetricsLog:
@@ -63,9 +79,12 @@ class MetricsLog:
         self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
-        for old in events.glob("*.tfevents.*"):
-            old.unlink(missing_ok=True)
-        self._events = tf.summary.create_file_writer(str(events))
+        if events.is_symlink():  # Files of another run may lie behind it.
+            raise errors.StorageError(f"{events} is a link. Fix: remove it")
+        with self._writing_events():
+            for old in events.glob("*.tfevents.*"):
+                old.unlink(missing_ok=True)
+            self._events = tf.summary.create_file_writer(str(events))
         self._write_run_metadata()
         for line in kept:
             self._write_event(line)
@@ -162,15 +181,18 @@ def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the lines of a run's metrics log, up to the first invalid one."""
+    return inspect(workdir).value or []
+
+
+def inspect(workdir: pathlib.Path) -> reader.Reading[list[dict[str, Any]]]:
+    """Returns the lines up to the first invalid one, and a note about that."""
     path = workdir / METRICS
-    lines = []
-    if path.exists():
-        for text in path.read_bytes().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                break
-            if not isinstance(line, dict) or not {*_LABELS} <= line.keys():
-                break
-            lines.append(line)
-    return lines
+    lines: list[dict[str, Any]] = []
+    try:
+        content = reader.read_bytes(path, max_bytes=_MAX_BYTES) or b""
+        for text in content.splitlines():
+            place = f"{path}, line {len(lines) + 1}"
+            lines.append(reader.parse_json(text, _KIND, place))
+    except reader.DamagedError as error:
+        return reader.Reading(lines, str(error))
+    return reader.Reading(lines)

@@ -16,11 +16,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from job.data.dataset import Split
-from job.storage import files
+from job import errors
+from job.data.dataset import IMAGE_SIZE, Split
+from job.storage import files, reader
 
 # Number of the most confident mistakes whose images are stored.
 MISTAKES = 25
+
+# Limit of the file, packed and unpacked; those of a run have 0.5 MB.
+_MAX_BYTES = 2**28
 
 # Bins of the reliability diagram; Guo et al. 2017 (arXiv:1706.04599) use 15.
 _BINS = 15
@@ -162,26 +166,67 @@ def predict(
 
 def load(path: pathlib.Path) -> Predictions | None:
     """Returns saved predictions; None if the file is absent or damaged."""
+    return inspect(path).value
+
+
+def inspect(path: pathlib.Path) -> reader.Reading[Predictions]:
+    """Returns saved predictions, and a note if the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        content = reader.read_bytes(path, max_bytes=_MAX_BYTES)
+        if content is None:
+            return reader.Reading(None)
+        return reader.Reading(_parse(content, path))
+    except reader.DamagedError as error:
+        return reader.Reading(None, str(error))
+
+
+def _parse(content: bytes, path: pathlib.Path) -> Predictions:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > _MAX_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = Predictions(
                 arrays["probabilities"],
                 arrays["labels"],
-                tuple(str(name) for name in arrays["class_names"]),
+                tuple(
+                    str(name) for name in np.atleast_1d(arrays["class_names"])
+                ),
                 arrays["mistakes"],
                 arrays["pictures"],
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
+        _check(found)
+    except Exception as error:
+        # A damaged zip archive raises exceptions of many types.
+        reason = errors.first_line(error, 80)
+        raise reader.DamagedError(f"{path} is damaged: {reason}") from None
+    return found
+
+
+def _check(found: Predictions) -> None:
+    """Raises ValueError, or an error of NumPy, if the arrays do not fit."""
     classes = len(found.class_names)
     rows, shown = len(found.labels), len(found.mistakes)
-    whole = (
-        rows > 0
-        and found.probabilities.shape == (rows, classes)
-        and found.labels.shape == (rows,)
-        and 0 <= found.labels.min() <= found.labels.max() < classes
-        and found.pictures.shape == (shown, 32, 32, 3)
-        and (not shown or found.mistakes.min() >= 0)
-        and (not shown or found.mistakes.max() < rows)
-    )
-    return found if whole else None
+    wanted = {
+        "probabilities": ("f", (rows, classes)),
+        "labels": ("i", (rows,)),
+        "mistakes": ("i", (shown,)),
+        "pictures": ("u", (shown, IMAGE_SIZE, IMAGE_SIZE, 3)),
+    }
+    for name, (kind, shape) in wanted.items():
+        array = getattr(found, name)
+        if array.dtype.kind != kind or array.shape != shape or not rows:
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+    if found.pictures.dtype != np.uint8:
+        raise ValueError(f"pictures is {found.pictures.dtype}")
+    for name, limit in (("labels", classes), ("mistakes", rows)):
+        array = getattr(found, name)
+        if len(array) and not 0 <= array.min() <= array.max() < limit:
+            raise ValueError(f"{name} is out of range, 0 to {limit - 1}")
+    if not (
+        0 <= found.probabilities.min() <= found.probabilities.max() <= 1.01
+    ):
+        raise ValueError("probabilities is out of range, 0 to 1")
+    for name in found.class_names:
+        name.encode()  # Raises for a lone surrogate.

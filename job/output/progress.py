@@ -2,69 +2,98 @@
 
 A bar is redrawn in place, which would fill a pod's log with copies of it.
 
+    log_to_stderr()
     progress = Progress(train_steps, first_step=0)
-    progress.update(step, loss=..., accuracy=..., images_per_second=...)
+    progress.update(step, "loss 1.250  accuracy 50.0%")
+    progress.line("step 40/100  test loss 1.100")
 """
 
+import logging as python_logging
 import sys
-import time
 
 import tqdm
 from absl import logging
 
 
+def log_to_stderr() -> None:
+    """Logs to standard error: a time and a message per line."""
+    handler = _Handler()
+    handler.setFormatter(_Formatter("%(message)s"))
+    python_logging.getLogger().addHandler(handler)
+    logging.set_verbosity(logging.INFO)
+
+
+class _Handler(python_logging.StreamHandler):
+    """Writes each line above the bar, if there is one."""
+
+    def emit(self, record: python_logging.LogRecord) -> None:
+        with tqdm.tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+class _Formatter(python_logging.Formatter):
+    def format(self, record: python_logging.LogRecord) -> str:
+        time = self.formatTime(record, "%H:%M:%S")
+        is_problem = record.levelno >= python_logging.WARNING
+        level = f"{record.levelname.lower()}: " if is_problem else ""
+        return f"{time}  {level}{super().format(record)}"
+
+
 class Progress:
     """Shows the progress of a run.
 
-    On a terminal, a bar with loss, accuracy, images per second and remaining
-    time is redrawn at each call. Otherwise only `line` writes anything.
+    On a terminal, a bar is redrawn at each call of `update`. Otherwise only
+    `line` writes anything.
     """
 
     def __init__(
-        self, train_steps: int, *, first_step: int, quiet: bool = False
+        self, train_steps: int, *, first_step: int, silent: bool = False
     ) -> None:
+        """Draws the bar.
+
+        Args:
+          train_steps: Number of steps of the run.
+          first_step: Number of completed steps.
+          silent: Whether to write neither a bar nor lines.
+        """
+        self._silent = silent
         self._bar = tqdm.tqdm(
             total=train_steps,
             initial=first_step,
-            unit="step",
             dynamic_ncols=True,
-            disable=quiet or not sys.stderr.isatty(),
-            bar_format=(
-                "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps, "
-                "{remaining} left{postfix}"
-            ),
+            disable=silent or not sys.stderr.isatty(),
+            bar_format="{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}  {desc}",
         )
 
     @property
-    def quiet(self) -> bool:
-        """Whether the bar is off, as without a terminal."""
-        return self._bar.disable
+    def has_bar(self) -> bool:
+        """Whether a bar is shown, as on a terminal."""
+        return not self._bar.disable
 
-    def update(
-        self,
-        step: int,
-        *,
-        loss: float,
-        accuracy: float,
-        images_per_second: float,
-    ) -> None:
-        """Moves the bar to `step`."""
-        self._bar.set_postfix_str(
-            f"loss {loss:.3f}, accuracy {accuracy:.1%},"
-            f" {images_per_second:,.0f} img/s",
-            refresh=False,
-        )
+    def update(self, step: int, text: str) -> None:
+        """Moves the bar to `step`, followed by `text`."""
+        self._bar.set_description_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def line(self, text: str) -> None:
-        """Writes one line: above the bar, or into the log."""
-        if self.quiet:
+        """Logs one line."""
+        if not self._silent:
             logging.info("%s", text)
-        else:
-            self._bar.write(
-                f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr
-            )
 
     def close(self) -> None:
         """Ends the bar, which stays visible."""
         self._bar.close()
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration with a fitting unit, such as "43 s" or "2 h 05 min".
+
+    Args:
+      seconds: Duration in seconds, 0 or above.
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,6 +1,6 @@
 """Metrics lines and progress messages of a training run.
 
-reporter = Reporter(log, progress, train_steps=100, epoch=..., tflop=...)
+reporter = Reporter(log, progress, train_steps=100, global_batch_size=512, ...)
 reporter.write_train(50, loss=2.1, accuracy=0.2, ...)
 reporter.write_evaluation(100, "test", loss=1.9, accuracy=0.3, ...)
 """
@@ -8,7 +8,7 @@ reporter.write_evaluation(100, "test", loss=1.9, accuracy=0.3, ...)
 from collections.abc import Callable
 
 from job.output.metrics import MetricsLog
-from job.output.progress import Progress
+from job.output.progress import Progress, format_duration
 
 
 class Reporter:
@@ -25,6 +25,7 @@ class Reporter:
         progress: Progress,
         *,
         train_steps: int,
+        global_batch_size: int,
         epoch: Callable[[int], float],
         tflop: Callable[[int], float] = lambda step: 0.0,
     ) -> None:
@@ -34,6 +35,7 @@ class Reporter:
           log: Open metrics log.
           progress: Progress display.
           train_steps: Number of steps of the run.
+          global_batch_size: Number of images per step.
           epoch: Function from a number of steps to a number of epochs.
           tflop: Function from a number of steps to the cost of training so
             far, in 10^12 floating-point operations.
@@ -41,8 +43,11 @@ class Reporter:
         self.log = log
         self.progress = progress
         self._train_steps = train_steps
+        self._global_batch_size = global_batch_size
         self._epoch = epoch
         self._tflop = tflop
+        # Number of calls of `show`.
+        self._shown = 0
 
     def show(
         self,
@@ -52,13 +57,19 @@ class Reporter:
         accuracy: float,
         images_per_second: float,
     ) -> None:
-        """Moves the progress bar; writes no line."""
+        """Moves the progress bar; the second call logs the time left."""
+        self._shown += 1
+        eta = self._eta(step, images_per_second)
         self.progress.update(
             step,
-            loss=loss,
-            accuracy=accuracy,
-            images_per_second=images_per_second,
+            f"loss {loss:.3f}  accuracy {accuracy:.1%}"
+            f"  {images_per_second:,.0f} images/s  ETA {eta}",
         )
+        if self._shown == 2:
+            self.progress.line(
+                f"about {eta} left: {self._train_steps - step:,} steps at"
+                f" {images_per_second:,.0f} images/s"
+            )
 
     def write_train(
         self,
@@ -87,11 +98,12 @@ class Reporter:
             accuracy=accuracy,
             images_per_second=images_per_second,
         )
-        if self.progress.quiet:
+        if not self.progress.has_bar:
             self.progress.line(
-                f"{self._position(step)} train loss {loss:.4f} accuracy"
-                f" {accuracy:.4f} learning_rate {learning_rate:.4g} images/s"
-                f" {images_per_second:.0f}"
+                f"{self._position(step)}  train loss {loss:.3f}  accuracy"
+                f" {accuracy:.1%}  lr {_format_rate(learning_rate)}"
+                f"  {images_per_second:,.0f} images/s"
+                f"  ETA {self._eta(step, images_per_second)}"
             )
 
     def write_evaluation(
@@ -116,8 +128,8 @@ class Reporter:
             step, split, loss, accuracy, None, round(images_per_second, 1)
         )
         self.progress.line(
-            f"{self._position(step)} {split} loss {loss:.4f} accuracy"
-            f" {accuracy:.4f}"
+            f"{self._position(step)}  {split} loss {loss:.3f}  accuracy"
+            f" {accuracy:.2%}"
         )
 
     def message(self, text: str) -> None:
@@ -130,7 +142,24 @@ class Reporter:
         self.log.close()
 
     def _position(self, step: int) -> str:
-        return f"step {step}/{self._train_steps} epoch {self._epoch(step):.2f}"
+        return f"step {step}/{self._train_steps}  epoch {self._epoch(step):.2f}"
+
+    def _eta(self, step: int, images_per_second: float) -> str:
+        """Returns the time until the last step, without the evaluations.
+
+        It is "?" after the first call, whose throughput includes compilation.
+
+        Phases of a run differ in their cost per step, so the remaining time is
+        in proportion to the remaining floating-point operations.
+        """
+        if self._shown < 2:
+            return "?"
+        cost = self._tflop(step) - self._tflop(step - 1)
+        remaining = self._tflop(self._train_steps) - self._tflop(step)
+        steps = remaining / cost if cost > 0 else self._train_steps - step
+        return format_duration(
+            steps * self._global_batch_size / images_per_second
+        )
 
     def _write(
         self,
@@ -153,3 +182,8 @@ class Reporter:
                 "train_tflop": round(self._tflop(step), 3),
             }
         )
+
+
+def _format_rate(rate: float) -> str:
+    """Returns a learning rate with three decimals, or two digits if small."""
+    return f"{rate:.3f}" if rate >= 0.01 or not rate else f"{rate:.2g}"

@@ -1,6 +1,7 @@
 """The result of a finished run: result.json.
 
     finished(workdir, fields)      # the result, if this very run is over
+    inspect(workdir)               # any result, and a note if it is damaged
 
 A run is finished if and only if this file exists and matches its config; its
 checkpoints are not read. Imports no TensorFlow.
@@ -13,16 +14,48 @@ from typing import Any
 
 import numpy as np
 
-from job.config import resume, serialization
-from job.storage import files
-from job.storage.workdir import CONFIG, RESULT
+from job import errors
+from job.config import resume, run_config
+from job.storage import reader
+from job.storage.reader import Number
+from job.storage.workdir import RESULT
 
 # A resume may change these fields, so the config's fingerprint leaves them
 # out; a run that asks for other values asks for another result all the same.
-_ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
+ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
 
-# Fields that are printed at the end of a run, besides its accuracies.
-_SHOWN = {"train_steps", "train_seconds", "images_per_second"}
+_ANY = Number(0.0, null=True)
+_COUNT = Number(0, whole=True)
+# Contents of the file; see `reader.Kind`.
+_KIND = {
+    **{
+        f"{split}_{name}?": kind
+        for split in ("test", "validation")
+        for name, kind in (
+            ("accuracy", Number(0.0, 1.0)),
+            ("accuracy_tta", Number(0.0, 1.0, null=True)),
+            ("loss", _ANY),
+        )
+    },
+    "train_steps": _COUNT,
+    "train_seconds": Number(0.0),
+    "images_per_second": _ANY,
+    "compile_seconds?": _ANY,
+    "train_tflop?": _ANY,
+    **{
+        f"{name}?": _COUNT
+        for name in (
+            *("images_scored", "params", "replicas", "global_batch_size"),
+            *("seed", "resumes", "rollbacks"),
+        )
+    },
+    "planned_steps?": [_COUNT],
+    **{
+        f"{name}?": str
+        for name in ("precision", "data_source", "ended", "config_hash")
+    },
+    "config?": dict,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +144,28 @@ def summarize(
         "planned_steps": planned_steps,
         "ended": ended,
         "config_hash": resume.fingerprint(fields),
-        "config": {name: fields[name] for name in _ASKED},
+        "config": {name: fields[name] for name in ASKED},
     }
 
 
 def evaluated_split(result: dict[str, Any]) -> str:
     """Returns the split of a result: test, or validation where held out."""
     return "test" if "test_accuracy" in result else "validation"
+
+
+def inspect(workdir: pathlib.Path) -> reader.Reading[dict[str, Any]]:
+    """Returns the contents of result.json, and a note if it is damaged."""
+    path = workdir / RESULT
+    try:
+        result = reader.read_json(path, _KIND)
+        if result is not None and not any(
+            {f"{split}_accuracy", f"{split}_accuracy_tta"} <= result.keys()
+            for split in ("test", "validation")
+        ):
+            raise reader.DamagedError(f"{path}: test_accuracy is missing")
+    except reader.DamagedError as error:
+        return reader.Reading(None, str(error))
+    return reader.Reading(result)
 
 
 def finished(
@@ -129,23 +177,18 @@ def finished(
       workdir: Folder of the run.
       fields: Flattened config of the run.
     """
-    result = files.read_json(workdir / RESULT)
-    if not isinstance(result, dict):
+    result = inspect(workdir).value
+    if result is None:
         return None
-    saved = files.read_json(workdir / CONFIG)
-    if not isinstance(saved, dict):
+    try:
+        # The saved config lacks the fields that are newer than the run. They
+        # count as their defaults, so that a new field restarts no finished run.
+        saved = run_config.read_fields(workdir)
+    except errors.ConfigError:
         return None
-    # The saved config lacks the fields that are newer than the run. They count
-    # as their defaults, so that a new field restarts no finished run.
-    saved_fields = serialization.flatten(saved)
-    asked = {name: fields[name] for name in _ASKED}
     same = (
-        result.get("config_hash") == resume.fingerprint(saved_fields)
-        and not resume.differences(saved_fields, fields)
-        and result.get("config") == asked
+        result.get("config_hash") == resume.fingerprint(saved)
+        and not resume.differences(saved, fields)
+        and result.get("config") == {name: fields[name] for name in ASKED}
     )
-    whole = result.keys() >= _SHOWN and any(
-        {f"{split}_accuracy", f"{split}_accuracy_tta"} <= result.keys()
-        for split in ("test", "validation")
-    )
-    return result if same and whole else None
+    return result if same else None

@@ -1,331 +1,341 @@
-"""Compares runs that have ended: one table and three figures.
+"""Compares runs: compare.html, with their config differences and curves.
 
-    WORKDIR/report.md               one row per variant, mean and standard
-                                    deviation over seeds
-    WORKDIR/waterfall.png           change of accuracy by each variant
-    WORKDIR/curves.png              accuracy over training cost
-    WORKDIR/accuracy_gflop.png      final accuracy over training cost
-
-Reads the workdirs of ablations and of single runs.
+    WORKDIR/compare.html            the page
+    WORKDIR/compare.csv             a row per run
+    WORKDIR/report.md               the page's table
+    WORKDIR/*.png                   two of its charts, for documents
 
     print(write_report([pathlib.Path("runs/ladder")]))
+
+Reads the workdirs of ablations and of single runs. Runs with the same variant
+are seeds of it. Imports no TensorFlow.
 """
 
+import csv
 import dataclasses
+import io
+import json
+import math
+import os
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+import urllib.parse
+from collections.abc import Sequence
 from typing import Any
 
 from job import errors
-from job.config import serialization
-from job.output import ablation, metrics
-from job.report import comparison_plots
-from job.report.comparison_plots import Curve, Points
+from job.output import ablation
+from job.output.plotting import Figure
+from job.report import charts, render
+from job.report import run as run_lib
+from job.report.charts import Series
+from job.report.run import Run
 from job.storage import files
 from job.storage.workdir import (
-    ACCURACY_GFLOP,
+    COMPARE_CSV,
+    COMPARE_PAGE,
     COMPARISON,
-    CONFIG,
     CURVES,
-    FAILURE,
-    RESULT,
+    REPORT,
     WATERFALL,
 )
 
+# Standard deviation of the accuracy of one run between seeds, in percentage
+# points: 12 pairs of seeds on CIFAR-10, see docs/results.md.
+NOISE = 0.42
 
-@dataclasses.dataclass(frozen=True)
-class EndedRun:
-    """A finished run, or one that diverged.
+# Columns of the CSV that come from result.json.
+_RESULTS = (
+    *("train_steps", "train_seconds", "compile_seconds"),
+    *("images_per_second", "train_tflop"),
+)
 
-    Attributes:
-      variant: Name of the run's variant.
-      result: Its result.json; None if it diverged.
-      fields: Its flattened config.
-      lines: Lines of its metrics log.
-    """
-
-    variant: str
-    result: dict[str, Any] | None
-    fields: dict[str, Any]
-    lines: list[dict[str, Any]]
+# Fields that differ between runs of one setting.
+_PER_RUN = ("seed", "data.dir")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Figures of one variant; accuracies are fractions, 0 to 1.
+class Variant:
+    """Runs of one setting, with a seed each.
 
     Attributes:
-      variant: Name of the variant.
-      accuracies: Accuracy of the last epoch, for each seed that finished.
-      accuracies_tta: The same with flip TTA, for each seed that has it.
-      failed: Number of seeds that diverged.
-      seconds: Training time, median over seeds.
-      images_per_second: Throughput, median over seeds.
-      train_tflop: Floating-point operations of the whole training, in 10^12,
-        median over seeds.
-      seconds_to_base: Time in training steps alone until an evaluation reached
-        the final accuracy of the first variant, median over the seeds that
-        reached it; None if none did.
-      compile_seconds: Compile time, median over seeds. Of the above, only
-        `seconds` includes it.
+      name: Name of the setting.
+      runs: Its runs; some may have diverged, or not be finished.
     """
 
-    variant: str
-    accuracies: tuple[float, ...]
-    accuracies_tta: tuple[float, ...]
-    failed: int
-    seconds: float
-    images_per_second: float
-    train_tflop: float
-    seconds_to_base: float | None
-    compile_seconds: float
+    name: str
+    runs: tuple[Run, ...]
 
-    @property
-    def mean(self) -> float:
-        """Mean accuracy; that of random guessing if every seed diverged."""
-        return statistics.fmean(self.accuracies) if self.accuracies else 0.1
+    def scores(self, name: str) -> list[float]:
+        """Returns a score of each finished run that has it, 0 to 1."""
+        return [s for run in self.runs if (s := run.score(name)) is not None]
+
+    def percents(self) -> list[float]:
+        """Returns the accuracy of each finished run, in percent."""
+        return [100 * score for score in self.scores("accuracy")]
+
+    def median(self, name: str) -> float | None:
+        """Returns the median of a figure of the results; None if absent."""
+        found = [v for run in self.runs if (v := run.figure(name)) is not None]
+        return statistics.median(found) if found else None
+
+    def state(self) -> str:
+        """Returns the number of runs of each state, such as "2, 1 diverged"."""
+        done = sum(bool(run.result) for run in self.runs)
+        diverged = sum(bool(run.failure) for run in self.runs)
+        texts = [str(done)]
+        texts += [f"{diverged} diverged"] if diverged else []
+        rest = len(self.runs) - done - diverged
+        return ", ".join(texts + ([f"{rest} unfinished"] if rest else []))
 
 
 def write_report(
-    folders: Sequence[pathlib.Path], names: Sequence[str] = ()
+    folders: Sequence[pathlib.Path],
+    names: Sequence[str] = (),
+    *,
+    links: bool = True,
 ) -> str:
-    """Writes the table and the figures into the first folder.
+    """Writes the page, the CSV, the table and the charts.
 
     Args:
-      folders: Workdirs of ablations or of single runs.
+      folders: Workdirs of ablations or of single runs. The first one, which
+        need not hold a run, receives the files.
       names: Names of single runs, one per folder. If empty, those of the
         folders.
+      links: Whether the page links to the reports of the runs.
 
     Returns:
       The table, in Markdown.
 
     Raises:
-      ConfigError: None of the folders contains a run that has ended.
+      ConfigError: None of the folders contains a run.
     """
     names = names or [folder.name for folder in folders]
-    runs = [
-        run
-        for folder, name in zip(folders, names, strict=True)
-        for run in read(folder, name)
-    ]
-    if not runs:
-        raise errors.ConfigError(
-            "no run has come to an end in "
-            + ", ".join(str(name) for name in names)
-        )
-    rows = summarize(runs)
-    table = to_markdown(rows)
     out = folders[0]
-    out.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(out / COMPARISON, table.encode())
+    found = [
+        found
+        for folder, name in zip(folders, names, strict=True)
+        for found in _find(folder, name)
+    ]
+    if not found:
+        said = ", ".join(render.printable(name) for name in names)
+        raise errors.ConfigError(f"--runs: no run in {said}. Fix: train first")
+    variants = [
+        Variant(name, tuple(run for variant, run in found if variant == name))
+        for name in dict.fromkeys(variant for variant, _ in found)
+    ]
     record = ablation.read(out)
-    cumulative = record.cumulative if record else ()
-    # A side branch is not part of the sum of the changes.
-    steps = [r for r in rows if not cumulative or r.variant in cumulative]
-    comparison_plots.draw_waterfall(
-        [row.variant for row in steps],
-        [row.mean for row in steps],
-        out / WATERFALL,
-        cumulative=bool(cumulative),
+    plots = _plots(variants, record.cumulative if record else ())
+    heads, rows = table(variants)
+    fields = differences(variants)
+    text = to_csv(variants, [name for name, _ in fields])
+    markdown = render.markdown("compare.md.j2", heads=heads, rows=rows)
+    page = render.html(
+        "compare.html.j2",
+        title=f"Comparison of {render.plural(len(found), 'run')}",
+        heads=heads,
+        rows=rows,
+        noise=NOISE,
+        svgs=[charts.to_svg(figure, title) for title, _, figure in plots],
+        variants=variants,
+        fields=fields,
+        links=[
+            (variant, run.fields.get("seed"), _link(run, out))
+            for variant, run in found
+            if links and (pathlib.Path(run.name) / REPORT).exists()
+        ],
+        csv=render.data_url(text.encode(), "text/csv"),
     )
-    comparison_plots.draw_curves([_curve(run) for run in runs], out / CURVES)
-    comparison_plots.draw_cost(
-        [Points(r.variant, r.train_tflop, r.accuracies) for r in rows],
-        out / ACCURACY_GFLOP,
-    )
-    return table
+    out.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(out / COMPARISON, markdown.encode())
+    files.write_atomically(out / COMPARE_CSV, text.encode())
+    for _, name, figure in plots:
+        if name:
+            charts.to_png(figure, out / name)
+    files.write_atomically(out / COMPARE_PAGE, page)
+    return markdown
 
 
-def read(folder: pathlib.Path, name: str) -> list[EndedRun]:
-    """Returns the runs of a workdir that have ended.
+def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
+    """Returns the runs of a workdir, each with the name of its variant.
 
     Args:
       folder: Workdir of an ablation or of a single run.
       name: Variant of a single run.
-
-    Returns:
-      The runs of an ablation in its order, or the single run.
     """
     record = ablation.read(folder)
     if record is None:
-        run = _read_run(folder, name)
-        return [run] if run else []
-    runs = [
-        _read_run(ablation.run_folder(folder, variant, seed), variant)
-        for variant in record.variants
-        for seed in record.seeds
+        places = [(name, folder)]
+    else:
+        places = [
+            (variant, ablation.run_folder(folder, variant, seed))
+            for variant in record.variants
+            for seed in record.seeds
+        ]
+    return [
+        (variant, run_lib.read(place))
+        for variant, place in places
+        if run_lib.is_run(place)
     ]
-    return [run for run in runs if run]
 
 
-def _read_run(folder: pathlib.Path, variant: str) -> EndedRun | None:
-    result = files.read_json(folder / RESULT)
-    failed = (folder / FAILURE).exists()
-    config = files.read_json(folder / CONFIG)
-    if not isinstance(config, dict) or not (result or failed):
-        return None
-    return EndedRun(
-        variant, result, serialization.flatten(config), metrics.read(folder)
+def _link(run: Run, out: pathlib.Path) -> str:
+    """Returns the relative address of a run's report."""
+    return urllib.parse.quote(
+        os.fsencode(os.path.relpath(pathlib.Path(run.name) / REPORT, out))
     )
 
 
-def summarize(runs: Sequence[EndedRun]) -> list[Row]:
-    """Returns one row per variant, in the order of their first runs."""
-    by_variant: dict[str, list[EndedRun]] = {}
-    for run in runs:
-        by_variant.setdefault(run.variant, []).append(run)
-    goal: float | None = None
-    rows: list[Row] = []
-    for variant, own in by_variant.items():
-        if not rows and (accuracies := _scores(own, "accuracy")):
-            goal = statistics.fmean(accuracies)
-        rows.append(_row(variant, own, goal=goal))
-    return rows
-
-
-def _row(variant: str, runs: Sequence[EndedRun], *, goal: float | None) -> Row:
-    """Returns a variant's row.
-
-    Args:
-      variant: Name of the variant.
-      runs: Its runs.
-      goal: Final accuracy of the first variant; None if it has none.
-    """
-
-    def median(name: str) -> float:
-        values = [run.result.get(name, 0.0) for run in runs if run.result]
-        return statistics.median(values) if values else 0.0
-
-    reached = [
-        seconds
-        for run in runs
-        if goal is not None and (seconds := seconds_to(run, goal)) is not None
-    ]
-    return Row(
-        variant=variant,
-        accuracies=_scores(runs, "accuracy"),
-        accuracies_tta=_scores(runs, "accuracy_tta"),
-        failed=sum(not run.result for run in runs),
-        seconds=median("train_seconds"),
-        images_per_second=median("images_per_second"),
-        train_tflop=median("train_tflop"),
-        seconds_to_base=statistics.median(reached) if reached else None,
-        compile_seconds=median("compile_seconds"),
-    )
-
-
-def _scores(runs: Sequence[EndedRun], name: str) -> tuple[float, ...]:
-    """Returns a score of each finished run that has it."""
-    found = [
-        run.result.get(f"test_{name}", run.result.get(f"validation_{name}"))
-        for run in runs
-        if run.result
-    ]
-    return tuple(score for score in found if score is not None)
-
-
-def seconds_to(run: EndedRun, accuracy: float) -> float | None:
-    """Returns the time in training steps until an accuracy was reached.
-
-    Args:
-      run: The run.
-      accuracy: Accuracy of an evaluation, 0 to 1.
-
-    Returns:
-      Seconds without compilation, evaluations and saves; None if no evaluation
-      reached the accuracy.
-    """
-    if not run.result:
-        return None
-    reached = next(
-        (
-            line["step"]
-            for line in run.lines
-            if line["split"] != "train" and line["accuracy"] >= accuracy
-        ),
-        None,
-    )
-    if reached is None:
-        return None
-    seconds, step = 0.0, 0
-    for line in run.lines:
-        if line["split"] == "train" and step < reached:
-            # The line after the evaluation has the speed of the last steps.
-            until = min(line["step"], reached)
-            images = (until - step) * run.fields["global_batch_size"]
-            seconds += images / line["images_per_second"]
-            step = until
-    return seconds
-
-
-def to_markdown(rows: Sequence[Row]) -> str:
-    """Returns the table; changes are relative to the first row.
-
-    The column "to first" has the seconds of training steps until an evaluation
-    reached the final accuracy of the first row, plus the compile time.
-    """
-    lines = [
-        "| variant | accuracy | change | mirror | seeds | seconds | to first"
-        " | images/s | TFLOP |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
+def table(variants: Sequence[Variant]) -> tuple[list[str], list[list[str]]]:
+    """Returns the heads and the rows of the table, as text."""
+    base = variants[0].percents()
+    rows = []
+    for variant in variants:
+        own = variant.percents()
         change = ""
-        if row.accuracies and row is not rows[0]:
-            change = f"{100 * (row.mean - rows[0].mean):+.2f}"
-        seeds = f"{len(row.accuracies)}"
-        if row.failed:
-            seeds += f" ({row.failed} diverged)"
-        reached = ""
-        if row.seconds_to_base is not None:
-            reached = f"{row.seconds_to_base:.0f} + {row.compile_seconds:.0f}"
-        lines.append(
-            f"| {row.variant} | {_spread(row.accuracies)} | {change} |"
-            f" {_spread(row.accuracies_tta)} | {seeds} | {row.seconds:.0f} |"
-            f" {reached} | {row.images_per_second:,.0f} |"
-            f" {row.train_tflop:,.0f} |"
+        if own and base and variant is not variants[0]:
+            change = _change(own, base)
+        rows.append(
+            [
+                variant.name,
+                _spread(own),
+                change,
+                _spread([100 * s for s in variant.scores("accuracy_tta")]),
+                variant.state(),
+                render.duration(variant.median("train_seconds")),
+                render.number(variant.median("images_per_second")),
+                render.number(variant.median("train_tflop"), ",.3g"),
+            ]
         )
-    return "\n".join(lines) + "\n"
+    heads = ["variant", "accuracy, %", "change", "flip TTA, %", "runs"]
+    heads += ["training time", "images/s", "TFLOP"]
+    return heads, rows
 
 
-def _spread(scores: Sequence[float]) -> str:
-    if not scores:
+def _spread(percents: Sequence[float]) -> str:
+    """Returns the mean with two digits, and the standard deviation."""
+    if not percents:
         return ""
-    text = f"{100 * statistics.fmean(scores):.2f}"
-    if len(scores) > 1:
-        text += f" ± {100 * statistics.stdev(scores):.2f}"
+    text = f"{statistics.fmean(percents):.2f}"
+    if len(percents) > 1:
+        text += f" ± {statistics.stdev(percents):.2f}"
     return text
 
 
-def cost_of(run: EndedRun, line: Mapping[str, Any]) -> float | None:
-    """Returns the training cost up to a line of the metrics log.
+def _change(own: Sequence[float], base: Sequence[float]) -> str:
+    """Returns the difference of two means, or that it is within the noise."""
+    by = statistics.fmean(own) - statistics.fmean(base)
+    return "within noise" if abs(by) < _noise(own, base) else f"{by:+.2f}"
+
+
+def _noise(own: Sequence[float], base: Sequence[float]) -> float:
+    """Returns twice the standard error of the difference of two means."""
+    return 2 * NOISE * math.sqrt(1 / len(own) + 1 / len(base))
+
+
+def differences(variants: Sequence[Variant]) -> list[tuple[str, list[str]]]:
+    """Returns the fields in which variants differ, with their JSON values."""
+    configs = [variant.runs[0].fields for variant in variants]
+    names = dict.fromkeys(name for fields in configs for name in fields)
+    found = []
+    for name in names:
+        values = [
+            json.dumps(fields[name]) if name in fields else ""
+            for fields in configs
+        ]
+        if len(set(values)) > 1 and name not in _PER_RUN:
+            found.append((name, values))
+    return found
+
+
+def to_csv(variants: Sequence[Variant], fields: Sequence[str]) -> str:
+    """Returns a CSV with a row per run.
 
     Args:
-      run: The run.
-      line: Line of its metrics log.
-
-    Returns:
-      Floating-point operations in 10^12; None if unknown.
+      variants: The runs.
+      fields: Fields of the config that get a column.
     """
-    if "train_tflop" in line:
-        return line["train_tflop"]
-    # Runs of an earlier version; all of their steps cost the same.
-    total, steps = (
-        (run.result or {}).get(name) for name in ("train_tflop", "train_steps")
-    )
-    return total * line["step"] / steps if total and steps else None
+    scores = ("accuracy", "accuracy_tta", "loss")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["variant", "seed", *scores, *_RESULTS, *fields])
+    for variant in variants:
+        for run in variant.runs:
+            values: list[Any] = [variant.name, run.fields.get("seed")]
+            values += [run.score(name) for name in scores]
+            values += [run.figure(name) for name in _RESULTS]
+            values += [json.dumps(run.fields.get(name)) for name in fields]
+            writer.writerow(
+                render.printable(v) if isinstance(v, str) else v for v in values
+            )
+    return text.getvalue()
 
 
-def _curve(run: EndedRun) -> Curve:
-    """Returns the accuracies of a run's evaluations over the training cost."""
-    scored = [
-        (cost, line["accuracy"])
-        for line in run.lines
-        if line["split"] != "train" and (cost := cost_of(run, line))
-    ]
-    return Curve(
-        run.variant,
-        [cost for cost, _ in scored],
-        [accuracy for _, accuracy in scored],
-    )
+def _plots(
+    variants: Sequence[Variant], cumulative: Sequence[str]
+) -> list[tuple[str, str, Figure]]:
+    """Returns title, file name and figure of each chart; "" if no file."""
+    plots = []
+    done = [variant for variant in variants if variant.percents()]
+    for column, x, name in (
+        ("epoch", "epoch", ""),
+        ("train_tflop", "training cost, TFLOP", CURVES),
+    ):
+        series = [s for v in variants for s in _series(v, column)]
+        if series:
+            figure = charts.curves(
+                series,
+                x=x,
+                y="accuracy, %",
+                title="Accuracy by " + x.partition(",")[0],
+                # The first half of the training is steep and tells little.
+                low=min(line.ys[len(line.ys) // 2] for line in series) - 3,
+                form=".2f",
+            )
+            plots.append((f"accuracy by {x}", name, figure))
+    # A side branch is not part of the sum of the changes.
+    path = [v for v in done if v.name in cumulative]
+    if len(path) > 1:
+        figure = charts.changes(
+            [variant.name for variant in path],
+            [statistics.fmean(v.percents()) for v in path],
+            [NOISE / math.sqrt(len(v.percents())) for v in path],
+        )
+        plots.append(("accuracy after each step", WATERFALL, figure))
+    elif done:
+        percents = [variant.percents() for variant in done]
+        first = percents[0]
+        figure = charts.dots(
+            [variant.name for variant in done],
+            percents,
+            noise=_noise(first, first),
+        )
+        plots.append(("accuracy of the last epoch", WATERFALL, figure))
+    return plots
+
+
+def _series(variant: Variant, column: str) -> list[Series]:
+    """Returns the mean curve of a variant's evaluations, or one per run.
+
+    Args:
+      variant: The runs.
+      column: Column of the metrics log for the x axis.
+    """
+    curves = []
+    for run in variant.runs:
+        lines = [
+            line
+            for line in run.lines
+            if line["split"] != "train" and {column, "accuracy"} <= line.keys()
+        ]
+        xs = [line[column] for line in lines]
+        curves.append((xs, [100 * line["accuracy"] for line in lines]))
+    curves = [(xs, ys) for xs, ys in curves if xs]
+    if len(curves) > 1 and all(xs == curves[0][0] for xs, _ in curves):
+        columns = list(zip(*(ys for _, ys in curves), strict=True))
+        means = [statistics.fmean(values) for values in columns]
+        low, high = [min(v) for v in columns], [max(v) for v in columns]
+        return [
+            Series(variant.name, curves[0][0], means, True, low=low, high=high)
+        ]
+    return [Series(variant.name, xs, ys, True) for xs, ys in curves]

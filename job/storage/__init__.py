@@ -1,13 +1,19 @@
 """Storage: files by name, each complete or absent.
 
 `Storage` is the interface, with two implementations: a folder (`disk`) and a
-bucket (`gcs`). Files have names with slashes, relative to the storage's root,
-and are small enough for memory. Imports no TensorFlow.
+bucket (`gcs`). Files have names with slashes, relative to the storage's root.
+Imports no TensorFlow.
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+# Size of the ranges in which an object is read, each with its own deadline.
+RANGE_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,22 +23,19 @@ class Entry:
     Attributes:
       name: Name relative to the root.
       size: Size in bytes.
-      modified: Time of the last write in seconds, by the storage's own clock:
-        only differences are meaningful.
     """
 
     name: str
     size: int
-    modified: float
 
 
 class Storage(Protocol):
     """Files by name.
 
     Every method may raise StorageError, and its subclass UnavailableError if a
-    later try may succeed. `timeout` limits all tries of a call, in seconds; if
-    None, the storage's own limit holds. `str` returns the location, for
-    messages.
+    later try may succeed. `timeout` limits the tries of each request, in
+    seconds; if None, the storage's own limit holds. `str` returns the location,
+    for messages.
     """
 
     def find(
@@ -40,28 +43,37 @@ class Storage(Protocol):
     ) -> list[Entry]:
         """Returns the files whose names begin with `prefix`, sorted by name."""
 
-    def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
-        """Returns the bytes of files; FileNotFoundError if one is absent."""
+    def open(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        range_bytes: int = RANGE_BYTES,
+    ) -> AbstractContextManager[BinaryIO]:
+        """Opens a file for reading; FileNotFoundError if it is absent."""
 
-    def create(
-        self, contents: Mapping[str, bytes], *, timeout: float | None = None
-    ) -> None:
-        """Writes files that no other process writes, durably.
-
-        The names contain the writer's id. The stored bytes are compared with
-        the given ones. A file of an earlier try is written again.
-        """
+    def verify(self, name: str) -> None:
+        """Raises UnavailableError if a file's bytes do not arrive intact."""
 
     def publish(
-        self, name: str, content: bytes, *, timeout: float | None = None
+        self,
+        name: str,
+        content: Sequence[np.ndarray],
+        *,
+        timeout: float | None = None,
     ) -> None:
         """Creates a file atomically and durably, unless the name is taken.
 
-        Files that were created before are durable as well.
+        A file with the same content is a success: an earlier try of this call
+        may have created it without an answer.
+
+        Args:
+          name: Name of the file.
+          content: uint8 arrays of rank 1, which are joined.
+          timeout: See above.
 
         Raises:
-          FileExistsError: The name is taken, perhaps by an earlier try of this
-            very call whose answer was lost.
+          FileExistsError: The name is taken by another file.
         """
 
     def move(self, name: str, to: str) -> None:

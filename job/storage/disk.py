@@ -2,9 +2,10 @@
 
     storage = Disk(pathlib.Path("runs/a/checkpoints"))
 
-Neither TensorFlow nor Keras flushes the files it writes: after a power cut they
-may be empty. This module flushes every file and every folder, in the order that
-the commit protocol relies on. Imports no TensorFlow.
+A file is written under a temporary name, flushed, and linked to its final name,
+which a link never replaces. On a file system without hard links a claim file
+takes the place of the link; it must have one writer at a time. A bucket that is
+mounted with gcsfuse is not supported: use gs://. Imports no TensorFlow.
 """
 
 import contextlib
@@ -13,10 +14,13 @@ import functools
 import os
 import pathlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
+
+import numpy as np
 
 from job import errors
-from job.storage import Entry, faults, files
+from job.storage import RANGE_BYTES, Entry, files
 
 # Part of the protocol of `Storage`.
 _translated = functools.partial(
@@ -24,10 +28,18 @@ _translated = functools.partial(
 )
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
+# A temporary file that is so much older than a published one belongs to a dead
+# process.
+ABANDONED_SECONDS = 3600.0
+# The same of a claim, which a live process holds for two system calls.
+STALE_CLAIM_SECONDS = 60.0
 
 
 class Disk:
-    """A folder as a `storage.Storage`; created by the first write."""
+    """A folder as a `storage.Storage`; created by the first write.
+
+    It ignores timeouts.
+    """
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
@@ -41,7 +53,7 @@ class Disk:
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """See `storage.Storage`; a disk ignores the timeout."""
+        """See `storage.Storage`."""
         with _translated(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise errors.ResumeError(
@@ -54,59 +66,47 @@ class Disk:
                     relative = path.relative_to(self._root).as_posix()
                     if relative.startswith(prefix):
                         with contextlib.suppress(FileNotFoundError):
-                            stat = path.stat()
-                            entries.append(
-                                Entry(relative, stat.st_size, stat.st_mtime)
-                            )
+                            entries.append(Entry(relative, path.stat().st_size))
             return sorted(entries, key=lambda entry: entry.name)
 
-    def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
+    @contextlib.contextmanager
+    def open(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        range_bytes: int = RANGE_BYTES,
+    ) -> Iterator[BinaryIO]:
         """See `storage.Storage`."""
-        with _translated(self._root):
-            return [(self._root / name).read_bytes() for name in names]
+        path = self._root / name
+        with _translated(path), path.open("rb") as file:
+            yield file
 
-    def create(
-        self, contents: Mapping[str, bytes], *, timeout: float | None = None
-    ) -> None:
-        """See `storage.Storage`; a disk ignores the timeout."""
-        del timeout
-        folders = set()
-        for name, content in contents.items():
-            path = self._root / name
-            with _translated(path):
-                faults.reach("data.begin")
-                try:
-                    _make_folder(path.parent)
-                    files.write_flushed(path, content, "data.written")
-                except FileNotFoundError:
-                    # Another process has just deleted the empty folder.
-                    _make_folder(path.parent)
-                    files.write_flushed(path, content, "data.written")
-                if path.read_bytes() != content:
-                    raise OSError(errno.EIO, "read back other bytes", name)
-            folders.add(path.parent)
-            faults.reach("data.stored")
-        for folder in folders:
-            with _translated(folder):
-                _sync_folder(folder)
+    def verify(self, name: str) -> None:
+        """See `storage.Storage`; nothing is lost on the way from a disk."""
 
     def publish(
-        self, name: str, content: bytes, *, timeout: float | None = None
+        self,
+        name: str,
+        content: Sequence[np.ndarray],
+        *,
+        timeout: float | None = None,
     ) -> None:
-        """See `storage.Storage`; a disk ignores the timeout."""
-        del timeout
+        """See `storage.Storage`."""
         path = self._root / name
         staged = self._staged(path)
-        with _translated(path):
+        with files.translate_errors(path, passing=(FileExistsError,)):
             _make_folder(path.parent)
             try:
-                files.write_flushed(staged, content)
-                faults.reach("manifest.staged")
-                _link(staged, path)
-                faults.reach("manifest.published")
+                _write_flushed(staged, content)
+                _publish(staged, path)
+            except FileExistsError:
+                if not _holds(path, content):
+                    raise
             finally:
                 staged.unlink(missing_ok=True)
             _sync_folder(path.parent)
+            self._delete_abandoned(path)
 
     def move(self, name: str, to: str) -> None:
         """See `storage.Storage`."""
@@ -116,17 +116,11 @@ class Disk:
             _sync_folder(path.parent)
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """See `storage.Storage`; deletes folders that become empty too."""
+        """See `storage.Storage`."""
         path = self._root / name
-        with _translated(path):
-            try:
-                path.unlink(missing_ok=True)
-                _sync_folder(path.parent)
-            except FileNotFoundError:  # The folder itself is gone.
-                return
-            with contextlib.suppress(OSError):
-                if path.parent != self._root:
-                    path.parent.rmdir()
+        with _translated(path), contextlib.suppress(FileNotFoundError):
+            path.unlink()
+            _sync_folder(path.parent)
 
     def check_writable(self) -> None:
         """See `storage.Storage`."""
@@ -137,7 +131,18 @@ class Disk:
             probe.unlink()
 
     def _staged(self, path: pathlib.Path) -> pathlib.Path:
-        return path.with_name(f"{path.name}.staged-{self._id}")
+        return path.with_name(f".{path.name}.staged-{self._id}")
+
+    def _delete_abandoned(self, published: pathlib.Path) -> None:
+        """Deletes temporary files that killed processes left long ago.
+
+        The disk's own clock counts.
+        """
+        with contextlib.suppress(OSError):
+            now = published.stat().st_mtime
+            for path in published.parent.glob(".*.staged-*"):
+                if now - path.stat().st_mtime > ABANDONED_SECONDS:
+                    path.unlink()
 
 
 def _raise_listing(error: OSError) -> None:
@@ -155,18 +160,54 @@ def _make_folder(folder: pathlib.Path) -> None:
     _sync_folder(folder.parent)
 
 
-def _link(staged: pathlib.Path, path: pathlib.Path) -> None:
-    """Renames a file; FileExistsError if the new name is taken."""
+def _write_flushed(path: pathlib.Path, content: Sequence[np.ndarray]) -> None:
+    with path.open("wb") as file:
+        for piece in content:
+            file.write(piece.data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(staged: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a file its final name; FileExistsError if the name is taken."""
     try:
         # A link, unlike a rename, refuses to replace.
         os.link(staged, path)
+    except FileExistsError:
+        # A network disk repeats a call whose answer was lost.
+        if not path.samefile(staged):
+            raise
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        # This file system has no links; it must have one writer at a time.
+        _rename(staged, path)
+
+
+def _rename(staged: pathlib.Path, path: pathlib.Path) -> None:
+    """Does the same without hard links, for one writer at a time."""
+    claim = path.with_name(f".{path.name}.claim")
+    try:
+        os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        age = staged.stat().st_mtime - claim.stat().st_mtime
+        if age < STALE_CLAIM_SECONDS:
+            raise errors.UnavailableError(
+                f"{path}: another process is writing it"
+            ) from None
+    try:
         if path.exists():
-            raise FileExistsError(errno.EEXIST, "exists", str(path)) from None
+            raise FileExistsError(errno.EEXIST, "exists", str(path))
         os.rename(staged, path)
+    finally:
+        claim.unlink(missing_ok=True)
+
+
+def _holds(path: pathlib.Path, content: Sequence[np.ndarray]) -> bool:
+    """Returns whether a file has this content."""
+    with path.open("rb") as file:
+        return all(
+            file.read(len(piece)) == piece.tobytes() for piece in content
+        ) and not file.read(1)
 
 
 def _sync_folder(folder: pathlib.Path) -> None:

@@ -32,7 +32,7 @@ def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
 
     folder, name = posixpath.split(url)
     try:
-        return gcs.Bucket(folder).fetch(name, most_bytes=most_bytes)
+        return gcs.Bucket(folder).read(name, most_bytes=most_bytes)
     except FileNotFoundError:
         raise errors.DataError(f"{what}: {url} does not exist") from None
     except errors.UnavailableError as error:

@@ -1,9 +1,8 @@
 """Small files that are complete or absent, also after a power cut.
 
     write_json(workdir / "a.json", value)    # atomically, or StorageError
-    read_json(workdir / "a.json")            # None if absent or damaged
 
-Imports no TensorFlow.
+`reader` reads them. Imports no TensorFlow.
 """
 
 import contextlib
@@ -17,14 +16,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from job import errors
-from job.storage import faults
 
 # In containers every process has the same process id.
 _PROCESS = uuid.uuid4().hex[:12]
 
-_TRANSIENT = frozenset(
+# Errors of a network disk that is away for a moment.
+TRANSIENT = frozenset(
     {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
 )
+
+# Errors of a disk that takes no more.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+_FIXES = {
+    errno.EACCES: "give this user access to each folder of the path",
+    errno.EPERM: "give this user access to each folder of the path",
+    errno.ENAMETOOLONG: "choose a path with shorter names",
+    errno.ELOOP: "remove the loop of symbolic links",
+    errno.ENOTDIR: "choose another path, as a part of this one is a file",
+    errno.EISDIR: "remove the folder of that name",
+    errno.ENOSPC: "free space or inodes on the disk",
+    errno.EDQUOT: "free space in the quota",
+    errno.EROFS: "mount the disk writable, or choose another path",
+}
 
 
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
@@ -40,37 +54,32 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
-def write_flushed(path: pathlib.Path, content: bytes, point: str = "") -> None:
-    """Writes a file and waits until its bytes are on the disk.
-
-    Args:
-      path: Path of the file.
-      content: Its bytes.
-      point: Name of the fault point between the two; see `faults`.
-    """
+def write_flushed(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file and waits until its bytes are on the disk."""
     with open(path, "wb") as file:
         file.write(content)
         file.flush()
-        if point:
-            faults.reach(point)
         os.fsync(file.fileno())
 
 
 @contextlib.contextmanager
 def translate_errors(
-    path: pathlib.Path,
+    where: pathlib.Path | str,
     *others: type[Exception],
     passing: tuple[type[OSError], ...] = (),
+    kind: type[errors.JobError] = errors.StorageError,
 ) -> Iterator[None]:
-    """Re-raises OSError as StorageError with the path.
+    """Re-raises OSError as an error with the path and a fix.
 
     Args:
-      path: File or folder that the block reads or writes.
+      where: File or folder that the block reads or writes, or the flag that
+        names it, with its value.
       *others: Further exceptions to translate, such as TensorFlow's.
       passing: Exceptions that are not translated.
+      kind: Error to raise.
 
     Raises:
-      StorageError: The file cannot be read or written.
+      JobError: The file cannot be read or written; of type `kind`.
       UnavailableError: The same, and a later try may succeed: a network disk
         that is away for a moment.
     """
@@ -80,14 +89,16 @@ def translate_errors(
     except passing:
         raise
     except translated as error:
-        transient = getattr(error, "errno", None) in _TRANSIENT
-        kind = errors.UnavailableError if transient else errors.StorageError
-        cause = (
-            getattr(error, "strerror", None)
-            or getattr(error, "message", None)
-            or error
-        )
-        raise kind(f"{path}: {cause}") from None
+        if getattr(error, "errno", None) in TRANSIENT:
+            kind = errors.UnavailableError
+        raise kind(f"{where}: {explain(error)}") from None
+
+
+def explain(error: Exception) -> str:
+    """Returns the cause of an OSError and a fix, for a message."""
+    cause = getattr(error, "strerror", None) or getattr(error, "message", None)
+    fix = _FIXES.get(getattr(error, "errno", None) or 0)
+    return f"{cause or error}" + (f". Fix: {fix}" if fix else "")
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -98,8 +109,13 @@ def write_json(path: pathlib.Path, value: Any) -> None:
       value: Value of JSON types. Numbers that are not finite become null,
         because JSON has none.
     """
+    write_atomically(path, encode_json(value))
+
+
+def encode_json(value: Any) -> bytes:
+    """Returns the bytes that `write_json` writes."""
     text = json.dumps(finite(value), indent=2, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    return text.encode() + b"\n"
 
 
 def finite(value: Any) -> Any:

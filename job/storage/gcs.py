@@ -8,51 +8,49 @@ Identity); `STORAGE_EMULATOR_HOST` names another endpoint. TensorFlow's own
 gs:// sends no checksum and no precondition and has no deadline.
 
 An upload requires that the name is free (ifGenerationMatch=0), declares the
-crc32c and compares the one that the server computed. Retries are made here and
-not in the library: a 412 may mean that an earlier try of this process succeeded
-and its answer was lost, which only its sender can tell. Imports no TensorFlow.
+crc32c and compares the one that the server computed. The library repeats
+requests that may succeed later. A 412 may then mean that an earlier try of this
+process succeeded and its answer was lost: size and crc32c tell. Imports no
+TensorFlow.
 """
 
 import base64
 import contextlib
+import io
 import os
 import posixpath
 import re
-import threading
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 import google_crc32c
+import numpy as np
 from absl import logging
 from google.api_core import exceptions as api_errors
-from google.api_core import retry as api_retry
 from google.cloud import storage as cloud_storage
 from google.cloud.storage import exceptions as storage_errors
+from google.cloud.storage import retry as storage_retry
 
 from job import errors
-from job.storage import Entry, faults, gcs_errors
-from job.storage.gcs_errors import DamagedError
+from job.storage import RANGE_BYTES, Entry, gcs_errors
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
 
-# Limit for all tries of a call that sets none.
+# Limit for all tries of a request of a call that sets none.
 _TIMEOUT_SECONDS = 120.0
 # The same where a person waits.
 PROBE_SECONDS = 15.0
-# Limit for one answer, and for one piece of an upload.
+# Limits for one answer, and for a connection or a pause of an upload.
 READ_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
-# Wait between two tries: doubled up to the longest, with jitter.
-_FIRST_WAIT_SECONDS = 0.2
-_LONGEST_WAIT_SECONDS = 8.0
-_THREADS = 4
+# Wait between two tries, with jitter.
+_RETRY = storage_retry.DEFAULT_RETRY.with_delay(initial=0.2, maximum=8.0)
+# Size of one request of an upload: what is sent again after a failure.
+_UPLOAD_BYTES = 32 * 2**20
 
 # https://cloud.google.com/storage/docs/naming-buckets
 _URL = re.compile(r"gs://([a-z0-9][a-z0-9._-]{1,220}[a-z0-9])(?:/(.*))?")
-
-_T = TypeVar("_T")
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -86,8 +84,9 @@ class Bucket:
 
         Args:
           url: gs://BUCKET/PATH.
-          timeout_seconds: Limit for all tries of a call that sets none.
-          read_seconds: Limit for one answer, and for one piece of an upload.
+          timeout_seconds: Limit for all tries of a request, for calls that set
+            none.
+          read_seconds: Limit for one answer.
 
         Raises:
           ConfigError: The URL is not gs://BUCKET/PATH.
@@ -116,137 +115,157 @@ class Bucket:
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
         """See `storage.Storage`."""
-
-        def once(timeout: tuple[float, float]) -> list[Entry]:
-            blobs = self._client.list_blobs(
-                self._bucket,
-                prefix=self._full(prefix),
-                fields="items(name,size,updated),nextPageToken",
-                timeout=timeout,
-                retry=None,
-            )
-            cut = len(self._full(""))
-            return [
-                Entry(blob.name[cut:], blob.size, blob.updated.timestamp())
-                for blob in blobs
-            ]
-
+        cut = len(self._full(""))
         with self._translated(prefix):
-            found = self._persist(once, timeout)
-        return sorted(found, key=lambda entry: entry.name)
+            return sorted(
+                (
+                    Entry(blob.name[cut:], blob.size)
+                    for blob in self._client.list_blobs(
+                        self._bucket,
+                        prefix=self._full(prefix),
+                        fields="items(name,size),nextPageToken",
+                        **self._limits(timeout),
+                    )
+                ),
+                key=lambda entry: entry.name,
+            )
 
-    def read(self, *names: str, timeout: float | None = None) -> list[bytes]:
-        """See `storage.Storage`; several files are read at once."""
+    @contextlib.contextmanager
+    def open(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        range_bytes: int = RANGE_BYTES,
+    ) -> Iterator[BinaryIO]:
+        """See `storage.Storage`; the file is read in ranges."""
+        with self._reading(name):
+            yield self._blob(name).open(
+                "rb", chunk_size=range_bytes, **self._limits(timeout)
+            )
 
-        def read_one(name: str) -> bytes:
-            def once(timeout: tuple[float, float]) -> bytes:
-                return self._blob(name).download_as_bytes(
-                    checksum="crc32c", timeout=timeout, retry=None
-                )
-
-            with self._translated(name):
-                try:
-                    return self._persist(once, timeout)
-                except api_errors.NotFound:
-                    raise FileNotFoundError(f"{name} is not there") from None
-
-        return _in_threads(read_one, names)
-
-    def fetch(self, name: str, *, most_bytes: int) -> bytes:
+    def read(self, name: str, *, most_bytes: int | None = None) -> bytes:
         """Returns an object's bytes, without the right to list the bucket.
 
         Args:
           name: Name relative to the root.
-          most_bytes: Largest size that is accepted.
+          most_bytes: Largest size that is accepted. If None, there is no limit.
 
         Raises:
           FileNotFoundError: The object or the bucket does not exist.
           StorageError: The object is larger or cannot be read.
         """
-
-        def stat(timeout: tuple[float, float]) -> int:
+        with self._reading(name):
             blob = self._blob(name)
-            blob.reload(timeout=timeout, retry=None)
-            return blob.size
+            if most_bytes is not None:
+                blob.reload(**self._limits())
+                if blob.size > most_bytes:
+                    raise errors.StorageError(
+                        f"{self}/{name} has {blob.size:,} bytes, more than"
+                        f" {most_bytes:,}"
+                    )
+            return blob.download_as_bytes(checksum="crc32c", **self._limits())
 
-        with self._translated(name):
-            try:
-                size = self._persist(stat)
-            except api_errors.NotFound:
-                raise FileNotFoundError(f"{name} is not there") from None
-        if size > most_bytes:
-            raise errors.StorageError(
-                f"{self}/{name} has {size:,} bytes, more than {most_bytes:,}"
+    def verify(self, name: str) -> None:
+        """See `storage.Storage`: downloads the file, and keeps nothing."""
+        with self._reading(name), open(os.devnull, "wb") as nothing:
+            self._blob(name).download_to_file(
+                nothing, checksum="crc32c", **self._limits()
             )
-        return self.read(name)[0]
-
-    def create(
-        self, contents: Mapping[str, bytes], *, timeout: float | None = None
-    ) -> None:
-        """See `storage.Storage`; several files are written at once."""
-
-        def create_one(name: str) -> None:
-            faults.reach("data.begin")
-            self._create(name, contents[name], timeout)
-            faults.reach("data.stored")
-
-        _in_threads(create_one, list(contents))
 
     def publish(
-        self, name: str, content: bytes, *, timeout: float | None = None
+        self,
+        name: str,
+        content: Sequence[np.ndarray],
+        *,
+        timeout: float | None = None,
     ) -> None:
-        """See `storage.Storage`."""
-        self._create(name, content, timeout)
-        faults.reach("manifest.published")
+        """See `storage.Storage`; needs memory for one request."""
+        blob = self._blob(name)
+        blob.chunk_size = _UPLOAD_BYTES
+        blob.metadata = {"writer": self._id}
+        with self._translated(name):
+            try:
+                blob.upload_from_file(
+                    io.BufferedReader(_Joined(content)),
+                    size=sum(len(piece) for piece in content),
+                    content_type="application/octet-stream",
+                    if_generation_match=0,
+                    checksum="crc32c",
+                    **self._limits(timeout),
+                )
+            except (
+                api_errors.PreconditionFailed,
+                storage_errors.DataCorruption,
+            ) as error:
+                self._compare(name, content, error, timeout)
+
+    def _compare(
+        self,
+        name: str,
+        content: Sequence[np.ndarray],
+        error: Exception,
+        timeout: float | None,
+    ) -> None:
+        """Tells a success of an earlier try from a file of another process."""
+        crc32c = 0
+        for piece in content:
+            crc32c = google_crc32c.extend(crc32c, piece)
+        encoded = base64.b64encode(crc32c.to_bytes(4, "big")).decode()
+        blob = self._blob(name)
+        try:
+            blob.reload(**self._limits(timeout))
+        except api_errors.NotFound:
+            # The library has deleted what arrived damaged, or another process
+            # has deleted the file meanwhile.
+            raise errors.UnavailableError(
+                f"{self}/{name}: {gcs_errors.one_line(error)}"
+            ) from None
+        size = sum(len(piece) for piece in content)
+        if (blob.size, blob.crc32c) == (size, encoded):
+            return
+        if (blob.metadata or {}).get("writer") != self._id:
+            raise FileExistsError(f"{self}/{name} is there already")
+        blob.delete(
+            if_generation_match=blob.generation, **self._limits(timeout)
+        )
+        raise errors.UnavailableError(
+            f"{self}/{name}: the upload arrived damaged"
+        )
 
     def replace(
         self, name: str, content: bytes, *, timeout: float | None = None
     ) -> None:
         """Writes a file atomically, replacing any other of that name."""
-
-        def once(timeout: tuple[float, float]) -> None:
-            self._blob(name).upload_from_string(
-                content, checksum="crc32c", timeout=timeout, retry=None
-            )
-
         with self._translated(name):
-            self._persist(once, timeout)
+            self._blob(name).upload_from_string(
+                content, checksum="crc32c", **self._limits(timeout)
+            )
 
     def move(self, name: str, to: str) -> None:
         """See `storage.Storage`; a bucket can only copy and delete."""
-
-        def stat(timeout: tuple[float, float]) -> Any:
+        with self._reading(name):
             blob = self._blob(name)
-            blob.reload(timeout=timeout, retry=None)
-            return blob
-
-        def remove(timeout: tuple[float, float]) -> None:
-            # Another process may have published a file of that name meanwhile.
-            self._blob(name).delete(
-                if_generation_match=generation, timeout=timeout, retry=None
+            blob.reload(**self._limits())
+            self._bucket.copy_blob(
+                blob,
+                self._bucket,
+                self._full(to),
+                if_source_generation_match=blob.generation,
+                **self._limits(),
             )
-
-        with self._translated(name):
-            try:
-                generation = self._persist(stat).generation
-            except api_errors.NotFound:
-                raise FileNotFoundError(f"{name} is not there") from None
-            (content,) = self.read(name)
-            self._create(to, content, None)
-            faults.reach("quarantine.copied")
+            # Another process may have published a file of that name meanwhile.
             with contextlib.suppress(
                 api_errors.NotFound, api_errors.PreconditionFailed
             ):
-                self._persist(remove)
+                blob.delete(
+                    if_generation_match=blob.generation, **self._limits()
+                )
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
         """See `storage.Storage`."""
-
-        def once(timeout: tuple[float, float]) -> None:
-            self._blob(name).delete(timeout=timeout, retry=None)
-
         with self._translated(name), contextlib.suppress(api_errors.NotFound):
-            self._persist(once, timeout)
+            self._blob(name).delete(**self._limits(timeout))
 
     def check_writable(self) -> None:
         """See `storage.Storage`: writes, reads, lists and removes a file."""
@@ -254,9 +273,13 @@ class Bucket:
             logging.warning("%s is kept by %s, not by Google", self, emulator)
         name, content = f"probe-{self._id}", self._id.encode()
         try:
-            self._create(name, content, PROBE_SECONDS)
+            self.publish(
+                name,
+                [np.frombuffer(content, np.uint8)],
+                timeout=PROBE_SECONDS,
+            )
             seen = [entry.name for entry in self.find(name)]
-            if self.read(name) != [content] or seen != [name]:
+            if self.read(name) != content or seen != [name]:
                 raise errors.StorageError(
                     f"{self}: what is written there is not what is read"
                 )
@@ -264,88 +287,16 @@ class Bucket:
             with contextlib.suppress(errors.StorageError):
                 self.delete(name)
 
-    def _create(self, name: str, content: bytes, timeout: float | None) -> None:
-        """Uploads a file that must not exist yet, and compares its crc32c.
-
-        Raises:
-          FileExistsError: A file of another content or writer has that name.
-        """
-        crc32c = base64.b64encode(
-            google_crc32c.value(content).to_bytes(4, "big")
-        ).decode()
-
-        def once(timeout: tuple[float, float]) -> None:
-            blob = self._blob(name)
-            blob.metadata = {"writer": self._id}
-            try:
-                blob.upload_from_string(
-                    content,
-                    content_type="application/octet-stream",
-                    if_generation_match=0,
-                    checksum="crc32c",
-                    timeout=timeout,
-                    retry=None,
-                )
-            except (
-                api_errors.PreconditionFailed,
-                storage_errors.DataCorruption,
-            ):
-                blob = self._blob(name)
-                try:
-                    blob.reload(timeout=timeout, retry=None)
-                except api_errors.NotFound:
-                    # The library has deleted it, as it does with large ones.
-                    raise DamagedError("an upload arrived damaged") from None
-            if (blob.crc32c, blob.size) == (crc32c, len(content)):
-                return  # Perhaps by an earlier try whose answer was lost.
-            if (blob.metadata or {}).get("writer") != self._id:
-                raise FileExistsError(f"{self}/{name} is there already")
-            blob.delete(
-                if_generation_match=blob.generation, timeout=timeout, retry=None
-            )
-            raise DamagedError("an upload arrived with another crc32c")
-
-        with self._translated(name):
-            self._persist(once, timeout)
-
-    def _persist(
-        self,
-        once: Callable[[tuple[float, float]], _T],
-        timeout: float | None = None,
-    ) -> _T:
-        """Calls a function until it succeeds, fails for good or time is up.
-
-        Args:
-          once: Function of two limits in seconds: to connect, and to answer.
-          timeout: Limit for all tries, in seconds.
-        """
+    def _limits(self, timeout: float | None = None) -> dict[str, Any]:
+        """Returns the arguments that limit the tries of a request."""
         seconds = self._timeout if timeout is None else timeout
-        deadline = time.monotonic() + seconds
-
-        def within_deadline() -> _T:
-            left = max(0.1, deadline - time.monotonic())
-            return once(
-                (min(left, _CONNECT_SECONDS), min(left, self._read_seconds))
-            )
-
-        reported = False
-
-        def report(error: Exception) -> None:
-            nonlocal reported
-            if not reported and gcs_errors.is_transient(error):
-                logging.warning(
-                    "%s: %s; tried again", self, gcs_errors.one_line(error)
-                )
-            reported = True
-
-        retry = api_retry.Retry(
-            predicate=gcs_errors.is_transient,
-            initial=_FIRST_WAIT_SECONDS,
-            maximum=_LONGEST_WAIT_SECONDS,
-            timeout=seconds,
-            on_error=report,
-        )
-        return retry(within_deadline)()
+        return {
+            "timeout": (
+                min(seconds, _CONNECT_SECONDS),
+                min(seconds, self._read_seconds),
+            ),
+            "retry": _RETRY.with_timeout(seconds),
+        }
 
     def _translated(
         self, name: str = ""
@@ -355,6 +306,15 @@ class Bucket:
             f"{self}/{name}" if name else str(self), bucket=self._bucket_name
         )
 
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Does the same where the object may be absent."""
+        with self._translated(name):
+            try:
+                yield
+            except api_errors.NotFound:
+                raise FileNotFoundError(f"{name} is not there") from None
+
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._full(name))
 
@@ -362,36 +322,27 @@ class Bucket:
         return f"{self._path}/{name}" if self._path else name
 
 
-def _in_threads(call: Callable[[str], _T], names: Sequence[str]) -> list[_T]:
-    """Returns each name's result; raises the first failure, if any.
+class _Joined(io.RawIOBase):
+    """A file that consists of arrays in memory, which it does not copy."""
 
-    The threads are daemons, unlike those of concurrent.futures: an upload that
-    hangs must not keep a preempted process from its exit.
-    """
-    results: dict[str, _T] = {}
-    failures: list[BaseException] = []
-    left = list(reversed(names))
-    lock = threading.Lock()
+    def __init__(self, pieces: Sequence[np.ndarray]) -> None:
+        super().__init__()
+        self._left = [piece for piece in reversed(pieces) if len(piece)]
+        self._position = 0
 
-    def work() -> None:
-        while not failures:
-            with lock:
-                if not left:
-                    return
-                name = left.pop()
-            try:
-                results[name] = call(name)
-            except BaseException as error:
-                failures.append(error)
+    def readable(self) -> bool:
+        return True
 
-    threads = [
-        threading.Thread(target=work, name=f"bucket-{i}", daemon=True)
-        for i in range(min(_THREADS, len(names)))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return [results[name] for name in names]
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            return 0
+        piece = self._left.pop()
+        count = min(len(buffer), len(piece))
+        memoryview(buffer)[:count] = piece[:count]
+        if count < len(piece):
+            self._left.append(piece[count:])
+        self._position += count
+        return count

@@ -7,7 +7,6 @@ Imports no TensorFlow.
 """
 
 import contextlib
-import http.client
 import re
 from collections.abc import Iterator
 
@@ -19,50 +18,24 @@ from google.cloud.storage import exceptions as storage_errors
 
 from job import errors
 
-# https://cloud.google.com/storage/docs/retry-strategy
-_TRANSIENT_CODES = frozenset({408, 429, 500, 502, 503, 504})
-
-
-class DamagedError(Exception):
-    """An upload arrived with other bytes; the object was deleted again."""
-
-
-_TRANSIENT = (
-    ConnectionError,
-    requests.ConnectionError,
-    requests.Timeout,
-    requests.exceptions.ChunkedEncodingError,
-    requests.exceptions.ContentDecodingError,
-    http.client.HTTPException,
-    urllib3.exceptions.ProtocolError,
-    urllib3.exceptions.TimeoutError,
-    storage_errors.DataCorruption,
-    DamagedError,
-)
-
 
 def is_transient(error: BaseException) -> bool:
-    """Returns whether a later try may succeed."""
-    if isinstance(error, auth_errors.RefreshError):
-        # Raised too where the metadata server does not answer.
-        cause = error.args[0] if error.args else None
-        return error.retryable or (
-            isinstance(cause, auth_errors.TransportError)
-            and is_transient(cause)
-        )
-    if isinstance(error, auth_errors.TransportError):
-        cause, *rest = error.args or (None,)
-        if status := getattr(rest[0], "status", None) if rest else None:
-            return status in _TRANSIENT_CODES
-        return not isinstance(cause, BaseException) or is_transient(cause)
+    """Returns whether a later try may succeed.
+
+    The library's own retry policy has tried the usual ones until its deadline;
+    see `RetryError` below. These it gives up at once.
+    """
     if isinstance(error, api_errors.BadRequest):
         # The server compared checksums: the upload was damaged on its way.
         return "crc32c" in str(error).lower()
-    if isinstance(error, api_errors.GoogleAPICallError):
-        return error.code in _TRANSIENT_CODES
-    if isinstance(error, storage_errors.InvalidResponse):
-        return error.response.status_code in _TRANSIENT_CODES
-    return isinstance(error, _TRANSIENT)
+    if isinstance(error, auth_errors.RefreshError):
+        # Raised too where the metadata server does not answer.
+        cause = error.args[0] if error.args else None
+        if not isinstance(cause, auth_errors.TransportError):
+            return error.retryable
+        status = getattr(cause.args[-1], "status", 503)
+        return status >= 500 or status in (408, 429)
+    return isinstance(error, storage_errors.DataCorruption)
 
 
 def one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ import contextlib
 import pathlib
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from absl import logging
@@ -25,6 +25,8 @@ from job import errors
 if TYPE_CHECKING:  # It takes half a second to import.
     from job.storage.gcs import Bucket
 
+# A larger file is not one of a run.
+_MAX_BYTES = 2**28
 # Time limit of the last upload of a run that ends early.
 _HASTY_SECONDS = 5.0
 # Time limit of the last upload of a finished run: no later one repeats it.
@@ -75,25 +77,35 @@ class Mirror:
         Raises:
           StorageError: The bucket cannot be read.
         """
-        there = {entry.name for entry in self._bucket.find()}
+        there = {e.name: e.size for e in self._bucket.find()}
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in sorted(there & self._pulled):
-            (content,) = self._bucket.read(name)
-            (self._folder / name).write_bytes(content)
+        for name in sorted(there.keys() & self._pulled):
+            if there[name] > _MAX_BYTES:
+                raise errors.StorageError(
+                    f"{self._bucket}/{name} has {there[name]:,} bytes, which no"
+                    " run writes. Fix: remove it"
+                )
+            (self._folder / name).write_bytes(self._bucket.read(name))
             self._sent[name] = self._stamp(self._folder / name)
 
     @contextlib.contextmanager
-    def kept_up(self, seconds: float) -> Iterator[None]:
+    def kept_up(
+        self, seconds: float, is_owner: Callable[[], bool]
+    ) -> Iterator[None]:
         """Uploads changed files at intervals, and at the end of the block.
 
         Args:
           seconds: Interval between two uploads, in seconds.
+          is_owner: See `Workdir.kept_up`.
 
         Raises:
           StorageError: The files of a finished run could not be uploaded.
         """
         thread = threading.Thread(
-            target=self._repeat, args=(seconds,), name="mirror", daemon=True
+            target=self._repeat,
+            args=(seconds, is_owner),
+            name="mirror",
+            daemon=True,
         )
         thread.start()
         try:
@@ -103,16 +115,20 @@ class Mirror:
             raise
         except BaseException:
             self._over.set()
-            self._try(_HASTY_SECONDS)
+            if is_owner():
+                self._try(_HASTY_SECONDS)
             raise
         self._over.set()
         self.push(LAST_SECONDS)
 
-    def push(self, timeout: float | None = None) -> None:
+    def push(
+        self, timeout: float | None = None, *, only: str | None = None
+    ) -> None:
         """Uploads the files that have changed since the last call.
 
         Args:
           timeout: Limit for all files, in seconds. If None, none.
+          only: Name of a file, where the others are left for later.
 
         Raises:
           StorageError: Not all files could be uploaded.
@@ -126,6 +142,8 @@ class Mirror:
             raise errors.UnavailableError("the copy before is still under way")
         try:
             here = self._files()
+            if only is not None:
+                here = {name: here[name] for name in here if name == only}
             for name in sorted(
                 here, key=lambda name: (name == self._last, name)
             ):
@@ -138,8 +156,8 @@ class Mirror:
                     continue
                 self._bucket.replace(name, content, timeout=left())
                 self._sent[name] = stamp
-            gone = {*self._sent} - here.keys()
-            if any(name.startswith(self._events) for name in here):
+            gone = set() if only else {*self._sent} - here.keys()
+            if not only and any(name.startswith(self._events) for name in here):
                 gone |= self._old_events(here, left())
             for name in gone:
                 self._bucket.delete(name, timeout=left())
@@ -177,9 +195,10 @@ class Mirror:
             return stat.st_mtime_ns, stat.st_size
         return 0, 0
 
-    def _repeat(self, seconds: float) -> None:
+    def _repeat(self, seconds: float, is_owner: Callable[[], bool]) -> None:
         while not self._over.wait(seconds):
-            self._try()
+            if is_owner():
+                self._try()
 
     def _try(self, timeout: float | None = None) -> None:
         """Uploads, and logs the first failure of several in a row."""

@@ -14,18 +14,21 @@ module spells them out:
 
     from job.storage.workdir import RESULT
 
-    files.read_json(workdir / RESULT)
+    files.write_json(workdir / RESULT, result)
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from absl import logging
 
 from job import errors
-from job.storage import Storage, disk
+from job.storage import Storage, disk, files
 from job.storage.sync import LAST_SECONDS, Mirror
 
 # Every config field of the run, resolved.
@@ -49,11 +52,12 @@ RANGE_TEST = "range_test.png"
 # An ablation's list of runs, and the mark of a run that diverged.
 ABLATION = "ablation.json"
 FAILURE = "failure.json"
-# Comparison of several runs.
+# Comparison of several runs: the page, its table and its plots.
+COMPARE_PAGE = "compare.html"
+COMPARE_CSV = "compare.csv"
 COMPARISON = "report.md"
 WATERFALL = "waterfall.png"
 CURVES = "curves.png"
-ACCURACY_GFLOP = "accuracy_gflop.png"
 
 # The files that a resumed run reads or removes.
 RESUMED = frozenset(
@@ -61,6 +65,7 @@ RESUMED = frozenset(
         AUGMENTATION,
         CONFIG,
         DIAGNOSE,
+        FAILURE,
         METRICS,
         PREDICTIONS,
         REPORT,
@@ -101,6 +106,11 @@ class Workdir:
         return gcs.Bucket(self.file(folder))
 
     @property
+    def root(self) -> Storage:
+        """All files of the run."""
+        return self.storage("")
+
+    @property
     def checkpoints(self) -> Storage:
         """The run's checkpoints."""
         return self.storage(CHECKPOINTS)
@@ -122,16 +132,51 @@ class Workdir:
                     raise errors.ConfigError(
                         f"--workdir={self}: {folder} is a file, not a folder"
                     )
-                if not os.access(folder, os.W_OK):
+                if not os.access(folder, os.W_OK | os.X_OK):
                     raise errors.ConfigError(
                         f"--workdir={self}: {folder} cannot be written to"
                     )
                 break
 
-    def push(self) -> None:
-        """Uploads changed files now; raises StorageError."""
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[None]:
+        """Locks a folder for this process until the end of the block.
+
+        The lock ends with the process. A bucket has none, and some network
+        disks have none either: there the first commit decides.
+
+        Raises:
+          LostRaceError: Another process works on the run.
+        """
         if self.mirror:
-            self.mirror.push()
+            yield
+            return
+        is_new = not self.local.exists()
+        with files.translate_errors(f"--workdir={self}"):
+            self.local.mkdir(parents=True, exist_ok=True)
+            folder = os.open(self.local, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise errors.LostRaceError(
+                    f"--workdir={self}: another process works on this run, so"
+                    " this one ends. Fix: wait for its end, or choose another"
+                    " workdir"
+                ) from None
+            except OSError as error:
+                logging.info("%s cannot be locked: %s", self, error.strerror)
+            yield
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):  # Something is in it.
+                    self.local.rmdir()
+            os.close(folder)
+
+    def push(self, only: str | None = None) -> None:
+        """Uploads changed files now, or one of them; raises StorageError."""
+        if self.mirror:
+            self.mirror.push(only=only)
 
     def push_last(self) -> None:
         """Uploads changed files with a long timeout, as no later call does."""
@@ -139,17 +184,24 @@ class Workdir:
             self.mirror.push(LAST_SECONDS)
 
     @contextlib.contextmanager
-    def kept_up(self, *, seconds: float) -> Iterator[None]:
+    def kept_up(
+        self,
+        *,
+        seconds: float,
+        is_owner: Callable[[], bool] = lambda: True,
+    ) -> Iterator[None]:
         """Uploads changed files at intervals, and at the end of the block.
 
         Args:
           seconds: Interval between two uploads to a bucket, in seconds.
+          is_owner: Returns whether the files may replace those in the bucket.
+            Before that, only the files of a finished run are uploaded.
 
         Raises:
           StorageError: The files of a finished run could not be uploaded.
         """
         if self.mirror:
-            with self.mirror.kept_up(seconds):
+            with self.mirror.kept_up(seconds, is_owner):
                 yield
         else:
             yield
@@ -167,8 +219,24 @@ def open_workdir(name: str) -> Iterator[Workdir]:
       ConfigError: The name is neither.
       StorageError: The bucket cannot be read.
     """
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # TensorFlow refuses such a path.
+        raise errors.ConfigError(
+            f"--workdir={name}: the name is not UTF-8. Fix: choose another one"
+        ) from None
     if "://" not in name:
-        yield Workdir(name, pathlib.Path(os.path.expanduser(name)))
+        local = pathlib.Path(os.path.expanduser(name))
+        with (
+            files.translate_errors(
+                f"--workdir={name}",
+                passing=(FileNotFoundError, NotADirectoryError),
+                kind=errors.ConfigError,
+            ),
+            contextlib.suppress(FileNotFoundError, NotADirectoryError),
+        ):
+            (local / CONFIG).stat()
+        yield Workdir(name, local)
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(

@@ -11,18 +11,28 @@ from collections.abc import Iterator
 from absl import logging
 
 from job import errors
+from job.storage import files
 from job.supervision import termination
 from job.supervision.preemption import StopRequest
 
 
 @contextlib.contextmanager
-def log_unexpected_errors() -> Iterator[None]:
-    """Writes unexpected exceptions to the termination log; re-raises them."""
+def translate_errors() -> Iterator[None]:
+    """Re-raises errors of the operating system as StorageError.
+
+    All others that are unexpected are written to the termination log.
+    """
     try:
         yield
     except errors.JobError:
         raise
     except BaseException as error:
+        if isinstance(error, OSError) and (
+            error.filename or error.errno in files.FULL
+        ):
+            raise errors.StorageError(
+                f"{error.filename or 'a file'}: {files.explain(error)}"
+            ) from None
         text = f"bug: {type(error).__name__}: {error}"
         termination.write(errors.JobError.exit_code, text)
         raise
@@ -35,9 +45,11 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     name = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"
-    line = f"{name}: {error}"
+    # The message may quote a file name or a damaged file.
+    line = errors.printable(f"{name}: {' '.join(str(error).split())}")
     # In one write: other threads may write at the same time.
-    sys.stderr.write(f"{line}\n")
+    with contextlib.suppress(OSError):  # The reader has left.
+        sys.stderr.write(f"{line}\n")
     termination.write(error.exit_code, line)
     return error.exit_code
 

@@ -48,12 +48,16 @@ class StopRequest:
       grace_seconds: Time from the signal until the process is killed.
       saved: Description of the saved state, for the last line of the log. Code
         that commits a checkpoint updates it.
+      has_saved: Whether this process has committed a checkpoint.
     """
 
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
         self.requested = False
         self.grace_seconds = grace_seconds
-        self.saved = "before the first step of this start; nothing is lost"
+        self.saved = (
+            "nothing is lost, as no step had begun; run the same command again"
+        )
+        self.has_saved = False
         self._signal = ""
         self._since = math.inf
         self._leaving = threading.Lock()
@@ -75,7 +79,8 @@ class StopRequest:
         thread.start()
         self._installed = True
         self.listen()
-        if parent := os.environ.pop(PARENT_VARIABLE, ""):
+        parent = os.environ.pop(PARENT_VARIABLE, "")
+        if parent.isdecimal() and len(parent) < 20:
             self._end_with(int(parent))
 
     def _end_with(self, parent: int) -> None:
@@ -109,11 +114,16 @@ class StopRequest:
             self.requested = True
 
     def note_saved(self, step: int) -> None:
+        """Records a commit of this process."""
+        self.note_restored(step)
+        self.has_saved = True
+
+    def note_restored(self, step: int) -> None:
         """Records the newest committed step for the last line of the log."""
         self.saved = (
-            f"all is saved up to step {step}"
+            f"all is saved up to step {step}; the same command resumes"
             if step
-            else "no step is saved yet; the next start begins at step 0"
+            else "no step is saved yet; the same command starts at step 0"
         )
 
     def remaining(self) -> float:

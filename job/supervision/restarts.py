@@ -16,11 +16,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from job import errors
-from job.storage import files
+from job.storage import files, reader
 from job.storage.workdir import STARTS
 
 # Number of attempts in a row that may find the same step.
 LIMIT = 10
+
+# Contents of the file; see `reader.Kind`.
+_KIND = [{"step": reader.Number(-1, whole=True), "end": str}]
 
 # Recorded end of an attempt that was killed before it could record one.
 _NO_WORD = "killed, or hung, without a word"
@@ -30,8 +33,9 @@ _NO_WORD = "killed, or hung, without a word"
 def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     """Counts this attempt, unless the block ends with an expected error.
 
-    A preempted attempt counts like any other: ten of them without progress are
-    a loop. An attempt that ends with a JobError (a wrong field, no data, no
+    An attempt that was preempted or lost a worker counts like any other: ten of
+    them without progress are a loop, and Kubernetes does not count them itself.
+    An attempt that ends with another JobError (a wrong field, no data, no
     device) does not count, as its message has the fix. Progress or the end of
     the run resets the count.
 
@@ -63,21 +67,20 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         ),
         "end": _NO_WORD,
     }
-    existed = workdir.exists()
     with files.translate_errors(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     _write(workdir, [*starts, this])
     try:
         yield
-    except errors.PreemptedError as error:
-        this["end"] = f"preempted: {error}"
+    except (errors.PreemptedError, errors.PeerLostError) as error:
+        kind = "preempted" if error.exit_code == 75 else "lost a worker"
+        this["end"] = f"{kind}: {errors.first_line(error)}"
         _write(workdir, [*starts, this])
         raise
     except errors.JobError:
-        _write(workdir, starts)
-        if not existed:
-            with contextlib.suppress(OSError):  # Something is in it.
-                workdir.rmdir()
+        # A full disk must not hide the error.
+        with contextlib.suppress(OSError, errors.StorageError):
+            _write(workdir, starts)
         raise
     except BaseException as error:
         this["end"] = f"{type(error).__name__}: {error}"[:200]
@@ -100,14 +103,10 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
       One dict per attempt, with at least `step` (newest checkpoint, -1 if there
       was none) and `end` (how it ended).
     """
-    starts = files.read_json(workdir / STARTS)
-    whole = isinstance(starts, list) and all(
-        isinstance(start, dict)
-        and isinstance(start.get("step"), int)
-        and isinstance(start.get("end"), str)
-        for start in starts
-    )
-    return starts if whole else []
+    try:
+        return reader.read_json(workdir / STARTS, _KIND) or []
+    except reader.DamagedError:
+        return []
 
 
 def _write(workdir: pathlib.Path, starts: list[dict[str, Any]]) -> None:

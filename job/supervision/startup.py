@@ -1,14 +1,19 @@
 """Import of TensorFlow, and translation of its out-of-memory errors."""
 
 import contextlib
+import errno
 import importlib
 import importlib.util
 import os
+import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from job import errors
+
+# Address space of a small run on a CPU: 1.4 GB after the first operation.
+_ADDRESS_BYTES = 2 * 10**9
 
 
 def import_tensorflow() -> None:
@@ -17,6 +22,12 @@ def import_tensorflow() -> None:
     Keras must not read ~/.keras/keras.json, which may change the backend or
     the precision, nor write one.
     """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash without a word.
+        raise errors.OutOfMemoryError(
+            f"the address space is limited to {limit:,} bytes, and TensorFlow"
+            f" needs {_ADDRESS_BYTES:,}. Fix: ulimit -v unlimited"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _use_own_assembler()
     os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -66,6 +77,8 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         what = errors.first_line(error)
+        if os.strerror(errno.ENOSPC) in what:  # TensorFlow has one error.
+            raise errors.StorageError(what) from None
         raise errors.OutOfMemoryError(
             f"out of memory ({what}); what helps: a smaller"
             " --config.global_batch_size (now"

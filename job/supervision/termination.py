@@ -9,9 +9,12 @@ Imports no TensorFlow, and takes no lock, so that any thread may call it last.
 """
 
 import contextlib
+import io
 import os
 import select
+import sys
 import time
+from typing import Any
 
 # Default terminationMessagePath of a container.
 DEFAULT_PATH = "/dev/termination-log"
@@ -25,6 +28,42 @@ _MOST_BYTES = 4096
 _PATIENCE_SECONDS = 1.0
 
 
+class _LossyFile(io.FileIO):
+    """A file that drops what it cannot take."""
+
+    def write(self, data: Any) -> int:
+        """Returns the number of bytes, written or not."""
+        with contextlib.suppress(OSError):
+            return super().write(data) or len(data)
+        return len(data)
+
+
+def open_streams() -> None:
+    """Opens the standard streams that are closed, and makes stderr lossy.
+
+    Python has None for a closed stream, and the next file that is opened gets
+    its number. A reader of the log that has left does not end a run.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number.
+    if not sys.stdin:
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    if not sys.stdout:
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # File names may have bytes that no encoding has.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_LossyFile(2, "w", closefd=False)),
+        encoding=sys.stderr.encoding if sys.stderr else "utf-8",
+        errors="backslashreplace",
+        line_buffering=True,
+    )
+
+
 def say(text: str) -> None:
     """Writes text to standard error, whose reader may have stopped.
 
@@ -35,7 +74,7 @@ def say(text: str) -> None:
       text: Text with its newline.
     """
     fd = 2  # Not sys.stderr, which another thread may have locked.
-    left = text.encode()
+    left = text.encode(errors="backslashreplace")
     end = time.monotonic() + _PATIENCE_SECONDS
     with contextlib.suppress(OSError):
         while (
@@ -55,9 +94,11 @@ def write(exit_code: int, text: str) -> None:
     path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
     line = " ".join(f"exit {exit_code}: {text}".split())
     with contextlib.suppress(OSError):
-        # Without O_CREAT: the file exists if and only if this is a pod.
-        file = os.open(path, os.O_WRONLY | os.O_TRUNC)
+        # Without O_CREAT: the file exists if and only if this is a pod. A FIFO
+        # without a reader would block.
+        file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK)
         try:
-            os.write(file, line.encode()[: _MOST_BYTES - 1] + b"\n")
+            content = line.encode(errors="backslashreplace")
+            os.write(file, content[: _MOST_BYTES - 1] + b"\n")
         finally:
             os.close(file)

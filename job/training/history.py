@@ -2,7 +2,8 @@
 
 history = History(fields, data_crc32c, step=40, resumes=1)
 history.begin(replicas=1, train_steps=100)
-history.to_manifest(60, 1, record)       # the `run` part of a checkpoint
+history.to_metadata(60, replicas=1)      # the `run` part of a checkpoint
+tensors[LOG] = pack_log(lines)           # beside the variables
 """
 
 import copy
@@ -10,9 +11,11 @@ import dataclasses
 import datetime
 import itertools
 import platform
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -20,6 +23,9 @@ from job.config import resume
 
 # Key of the held-out accuracy in the metadata of a checkpoint.
 BEST_BY = "validation_accuracy"
+
+# Name of the tensor that holds the metrics log up to a checkpoint's step.
+LOG = "metrics_log"
 
 # Number of starts that are kept.
 _MAX_STARTS = 100
@@ -107,9 +113,7 @@ class History:
         planned = [s["train_steps"] for s in self.starts if "train_steps" in s]
         return [steps for steps, _ in itertools.groupby(planned)]
 
-    def to_manifest(
-        self, step: int, replicas: int, record: list[str]
-    ) -> dict[str, Any]:
+    def to_metadata(self, step: int, replicas: int) -> dict[str, Any]:
         """Returns the `run` part of a checkpoint.
 
         Whatever changes later is copied, because another thread writes it.
@@ -117,7 +121,6 @@ class History:
         Args:
           step: Step of the checkpoint.
           replicas: Number of replicas.
-          record: Lines of metrics.jsonl.
         """
         scored, accuracy = self.validation or (None, None)
         return {
@@ -133,8 +136,27 @@ class History:
             "versions": _versions(),
             "starts": copy.deepcopy(self.starts),
             BEST_BY: accuracy if scored == step else None,
-            "record": record,
         }
+
+
+def pack_log(lines: Sequence[str]) -> np.ndarray:
+    """Returns lines of the metrics log as a tensor, uint8 [bytes]."""
+    return np.frombuffer("\n".join(lines).encode(), np.uint8)
+
+
+def take_log(tensors: dict[str, np.ndarray]) -> list[str] | None:
+    """Removes the metrics log from the tensors of a checkpoint; returns it.
+
+    Args:
+      tensors: Tensors of a checkpoint.
+
+    Returns:
+      Lines of the log; None if the checkpoint has none.
+    """
+    log = tensors.pop(LOG, None)
+    if log is None:
+        return None
+    return log.tobytes().decode(errors="replace").splitlines()
 
 
 def _versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from job import errors
 from job.checkpoint import store
 from job.config import resume
 from job.distribute.workers import Workers
-from job.training.history import History
+from job.training.history import History, take_log
 from job.training.state import TrainState
 
 
@@ -28,7 +28,7 @@ def restore_or_initialize(
       state: Variables of the run, unchanged without a checkpoint.
       fields: Flattened config of this attempt.
       data_crc32c: Checksum of the training images and labels.
-      quarantine: Whether damaged checkpoints are renamed.
+      quarantine: Whether damaged checkpoints are set aside.
 
     Returns:
       The history of the run; a new one without a checkpoint.
@@ -54,6 +54,7 @@ def restore_or_initialize(
             f" ({'; '.join(changed)}); choose another workdir, or change that"
             " back"
         )
+    record = take_log(tensors)
     try:
         state.restore(tensors)
     except ValueError as error:
@@ -70,7 +71,7 @@ def restore_or_initialize(
         compile_seconds=saved.run["compile_seconds"],
         rollbacks=saved.run["rollbacks"],
         starts=saved.run.get("starts", []),
-        record=saved.run.get("record"),
+        record=record,
     )
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from job.checkpoint import manifest, store
+from job.checkpoint.format import Header
 from job.checkpoint.saver import AsyncSaver
+from job.checkpoint.store import CheckpointStore
 from job.distribute.workers import Workers
 from job.supervision.preemption import StopRequest
 from job.training.history import History
@@ -73,24 +74,24 @@ class SharedSaver:
 
     def restore_newest(
         self,
-    ) -> tuple[manifest.Manifest, dict[str, np.ndarray]] | None:
+    ) -> tuple[Header, dict[str, np.ndarray]] | None:
         """Returns the newest checkpoint, restored by the chief."""
         tensors: dict[str, np.ndarray] = {}
 
-        def restore() -> str | None:
+        def restore() -> tuple[int, dict[str, Any]] | None:
             assert self._saver
             found = self._saver.restore_newest()
             if found is None:
                 return None
             tensors.update(found[1])
-            return found[0].to_json().decode()
+            return found[0].step, found[0].run
 
-        text = self._workers.run_on_chief(restore)
-        if text is None:
+        found = self._workers.run_on_chief(restore)
+        if found is None:
             return None
-        found = manifest.from_json(text.encode())
-        self._committed = found.step
-        return found, self._workers.broadcast_arrays(tensors)
+        header = Header(*found)
+        self._committed = header.step
+        return header, self._workers.broadcast_arrays(tensors)
 
     def __enter__(self) -> "SharedSaver":
         if self._saver:
@@ -103,7 +104,7 @@ class SharedSaver:
 
 
 def create_saver(
-    checkpoints: store.CheckpointStore,
+    checkpoints: CheckpointStore,
     workers: Workers,
     history: History,
     stop: StopRequest,

@@ -86,7 +86,7 @@ class Supervisor:
     def note_restored(self, step: int) -> None:
         """Sets the step that the last line of a preempted run reports."""
         if self.workers.is_chief:
-            self.stop.note_saved(step)
+            self.stop.note_restored(step)
 
     def note_error(self, error: errors.JobError) -> None:
         """Adds an error to the last line of a preempted run."""

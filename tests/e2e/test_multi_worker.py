@@ -187,7 +187,8 @@ def test_stopped_and_killed_all_go_on_together(tmp_path, two_workers):
         outputs, ("another worker's signal", "SIGTERM"), strict=True
     ):
         assert last_line(output) == (
-            f"preempted: stopped by {who}: all is saved up to step {saved}"
+            f"preempted: stopped by {who}: all is saved up to step {saved};"
+            " the same command resumes"
         )
     # One is killed: the other one ends too, saying who is gone.
     codes, outputs = end(start(folders, faults=("none", "SIGKILL")))
@@ -229,3 +230,40 @@ def test_a_broken_environment_ends_it_before_tensorflow(tmp_path):
     assert ended.returncode == 2
     [line] = ended.stderr.strip().splitlines()
     assert "TF_CONFIG is no JSON" in line
+
+
+def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):
+    from job import errors
+    from job.modes import train
+    from job.storage import workdir as workdirs
+    from job.supervision.preemption import StopRequest
+    from job.supervision.watchdog import Watchdog
+
+    [port] = free_ports(1)
+    for name, value in (
+        ("JOB_WORKERS", 2),
+        ("JOB_COMPLETION_INDEX", 0),
+        ("JOB_WORKER_HOSTS", "127.0.0.1,127.0.0.2"),
+        ("JOB_WORKER_PORT", port),
+        ("JOB_WORKER_WAIT_SECONDS", 1),
+    ):
+        monkeypatch.setenv(name, str(value))
+    config = smoke.get_config()
+    config.distribute.strategy = "multi_worker"
+    codes = []
+    # In one process: Kubernetes would start a pod per attempt.
+    while not codes or codes[-1] == errors.PeerLostError.exit_code:
+        with workdirs.open_workdir(str(tmp_path / "run")) as workdir:
+            try:
+                train.run(
+                    config,
+                    workdir,
+                    StopRequest(),
+                    Watchdog(0.0),
+                    upload_seconds=60.0,
+                )
+            except errors.JobError as error:
+                codes.append(error.exit_code)
+                message = str(error)
+    assert codes == [*[76] * 10, 4]
+    assert "10 x lost a worker: worker 1" in message

@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 ARGS = ("--config=configs/smoke.py", "--config.steps_per_loop=1")
 
-NOTHING_LOST = "before the first step of this start; nothing is lost"
-NO_STEP = "no step is saved yet; the next start begins at step 0"
+NOTHING_LOST = "no step had begun; run the same command again"
+NO_STEP = "no step is saved yet; the same command starts at step 0"
 
 
 def run_faulty(phase, fault, workdir, *args):
@@ -94,7 +94,7 @@ def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
         done = run_faulty(phase, fault, tmp_path, *args)
         assert done.returncode == 75, (phase, fault, done.stderr[-2000:])
         assert last_line(done).startswith("preempted: stopped by SIG")
-        assert last_line(done).endswith(said), (phase, fault, last_line(done))
+        assert said in last_line(done), (phase, fault, last_line(done))
         # Older ones are removed as far as the time allows.
         assert committed(tmp_path)[-len(steps) :] == steps
         scored = [s for s in (10, 20) if steps and s <= steps[-1]]
@@ -119,7 +119,7 @@ def test_a_hang_ends_with_76_and_the_stacks_and_goes_on(tmp_path, whole):
     done = run_faulty("train", "hang", workdir, *watched)
     assert done.returncode == 76, done.stderr[-2000:]
     assert last_line(done).startswith("hung: no progress for 6 s in train")
-    assert last_line(done).endswith("all is saved up to step 5")
+    assert "all is saved up to step 5; the same" in last_line(done)
     assert "in happen" in done.stderr  # The main thread's stack.
     beat = json.loads(beats.read_text())
     assert (beat["phase"], beat["step"]) == ("train", 6)

@@ -16,6 +16,7 @@ Semantics: https://cloud.google.com/storage/docs/json_api/v1/objects and
 https://cloud.google.com/storage/docs/request-preconditions.
 """
 
+import argparse
 import base64
 import contextlib
 import dataclasses
@@ -27,7 +28,6 @@ import json
 import re
 import socket
 import struct
-import sys
 import threading
 import time
 import urllib.parse
@@ -89,8 +89,23 @@ def flip_bit(content: bytes) -> bytes:
 class StrictServer:
     """The server, in a thread of this process, on loopback."""
 
-    def __init__(self, *buckets: str) -> None:
+    def __init__(
+        self,
+        *buckets: str,
+        stream_bytes_per_second: float = 0.0,
+        latency_seconds: float = 0.0,
+    ) -> None:
+        """Creates a server with empty buckets.
+
+        Args:
+          *buckets: Names of the buckets.
+          stream_bytes_per_second: Limit for each upload or download. If 0.0,
+            none.
+          latency_seconds: Delay before each answer.
+        """
         self.buckets: dict[str, dict[str, Blob]] = {b: {} for b in buckets}
+        self.stream_bytes_per_second = stream_bytes_per_second
+        self.latency_seconds = latency_seconds
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.lock = threading.RLock()
@@ -159,7 +174,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def answer(self) -> None:
-        self.body = self.rfile.read(int(self.headers["content-length"] or 0))
+        self.body = self.receive(int(self.headers["content-length"] or 0))
+        if self.body is None:
+            self.drop()
+            return
+        time.sleep(self.state.latency_seconds)
         url = urllib.parse.urlsplit(self.path)
         self.query = dict(urllib.parse.parse_qsl(url.query))
         self.parts = [urllib.parse.unquote(p) for p in url.path.split("/")]
@@ -190,6 +209,32 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.drop()
             else:
                 self.send(status, content, headers)
+
+    def receive(self, size: int) -> bytes | None:
+        """Reads a request's body, as fast as the limit of a stream allows.
+
+        Returns:
+          The body; None if the client ends before.
+        """
+        received, start = bytearray(), time.monotonic()
+        while len(received) < size:
+            piece = self.rfile.read(min(2**20, size - len(received)))
+            if not piece:
+                return None
+            received += piece
+            self.pace(len(received), start)
+        return bytes(received)
+
+    def transmit(self, content: bytes) -> None:
+        """Writes a response's body, as fast as the limit allows."""
+        view, start = memoryview(content), time.monotonic()
+        for first in range(0, len(view), 2**20):
+            self.wfile.write(view[first : first + 2**20])
+            self.pace(min(first + 2**20, len(view)), start)
+
+    def pace(self, size: int, start: float) -> None:
+        if rate := self.state.stream_bytes_per_second:
+            time.sleep(max(0.0, start + size / rate - time.monotonic()))
 
     def uploaded_name(self) -> str:
         """Returns the name of the object that a request carries, if any."""
@@ -225,7 +270,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                     "name": fields["name"],
                     "fields": fields,
                     "query": self.query,
-                    "content": b"",
+                    "content": bytearray(),
                 }
                 query = {**self.query, "upload_id": token}
                 location = (
@@ -242,9 +287,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.state.buckets.setdefault(name, {})
             return 200, json.dumps({"name": name}).encode(), {}
         bucket = self.bucket(self.parts[4])
+        if len(self.parts) == 5:
+            fields = {"name": self.parts[4], "location": "US"}
+            return 200, json.dumps(fields).encode(), {}
         if len(self.parts) == 6:
             return self.listing(bucket)
         name = "/".join(self.parts[6:])
+        if self.command == "POST" and self.parts[-1] == "compose":
+            return self.compose(bucket, "/".join(self.parts[6:-1]))
+        if "copyTo" in self.parts:
+            return self.copy(bucket)
         if name not in bucket:
             raise _RefusalError(404, f"No such object: {name}")
         if self.command == "DELETE":
@@ -268,6 +320,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def finish_resumable(self) -> tuple[int, bytes, dict]:
         upload = self.state.uploads[self.query["upload_id"]]
+        if (
+            "answer" in upload
+        ):  # The answer was lost, and the client asks again.
+            return upload["answer"]
+        # A request that is repeated begins where the first one did.
+        if match := re.match(
+            r"bytes (\d+)-", self.headers.get("content-range", "")
+        ):
+            del upload["content"][int(match[1]) :]
         upload["content"] += self.body
         total = self.headers["content-range"].rpartition("/")[2]
         if total == "*" or len(upload["content"]) < int(total):
@@ -277,9 +338,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         hashes = self.headers.get("x-goog-hash", "")
         if match := re.search(r"crc32c=([^,]+)", hashes):
             upload["fields"].setdefault("crc32c", match[1])
-        return self.store(
-            bucket, upload["fields"], upload["content"], upload["query"]
+        upload["answer"] = self.store(
+            bucket, upload["fields"], bytes(upload["content"]), upload["query"]
         )
+        upload["content"].clear()
+        return upload["answer"]
 
     def store(
         self, bucket: dict, fields: dict, content: bytes, query=None
@@ -303,6 +366,26 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         bucket[fields["name"]] = blob
         return 200, self.resource(fields["name"], blob), {}
 
+    def compose(self, bucket: dict, name: str) -> tuple[int, bytes, dict]:
+        self.check_generation(bucket.get(name))
+        parts = json.loads(self.body)["sourceObjects"]
+        content = b"".join(bucket[part["name"]].content for part in parts)
+        return self.store(bucket, {"name": name}, content)
+
+    def copy(self, bucket: dict) -> tuple[int, bytes, dict]:
+        middle = self.parts.index("copyTo")
+        source = "/".join(self.parts[6:middle])
+        target = "/".join(self.parts[middle + 4 :])
+        if source not in bucket:
+            raise _RefusalError(404, f"No such object: {source}")
+        blob = bucket[source]
+        self.check_generation(
+            blob,
+            {"ifGenerationMatch": self.query.get("ifSourceGenerationMatch")},
+        )
+        fields = {"name": target, "metadata": blob.metadata}
+        return self.store(bucket, fields, blob.content)
+
     def download(self, bucket: dict, name: str) -> tuple[int, bytes, dict]:
         if name not in bucket:
             raise _RefusalError(404, f"No such object: {name}")
@@ -313,8 +396,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "X-Goog-Stored-Content-Length": str(len(blob.content)),
         }
         damaged = self.fault and self.fault.kind == "corrupt"
-        content = flip_bit(blob.content) if damaged else blob.content
-        return 200, content, headers
+        content, status = blob.content, 200
+        if match := re.fullmatch(
+            r"bytes=(\d+)-(\d*)", self.headers.get("range", "")
+        ):
+            first, last = int(match[1]), int(match[2] or len(content))
+            if first >= len(content):
+                raise _RefusalError(416, "Range not satisfiable.")
+            content, status = content[first : last + 1], 206
+            last = first + len(content) - 1
+            headers["Content-Range"] = (
+                f"bytes {first}-{last}/{len(blob.content)}"
+            )
+        return status, flip_bit(content) if damaged else content, headers
 
     def listing(self, bucket: dict) -> tuple[int, bytes, dict]:
         names = sorted(
@@ -359,7 +453,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content[: len(content) // 2])
             self.drop()
         else:
-            self.wfile.write(content)
+            self.transmit(content)
 
     def fault_kind(self) -> str:
         fault = getattr(self, "fault", None)
@@ -377,6 +471,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = StrictServer(*sys.argv[1:])
+    options = argparse.ArgumentParser()
+    options.add_argument("buckets", nargs="+")
+    options.add_argument("--stream_bytes_per_second", type=float, default=0.0)
+    options.add_argument("--latency_seconds", type=float, default=0.0)
+    given = vars(options.parse_args())
+    server = StrictServer(*given.pop("buckets"), **given)
     print(server.url, flush=True)
     server.serve_forever()

@@ -1,16 +1,17 @@
-"""Kills the shipped code at every named point of a save, and starts it again.
+"""Kills the shipped code before and after every storage call of a small run.
 
-    python -m tests.support.kill_matrix DIR|gs://BUCKET/PATH
+    python -m tests.support.kill_matrix DIR|gs://BUCKET/PATH RANDOM_KILLS
 
 Prints one line per case. A case is a small training of 6 steps, saved at each
-by the job's own saver. One child is killed at a point of
-`job/storage/faults.py`; what it left must be readable and must not be older
-than what it was told was saved; a second child must resume from there and end
-with the very bytes of a run without a kill.
-No TensorFlow, and children are forked: a case takes some milliseconds.
+by the job's own saver. One child is killed before or after one of its system
+calls or requests; what it left must be readable and must not be older than what
+it was told was saved; a second child must resume from there and end with the
+very bytes of a run without a kill. No TensorFlow, and children are forked: a
+case takes some milliseconds.
 """
 
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -21,27 +22,28 @@ import time
 import uuid
 
 import numpy as np
+from google.cloud.storage import blob
 
-from job.checkpoint import layout, manifest, retention, saver, store
-from job.storage import Storage, disk, faults, gcs
+from job.checkpoint import format as format_lib
+from job.checkpoint import saver, store
+from job.storage import Storage, disk, gcs
 from job.supervision import preemption
+from tests.support import storage_calls
 
 STEPS = 6
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-# On a disk or in a bucket only.
-ONLY_DISK = frozenset({"data.written", "manifest.staged"})
-ONLY_BUCKET = frozenset({"quarantine.copied"})
-# Of these there are 3 a save; of the others one, or none until it is late.
-_PER_FILE = ("data.begin", "data.written", "data.stored")
-_RARE = ("retire", "sweep", "quarantine")
+# The last one: the newest checkpoint is damaged, and an old temporary file of a
+# dead process is there.
+DISK_SCENARIOS = ("plain", "no links", "damaged")
+BUCKET_SCENARIOS = ("plain", "damaged")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A point, the how-manieth time it is reached, and a signal."""
+    """A scenario, the number of the storage call, and a signal."""
 
-    point: str
-    time: int
+    scenario: str
+    call: int
     signal: str
 
 
@@ -50,15 +52,14 @@ class Outcome:
     """What became of a case.
 
     Attributes:
-      hit: whether the first child ended as the signal asks for: dead, or with
+      hit: Whether the first child ended as the signal asks for: dead, or with
         exit code 75.
-      told: the newest step that its saver had called committed; 0: none.
-      reached: the newest step that it had computed when the signal came.
-      found: the newest step that a reader finds; 0: none.
-      unreadable: how many committed checkpoints cannot be read then.
-      resumed: whether the second child ended well.
-      equal: whether its last tensors are those of a run without a kill.
-      left: files that are in no checkpoint, when all is over.
+      told: Newest step that its saver had called committed; 0: none.
+      reached: Newest step that it had computed when the signal came.
+      found: Newest step that a reader finds; 0: none.
+      unreadable: Number of committed checkpoints that cannot be read then.
+      resumed: Whether the second child ended with exit code 0.
+      equal: Whether its last tensors are those of a run without a kill.
     """
 
     case: Case
@@ -69,33 +70,17 @@ class Outcome:
     unreadable: int
     resumed: bool
     equal: bool
-    left: int
 
     @property
     def good(self) -> bool:
         kept = self.told if self.case.signal == "SIGKILL" else self.reached
-        early = self.case.point.startswith("quarantine")
         return (
             self.hit
             and self.resumed
             and self.equal
-            and self.unreadable == int(early)
-            and (early or self.found >= kept)
+            and self.unreadable <= (self.case.scenario == "damaged")
+            and self.found >= kept
         )
-
-
-def cases(is_disk: bool) -> list[Case]:
-    """Returns every point, at its first time and at a later one."""
-    left_out = ONLY_BUCKET if is_disk else ONLY_DISK
-    found = []
-    for point in faults.POINTS:
-        if point in left_out:
-            continue
-        later = 11 if point in _PER_FILE else 4
-        times = (1,) if point.startswith(_RARE) else (1, later)
-        for when, number in itertools.product(times, SIGNALS):
-            found.append(Case(point, when, number.name))
-    return found
 
 
 def compute(tensors: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
@@ -116,27 +101,16 @@ def final() -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in tensors.items()}
 
 
-def open_store(storage: Storage, **kwargs) -> store.CheckpointStore:
-    """Opens a store that writes one file per tensor."""
-    return store.CheckpointStore(storage, keep=2, file_bytes=2000, **kwargs)
-
-
-def train(
-    storage: Storage,
-    report,
-    *,
-    abandoned_seconds: float = retention.ABANDONED_SECONDS,
-) -> int:
+def train(storage: Storage, report) -> int:
     """Trains as the job does; returns its exit code.
 
     Args:
       storage: Storage of the checkpoints.
       report: Called with "told" or "reached" and a step.
-      abandoned_seconds: See `retention.abandoned`.
     """
     stop = preemption.StopRequest()
     stop.install()
-    made = open_store(storage, abandoned_seconds=abandoned_seconds)
+    made = store.CheckpointStore(storage, keep=2)
     found = made.restore_newest()
     step, tensors = (found[0].step, found[1]) if found else (0, begin())
     report("reached", step)
@@ -149,7 +123,8 @@ def train(
             report("reached", step)
             saving.save(step, tensors, {"step": step})
             report("told", saving.flush(timeout=20.0))
-            # Who is in a hurry at each step has old ones removed at none.
+            # Old ones are removed at each step, so that the calls of two runs
+            # are the same ones.
             saving.wait(20.0)
         saving.flush(timeout=20.0)
     return 75 if stop.requested else 0
@@ -180,36 +155,79 @@ def fork(function, *args) -> tuple[int, dict[str, int]]:
     return status, {word: int(step) for word, step in reports.items()}
 
 
+def prepare(open_storage, scenario: str) -> None:
+    """Sets up the storage of a scenario, and this process for it."""
+    if scenario == "no links":
+
+        def refuse(*unused):
+            raise OSError(errno.EPERM, "no hard links here")
+
+        os.link = refuse
+        disk.STALE_CLAIM_SECONDS = 0.0
+    if scenario != "damaged":
+        return
+    made = store.CheckpointStore(open_storage())
+    tensors = begin()
+    for step in range(1, 4):
+        tensors = compute(tensors, step)
+        made.save(step, tensors, {})
+    place = open_storage()
+    with place.open(store.file_name(3)) as file:
+        content = bytearray(file.read())
+    content[-1] ^= 1
+    place.delete(store.file_name(3))
+    place.publish(store.file_name(3), [np.frombuffer(content, np.uint8)])
+    if isinstance(place, disk.Disk):
+        old = pathlib.Path(str(place), ".step-00000001.safetensors.staged-a")
+        old.touch()
+        os.utime(old, (0, 0))
+
+
+def count_calls(open_storage, scenario: str) -> int:
+    """Returns the number of storage calls of a training without a kill."""
+    calls = []
+
+    def child(report) -> int:
+        prepare(open_storage, scenario)
+        storage_calls.install(calls.append)
+        code = train(open_storage(), lambda word, step: None)
+        report("calls", len(calls))
+        return code
+
+    _, reports = fork(child)
+    return reports["calls"]
+
+
 def run_case(open_storage, case: Case) -> Outcome:
     """Runs one case in an empty place.
 
     Args:
-      open_storage: returns the place, opened again; called in children.
-      case: what to kill, when and how.
+      open_storage: Returns the place, opened again; called in children.
+      case: Storage call at which the first child gets a signal.
     """
-    if case.point.startswith("quarantine"):
-        fork(lambda report: train_some(open_storage(), 3))
-        storage = open_storage()
-        for entry in storage.find("step-00000003/tensors-1"):
-            storage.delete(entry.name)
 
     def first(report) -> int:
-        faults.hook = faults.kill_at(f"{case.point}:{case.time}={case.signal}")
-        if not case.point.startswith("sweep"):
-            return train(open_storage(), report)
-        open_storage().create({"step-00000001/tensors-0-dead00.bin": b"x"})
-        return train(open_storage(), report, abandoned_seconds=-1.0)
+        prepare(open_storage, case.scenario)
+        storage_calls.install(
+            storage_calls.kill_at(case.call, signal.Signals[case.signal])
+        )
+        return train(open_storage(), report)
+
+    def second(report) -> int:
+        if case.scenario == "no links":
+            prepare(open_storage, case.scenario)
+        return train(open_storage(), report)
 
     status, reports = fork(first)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     obeyed = os.WIFEXITED(status) and os.WEXITSTATUS(status) == 75
-    before = open_store(open_storage())
+    before = store.CheckpointStore(open_storage())
     unreadable = sum(
-        not is_readable(before, s) for s in committed(open_storage())
+        not is_readable(before, step) for step in before.committed_steps()
     )
     found = before.restore_newest(quarantine=False)
-    status, _ = fork(lambda report: train(open_storage(), report))
-    after, tensors = open_store(open_storage()).restore_newest()
+    status, _ = fork(second)
+    after, tensors = store.CheckpointStore(open_storage()).restore_newest()
     last = {name: value.tobytes() for name, value in tensors.items()}
     return Outcome(
         case,
@@ -220,48 +238,23 @@ def run_case(open_storage, case: Case) -> Outcome:
         unreadable=unreadable,
         resumed=os.waitstatus_to_exitcode(status) == 0,
         equal=after.step == STEPS and last == final(),
-        left=len(open_storage().find()) - 2 * (3 + 1),
-    )
-
-
-def committed(storage: Storage) -> list[int]:
-    """Returns the committed steps and the quarantined ones."""
-    listing = layout.find(storage)
-    return sorted(
-        {
-            *layout.committed(listing),
-            *(
-                step
-                for step, entries in listing.items()
-                if any(layout.QUARANTINED in entry.name for entry in entries)
-            ),
-        }
     )
 
 
 def is_readable(made: store.CheckpointStore, step: int) -> bool:
     try:
         made.read(step)
-    except (manifest.InvalidCheckpointError, store.RetiredError):
+    except (format_lib.InvalidCheckpointError, store.RetiredError):
         return False
     return True
-
-
-def train_some(storage: Storage, steps: int) -> int:
-    tensors = begin()
-    made = open_store(storage)
-    for step in range(1, steps + 1):
-        tensors = compute(tensors, step)
-        made.save(step, tensors, {})
-    return 0
 
 
 def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
     """Kills a training again and again, at seeded random times.
 
     Returns:
-      How many kills there were, and how many of the steps that were called
-      committed were not found by the next start.
+      The number of kills, and how many of the steps that were called committed
+      were not found by the next start.
     """
     rng = np.random.default_rng(seed)
     told = lost = done = 0
@@ -281,7 +274,7 @@ def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             told = max([told, *(int(line) for line in lines)])
-        made, tensors = open_store(open_storage()).restore_newest()
+        made, tensors = store.CheckpointStore(open_storage()).restore_newest()
         assert all((value == made.step).all() for value in tensors.values())
         lost += max(0, told - made.step)
         told, done = made.step, done + 1
@@ -289,26 +282,42 @@ def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
 
 
 def train_for_ever(storage: Storage, writer: int) -> None:
-    made = open_store(storage)
-    for step in itertools.count(max(made.committed_steps(), default=0) + 1):
-        tensors = {name: np.full(5000, step, np.float32) for name in "abc"}
+    made = store.CheckpointStore(storage)
+    found = made.restore_newest()
+    for step in itertools.count(found[0].step + 1 if found else 1):
+        tensors = {name: np.full(50000, step, np.float32) for name in "abc"}
         made.save(step, tensors, {})
         os.write(writer, f"{step}\n".encode())
 
 
-def main(place: str, kills: int) -> None:
+def main(place: str, kills: int, resumable: bool = False) -> None:
+    """Runs all cases.
+
+    Args:
+      place: Folder or gs://BUCKET/PATH.
+      kills: Number of kills at random times.
+      resumable: Whether the client starts an upload session for small files
+        too, as it does for large ones.
+    """
+    if resumable:
+        blob._MAX_MULTIPART_SIZE = 0
+
     def place_of(name: str):
         if place.startswith("gs://"):
             return lambda: gcs.Bucket(f"{place}/{name}", timeout_seconds=20.0)
         return lambda: disk.Disk(pathlib.Path(place) / name)
 
-    for case in cases(is_disk=not place.startswith("gs://")):
-        outcome = run_case(place_of(uuid.uuid4().hex), case)
-        fields = dataclasses.asdict(outcome)
-        print(json.dumps({**fields, "good": outcome.good}), flush=True)
+    is_disk = not place.startswith("gs://")
+    for scenario in DISK_SCENARIOS if is_disk else BUCKET_SCENARIOS:
+        calls = count_calls(place_of(uuid.uuid4().hex), scenario)
+        for call, number in itertools.product(range(calls), SIGNALS):
+            case = Case(scenario, call, number.name)
+            outcome = run_case(place_of(uuid.uuid4().hex), case)
+            fields = dataclasses.asdict(outcome)
+            print(json.dumps({**fields, "good": outcome.good}), flush=True)
     random = kill_at_random(place_of("random"), 0, kills)
     print(json.dumps({"random": random}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), "resumable" in sys.argv[3:])

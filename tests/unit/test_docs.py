@@ -6,7 +6,7 @@ import re
 import pytest
 
 from configs import default
-from docs import fields, results
+from docs import fields, tables
 from job.config import serialization
 from tests.support.jobs import ROOT
 
@@ -139,7 +139,7 @@ def test_a_missing_file_is_found(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_tables_of_results_are_made_from_the_result_files(page):
     text = page.read_text()
-    assert results.with_tables(text) == text, "python -m docs.results tables"
+    assert tables.with_tables(text) == text, "python -m docs.tables write"
 
 
 def test_every_result_file_is_shown_in_results_md():
@@ -155,7 +155,7 @@ def test_every_accuracy_in_prose_is_one_of_a_result_file(name):
     text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S)
     text = re.sub(r"(<!-- results).*?(<!-- end -->)", "", text, flags=re.DOTALL)
     stated = set(re.findall(r"(?<![\d.,+-])[1-9]\d\.\d\d(?![\d.]| ?s\b)", text))
-    assert stated <= results.accuracies() | PUBLISHED
+    assert stated <= tables.accuracies() | PUBLISHED
 
 
 def test_table_of_fields_is_made_from_the_default_config():

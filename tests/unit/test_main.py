@@ -2,10 +2,13 @@
 
 import re
 import resource
+import subprocess
+import sys
 
 import pytest
 
-from tests.support.jobs import run_job
+from job import flags
+from tests.support.jobs import ROOT, run_job
 
 SMOKE = "--config=configs/smoke.py"
 
@@ -14,7 +17,7 @@ SMOKE = "--config=configs/smoke.py"
     ("args", "said"),
     [
         ([], "--config is missing"),
-        (["--confg=x"], "confg"),
+        (["--confg=x"], "--confg=x: unknown flag. Fix: --config=x"),
         (["--mode=fly", SMOKE], "fly"),
         ([SMOKE], "--workdir is missing"),
         ([SMOKE, "--workdir=gs://"], "gs://BUCKET/PATH"),
@@ -26,8 +29,18 @@ SMOKE = "--config=configs/smoke.py"
         ([SMOKE, "--workdir=x", "--config.data.dir=y"], "must be empty"),
         (["--mode=predict", "--workdir=x", "--input="], "--input is missing"),
         (["--mode=predict", "--input=x.png"], "--workdir is missing"),
-        ([SMOKE, "--workdir=x", "--config.optimizer.momentm=1"], "momentum"),
-        ([SMOKE, "--workdir=x", "--config.modl.width=1"], "modl"),
+        ([SMOKE, "--workdir=x", "--lr=1"], "Fix: --config.optimizer.peak_le"),
+        (
+            [SMOKE, "--workdir=x", "--config.lr=1"],
+            "optimizer.peak_learning_rat",
+        ),
+        (["--config=smok", "--workdir=x"], "Fix: --config=smoke"),
+        (["--config=configs/augment_presets.py"], "does not define get_config"),
+        ([SMOKE, "--workdir=x", "train"], "Fix: --mode=train"),
+        (
+            [SMOKE, "--workdir=x", "--config.modl.width=1"],
+            "config.model.width=1",
+        ),
         ([SMOKE, "--workdir=x", "--config.model.width=wide"], "model.width"),
         ([SMOKE, "--workdir=x", "--config.global_batch_size=1.5"], "1.5"),
         (
@@ -39,9 +52,9 @@ SMOKE = "--config=configs/smoke.py"
             [SMOKE, "--workdir=x", "--config.augment.preset=weak"],
             "config.augment.preset is 'weak'; it must be empty or one of",
         ),
-        ([SMOKE, "--workdir=x", "stray"], "'stray'"),
+        ([SMOKE, "--workdir=x", "stray"], "stray: unexpected argument"),
         (["--config=LICENSE", "--workdir=x"], "LICENSE"),
-        ([SMOKE, "--workdir=x", "--config.nosuch=3"], "no field 'nosuch'"),
+        ([SMOKE, "--workdir=x", "--config.nosuch=3"], "unknown field"),
         ([SMOKE, "--workdir=x", "--config.seed[0]=1"], "seed[0]"),
         ([SMOKE, "--workdir=x", "--config.epochs=1e308"], "config.epochs is"),
         (["--mode=evaluate", "--workdir=tests"], "no config.json"),
@@ -49,7 +62,7 @@ SMOKE = "--config=configs/smoke.py"
         ([SMOKE, "--workdir=x", "--grace_seconds=0"], "above 0"),
         ([SMOKE, "--workdir=x", "--grace_seconds=nan"], "--grace_seconds=nan"),
         ([SMOKE, "--workdir=x", "--watchdog_seconds=-1"], "at least 0"),
-        ([SMOKE, "--workdir=x", "--heartbeat_file=no/x"], "no file can be"),
+        ([SMOKE, "--workdir=x", "--heartbeat_file=no/x"], "cannot be written"),
         ([SMOKE, "--config.checkpoint.on_nonfinite=fly"], "stop, rollback"),
     ],
 )
@@ -126,9 +139,27 @@ def test_data_that_is_absent_ends_with_3(tmp_path):
 
 
 def test_mode_config_prints_the_resolved_config():
-    done = run_job(SMOKE, "--mode=config", "--config.optimizer.momentum=0.5")
-    assert done.returncode == 0
+    # In any order, with the short name of a config, and by `python -m job`.
+    done = subprocess.run(
+        [
+            *(
+                sys.executable,
+                "-m",
+                "job",
+                "--config.optimizer.momentum",
+                "0.5",
+            ),
+            *("--mode=config", "--config", "stem32:8ep", "--config.epochs=3"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
     assert "momentum: 0.5" in done.stdout
+    assert "epochs: 3.0" in done.stdout
+    assert "peak_learning_rate: 0.2" in done.stdout
 
 
 def test_a_preset_fills_in_what_the_command_line_leaves_open():
@@ -198,8 +229,14 @@ def test_mode_fetch_ends_as_a_run_would_that_looks_for_the_images(
     assert "50000 and 10000 images" in right.stdout
 
 
-def test_help_lists_the_modes():
+def test_help_has_examples_and_every_flag_under_its_mode():
     done = run_job("--help")
     assert done.returncode == 0
-    assert "benchmark" in done.stdout
-    assert "--workdir" in done.stdout
+    assert done.stdout.startswith("Train VGG16 on CIFAR-10")
+    assert done.stdout.count("  python -m job.main --") == 4
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    shown = re.findall(r"^  --(\w+)=", done.stdout, re.MULTILINE)
+    defined = flags.flags.FLAGS.flags_by_module_dict()[flags.__name__]
+    assert sorted(shown) == sorted(flag.name for flag in defined)
+    for mode in flags.MODES:
+        assert f"\n  {mode} " in done.stdout

@@ -67,3 +67,21 @@ def test_every_module_that_the_makefile_runs_exists():
     assert modules == {"job.main", "benchmarks.frameworks"}
     for module in modules:
         assert importlib.util.find_spec(module), module
+
+
+def test_fetch_verifies_a_copy_and_downloads_to_a_new_folder(tmp_path):
+    copy = dry_run("fetch", f"DATA={tmp_path}")
+    assert "--config=configs/stem32.py" in copy
+    assert "data.source" not in copy
+    assert "--config.data.source=tfds" in dry_run(
+        "fetch", f"DATA={tmp_path}/new"
+    )
+
+
+def test_a_config_by_its_short_name_has_the_usual_workdir():
+    assert "--workdir=runs/stem32-8ep" in dry_run("train", "CONFIG=stem32:8ep")
+
+
+def test_tensorboard_shows_one_run_or_all():
+    assert "--logdir=runs\n" in dry_run("tensorboard")
+    assert "--logdir=runs/a\n" in dry_run("tensorboard", "WORKDIR=runs/a")

@@ -1,23 +1,23 @@
-"""The built image, run as a cluster would run it: hardened, then killed.
+"""Tests of the built CPU image, hardened as on a cluster.
 
     make test-container
 
-Needs `tests/container/run`, which builds the image and gives these tests a
-network namespace with nothing but loopback in it.
+`tests/e2e/container/run` builds the image from a checkout with umask 027 and
+starts these tests in a network namespace that has only loopback.
 """
 
 import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
-import sys
 import time
 
 import pytest
 import yaml
 
-from tests.support.jobs import ROOT
+from tests.support import manifests
 
 USER = 10001
 
@@ -26,8 +26,8 @@ pytestmark = pytest.mark.skipif(
     not IMAGE, reason="no image: make test-container builds one"
 )
 
-# The limits stand where a machine does not let podman raise its own. "host" is
-# the namespace of `tests/container/run`: loopback, and nothing else.
+# The limits are for machines where podman cannot raise its own. "host" is the
+# namespace of `tests/e2e/container/run`, with loopback only.
 HARDENED = (
     *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
     *("--network", "host", "--read-only", "--read-only-tmpfs=false"),
@@ -120,8 +120,13 @@ def test_the_command_by_itself_is_the_quickstart():
     ]
     assert info["Entrypoint"] == ["python", "-m", "job.main"]
     assert info["User"] == f"{USER}:0"
-    labels = info["Labels"]
-    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+    labels = {
+        name.removeprefix("org.opencontainers.image."): value
+        for name, value in info["Labels"].items()
+    }
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["base.name"]
+    assert {"title", "version", "revision", "created", "source"} <= {*labels}
 
 
 def test_its_user_can_do_nothing_but_write_where_it_should(storage):
@@ -187,10 +192,10 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     assert "preempted" in (logs.stdout + logs.stderr).splitlines()[-1]
 
     reached = max(steps(storage))
-    manifests = sorted(
-        (storage / "runs/a/checkpoints").glob("step-*/MANIFEST.json")
+    saved = max(
+        int(re.match(r"step-(\d+)", path.name)[1])
+        for path in (storage / "runs/a/checkpoints").glob("step-*")
     )
-    saved = int(manifests[-1].parent.name.removeprefix("step-"))
     assert saved >= reached >= 3
     goal = saved + 10
     ended = run(storage, *LONG, f"--config.steps={goal}")
@@ -200,14 +205,17 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     assert steps(storage) == list(range(1, goal + 1)), "each step once"
 
 
-def test_any_user_of_the_root_group_may_run_it(tmp_path):
-    # As clusters have it that choose ids themselves.
+@pytest.mark.parametrize("group", [0, 10001])
+def test_any_user_may_run_it(tmp_path, group):
+    # Group 0: OpenShift. Another one: a pod with runAsGroup or fsGroup.
     storage = tmp_path / "storage"
     storage.mkdir()
-    storage.chmod(0o770)
-    ended = run(storage, *SMOKE, options=("--user", "12345:0"))
+    os.chown(storage, 0, group)
+    storage.chmod(0o2770)
+    ended = run(storage, *SMOKE, options=("--user", f"12345:{group}"))
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-2000:]
-    assert (storage / "runs/a/result.json").stat().st_uid == 12345
+    status = (storage / "runs/a/result.json").stat()
+    assert (status.st_uid, status.st_gid) == (12345, group)
 
 
 @pytest.fixture
@@ -239,15 +247,7 @@ def test_too_little_memory_kills_it_and_loses_nothing(
 
 
 def test_the_jobs_own_pod_template_runs(tmp_path, control_groups):
-    kubectl = pathlib.Path(sys.executable).parent / "kubectl"
-    rendered = subprocess.run(
-        [ROOT / "k8s/render", "local", "test"],
-        env={**os.environ, "KUBECTL": str(kubectl)},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    documents = list(yaml.safe_load_all(rendered))
+    documents = manifests.render("local")
     pod, flags = pod_of(documents)
     manifest = tmp_path / "pod.yaml"
     manifest.write_text(yaml.safe_dump_all([flags, pod]))
@@ -268,7 +268,7 @@ def test_the_jobs_own_pod_template_runs(tmp_path, control_groups):
         ended = podman("wait", name, env=environment)
         logs = podman("logs", name, env=environment)
         assert ended.stdout.strip() == "0", (logs.stdout + logs.stderr)[-2000:]
-        assert "/storage/runs/test/result.json" in logs.stdout
+        assert "/storage/runs/train-local/result.json" in logs.stdout
     finally:
         podman(
             *("play", "kube", "--down", str(manifest)),
@@ -279,24 +279,22 @@ def test_the_jobs_own_pod_template_runs(tmp_path, control_groups):
 
 def pod_of(documents: list[dict]) -> tuple[dict, dict]:
     """Returns the pod that the Job would start, and its ConfigMap."""
-    job = next(d for d in documents if d["kind"] == "Job")
-    flags = next(d for d in documents if d["kind"] == "ConfigMap")
-    template = job["spec"]["template"]
-    [container] = template["spec"]["containers"]
+    [job] = manifests.jobs(documents)
+    spec = manifests.pod(job)
+    [container] = manifests.containers(job)
     container["image"] = IMAGE
-    # podman 4.3 knows neither a fieldRef nor $(RUN), nor probes like these.
-    run_name = template["metadata"]["labels"]["run"]
+    # podman 4.3 knows neither fieldRef nor $(RUN), nor probes like this one.
     container.pop("env")
+    container.pop("livenessProbe")
+    spec.pop("serviceAccountName")
     container["args"] = [
-        *(a.replace("$(RUN)", run_name) for a in container["args"]),
+        *(a.replace("$(RUN)", job["name"]) for a in container["args"]),
         *("--config.steps=20", "--config.evaluate.tta=false"),
     ]
-    for probe in ("startupProbe", "livenessProbe"):
-        container.pop(probe)
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": f"vgg16-test-{os.getpid()}"},
-        "spec": template["spec"],
+        "spec": spec,
     }
-    return pod, flags
+    return pod, manifests.find(documents, "ConfigMap")

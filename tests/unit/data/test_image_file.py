@@ -96,7 +96,7 @@ def test_files_and_folders_are_found_in_order(tmp_path):
     with pytest.raises(errors.DataError, match="gs://BUCKET/PATH"):
         image_file.find(["http://host/cat.png"])
     (tmp_path / "z.png").unlink()
-    with pytest.raises(errors.DataError, match="No such file"):
+    with pytest.raises(errors.DataError, match="it does not exist"):
         found[3].read()
 
 

@@ -1,6 +1,9 @@
 """Who trains together: from the environment, or a clear no."""
 
+import contextlib
 import json
+import socket
+from concurrent import futures
 
 import pytest
 
@@ -28,6 +31,33 @@ def test_an_indexed_job_is_a_cluster():
     assert not found.is_chief
     assert [*found.others()] == [0, 2]
     assert found.wait_seconds == cluster.WAIT_SECONDS
+
+
+@pytest.mark.parametrize(
+    ("index", "more", "wanted"),
+    [("0", {}, 0), ("0", {"JOB_INDEX_OFFSET": "1"}, 1)],
+)
+def test_the_chief_may_have_a_host_name_of_its_own(index, more, wanted):
+    found = cluster.from_environment(
+        {
+            "JOB_WORKERS": "3",
+            "JOB_COMPLETION_INDEX": index,
+            "JOB_WORKER_HOSTS": "a-chief-0-0.workers,a-w-0-{index}.workers",
+            **more,
+        }
+    )
+    assert found.workers == (
+        "a-chief-0-0.workers:2222",
+        "a-w-0-0.workers:2222",
+        "a-w-0-1.workers:2222",
+    )
+    assert found.index == wanted
+
+
+def test_host_names_may_be_listed():
+    hosts = {**JOB, "JOB_WORKER_HOSTS": "a.lan,b.lan,c.lan"}
+    found = cluster.from_environment(hosts)
+    assert found.workers == ("a.lan:2222", "b.lan:2222", "c.lan:2222")
 
 
 def test_port_and_patience_can_be_set():
@@ -73,6 +103,8 @@ def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
         ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two: it must"),
         ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0: it must"),
         ({**JOB, "JOB_WORKER_HOSTS": "train"}, r"HOSTS=train: .*\{index\}"),
+        ({**JOB, "JOB_WORKER_HOSTS": "a,b"}, "HOSTS=a,b: .*3 hosts"),
+        ({**JOB, "JOB_INDEX_OFFSET": "2"}, "0 to 2"),
         ({**JOB, "JOB_WORKER_HOSTS": ""}, r"HOSTS=: .*\{index\}"),
         ({**JOB, "JOB_WORKER_HOSTS": "a_{index}:1"}, "no HOST:PORT"),
         ({**JOB, "JOB_WORKER_PORT": "70000"}, "no HOST:PORT"),
@@ -96,3 +128,57 @@ def test_a_broken_environment_says_what_is_wrong(environment, said):
     with pytest.raises(errors.ConfigError, match=said) as caught:
         cluster.from_environment(environment)
     assert "\n" not in str(caught.value)
+
+
+def workers_on_loopback(count, seconds=30.0):
+    """Returns clusters of workers at free ports, one per worker."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ports = [one.getsockname()[1] for one in sockets]
+    addresses = tuple(f"127.0.0.1:{port}" for port in ports)
+    return [cluster.Cluster(addresses, i, seconds) for i in range(count)]
+
+
+def wait(one):
+    one.wait_for_others(lambda: None)
+
+
+def test_workers_wait_until_all_are_there():
+    chief, *others = workers_on_loopback(4)
+    with futures.ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(wait, one) for one in (chief, *others[:2])]
+        done, _ = futures.wait(waiting, timeout=3.0)
+        assert not done
+        waiting.append(pool.submit(wait, others[2]))
+        for one in waiting:
+            one.result(timeout=30)
+
+
+def test_a_server_of_an_earlier_attempt_is_not_a_worker():
+    chief, other = workers_on_loopback(2, seconds=2.0)
+    port = int(other.workers[1].rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        assert not chief.unreachable([1])
+        with pytest.raises(errors.PeerLostError, match=r"worker 1 .* not come"):
+            wait(chief)
+
+
+def test_a_worker_names_the_chief_that_does_not_come():
+    _, other = workers_on_loopback(2, seconds=1.0)
+    with pytest.raises(errors.PeerLostError, match=r"worker 0 .* 1 s"):
+        wait(other)
+
+
+def test_one_worker_waits_for_nobody():
+    wait(workers_on_loopback(1)[0])
+
+
+def test_a_stop_ends_the_wait():
+    def stop():
+        raise errors.PreemptedError("stopped")
+
+    for one in workers_on_loopback(2):
+        with pytest.raises(errors.PreemptedError):
+            one.wait_for_others(stop)

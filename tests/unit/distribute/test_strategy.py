@@ -52,6 +52,23 @@ def test_a_missing_gpu_names_what_is_missing(
         strategy.create_strategy(require_gpus=1)
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/usr/lib", "not in LD_LIBRARY_PATH"),
+        ("/usr/lib:{gke}", "container toolkit"),
+    ],
+)
+def test_the_message_knows_the_driver_of_gke(monkeypatch, tmp_path, path, said):
+    monkeypatch.setattr(strategy, "GKE_LIBRARIES", tmp_path)
+    monkeypatch.setenv("LD_LIBRARY_PATH", path.format(gke=tmp_path))
+    install_driver(monkeypatch, tmp_path, True)
+    monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: True)
+    monkeypatch.setattr(strategy.shutil, "which", lambda name: None)
+    with pytest.raises(errors.DeviceError, match=said):
+        strategy.create_strategy(require_gpus=1)
+
+
 @pytest.mark.parametrize("driver", [False, True])
 def test_a_cpu_in_the_place_of_a_gpu_is_said(
     monkeypatch, tmp_path, caplog, driver

@@ -92,7 +92,7 @@ def test_imagenets_weights_are_read():
 
 
 def test_no_file_and_no_hdf5(tmp_path):
-    refused(tmp_path / "none.h5", "No such file")
+    refused(tmp_path / "none.h5", "does not exist")
     refused(tmp_path, "Is a directory")
     text = tmp_path / "text.h5"
     text.write_text("not weights")

@@ -31,7 +31,9 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(
     with pytest.raises(errors.StorageError) as caught:
         files.write_json(path, [2])
     assert type(caught.value) is kind
-    assert str(caught.value) == f"{path}: {os.strerror(number)}"
+    text = str(caught.value)
+    assert text.startswith(f"{path}: {os.strerror(number)}")
+    assert ("Fix: " in text) is (kind is errors.StorageError)
     assert files.read_json(path) == [1]
     assert os.listdir(tmp_path) == ["a.json"]
 

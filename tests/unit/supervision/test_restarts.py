@@ -20,7 +20,9 @@ def begin(workdir, step, times, end=KeyboardInterrupt):
             start(workdir, step, end)
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt, errors.PreemptedError])
+@pytest.mark.parametrize(
+    "end", [KeyboardInterrupt, errors.PreemptedError, errors.PeerLostError]
+)
 def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
     begin(tmp_path, 5, 10, end)
     for _ in range(2):  # And stays so.
@@ -57,7 +59,7 @@ def test_the_end_of_the_run_begins_anew(tmp_path):
 def test_an_end_that_says_what_would_do_does_not_count(tmp_path):
     workdir = tmp_path / "run"
     begin(workdir, -1, 20, errors.DeviceError)
-    assert not workdir.exists()
+    assert not list(workdir.iterdir())
     begin(workdir, -1, 9)
     begin(workdir, -1, 20, errors.DataError)
     begin(workdir, -1, 1)

@@ -1,0 +1,153 @@
+"""Draws the plots of README.md and docs/ from the files of docs/results/.
+
+    python -m docs.plots
+
+It writes docs/recipes.png and docs/resolution.png. No figure is typed by hand.
+"""
+
+import math
+import pathlib
+import re
+import statistics
+
+from docs import tables
+from job.output.plotting import Axes, plt
+
+_DOCS = pathlib.Path(__file__).parent
+_BLUE, _ORANGE, _GRAY = "#0b66a8", "#c8500a", "#8a8f98"
+
+# Label, file of docs/results/ and variant; from the lowest accuracy to the
+# highest. The upper half has a budget of its own, the lower half another one.
+_FIRST_RUNS = (
+    ("Tutorial settings: Adam 1e-3", "naive_rates", "adam_1e-3"),
+    ("Adam 1e-4", "naive_rates", "adam_1e-4"),
+    ("Adam 3e-4", "naive_rates", "adam_3e-4"),
+)
+_RECIPES = (
+    ("AutoAugment and Cutout", "baselines", "autoaugment_cutout"),
+    ("Common recipe: crop, flip, cosine", "baselines", "common"),
+    ("stem32.py:16ep", "baselines", "stem32"),
+    ("stem32.py:20ep", "baselines", "stem32_20ep"),
+)
+
+
+def draw_recipes(path: pathlib.Path) -> None:
+    """Draws the accuracy of single recipes, a dot per seed."""
+    figure, (upper, lower) = plt.subplots(
+        2,
+        figsize=(8.0, 4.4),
+        height_ratios=(len(_FIRST_RUNS), len(_RECIPES)),
+        layout="constrained",
+    )
+    _draw_rows(upper, _FIRST_RUNS, _ORANGE)
+    upper.set_xlim(0, 100)
+    upper.set_title(
+        "VGG16 without batch normalization, 5 epochs, width 0.25:\n"
+        "the learning rate decides",
+        loc="left",
+        fontsize=11,
+    )
+    _draw_rows(lower, _RECIPES, _BLUE)
+    lower.set_xlim(82, 90)
+    lower.set_title(
+        "With batch normalization, 378 TFLOP each, width 0.5:\n"
+        "the recipe decides (no recipe but stem32.py was tuned)",
+        loc="left",
+        fontsize=11,
+    )
+    lower.set_xlabel(
+        f"Accuracy in %. A dot per seed; the band is one run's noise,"
+        f" ±{tables.NOISE}"
+    )
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
+
+
+def _draw_rows(
+    axes: Axes, rows: tuple[tuple[str, str, str], ...], color: str
+) -> None:
+    for place, (_, name, variant) in enumerate(rows):
+        runs = tables.read(name)["runs"]
+        values = [r["accuracy"] for r in runs if r["variant"] == variant]
+        mean = statistics.fmean(values)
+        noise = tables.NOISE
+        axes.barh(
+            place, 2 * noise, left=mean - noise, height=0.5, color="#e3e6ea"
+        )
+        axes.plot(values, [place] * len(values), "o", color=color)
+        axes.annotate(
+            f"{mean:.1f}",
+            (max([*values, mean + noise]), place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    _plain(axes)
+
+
+def draw_resolution(path: pathlib.Path) -> None:
+    """Draws the accuracy of a frozen base over the size of its images."""
+    table = tables.read("resolution")
+    figure, axes = plt.subplots(figsize=(8.0, 3.6), layout="constrained")
+    points = [
+        (int(match[1]), match[2] or "bilinear", run["accuracy"])
+        for run in table["runs"]
+        if (match := re.fullmatch(r"(\d+)px_?(\w*)", run["variant"]))
+    ]
+    curve = [(size, y) for size, kernel, y in points if kernel == "bilinear"]
+    sizes = [size for size, _ in curve]
+    axes.errorbar(
+        sizes,
+        [y for _, y in curve],
+        yerr=1.0,
+        fmt="o-",
+        color=_BLUE,
+        capsize=3,
+    )
+    for size, accuracy in curve:
+        axes.annotate(
+            f"{accuracy:.1f}",
+            (size, accuracy),
+            xytext=(8, -12),
+            textcoords="offset points",
+        )
+    others = [(size, y) for size, kernel, y in points if kernel != "bilinear"]
+    axes.plot(
+        [size for size, _ in others], [y for _, y in others], "x", color=_GRAY
+    )
+    axes.annotate(
+        "nearest, bicubic",
+        others[0],
+        xytext=(8, -24),
+        textcoords="offset points",
+        color=_GRAY,
+    )
+    axes.set_xticks(
+        sizes, [f"{s} px\n{math.ceil((s / 32) ** 2)}x" for s in sizes]
+    )
+    axes.set_xlabel("Size of the upsampled image, and cost of its features")
+    axes.set_ylabel("Accuracy, %")
+    axes.set_title(
+        "Frozen ImageNet features gain from larger images\n"
+        "(linear head on 5,000 images, bilinear; bars: standard error)",
+        loc="left",
+        fontsize=11,
+    )
+    axes.set_xlim(28, 136)
+    axes.set_ylim(55, 75)
+    _plain(axes)
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="x", color="#eceef1")
+    axes.set_axisbelow(True)
+
+
+if __name__ == "__main__":
+    draw_recipes(_DOCS / "recipes.png")
+    draw_resolution(_DOCS / "resolution.png")

@@ -1,0 +1,287 @@
+"""Format of a checkpoint: one safetensors file, verified when it is read.
+
+    pieces = encode(step, tensors, run, writer="9f...")
+    header = read_header(file, size)
+    tensors = read_tensors(file, header)
+
+A file is the length of its header (8 bytes, little-endian), a JSON header, and
+the tensors in C order. `safetensors.numpy.load_file` reads it; see
+https://github.com/huggingface/safetensors#format. That format has no checksums.
+So `__metadata__` holds one JSON string, with a crc32c of each tensor, and the
+crc32c of this string:
+
+    {"__metadata__": {"checkpoint": "{...}", "crc32c": "0a1b2c3d"},
+     "model/block1_conv1/kernel": {"dtype": "F32", "shape": [3, 3, 3, 64],
+                                   "data_offsets": [0, 6912]}, ...}
+
+The string determines all other bytes of the header, and the reader compares
+them. Imports no TensorFlow.
+"""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+
+# Version 0.1.0 of the job wrote format 1, a directory of several files.
+FORMAT = 2
+
+# Limits of what a reader accepts: a header of 200 tensors has 60 KB, and the
+# largest network at 224 pixels, with averages and two moments, 2.2 GB.
+_MAX_HEADER_BYTES = 8 * 2**20
+_MAX_FILE_BYTES = 32 * 2**30
+_MAX_DIMENSIONS = 8
+# Unit of reading. A multiple of the size of every dtype.
+BLOCK_BYTES = 16 * 2**20
+
+_DTYPES = {"F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "|u1"}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_CRC32C = re.compile(r"[0-9a-f]{8}")
+
+# Types of the resume metadata that readers rely on. Lists are lists of objects.
+_RUN_TYPES: dict[str, type | tuple[type, ...]] = {
+    "config": dict,
+    "data_crc32c": str,
+    "resumes": int,
+    "train_seconds": (int, float),
+    "compile_seconds": (int, float),
+    "rollbacks": list,
+    "starts": list,
+}
+
+
+class InvalidCheckpointError(Exception):
+    """A file is not a checkpoint, or is damaged."""
+
+
+class NewerFormatError(Exception):
+    """A later version of this job wrote the file, which may be intact."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """Type, shape and checksum of a tensor.
+
+    Attributes:
+      dtype: Type by its safetensors name: F32, I32, I64 or U8.
+      shape: Shape.
+      crc32c: Checksum of its bytes, 8 hexadecimal digits.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    crc32c: str
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * np.dtype(_DTYPES[self.dtype]).itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """Contents of a checkpoint, except for the data of its tensors.
+
+    Attributes:
+      step: Training step of the checkpoint.
+      run: Resume metadata, of JSON types only: config, seed, replicas,
+        versions, earlier attempts.
+      tensors: Tensors by name, in the order of the file.
+      writer: Id of the process that wrote it.
+    """
+
+    step: int
+    run: dict[str, Any]
+    tensors: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    writer: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Returns the first bytes of the file, up to the first tensor."""
+        text = json.dumps(
+            {
+                "format": FORMAT,
+                "step": self.step,
+                "run": self.run,
+                "tensors": {
+                    n: vars(tensor) for n, tensor in self.tensors.items()
+                },
+                "writer": self.writer,
+            }
+        )
+        checksum = f"{google_crc32c.value(text.encode()):08x}"
+        table: dict[str, Any] = {
+            "__metadata__": {"checkpoint": text, "crc32c": checksum}
+        }
+        end = 0
+        for name, tensor in self.tensors.items():
+            begin, end = end, end + tensor.size
+            table[name] = {
+                "dtype": tensor.dtype,
+                "shape": tensor.shape,
+                "data_offsets": [begin, end],
+            }
+        content = json.dumps(table).encode()
+        content += b" " * (-len(content) % 8)  # Aligns the first tensor.
+        return len(content).to_bytes(8, "little") + content
+
+
+def encode(
+    step: int,
+    tensors: Mapping[str, np.ndarray],
+    run: dict[str, Any],
+    *,
+    writer: str = "",
+) -> list[np.ndarray]:
+    """Returns the bytes of a checkpoint as uint8 arrays, in order.
+
+    They share the memory of the tensors, which must not change.
+
+    Args:
+      step: Training step of the checkpoint.
+      tensors: Tensors by name: float32, int32, int64 or uint8.
+      run: See `Header`.
+      writer: See `Header`.
+    """
+    table, pieces = {}, []
+    for name, array in tensors.items():
+        # An array that is contiguous already is not copied.
+        piece = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        table[name] = Tensor(
+            _NAMES[array.dtype],
+            array.shape,
+            f"{google_crc32c.value(piece):08x}",
+        )
+        pieces.append(piece)
+    header = Header(step, run, table, writer)
+    return [np.frombuffer(header.to_bytes(), np.uint8), *pieces]
+
+
+def read_header(file: BinaryIO, size: int) -> Header:
+    """Reads and validates the header of a checkpoint.
+
+    Args:
+      file: File, at its first byte; afterwards at the first tensor.
+      size: Size of the file in bytes.
+
+    Raises:
+      NewerFormatError: A later version of the job wrote it.
+      InvalidCheckpointError: It is damaged, or not a checkpoint.
+    """
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
+        raise InvalidCheckpointError("it has no header")
+    content = file.read(length)
+    try:
+        header = _parse(content)
+        is_canonical = header.to_bytes() == start + content
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        raise InvalidCheckpointError(
+            f"its header is damaged ({type(error).__name__})"
+        ) from None
+    if not is_canonical:
+        raise InvalidCheckpointError("its header contradicts its metadata")
+    data = sum(tensor.size for tensor in header.tensors.values())
+    if size != 8 + length + data or size > _MAX_FILE_BYTES:
+        raise InvalidCheckpointError(
+            f"it has {size:,} bytes, not {8 + length + data:,}"
+        )
+    return header
+
+
+def _parse(content: bytes) -> Header:
+    metadata = json.loads(content)["__metadata__"]
+    text = metadata["checkpoint"]
+    if metadata["crc32c"] != f"{google_crc32c.value(text.encode()):08x}":
+        raise ValueError
+    fields = json.loads(text)
+    version = fields["format"]
+    if type(version) is int and version > FORMAT:
+        raise NewerFormatError(
+            f"it has format {version}, and this version of the job reads"
+            f" formats up to {FORMAT}"
+        )
+    step, run, tensors = fields["step"], fields["run"], fields["tensors"]
+    if version != FORMAT or type(step) is not int or step < 0:
+        raise ValueError
+    for name, kind in _RUN_TYPES.items():
+        if name in run and not isinstance(run[name], kind):
+            raise ValueError
+    for name in ("rollbacks", "starts"):
+        if not all(isinstance(item, dict) for item in run.get(name, [])):
+            raise ValueError
+    return Header(
+        step,
+        run,
+        {name: _parse_tensor(**tensor) for name, tensor in tensors.items()},
+        fields["writer"],
+    )
+
+
+def _parse_tensor(dtype: str, shape: list[int], crc32c: str) -> Tensor:
+    if (
+        dtype not in _DTYPES
+        or not _CRC32C.fullmatch(crc32c)
+        or len(shape) > _MAX_DIMENSIONS
+        or not all(type(length) is int and length >= 0 for length in shape)
+        # Where one length is 0, the others may not be anything either.
+        or math.prod(max(1, length) for length in shape) > _MAX_FILE_BYTES
+    ):
+        raise ValueError
+    return Tensor(dtype, tuple(shape), crc32c)
+
+
+def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
+    """Reads the tensors of a checkpoint, verified by their checksums.
+
+    Needs memory for the tensors and two blocks.
+
+    Args:
+      file: File, at its first tensor.
+      header: Header of the file.
+
+    Raises:
+      InvalidCheckpointError: A tensor is damaged, cut short or not finite.
+    """
+    tensors = {}
+    for name, tensor in header.tensors.items():
+        array = np.empty(tensor.shape, _DTYPES[tensor.dtype])
+        view, checksum, start = array.reshape(-1).view(np.uint8), 0, 0
+        for block in _read_blocks(file, tensor.size):
+            checksum = google_crc32c.extend(checksum, block)
+            values = np.frombuffer(block, np.uint8)
+            view[start : start + len(block)] = values
+            start += len(block)
+            if (
+                tensor.dtype == "F32"
+                and not np.isfinite(
+                    values[: len(block) // 4 * 4].view("<f4")
+                ).all()
+            ):
+                raise InvalidCheckpointError(f"{name} is not finite")
+        if f"{checksum:08x}" != tensor.crc32c or start != tensor.size:
+            raise InvalidCheckpointError(f"{name} has another crc32c")
+        tensors[name] = array
+    return tensors
+
+
+def _read_blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """Yields the next `size` bytes of a file; fewer where it ends before."""
+    while size > 0:
+        block = file.read(min(size, BLOCK_BYTES))
+        if not block:
+            return
+        yield block
+        size -= len(block)
