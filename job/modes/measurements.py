@@ -275,7 +275,7 @@ def _create_augment(
     """Returns a function that augments one batch, time and again."""
     replicas = strategy.num_replicas_in_sync
     augment = build.create_augment(config, strategy, plan)
-    with tf.device(strategy.extended.worker_devices[0]):
+    with tf.device("CPU:0"):
         (batch,) = pipeline.train_batches(
             data.train,
             seed=config.seed,
@@ -283,6 +283,10 @@ def _create_augment(
             first_step=0,
             num_replicas=replicas,
         ).take(1)
+    with tf.device(strategy.extended.worker_devices[0]):
+        # An iterator leaves its batch on the host, from where each call would
+        # copy it to the GPU.
+        batch = tf.nest.map_structure(tf.identity, batch)
 
         @tf.function(autograph=False)
         def steps(count: tf.Tensor) -> tf.Tensor:
