@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import textwrap
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -80,13 +81,27 @@ INPUT = flags.DEFINE_multi_string(
     " repeated.",
 )
 FORMAT = flags.DEFINE_enum(
-    "format", "table", ["table", "jsonl"], "Output format: table or jsonl."
+    "format",
+    "table",
+    ["table", "jsonl", "json"],
+    "Output format: table, jsonl (predict) or json (diagnose).",
 )
 KERAS_MODEL = flags.DEFINE_string(
     "keras_model",
     None,
-    "Keras model to diagnose, a .keras file. Of the config only the data is"
-    " used.",
+    "Keras model to diagnose, a .keras file, on the images of"
+    " --config.data.dir, or of --images and --labels.",
+)
+IMAGES = flags.DEFINE_string(
+    "images",
+    None,
+    "Images for --keras_model as it is given them, a .npy file of [n, height,"
+    " width, 3].",
+)
+LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "Labels of --images, a .npy file of [n], or one-hot.",
 )
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "Program to run.")
 GRACE_SECONDS = flags.DEFINE_float(
@@ -149,7 +164,11 @@ _SECTIONS = {
         ("upload_seconds", "SECONDS"),
     ),
     "--mode=predict": (("input", "FILE"), ("format", "FORMAT")),
-    "--mode=diagnose": (("keras_model", "FILE"),),
+    "--mode=diagnose": (
+        ("keras_model", "FILE"),
+        ("images", "FILE"),
+        ("labels", "FILE"),
+    ),
     "--mode=ablate": (("seeds", "NUMBER"), ("index", "NUMBER")),
     "--mode=report": (("runs", "DIR,DIR"),),
 }
@@ -168,6 +187,7 @@ def parse(argv: list[str]) -> None:
     try:
         arguments = flags.FLAGS.read_flags_from_files(argv[1:])
         _ARGV[:] = [argv[0], *command_line.in_order(arguments)]
+        command_line.add_default_config(_ARGV)
         command_line.check_fields(_ARGV)
         rest = flags.FLAGS(_ARGV)
     except errors.JobError:
@@ -278,6 +298,25 @@ def require_config() -> ml_collections.ConfigDict:
 def config_filename() -> str:
     """Returns the config file and variant as typed, FILE[:VARIANT]."""
     return flags.FLAGS["config"].config_filename
+
+
+def diagnose_arguments() -> dict[str, Any]:
+    """Returns the arguments of `modes.diagnose.run` that flags alone set."""
+    command = []
+    if CONFIG.value:
+        changed = config_flags.get_override_values(flags.FLAGS["config"])
+        command = [
+            *("python", "-m", "job.main", f"--config={config_filename()}"),
+            *(f"--config.{name}={each}" for name, each in changed.items()),
+            "--workdir=runs/fixed",
+        ]
+    return {
+        "keras_model": KERAS_MODEL.value,
+        "images": IMAGES.value,
+        "labels": LABELS.value,
+        "output_format": FORMAT.value,
+        "command": command,
+    }
 
 
 def child_arguments() -> list[str]:

@@ -92,6 +92,18 @@ def in_order(arguments: list[str]) -> list[str]:
     return others + fields
 
 
+def add_default_config(argv: list[str]) -> None:
+    """Adds a config if fields of the data are given with --keras_model alone.
+
+    Args:
+      argv: Program name and arguments; it is changed in place.
+    """
+    names = {a.lstrip("-").partition("=")[0] for a in argv}
+    if "keras_model" in names and "config" not in names:
+        if any(_FIELD.match(argument) for argument in argv):
+            argv.insert(1, f"--config={default.__file__}")
+
+
 def check_fields(arguments: list[str]) -> None:
     """Raises ConfigError if a --config.FIELD does not exist."""
     known = _fields()

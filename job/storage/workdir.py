@@ -48,7 +48,6 @@ REPORT = "report.html"
 EXPORT = "export"
 BENCHMARK = "benchmark.json"
 DIAGNOSE = "diagnose.json"
-RANGE_TEST = "range_test.png"
 # An ablation's list of runs, and the mark of a run that diverged.
 ABLATION = "ablation.json"
 FAILURE = "failure.json"
