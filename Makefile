@@ -197,7 +197,9 @@ new_run = $(foreach v,DATA WORKDIR INPUT PLAN SET,$(if $(call typed,$(v)),$(erro
 
 .PHONY: k8s-run
 k8s-run: ## start a run (OVERLAY=local IMAGE=NAME:TAG); k8s/setup comes first
-	@folder=$$($(new_run)) && $(KUBECTL) apply -k "$$folder" && \
+	@folder=$$($(new_run)) && said=$$($(KUBECTL) apply -k "$$folder") && echo "$$said" && \
+	case "$$said" in *job*/train-*unchanged*) \
+	  echo "NAME=$(run_name): this run exists already. Fix: make k8s-delete NAME=$(run_name), then the same command resumes it" >&2; exit 2 ;; esac && \
 	echo "make k8s-logs NAME=$(run_name) follows its logs, make k8s-delete NAME=$(run_name) deletes it"
 
 .PHONY: k8s-render

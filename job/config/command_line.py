@@ -202,14 +202,16 @@ def find_config(value: str) -> str:
       FILE[:VARIANT] with an existing file.
 
     Raises:
-      ConfigError: The file does not exist; the message names the nearest one.
+      ConfigError: The file does not exist, or is a folder or a FIFO. The
+        message names the nearest config.
     """
     path, colon, variant = value.partition(":")
     if os.path.isfile(path):
         return value
     name = path.removesuffix(".py").removeprefix("configs/")
     known = sorted(
-        file.stem for file in _CONFIGS.glob("*.py") if file.stem != "__init__"
+        {file.stem for file in _CONFIGS.glob("*.py")}
+        - {"__init__", "augment_presets"}
     )
     if name in known:
         found = os.path.relpath(_CONFIGS / f"{name}.py")
@@ -217,10 +219,12 @@ def find_config(value: str) -> str:
             found = str(_CONFIGS / f"{name}.py")
         return f"{found}{colon}{variant}"
     similar = difflib.get_close_matches(name, known, n=1)
-    fix = f"--config={similar[0]}" if similar else ", ".join(known)
-    raise errors.ConfigError(
-        f"--config={value}: the file does not exist. Fix: {fix}"
+    names = f"NAME, one of {', '.join(known)}"
+    fix = f"--config={similar[0] if similar else names}"
+    problem = (
+        "not a regular file" if os.path.exists(path) else "no such config file"
     )
+    raise errors.ConfigError(f"--config={value}: {problem}. Fix: {fix}")
 
 
 def _fields() -> list[str]:

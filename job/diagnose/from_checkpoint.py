@@ -132,7 +132,7 @@ def _load_newest(
 ) -> tuple[int, keras.Model] | None:
     """Returns the step and the evaluated network of the newest checkpoint."""
     checkpoints = store.CheckpointStore(workdir.checkpoints)
-    newest = checkpoints.restore_newest(quarantine=False)
+    newest = checkpoints.restore_newest(set_aside=False)
     if newest is None:
         return None
     saved, tensors = newest

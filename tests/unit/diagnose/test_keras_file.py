@@ -114,7 +114,7 @@ def test_model_of_other_inputs_and_outputs_is_refused(tmp_path):
         save_and_load(maps, path)
 
 
-def test_custom_loss_is_no_reason_to_refuse_a_file(tmp_path):
+def test_a_file_with_a_custom_loss_is_accepted(tmp_path):
     model = keras_models.compiled(keras_models.plain(), custom_loss)
     assert not save_and_load(model, tmp_path / "a.keras").compiled
 
