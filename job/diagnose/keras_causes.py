@@ -14,7 +14,7 @@ from job.diagnose import (
     layers,
     scoring,
 )
-from job.diagnose.finding import mistake
+from job.diagnose.finding import Finding, mistake
 from job.diagnose.keras_recipe import Recipe
 from job.diagnose.keras_trial import LEARNED, Trial
 from job.diagnose.pixels import Reading
@@ -24,6 +24,8 @@ from job.diagnose.report_builder import ReportBuilder
 _GOOD = 90
 # Accuracy in % that no learning rate far outside of the usual ones reaches.
 _LEARNED_MUCH = 50
+# Steps below which a low accuracy needs no other cause.
+_FEW_STEPS = 150
 
 
 def check_rate(
@@ -102,6 +104,28 @@ def check_rate(
     )
 
 
+def is_short(recipe: Recipe) -> bool:
+    """Returns whether a model made fewer steps than any network needs."""
+    return recipe.steps is not None and recipe.steps < _FEW_STEPS
+
+
+def check_length(recipe: Recipe) -> Finding | None:
+    """Looks for a training that ended before it could show anything.
+
+    Args:
+      recipe: How the model was compiled and trained.
+    """
+    if not is_short(recipe):
+        return None
+    return mistake(
+        "underfit",
+        f"{recipe.steps} training steps; 50,000 images in batches of 32 are"
+        " 1,563 steps an epoch",
+        title="The training was too short",
+        fix="more epochs on all training images",
+    )
+
+
 def explain_guessing(
     builder: ReportBuilder,
     model: keras.Model,
@@ -122,6 +146,9 @@ def explain_guessing(
       test: Images that it was not trained on.
       num_classes: Number of classes.
     """
+    if is_short(recipe):
+        builder.add("underfit", check_length(recipe))
+        return
     usual = keras_outputs.usual_reading(model)
     outputs = scoring.outputs_of(
         model, scoring.prepare(model, test.images[:256], usual)

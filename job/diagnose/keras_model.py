@@ -27,7 +27,11 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Finding, Report
 from job.diagnose.from_run import check_running_moments
-from job.diagnose.keras_causes import check_rate, explain_guessing
+from job.diagnose.keras_causes import (
+    check_length,
+    check_rate,
+    explain_guessing,
+)
 from job.diagnose.keras_recipe import Recipe
 from job.diagnose.keras_trial import Trial
 from job.diagnose.pixels import Reading
@@ -37,6 +41,8 @@ _Array = npt.NDArray
 
 # Multiplications of a forward pass over all images of a sample, and its size.
 _WORK, _FEWEST, _MOST = 4e10, 96, 600
+# Accuracy in % below which a short training is a finding.
+_LOW = 50
 # Number of images that a trial trains on.
 _TRIAL_IMAGES = 3200
 # Number of images for the activity of layers, and for batch statistics.
@@ -126,8 +132,8 @@ def check_model(
     keras_recipe.check_description(
         builder, model, recipe, num_classes=num_classes, imagenet=imagenet
     )
-    trial = None
     if test is None:
+        check_rate(builder, model, recipe, None, test, Reading(), None)
         builder.skip(
             "no images; Fix: DATA=DIR, or --images and --labels", "accuracy"
         )
@@ -162,10 +168,12 @@ def check_model(
         first = known.take(np.arange(min(_TRIAL_IMAGES, len(known))))
         trial = Trial(model, recipe, first, reading)
         check_rate(builder, model, recipe, trial, test, reading, accuracy)
-        if not (accuracy or builder.has_findings()):
+        if builder.has_findings():
+            return
+        if accuracy is None:
             explain_guessing(builder, model, recipe, trial, test, num_classes)
-    if trial is None:
-        check_rate(builder, model, recipe, None, test, Reading(), None)
+        elif accuracy < _LOW:
+            builder.add("underfit", check_length(recipe))
 
 
 def _count(model: keras.Model) -> int:

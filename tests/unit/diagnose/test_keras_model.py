@@ -230,6 +230,15 @@ def test_model_without_training_and_one_with_nan_end_there(find):
     assert next(iter(find(model))) == "diverged"
 
 
+def test_few_steps_explain_a_low_accuracy(red):
+    builder = ReportBuilder(lambda: None, seconds=60.0)
+    model = compiled(tutorial())
+    model.optimizer.iterations.assign(20)
+    keras_model.check_model(builder, model, red, None, num_classes=10)
+    (found,) = builder.report().findings
+    assert_finding(found, "underfit")
+
+
 def test_dropout_penalty_and_augmentation_can_be_too_strong():
     def check(model, accuracy=20.0):
         return keras_layers.check_regularization(model, train_accuracy=accuracy)
