@@ -351,7 +351,6 @@ def check_activity(
       order: Label of each of its classes.
     """
     images = scoring.prepare(model, test.images[:_BATCH], reading)
-    labels = test.labels[:_BATCH]
     fractions = layers.dead_fractions(
         lambda batch: model(batch, training=False),
         layers.relu_layers(model),
