@@ -33,8 +33,8 @@ class Cost:
     Attributes:
       points: Test accuracy lost, in percentage points. None if it was not
         measured.
-      source: Source of the figure, or of the mistake if there is no figure.
-      rank: Position among the findings if there is no figure, or one within
+      source: Source of the figure; without one, that of the mistake.
+      rank: Position among the findings without a figure, or with one within
         noise: the estimated points. It is never shown.
     """
 

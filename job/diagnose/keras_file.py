@@ -73,7 +73,7 @@ def load(path: pathlib.Path) -> keras.Model:
             f" {hint}"
         )
     try:
-        # A loss of one's own is no obstacle: the model is then not compiled.
+        # A model with a custom loss is loaded, but not compiled.
         model = keras.saving.load_model(
             path, compile=not _foreign_class(compiled), safe_mode=True
         )
