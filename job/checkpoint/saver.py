@@ -281,12 +281,7 @@ class AsyncSaver:
             self._running = None
             self._tidying = True
             self._changed.notify_all()
-        self._store.tidy(step, self._is_awaited)
-
-    def _is_awaited(self) -> bool:
-        """Returns whether a flush waits for the pending checkpoint."""
-        with self._changed:
-            return bool(self._waiting and self._deadline is not None)
+        self._store.tidy(step)
 
     def _save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
