@@ -328,23 +328,6 @@ class CheckpointStore:
             self._stuck.add(step)
             self._attempted.add(step)
 
-    def read(self, step: int) -> tuple[Header, dict[str, np.ndarray]]:
-        """Reads and verifies the checkpoint of a committed step.
-
-        Returns:
-          The header and all tensors by name.
-
-        Raises:
-          InvalidCheckpointError: The checkpoint is damaged.
-          NewerFormatError: A later version of the job wrote it.
-          RetiredError: The checkpoint was deleted meanwhile.
-          StorageError: The storage does not answer.
-        """
-        found = self._find()
-        if step not in found:
-            raise RetiredError
-        return self._read(found[step])
-
     def _find(self, timeout: float | None = None) -> dict[int, Entry]:
         """Returns the committed files by step, ascending."""
         return self._by_step(self._storage.find(_PREFIX, timeout=timeout))
