@@ -5,34 +5,38 @@
 
 Reads the small files and the newest checkpoint's header. A report can do
 without each of them except for the config: `notes` names the damaged ones.
-Values of the wrong type count as absent. Imports no TensorFlow.
+Imports no TensorFlow.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from job import errors
 from job.checkpoint import store
-from job.config import serialization
-from job.output import metrics, predictions
+from job.config import run_config
+from job.output import metrics, predictions, results
 from job.report.render import is_number
-from job.storage import files
+from job.storage import reader
+from job.storage.reader import Reading
 from job.storage.workdir import (
     AUGMENTATION,
     CHECKPOINTS,
     CONFIG,
     DIAGNOSE,
     FAILURE,
-    METRICS,
     PREDICTIONS,
-    RANGE_TEST,
-    RESULT,
 )
 
+_MAX_PNG_BYTES = 2**24
+# Contents of JSON files; see `reader.Kind`.
+_FAILURE = {"error?": str}
+_FINDING = {"title": str, "evidence": str, "cost?": str, "fix?": str}
+_DIAGNOSIS = {
+    "summary?": str,
+    "command?": str,
+    "findings": [_FINDING],
+    "facts?": dict,
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -43,8 +47,7 @@ class Run:
     Attributes:
       name: Workdir as the user gave it.
       fields: Flattened config.
-      lines: Lines of the metrics log. Each has a split and a step; the other
-        values are finite numbers.
+      lines: Lines of the metrics log.
       result: Contents of result.json; empty if the run is not finished.
       failure: Contents of failure.json; empty if the run did not diverge.
       manifest: Resume metadata of the newest checkpoint; empty without one.
@@ -52,7 +55,6 @@ class Run:
       scored: Predictions; None if absent.
       augmentation: Bytes of augmentation.png; None if absent.
       diagnosis: Contents of diagnose.json; empty if absent.
-      range_test: Bytes of range_test.png; None if absent.
       notes: A sentence on each damaged file.
     """
 
@@ -66,7 +68,6 @@ class Run:
     scored: predictions.Predictions | None
     augmentation: bytes | None
     diagnosis: dict[str, Any]
-    range_test: bytes | None
     notes: list[str]
 
     @property
@@ -91,7 +92,9 @@ class Run:
         found = [
             (line["epoch"], line[name])
             for line in self.lines
-            if line["split"] == split and {"epoch", name} <= line.keys()
+            if line["split"] == split
+            and line.get("epoch") is not None
+            and line.get(name) is not None
         ]
         return [e for e, _ in found], [v for _, v in found]
 
@@ -106,8 +109,7 @@ class Run:
 
     def setting(self, name: str) -> float:
         """Returns a number of the config; 0.0 if absent."""
-        value = self.fields.get(name)
-        return value if is_number(value) else 0.0
+        return self.fields.get(name) or 0.0
 
 
 def is_run(workdir: pathlib.Path) -> bool:
@@ -132,71 +134,46 @@ def read(
       ConfigError: `workdir` does not contain a run.
       StorageError: The checkpoints cannot be listed.
     """
-    config = files.read_json(workdir / CONFIG)
-    if not isinstance(config, dict):
-        raise errors.ConfigError(
-            f"--workdir={name or workdir}: no {CONFIG} of a run in it"
-        )
+    fields = run_config.read_fields(workdir, name)
     checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
     newest = checkpoints.newest_header()
     notes: list[str] = []
 
-    def optional(name: str, read_file: Callable[[pathlib.Path], Any]) -> Any:
-        """Returns the contents of a file; None, with a note if damaged."""
-        path = workdir / name
-        # A damaged file must never be the end of a report: zip, zlib, JSON
-        # and NumPy raise a dozen exceptions.
-        try:
-            if not path.exists():
-                return None
-            found, cause = read_file(path), "not what a run writes"
-        except Exception as error:
-            found, cause = None, errors.first_line(error)
-        if found is None:
-            notes.append(f"{name} is damaged and left out: {cause}.")
-        return found
+    def take(reading: Reading[Any], default: Any = None) -> Any:
+        if reading.note:
+            notes.append(f"{reading.note}.")
+        return default if reading.value is None else reading.value
 
-    def number_of_lines(path: pathlib.Path) -> int:
-        return sum(bool(x.strip()) for x in path.read_bytes().splitlines())
-
-    lines = optional(METRICS, lambda path: metrics.read(path.parent)) or []
-    if len(lines) < (count := optional(METRICS, number_of_lines) or 0):
-        notes.append(
-            f"{METRICS} is damaged: only the first {len(lines)} of its"
-            f" {count} lines are shown."
-        )
     return Run(
         name=name or str(workdir),
-        fields=serialization.flatten(config),
-        lines=[kept for line in lines if (kept := _numbers(line))],
-        result=optional(RESULT, _read_dict) or {},
-        failure=optional(FAILURE, _read_dict) or {},
+        fields=fields,
+        lines=take(metrics.inspect(workdir), []),
+        result=take(results.inspect(workdir), {}),
+        failure=take(_read_json(workdir / FAILURE, _FAILURE), {}),
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
-        scored=optional(PREDICTIONS, _read_predictions),
-        augmentation=optional(AUGMENTATION, _read_png),
-        diagnosis=optional(DIAGNOSE, _read_dict) or {},
-        range_test=optional(RANGE_TEST, _read_png),
+        scored=take(predictions.inspect(workdir / PREDICTIONS)),
+        augmentation=take(_read_png(workdir / AUGMENTATION)),
+        diagnosis=take(_read_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
         notes=list(dict.fromkeys(notes)),
     )
 
 
-def _read_dict(path: pathlib.Path) -> dict[str, Any] | None:
-    value = files.read_json(path)
-    return value if isinstance(value, dict) else None
+def _read_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
+    try:
+        return Reading(reader.read_json(path, kind))
+    except reader.DamagedError as error:
+        return Reading(None, str(error))
 
 
-def _read_png(path: pathlib.Path) -> bytes | None:
-    content = path.read_bytes()
-    return content if content.startswith(_PNG) else None
-
-
-def _read_predictions(path: pathlib.Path) -> predictions.Predictions | None:
-    found = predictions.load(path)
-    if found is None or found.pictures.dtype != np.uint8:
-        return None
-    found.confusion()  # Fails if the labels are not integers.
-    return found if np.isfinite(found.calibration_error()) else None
+def _read_png(path: pathlib.Path) -> Reading[bytes]:
+    try:
+        content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
+        if content is not None and not content.startswith(_PNG):
+            raise reader.DamagedError(f"{path} is not a PNG file")
+        return Reading(content)
+    except reader.DamagedError as error:
+        return Reading(None, str(error))
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
@@ -209,11 +186,3 @@ def texts(value: Any) -> dict[str, str]:
     """Returns a dict with its values as text; {} if it is not a dict."""
     items = value.items() if isinstance(value, dict) else ()
     return {name: str(text) for name, text in items}
-
-
-def _numbers(line: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns a line without unusable values; None if its labels are."""
-    numbers = {k: float(v) for k, v in line.items() if is_number(v)}
-    if "step" not in numbers or not isinstance(line["split"], str):
-        return None
-    return {**numbers, "split": line["split"]}

@@ -83,11 +83,14 @@ class Disk:
     ) -> Iterator[BinaryIO]:
         """See `storage.Storage`."""
         path = self._root / name
-        with _translated(path), path.open("rb") as file:
+        with (
+            _translated(path),
+            open(path, "rb", opener=files.open_at_once) as file,
+        ):
             yield file
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`; nothing is lost on the way from a disk."""
+        """See `storage.Storage`; a disk returns its bytes intact."""
 
     def publish(
         self,

@@ -254,9 +254,7 @@ def wait_for_commit(workdir, process, step):
         time.sleep(0.02)
 
 
-def test_told_to_stop_in_an_outage_it_ends_in_time_with_what_was_saved(
-    strict, tmp_path, uninterrupted
-):
+def test_a_signal_in_an_outage_ends_in_time(strict, tmp_path, uninterrupted):
     workdir = "gs://bucket/run"
     process = start_job(workdir, "--grace_seconds=15")
     wait_for_commit(workdir, process, 21)
@@ -274,9 +272,7 @@ def test_told_to_stop_in_an_outage_it_ends_in_time_with_what_was_saved(
     finish(workdir, tmp_path, uninterrupted[0])
 
 
-def test_told_to_stop_while_a_removal_hangs_it_saves(
-    strict, tmp_path, uninterrupted
-):
+def test_a_signal_saves_while_a_removal_hangs(strict, tmp_path, uninterrupted):
     workdir = "gs://bucket/run"
     strict.order(Fault("DELETE.*step-", "stall", times=-1, seconds=3600.0))
     process = start_job(workdir, "--grace_seconds=25")
@@ -337,7 +333,7 @@ def test_a_file_that_cannot_be_written_ends_it_and_spoils_nothing(
     finish(workdir, tmp_path, uninterrupted[0])
 
 
-def test_damaged_checkpoints_are_put_aside_and_the_run_goes_on(
+def test_damaged_checkpoints_are_set_aside_and_the_run_resumes(
     tmp_path, uninterrupted
 ):
     workdir = tmp_path / "run"

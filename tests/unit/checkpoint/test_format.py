@@ -217,6 +217,6 @@ def test_a_number_that_is_not_finite_is_refused(value):
         read(encode(tensors=wrong))
 
 
-def test_a_later_format_is_told_from_damage():
+def test_a_newer_format_is_not_damage():
     with pytest.raises(format_lib.NewerFormatError, match="format 3"):
         read(forge(format=3, tensors="laid out in another way"))

@@ -1,4 +1,4 @@
-"""Saving beside the training: bounded, reported, awaited where it counts."""
+"""Saving in the background: bounded, reported and awaited at the end."""
 
 import os
 import threading
@@ -120,7 +120,7 @@ def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
     assert "the store is away; retrying in" in caplog.text
 
 
-def test_who_lost_the_race_commits_nothing_more(made, place, outage):
+def test_a_lost_race_stops_further_commits(made, place, outage):
     """What waits might be ahead of the one who won, who would lose then."""
     gate, begun = threading.Event(), threading.Event()
 
@@ -185,7 +185,7 @@ def test_tried_again_each_time_later(made, outage):
     assert (gaps >= [0.05, 0.1, 0.2, 0.4]).all()
 
 
-def test_who_waits_has_it_tried_at_once(made, outage):
+def test_flush_retries_immediately(made, outage):
     tries = []
 
     def fail_once():

@@ -252,7 +252,7 @@ def test_a_process_that_another_one_has_overtaken_ends(place, step):
     one.save(10, tensors(10), {"writer": "one"})
 
 
-def test_of_two_that_publish_one_step_at_once_the_first_one_wins(place):
+def test_of_two_writers_of_one_step_the_first_wins(place):
     one = store.CheckpointStore(place.open())
 
     def overtake(point):
@@ -268,7 +268,7 @@ def test_of_two_that_publish_one_step_at_once_the_first_one_wins(place):
     assert len(names(place)) == 1
 
 
-def test_of_two_that_publish_other_steps_at_once_one_goes_on(place):
+def test_of_two_writers_of_different_steps_one_continues(place):
     one = store.CheckpointStore(place.open())
 
     def overtake(point):
@@ -321,9 +321,7 @@ def test_two_writers_share_the_steps_and_both_end_cleanly(place):
     assert not aside(place)
 
 
-def test_a_reader_goes_on_where_the_owner_deletes_what_it_reads(
-    checkpoints, place
-):
+def test_a_reader_continues_after_a_file_was_deleted(checkpoints, place):
     def retire_first(point):
         if point == "open.begin" and checkpoints.committed_steps() == [1, 2, 3]:
             for step in (4, 5, 6):
@@ -405,7 +403,7 @@ def test_a_removal_that_fails_is_made_by_the_next_call(place, caplog):
     assert made.committed_steps() == [3, 4]
 
 
-def test_what_another_process_has_deleted_is_no_trouble(place):
+def test_a_file_deleted_by_another_process_is_ignored(place):
     made = store.CheckpointStore(place.open(), best_by="score")
     made.commit(7, made.encode(7, tensors(7), RUN))
     other = store.CheckpointStore(place.open())

@@ -184,7 +184,7 @@ def test_a_move_leaves_what_was_published_meanwhile(bucket):
         (None, "401", "credentials"),
     ],
 )
-def test_what_does_not_pass_is_said_at_once(bucket, url, kind, said):
+def test_a_permanent_error_is_reported_immediately(bucket, url, kind, said):
     if kind:
         bucket.server.faults = [Fault("POST", kind, times=-1)]
     start = time.monotonic()
@@ -230,7 +230,7 @@ def test_the_probe_needs_all_that_a_run_needs(bucket, match):
     assert bucket.files() == {}
 
 
-def test_nobody_there_is_said_after_some_tries(bucket, monkeypatch):
+def test_an_absent_server_is_reported_after_some_attempts(bucket, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(errors.UnavailableError, match="Connection refused"):
         gcs.Bucket(bucket.url, timeout_seconds=0.5).find()
@@ -249,7 +249,7 @@ def test_nobody_there_is_said_after_some_tries(bucket, monkeypatch):
         "gs://bucket/./a",
     ],
 )
-def test_what_is_no_place_in_a_bucket_is_refused(url):
+def test_an_invalid_bucket_url_is_refused(url):
     with pytest.raises(errors.ConfigError):
         gcs.split_url(url)
 
