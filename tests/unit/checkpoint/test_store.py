@@ -491,10 +491,10 @@ def test_a_disk_that_does_not_answer_sets_nothing_aside(tmp_path, monkeypatch):
     checkpoints = store.CheckpointStore(tmp_path)
     checkpoints.save(3, tensors(3), RUN)
 
-    def fail(path, mode):
+    def fail(path, *unused):
         raise OSError(5, "Input/output error", str(path))
 
-    monkeypatch.setattr(pathlib.Path, "open", fail)
+    monkeypatch.setattr(os, "open", fail)
     with pytest.raises(errors.StorageError, match="Input/output error"):
         checkpoints.restore_newest()
     monkeypatch.undo()
