@@ -131,10 +131,10 @@ class AsyncSaver:
             )
             if self._waiting:
                 logging.warning(
-                    "step %d takes the place of step %d, which was not saved"
-                    " yet",
-                    step,
+                    "dropped the pending checkpoint of step %d in favor of"
+                    " step %d, because the storage is slow",
                     self._waiting[0],
+                    step,
                 )
             # The time starts with the first checkpoint that waits for garbage
             # collection; otherwise each newer one would wait for the full time.
@@ -262,7 +262,7 @@ class AsyncSaver:
                     self._tidy(snapshot[0])
             except Exception as error:
                 # Every error is raised in the loop, not in this thread.
-                logging.error("no checkpoint is saved any more: %s", error)
+                logging.error("checkpoints cannot be saved any more: %s", error)
                 with self._changed:
                     self._fatal = error
                     # Must not be committed: another process may be ahead.
@@ -308,14 +308,14 @@ class AsyncSaver:
             except errors.UnavailableError as error:
                 if self._is_out_of_patience():
                     raise
-                logging.warning("%s; tried again in %.0f s", error, wait)
+                logging.warning("%s; retrying in %.0f s", error, wait)
                 if not self._wait(error, wait, flushes):
                     return False
                 wait = min(2 * wait, self._longest_wait)
         self._on_commit(step)
         with self._changed:
             if self._failing_since:
-                logging.info("the checkpoint of step %d is saved", step)
+                logging.info("saved the checkpoint of step %d", step)
             self._failing_since = None
             self._last_error = None
             self._committed = step

@@ -77,7 +77,8 @@ def run(
         raise errors.ConfigError(f"--images={images}: --keras_model is missing")
     if config is None and not workdir_name:
         raise errors.ConfigError(
-            "--mode=diagnose needs --config, --workdir or --keras_model"
+            "--mode=diagnose: nothing to diagnose. Fix: --config=NAME,"
+            " --workdir=DIR or --keras_model=FILE"
         )
     with contextlib.ExitStack() as stack:
         workdir = None
@@ -117,8 +118,8 @@ def _config_of(
     )
     if changed:
         raise errors.ConfigError(
-            f"--workdir={workdir} holds a run of another config"
-            f" ({'; '.join(changed[:3])}); leave --config out, or choose"
+            f"--workdir={workdir}: contains a run of another config"
+            f" ({'; '.join(changed[:3])}). Fix: leave out --config, or choose"
             " another workdir"
         )
     return given
