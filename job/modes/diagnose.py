@@ -44,7 +44,7 @@ def run(
       labels: Path of a .npy file of their labels.
       command: Arguments of the command that trains `config`. If empty, no
         command is shown.
-      output_format: json, or any other value for text.
+      output_format: Format of the report: json, or any other value for text.
 
     Raises:
       ConfigError: There is nothing to diagnose, or the arguments conflict.

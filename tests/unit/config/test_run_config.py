@@ -31,7 +31,7 @@ def test_saved_config_is_loaded(config, tmp_path):
             "config.json: 'optimizer.name' is not a field",
         ),
         ('{"__class__": 1}', "config.json: '__class__' is not a field"),
-        ('{"epochs": -1.0}', "epochs is -1.0"),
+        ('{"epochs": -1.0}', "epochs=-1.0: must"),
     ],
 )
 def test_absent_and_damaged_configs_are_refused(content, message, tmp_path):
