@@ -11,7 +11,7 @@ from tests.support.jobs import ROOT
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Targets without a line in `make help`.
 ALIASES = {"bench": "benchmark-frameworks", "records": "baselines"}
-INTERNAL = {"need-name"}
+INTERNAL = {"need-run"}
 
 
 def run_make(*arguments: str) -> str:
