@@ -99,6 +99,9 @@ def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
     assert read.tags.count("svg") == 3
     for part in ("Comparison of 6 runs", "recipe 50.00", "training cost"):
         assert part in page, part
+    (tmp_path / ABLATION).write_text("{}")
+    with pytest.raises(errors.ConfigError, match=r"ablation\.json: variants"):
+        comparison.write_report([tmp_path])
     with pytest.raises(errors.ConfigError, match="no run in none"):
         comparison.write_report([tmp_path / "none"])
 
