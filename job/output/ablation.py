@@ -53,16 +53,15 @@ def inspect(workdir: pathlib.Path) -> reader.Reading[Record]:
     Args:
       workdir: Folder of the ablation, above those of its runs.
     """
-    try:
-        fields = reader.read_json(workdir / ABLATION, _KIND)
-    except reader.DamagedError as error:
-        return reader.Reading(None, str(error))
+    return reader.inspect(lambda: _read(workdir))
+
+
+def _read(workdir: pathlib.Path) -> Record | None:
+    fields = reader.read_json(workdir / ABLATION, _KIND)
     if fields is None:
-        return reader.Reading(None)
-    return reader.Reading(
-        Record(
-            tuple(fields["variants"]),
-            tuple(fields["seeds"]),
-            tuple(fields.get("cumulative", ())),
-        )
+        return None
+    return Record(
+        tuple(fields["variants"]),
+        tuple(fields["seeds"]),
+        tuple(fields.get("cumulative", ())),
     )

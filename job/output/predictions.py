@@ -32,7 +32,7 @@ _BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """The images whose highest probability lies between two bounds.
+    """Images whose highest probability is between two bounds.
 
     Attributes:
       low: Lower bound, exclusive.
@@ -171,16 +171,13 @@ def load(path: pathlib.Path) -> Predictions | None:
 
 def inspect(path: pathlib.Path) -> reader.Reading[Predictions]:
     """Returns saved predictions, and a note if the file is damaged."""
-    try:
-        content = reader.read_bytes(path, max_bytes=_MAX_BYTES)
-        if content is None:
-            return reader.Reading(None)
-        return reader.Reading(_parse(content, path))
-    except reader.DamagedError as error:
-        return reader.Reading(None, str(error))
+    return reader.inspect(lambda: _read(path))
 
 
-def _parse(content: bytes, path: pathlib.Path) -> Predictions:
+def _read(path: pathlib.Path) -> Predictions | None:
+    content = reader.read_bytes(path, max_bytes=_MAX_BYTES)
+    if content is None:
+        return None
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(member.file_size for member in archive.infolist())

@@ -155,7 +155,7 @@ def read(
         scored=take(predictions.inspect(workdir / PREDICTIONS)),
         augmentation=take(_read_png(workdir / AUGMENTATION)),
         diagnosis=take(_read_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
-        notes=notes,
+        notes=list(dict.fromkeys(notes)),
     )
 
 

@@ -62,6 +62,14 @@ def write_flushed(path: pathlib.Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def open_at_once(path: str, flags: int) -> int:
+    """Opens a file; the `opener` of `open` for files that others write.
+
+    A FIFO without a writer is empty, where it would block otherwise.
+    """
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 @contextlib.contextmanager
 def translate_errors(
     where: pathlib.Path | str,

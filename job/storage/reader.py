@@ -16,7 +16,7 @@ import os
 import pathlib
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from job import errors
@@ -86,6 +86,18 @@ class Number:
 Kind = type | Number | list[Any] | Mapping[str, Any]
 
 
+def inspect(read: Callable[[], _Value | None]) -> Reading[_Value]:
+    """Returns what a function reads; a note if that is damaged.
+
+    Args:
+      read: Function that may raise DamagedError.
+    """
+    try:
+        return Reading(read())
+    except DamagedError as error:
+        return Reading(None, str(error))
+
+
 def read_bytes(
     path: pathlib.Path, *, max_bytes: int, name: str = ""
 ) -> bytes | None:
@@ -102,18 +114,13 @@ def read_bytes(
     """
     name = name or str(path)
     try:
-        # A FIFO without a writer would block.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
+        with open(path, "rb", opener=files.open_at_once) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedError(f"{name} is not a regular file")
             content = b""
             if status.st_size <= max_bytes:
-                with open(descriptor, "rb", closefd=False) as file:
-                    content = file.read(max_bytes + 1)
-        finally:
-            os.close(descriptor)
+                content = file.read(max_bytes + 1)
     except OSError as error:
         if error.errno in _ABSENT:
             return None

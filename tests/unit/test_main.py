@@ -1,16 +1,20 @@
 """The command line: each wrong input has its exit code and one clear line."""
 
+import os
 import re
 import resource
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
 from job import flags
-from tests.support.jobs import ROOT, run_job
+from tests.support.jobs import ROOT, job_command, run_job
 
 SMOKE = "--config=configs/smoke.py"
+# More letters than the name of a file may have.
+LONG = "x" * 300
 
 
 @pytest.mark.parametrize(
@@ -45,23 +49,35 @@ SMOKE = "--config=configs/smoke.py"
         ([SMOKE, "--workdir=x", "--config.global_batch_size=1.5"], "1.5"),
         (
             [SMOKE, "--workdir=x", "--config.optimizer.peak_learning_rate=-1"],
-            "config.optimizer.peak_learning_rate is -1.0; it must be above 0",
+            "--config.optimizer.peak_learning_rate=-1.0: must be above 0",
         ),
         ([SMOKE, "--workdir=x", "--config.model.width=nan"], "model.width"),
         (
             [SMOKE, "--workdir=x", "--config.augment.preset=weak"],
-            "config.augment.preset is 'weak'; it must be empty or one of",
+            "--config.augment.preset=weak: must be empty or one of",
         ),
         ([SMOKE, "--workdir=x", "stray"], "stray: unexpected argument"),
         (["--config=LICENSE", "--workdir=x"], "LICENSE"),
         ([SMOKE, "--workdir=x", "--config.nosuch=3"], "unknown field"),
         ([SMOKE, "--workdir=x", "--config.seed[0]=1"], "seed[0]"),
-        ([SMOKE, "--workdir=x", "--config.epochs=1e308"], "config.epochs is"),
+        (
+            [SMOKE, "--workdir=x", "--config.epochs=1e308"],
+            "--config.epochs=1e+308: must be 0 to 1,000,000",
+        ),
         (["--mode=evaluate", "--workdir=tests"], "no config.json"),
         (["--flagfile=nosuch", SMOKE, "--workdir=x"], "nosuch"),
         ([SMOKE, "--workdir=x", "--grace_seconds=0"], "above 0"),
         ([SMOKE, "--workdir=x", "--grace_seconds=nan"], "--grace_seconds=nan"),
         ([SMOKE, "--workdir=x", "--watchdog_seconds=-1"], "at least 0"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=1e10"], "2.592e+06"),
+        ([SMOKE, "--workdir=x", "--watchdog_seconds=1e300"], "2.592e+06"),
+        ([SMOKE, "--workdir=x", "--upload_seconds=nan"], "=nan"),
+        ([SMOKE, "--workdir=x", "--heartbeat_file=/dev/null"], "/dev/null"),
+        ([SMOKE, "--workdir=x", f"--heartbeat_file={LONG}"], "too long"),
+        ([SMOKE, f"--workdir={LONG}"], "too long"),
+        (["--mode=evaluate", f"--workdir={LONG}"], "too long"),
+        ([SMOKE, "--workdir=bad\udcff"], "is not UTF-8"),
+        (["--config=/dev/zero", "--workdir=x"], "not a regular file"),
         ([SMOKE, "--workdir=x", "--heartbeat_file=no/x"], "cannot be written"),
         ([SMOKE, "--config.checkpoint.on_nonfinite=fly"], "stop, rollback"),
     ],
@@ -87,9 +103,7 @@ def test_a_required_gpu_that_is_absent_ends_with_69(tmp_path):
     )
     assert done.returncode == 69
     line = done.stderr.strip().splitlines()[-1]
-    assert re.match(
-        r"device error: .*require_gpus=1, but TensorFlow sees 0", line
-    )
+    assert re.match(r"device error: .*require_gpus=1: TensorFlow sees 0", line)
     assert not (tmp_path / "run").exists()
 
 
@@ -100,6 +114,8 @@ def test_a_required_gpu_that_is_absent_ends_with_69(tmp_path):
         "1 / 0",
         "import sys; sys.exit(9)",
         "def get_config(): return None",
+        "def get_config(): return 5",
+        "def get_config(): raise KeyboardInterrupt",
         "def get_config(): return get_config()",
         "def get_config(:",
     ],
@@ -122,7 +138,7 @@ def test_a_batch_that_does_not_split_ends_with_2(tmp_path):
     )
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
-    assert "global_batch_size is 65" in line
+    assert "--config.global_batch_size=65: must be" in line
     assert not (tmp_path / "run").exists()
 
 
@@ -192,7 +208,7 @@ def test_the_gpus_of_an_image_exclude_a_split_cpu(monkeypatch):
         SMOKE, "--mode=config", "--config.distribute.logical_devices=2"
     )
     assert done.returncode == 2
-    assert "config.distribute.logical_devices is 2" in done.stderr
+    assert "--config.distribute.logical_devices=2: must be 0" in done.stderr
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -226,7 +242,7 @@ def test_mode_fetch_ends_as_a_run_would_that_looks_for_the_images(
     assert wrong.returncode == 3
     assert "the path does not exist" in wrong.stderr
     assert right.returncode == 0, right.stderr
-    assert "50000 and 10000 images" in right.stdout
+    assert "50,000 training and 10,000 test images" in right.stdout
 
 
 def test_help_has_examples_and_every_flag_under_its_mode():
@@ -240,3 +256,69 @@ def test_help_has_examples_and_every_flag_under_its_mode():
     assert sorted(shown) == sorted(flag.name for flag in defined)
     for mode in flags.MODES:
         assert f"\n  {mode} " in done.stdout
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "job.supervision",
+        "ctypes",
+        "job.supervision.termination",
+        "absl",
+        "h5py",
+    ],
+)
+def test_sigint_during_any_import_ends_with_75(tmp_path, module):
+    (tmp_path / "sitecustomize.py").write_text(
+        textwrap.dedent(f"""
+            import signal, sys
+            class Interrupt:
+                def find_spec(name, path, target=None):
+                    if name == "{module}":
+                        sys.meta_path.remove(Interrupt)
+                        signal.raise_signal(signal.SIGINT)
+            sys.meta_path.insert(0, Interrupt)
+        """)
+    )
+    done = run_job(
+        *(SMOKE, f"--workdir={tmp_path}/run"),
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 75, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("preempted: stopped by SIGINT: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        ">&-",
+        "2>&-",
+        "<&- >&- 2>&-",
+        "> /dev/full",
+        "2> /dev/full",
+        "| true",
+        "2>&1 | true",
+    ],
+)
+@pytest.mark.parametrize(("config", "code"), [("smoke", 0), ("none", 2)])
+def test_closed_streams_change_no_exit_code(streams, config, code):
+    command = job_command("--mode=config", f"--config=configs/{config}.py")
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'"$@" {streams}; exit ${{PIPESTATUS[0]}}',
+            "",
+            *command,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr + done.stdout

@@ -1,4 +1,4 @@
-"""The whole of it: the same on any number of replicas, and free where off."""
+"""The augmentation is equal on any number of replicas, and free if off."""
 
 import numpy as np
 import pytest
@@ -133,7 +133,7 @@ def test_all_off_changes_nothing(split):
 
 
 def test_an_odd_batch_makes_no_pairs():
-    with pytest.raises(ValueError, match="15 images a replica"):
+    with pytest.raises(ValueError, match="15 images per replica"):
         make({"mixup_alpha": 1.0}, replicas=2, batch=30)
 
 

@@ -98,7 +98,7 @@ def test_a_run_that_diverges_leaves_a_report_that_says_so(
     assert "Diverged. the loss of step 7 is not finite" in text
 
 
-def test_runs_that_share_their_last_name_are_compared_by_the_whole(
+def test_runs_with_equal_last_names_are_compared_by_their_paths(
     trained_run, tmp_path
 ):
     for name in ("a", "b"):
@@ -108,7 +108,7 @@ def test_runs_that_share_their_last_name_are_compared_by_the_whole(
     report = ("--mode=report", f"--workdir={out}")
     done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
     assert done.returncode == 2
-    assert "no config.json of a run" in done.stderr
+    assert "neither config.json of a run" in done.stderr
     assert not out.exists()
     done = run_job(*report, f"--runs={','.join(runs)}")
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
     assert "| newest test accuracy | 75.00 % at epoch 2 |" in text
 
 
-def test_a_result_without_its_figures_is_no_obstacle(workdir):
+def test_a_card_of_a_result_without_figures(workdir):
     path = workdir / RESULT
     result = files.read_json(path)
     result["test_loss"] = None

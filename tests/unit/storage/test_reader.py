@@ -69,13 +69,13 @@ def make_sparse(path):
     [
         (make_fifo, "is not a regular file"),
         (make_sparse, "has more than 100 bytes"),
-        (pathlib.Path.mkdir, "is not a regular file"),
+        (pathlib.Path.mkdir, "Is a directory. Fix: "),
         (lambda path: path.symlink_to("/dev/zero"), "is not a regular file"),
         (lambda path: path.symlink_to(path), "Too many levels"),
         (lambda path: path.write_bytes(bytes(101)), "more than 100 bytes"),
     ],
 )
-def test_what_is_no_small_file_is_refused_at_once(tmp_path, make, said):
+def test_a_special_file_is_refused_immediately(tmp_path, make, said):
     path = tmp_path / "a"
     make(path)
     with pytest.raises(errors.DataError) as caught:
