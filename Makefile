@@ -11,6 +11,8 @@ config_file = $(firstword $(subst :, ,$(CONFIG)))
 variant = $(patsubst $(config_file)%,%,$(CONFIG))
 WORKDIR ?= runs/$(basename $(notdir $(config_file)))$(subst /,-,$(subst :,-,$(variant)))
 DATA ?=
+# A .keras file for `make diagnose`.
+MODEL ?=
 # Image files for `make predict`.
 INPUT ?=
 given = $(filter command line environment,$(origin $(1)))
@@ -75,12 +77,13 @@ compare: $(READY) ## compare runs on one page (RUNS=A,B)
 	  --runs=$(or $(RUNS),$(error RUNS is missing. Fix: RUNS=runs/a,runs/b)) $(ARGS)
 
 .PHONY: diagnose
-diagnose: $(READY) ## explain a low accuracy of a config or a run (WORKDIR=)
+diagnose: $(READY) ## explain a low accuracy (WORKDIR=, CONFIG= or MODEL=)
 	$(RUN) -m job.main --mode=diagnose \
+	  $(if $(MODEL),--keras_model=$(MODEL) $(if $(DATA),--config.data.dir=$(DATA)), \
 	  $(if $(call given,WORKDIR),--workdir=$(WORKDIR)$(if $(call given,CONFIG),, \
 	  $(if $(DATA),$(error DATA without CONFIG: the run in WORKDIR has its own data. Fix: add CONFIG)))) \
 	  $(if $(or $(call given,CONFIG),$(if $(call given,WORKDIR),,x)), \
-	  --config=$(CONFIG) $(if $(DATA),--config.data.dir=$(DATA))) $(ARGS)
+	  --config=$(CONFIG) $(if $(DATA),--config.data.dir=$(DATA)))) $(ARGS)
 
 .PHONY: predict
 predict: $(READY) ## classify image files with a run (INPUT=FILE)
@@ -140,6 +143,11 @@ test: $(READY_DEV) ## run the tests: up to 8 minutes on 2 cores
 test-faults: $(READY_DEV) ## run the fault tests: kills and outages of the real job
 	$(RUN) -m pytest -m faults $(ARGS)
 
+.PHONY: test-diagnose
+test-diagnose: $(READY_DEV) ## train models with planted mistakes and diagnose them
+	$(if $(DATA),CIFAR10_DIR=$(DATA)) PLANTED=all $(RUN) -m pytest -s \
+	  tests/e2e/test_planted_models.py $(ARGS)
+
 .PHONY: lint
 lint: $(READY_DEV) ## check the code, the Dockerfile and the wording
 	$(RUN) -m ruff check .
@@ -189,7 +197,9 @@ new_run = $(foreach v,DATA WORKDIR INPUT PLAN SET,$(if $(call typed,$(v)),$(erro
 
 .PHONY: k8s-run
 k8s-run: ## start a run (OVERLAY=local IMAGE=NAME:TAG); k8s/setup comes first
-	@folder=$$($(new_run)) && $(KUBECTL) apply -k "$$folder" && \
+	@folder=$$($(new_run)) && said=$$($(KUBECTL) apply -k "$$folder") && echo "$$said" && \
+	case "$$said" in *job*/train-*unchanged*) \
+	  echo "NAME=$(run_name): this run exists already. Fix: make k8s-delete NAME=$(run_name), then the same command resumes it" >&2; exit 2 ;; esac && \
 	echo "make k8s-logs NAME=$(run_name) follows its logs, make k8s-delete NAME=$(run_name) deletes it"
 
 .PHONY: k8s-render

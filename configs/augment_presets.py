@@ -16,7 +16,7 @@ from typing import Any
 from configs import default
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # What Keras tutorials pass to ImageDataGenerator; shear is .1 degrees.
+    # What Keras tutorials pass to ImageDataGenerator; shear is 0.1 degrees.
     "keras_classic": {
         "flip": "random",
         "fill": "nearest",

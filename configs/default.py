@@ -38,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.deterministic = False
 
     config.data = ml_collections.ConfigDict()
-    # Layout of the images. auto recognizes the content of data.dir.
+    # Layout of the images: CIFAR-10's binary or Python version, or that of
+    # tensorflow-datasets. auto recognizes the content of data.dir.
     config.data.source = "auto"
     # Folder, .tar.gz or gs:// path of a .tar.gz. Empty: the copy of
     # tensorflow-datasets, downloaded on the first run.

@@ -1,10 +1,9 @@
 """VGG16 with ImageNet weights: frozen, or unfrozen block by block.
 
-    make train CONFIG=configs/transfer.py DATA=DIR \
-        ARGS=--config.model.weights=imagenet             # :gradual
+    make train CONFIG=configs/transfer.py DATA=DIR           # :gradual
     make train CONFIG=configs/transfer.py:frozen DATA=DIR
 
-`model.weights` is imagenet (a download) or the path of the file.
+The weights are downloaded; `ARGS=--config.model.weights=PATH` names a file.
 
     variant     accuracy  recipe
     frozen      65.72 %   linear head on the features of the frozen base

@@ -115,8 +115,9 @@ def markdown(table: dict[str, Any]) -> str:
     for run in table["runs"]:
         by_variant.setdefault(run["variant"], []).append(run)
     names = [name for name in table["variants"] if name in by_variant]
+    command = f"```bash\n{table['command']}\n```\n"
     if not names:
-        return f"    {table['command']}\n\nNot measured yet.\n"
+        return f"{command}\nNot measured yet.\n"
     base = by_variant[names[0]]
     header = ["variant", "accuracy", "change", "seeds"]
     columns = {
@@ -146,7 +147,7 @@ def markdown(table: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     note = f"{table['setting']} Images: {table['images']}. Hardware:"
     note += f" {table['hardware']}. Code: {table['code']}."
-    return f"    {table['command']}\n\n{note}\n\n" + "\n".join(lines) + "\n"
+    return f"{command}\n{note}\n\n" + "\n".join(lines) + "\n"
 
 
 def read(name: str) -> dict[str, Any]:

@@ -67,7 +67,9 @@ def create_strategy(
     replicas = strategy.num_replicas_in_sync
     ranges.check_replicas(serialization.flatten(config), replicas)
     logging.info(
-        "%d replica(s) on %s", replicas, strategy.extended.worker_devices
+        "devices: %d replica(s) on %s",
+        replicas,
+        ", ".join(strategy.extended.worker_devices),
     )
     return strategy
 
@@ -99,7 +101,7 @@ def load_data(
         test=dataset.limit(data.test, config.data.test_images),
     )
     logging.info(
-        "%s: %d images to train on, %d to score",
+        "data: %s, %d training images, %d evaluated images",
         data.source,
         len(data.train),
         len(data.test),
@@ -235,7 +237,7 @@ def prepare_inputs(
     if not uses_features(config, plan):
         return split, state.model
     base, head = vgg.split_base_and_head(state.model)
-    logging.info("the base is frozen: its features are computed once")
+    logging.info("frozen backbone: computing its features once")
     resize = create_resize(config)
     batch = batches.batch_size_for(config.model.input_size, at_32=500)
     return features.extract(

@@ -1,59 +1,58 @@
 """Exceptions that end a run, and their exit codes.
 
-Any module raises them, and only `main` exits. The message is one line: the
-problem, its place and the fix. A Kubernetes Job fails for good on 2, 3, 4 and 5
-and restarts on the others. The codes above 64
-are those of sysexits.h where it has one: 69 EX_UNAVAILABLE, 74 EX_IOERR, 75
-EX_TEMPFAIL.
+Any module raises them, and only `main` exits. The message is one line with the
+flag or file, the problem and the fix. A Kubernetes Job fails for good on 2, 3,
+4 and 5 and restarts on the others. 69, 74 and 75 are EX_UNAVAILABLE, EX_IOERR
+and EX_TEMPFAIL of sysexits.h.
 """
 
 EXIT_DONE = 0
 
 
 class JobError(Exception):
-    """Base of all ends that the job foresees."""
+    """Base class of all expected errors."""
 
     exit_code = 1
 
 
 class ConfigError(JobError):
-    """A flag or a config field is wrong: the message names it."""
+    """A flag or a config field is wrong; the message names it."""
 
     exit_code = 2
 
 
 class OutOfMemoryError(JobError):
-    """What the config asks for does not fit into memory; shapes never change.
+    """The run does not fit into memory.
 
-    So the next start would end the same way, as with a wrong field.
+    Shapes never change, so the next attempt would fail in the same way.
     """
 
     exit_code = 2
 
 
 class DataError(JobError):
-    """Images are absent, damaged or not what they should be."""
+    """Images or weights are absent, damaged or of the wrong kind."""
 
     exit_code = 3
 
 
 class StorageError(JobError):
-    """The workdir's disk or bucket is full, closed to us or broken."""
+    """The workdir's disk or bucket is full, not writable or broken."""
 
     exit_code = 3
 
 
 class UnavailableError(StorageError):
-    """It did not answer, or not in time; a later try may succeed.
+    """The disk or bucket did not answer in time; a later attempt may succeed.
 
-    Kubernetes makes that try, as often as `backoffLimit` says.
+    Kubernetes retries up to `backoffLimit` times.
     """
 
     exit_code = 74
 
 
 class ResumeError(JobError):
-    """The run cannot go on: no usable checkpoint, or restarts to no avail."""
+    """The run cannot resume: no usable checkpoint, or too many restarts."""
 
     exit_code = 4
 
@@ -65,29 +64,29 @@ class DivergedError(JobError):
 
 
 class DeviceError(JobError):
-    """Devices that the config asks for are not there."""
+    """Devices that the config requires are absent."""
 
     exit_code = 69
 
 
 class PreemptedError(JobError):
-    """Told to stop, and stopped with all saved; the same command goes on."""
+    """The run was stopped and saved; the same command resumes it."""
 
     exit_code = 75
 
 
 class LostRaceError(PreemptedError):
-    """Another process works on the same run, and has got further."""
+    """Another process trains the same run and is ahead."""
 
 
 class HungError(JobError):
-    """No progress for too long; raised by nobody: see `watchdog`."""
+    """The run made no progress for too long; only `watchdog` uses the code."""
 
     exit_code = 76
 
 
 class PeerLostError(JobError):
-    """Another worker of the run is gone; all are to be started again."""
+    """Another worker of the run failed; all workers must be restarted."""
 
     exit_code = 76
 
@@ -110,9 +109,11 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """Returns the first line of an error's text, cut to `limit` characters.
+    """Returns the first line of an error's text, or its type without text.
 
-    The name of its type if the text is empty.
+    Args:
+      error: Error with or without a text.
+      limit: Largest number of characters.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][
         :limit

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import textwrap
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -28,7 +29,7 @@ MODES = {
     "export": ("Write a SavedModel and a .keras file", "--workdir"),
     "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
     "ablate": ("Train the variants of a plan", "--config, --workdir"),
-    "report": ("Write report.html, or compare runs", "--workdir"),
+    "report": ("Write the report of a run, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
 
@@ -54,7 +55,7 @@ UPLOAD_SECONDS = flags.DEFINE_float(
     "upload_seconds",
     60.0,
     "Interval between uploads of metrics, events and results to a gs://"
-    " workdir, in seconds; checkpoints are uploaded at once.",
+    " workdir, in seconds; checkpoints are uploaded immediately.",
     lower_bound=1.0,
 )
 SEEDS = flags.DEFINE_integer(
@@ -80,13 +81,27 @@ INPUT = flags.DEFINE_multi_string(
     " repeated.",
 )
 FORMAT = flags.DEFINE_enum(
-    "format", "table", ["table", "jsonl"], "Output format: table or jsonl."
+    "format",
+    "table",
+    ["table", "jsonl", "json"],
+    "Output format: table, jsonl (predict) or json (diagnose).",
 )
 KERAS_MODEL = flags.DEFINE_string(
     "keras_model",
     None,
-    "Keras model to diagnose, a .keras file. Of the config only the data is"
-    " used.",
+    "Keras model to diagnose, a .keras file, on the images of"
+    " --config.data.dir, or of --images and --labels.",
+)
+IMAGES = flags.DEFINE_string(
+    "images",
+    None,
+    "Images for --keras_model as it is given them, a .npy file of [n, height,"
+    " width, 3].",
+)
+LABELS = flags.DEFINE_string(
+    "labels",
+    None,
+    "Labels of --images, a .npy file of [n], or one-hot.",
 )
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "Program to run.")
 GRACE_SECONDS = flags.DEFINE_float(
@@ -126,6 +141,15 @@ explains all fields. Exit codes: 0 done, 2 flag or config, 3 data or storage,
 
 Modes, and the flags that they need"""
 
+# What absl's parsers report, and the valid values.
+_PARSER_ERRORS = (
+    (r": value should be one of <(.*)>", r"one of \1"),
+    (r": could not convert string to float.*", "a number"),
+    (r": invalid literal for int.*", "a whole number"),
+    (r": \('Non-boolean argument.*", "true or false"),
+    (r": \S+ is not an? (positive|non-negative) integer", r"a \1 number"),
+)
+
 # Flags by the mode that they belong to, in the order of the help.
 _SECTIONS = {
     "Every mode": (
@@ -140,7 +164,11 @@ _SECTIONS = {
         ("upload_seconds", "SECONDS"),
     ),
     "--mode=predict": (("input", "FILE"), ("format", "FORMAT")),
-    "--mode=diagnose": (("keras_model", "FILE"),),
+    "--mode=diagnose": (
+        ("keras_model", "FILE"),
+        ("images", "FILE"),
+        ("labels", "FILE"),
+    ),
     "--mode=ablate": (("seeds", "NUMBER"), ("index", "NUMBER")),
     "--mode=report": (("runs", "DIR,DIR"),),
 }
@@ -159,7 +187,7 @@ def parse(argv: list[str]) -> None:
     try:
         arguments = flags.FLAGS.read_flags_from_files(argv[1:])
         _ARGV[:] = [argv[0], *command_line.in_order(arguments)]
-        _check_config_file(_ARGV)
+        command_line.add_default_config(_ARGV)
         command_line.check_fields(_ARGV)
         rest = flags.FLAGS(_ARGV)
     except errors.JobError:
@@ -180,20 +208,6 @@ def parse(argv: list[str]) -> None:
 
 def _own_flags() -> list[str]:
     return [name for section in _SECTIONS.values() for name, _ in section]
-
-
-def _check_config_file(argv: list[str]) -> None:
-    """Refuses a --config that is there and no file: a FIFO would block."""
-    for given in re.findall("^--?config[=\n](.*)$", "\n".join(argv), re.M):
-        with files.translate_errors(
-            f"--config={given}", kind=errors.ConfigError
-        ):
-            path = pathlib.Path(given.partition(":")[0])
-            if path.exists() and not path.is_file():
-                raise errors.ConfigError(
-                    f"--config={given}: it is not a regular file. Fix:"
-                    " --config=configs/quickstart.py"
-                )
 
 
 def is_help(argv: list[str]) -> bool:
@@ -241,6 +255,9 @@ def _one_line(error: BaseException) -> str:
         text = f"{given}: the file does not define get_config()"
     elif isinstance(error, flags.Error):
         text = re.sub(r"^flag (--\S+=.*?): ", r"\1: ", text)
+        for pattern, expected in _PARSER_ERRORS:
+            text = re.sub(pattern, f": must be {expected}", text)
+        text = text.replace("|", ", ")
     else:
         text = f"{given}: {type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text).strip()[:500]
@@ -283,10 +300,29 @@ def config_filename() -> str:
     return flags.FLAGS["config"].config_filename
 
 
-def child_arguments() -> list[str]:
-    """Returns the flags that an ablation hands on to each of its runs.
+def diagnose_arguments() -> dict[str, Any]:
+    """Returns the arguments of `modes.diagnose.run` that flags alone set."""
+    command = []
+    if CONFIG.value:
+        changed = config_flags.get_override_values(flags.FLAGS["config"])
+        command = [
+            *("python", "-m", "job.main", f"--config={config_filename()}"),
+            *(f"--config.{name}={each}" for name, each in changed.items()),
+            "--workdir=runs/fixed",
+        ]
+    return {
+        "keras_model": KERAS_MODEL.value,
+        "images": IMAGES.value,
+        "labels": LABELS.value,
+        "output_format": FORMAT.value,
+        "command": command,
+    }
 
-    They may stand on the command line or in a --flagfile, in any spelling.
+
+def child_arguments() -> list[str]:
+    """Returns the flags that an ablation passes on to each of its runs.
+
+    They may come from the command line or a --flagfile, in any spelling.
     """
     changed = config_flags.get_override_values(flags.FLAGS["config"])
     return [f"--config.{name}={value}" for name, value in changed.items()] + [

@@ -101,9 +101,11 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
     if mode == "export":
         return export.run(flags.require_workdir(), stop)
     if mode == "diagnose":
-        config = flags.require_config() if flags.CONFIG.value else None
         return diagnose.run(
-            config, flags.WORKDIR.value, flags.KERAS_MODEL.value, stop
+            flags.require_config() if flags.CONFIG.value else None,
+            flags.WORKDIR.value,
+            stop,
+            **flags.diagnose_arguments(),
         )
     config = flags.require_config()
     if mode == "config":

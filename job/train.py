@@ -1,4 +1,4 @@
-"""Training of a run from its config to its result: the table of contents.
+"""Training of a run, from its config to its result.
 
 `train_and_evaluate` creates the objects of a run in the order in which an
 image meets them, then runs one loop: train some steps on the device, log,
@@ -188,7 +188,7 @@ def write_results(
     scores: Scores,
     history: History,
 ) -> dict[str, Any]:
-    """Writes the predictions and `result.json`; returns what it holds."""
+    """Writes the predictions and `result.json`, and returns its contents."""
     with best_effort(PREDICTIONS):
         predictions.predict(scores.logits, data.test, data.class_names).save(
             workdir / PREDICTIONS

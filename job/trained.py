@@ -61,7 +61,7 @@ def load_trained(
     config = run_config.load(workdir, name)
     fields = serialization.flatten(config)
     checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
-    found = checkpoints.restore_newest(quarantine=False)
+    found = checkpoints.restore_newest(set_aside=False)
     if found is None:
         raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
     saved, tensors = found

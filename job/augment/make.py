@@ -45,7 +45,7 @@ def make_augment(
     """
     size = global_batch_size // num_replicas
     if any(isinstance(o, Mix) for o in operations) and size % 2:
-        raise ValueError(f"{size} images a replica do not make pairs")
+        raise ValueError(f"{size} images per replica do not make pairs")
 
     def apply(
         batch: TrainBatch,

@@ -291,7 +291,7 @@ def _draw(
 
     Args:
       policy: Policy of n pairs of operations.
-      stage: 0 for the first operation, 1 for the second.
+      stage: Index of the operation: 0 or 1.
       chosen: Index of the pair, float32 [b], rounded down. If n or more, none
         is applied.
       sign: float32 [b], uniform over [0, 1).
@@ -338,12 +338,14 @@ def _recolor(images: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
     places = tf.cast(
         tf.reshape(places, [-1, height * width * channels]), tf.int32
     )
-    # tf.math.bincount computes its size from the input, which XLA cannot.
+    # tf.math.bincount computes its size from the input, which XLA cannot. With
+    # float32 weights XLA's deterministic kernel adds one pixel after another.
     counts = tf.raw_ops.DenseBincount(
         input=places,
         size=_LEVELS * channels,
-        weights=tf.constant([], tf.float32),
+        weights=tf.constant([], tf.int32),
     )
+    counts = tf.cast(counts, tf.float32)
     counts = tf.reshape(counts, [-1, channels, _LEVELS])
     tables = _tables(counts, color.mean_grey(color.grey(images)), colors)
     tables = tf.reshape(tables, [-1, channels * _LEVELS])

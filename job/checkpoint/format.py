@@ -21,12 +21,15 @@ them. Imports no TensorFlow.
 import dataclasses
 import json
 import math
-import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import google_crc32c
 import numpy as np
+
+from job import errors
+from job.storage import reader
 
 # Version 0.1.0 of the job wrote format 1, a directory of several files.
 FORMAT = 2
@@ -41,17 +44,27 @@ BLOCK_BYTES = 16 * 2**20
 
 _DTYPES = {"F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "|u1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_CRC32C = re.compile(r"[0-9a-f]{8}")
 
-# Types of the resume metadata that readers rely on. Lists are lists of objects.
-_RUN_TYPES: dict[str, type | tuple[type, ...]] = {
-    "config": dict,
-    "data_crc32c": str,
-    "resumes": int,
-    "train_seconds": (int, float),
-    "compile_seconds": (int, float),
-    "rollbacks": list,
-    "starts": list,
+# What readers rely on, where it is there.
+_RUN: reader.Kind = {
+    "config?": dict,
+    "data_crc32c?": str,
+    "resumes?": reader.Number(0, whole=True),
+    "train_seconds?": reader.Number(0),
+    "compile_seconds?": reader.Number(0),
+    "rollbacks?": [dict],
+    "starts?": [{"step?": reader.Number(0, whole=True)}],
+}
+_METADATA: reader.Kind = {
+    "step": reader.Number(0, sys.maxsize, whole=True),
+    "run": _RUN,
+    "tensors": dict,
+    "writer": str,
+}
+_TENSOR: reader.Kind = {
+    "dtype": str,
+    "shape": [reader.Number(0, _MAX_FILE_BYTES, whole=True)],
+    "crc32c": str,
 }
 
 
@@ -177,21 +190,8 @@ def read_header(file: BinaryIO, size: int) -> Header:
     if len(start) < 8 or not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
         raise InvalidCheckpointError("it has no header")
     content = file.read(length)
-    try:
-        header = _parse(content)
-        is_canonical = header.to_bytes() == start + content
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        raise InvalidCheckpointError(
-            f"its header is damaged ({type(error).__name__})"
-        ) from None
-    if not is_canonical:
+    header = _parse(content)
+    if header.to_bytes() != start + content:
         raise InvalidCheckpointError("its header contradicts its metadata")
     data = sum(tensor.size for tensor in header.tensors.values())
     if size != 8 + length + data or size > _MAX_FILE_BYTES:
@@ -202,45 +202,47 @@ def read_header(file: BinaryIO, size: int) -> Header:
 
 
 def _parse(content: bytes) -> Header:
-    metadata = json.loads(content)["__metadata__"]
-    text = metadata["checkpoint"]
-    if metadata["crc32c"] != f"{google_crc32c.value(text.encode()):08x}":
-        raise ValueError
-    fields = json.loads(text)
-    version = fields["format"]
-    if type(version) is int and version > FORMAT:
+    kind: reader.Kind = {"__metadata__": {"checkpoint": str, "crc32c": str}}
+    metadata = _parse_json(content, kind)["__metadata__"]
+    text = metadata["checkpoint"].encode()
+    if metadata["crc32c"] != f"{google_crc32c.value(text):08x}":
+        raise InvalidCheckpointError("its metadata has another crc32c")
+    version = _parse_json(text, {"format": int})["format"]
+    if version > FORMAT:
         raise NewerFormatError(
             f"it has format {version}, and this version of the job reads"
             f" formats up to {FORMAT}"
         )
-    step, run, tensors = fields["step"], fields["run"], fields["tensors"]
-    if version != FORMAT or type(step) is not int or step < 0:
-        raise ValueError
-    for name, kind in _RUN_TYPES.items():
-        if name in run and not isinstance(run[name], kind):
-            raise ValueError
-    for name in ("rollbacks", "starts"):
-        if not all(isinstance(item, dict) for item in run.get(name, [])):
-            raise ValueError
-    return Header(
-        step,
-        run,
-        {name: _parse_tensor(**tensor) for name, tensor in tensors.items()},
-        fields["writer"],
-    )
+    if version < FORMAT:
+        raise InvalidCheckpointError(f"it has format {version}")
+    fields = _parse_json(text, _METADATA)
+    kinds = {f"{name}?": _TENSOR for name in fields["tensors"]}
+    tensors = {
+        name: _parse_tensor(name, tensor)
+        for name, tensor in _parse_json(text, {"tensors": kinds})[
+            "tensors"
+        ].items()
+    }
+    return Header(fields["step"], fields["run"], tensors, fields["writer"])
 
 
-def _parse_tensor(dtype: str, shape: list[int], crc32c: str) -> Tensor:
+def _parse_json(content: bytes, kind: reader.Kind) -> Any:
+    try:
+        return reader.parse_json(content, kind, "its header")
+    except errors.DataError as error:
+        raise InvalidCheckpointError(str(error)) from None
+
+
+def _parse_tensor(name: str, fields: Any) -> Tensor:
+    tensor = Tensor(fields["dtype"], tuple(fields["shape"]), fields["crc32c"])
     if (
-        dtype not in _DTYPES
-        or not _CRC32C.fullmatch(crc32c)
-        or len(shape) > _MAX_DIMENSIONS
-        or not all(type(length) is int and length >= 0 for length in shape)
-        # Where one length is 0, the others may not be anything either.
-        or math.prod(max(1, length) for length in shape) > _MAX_FILE_BYTES
+        tensor.dtype not in _DTYPES
+        or len(tensor.shape) > _MAX_DIMENSIONS
+        # Where one length is 0, the others are limited too.
+        or math.prod(max(1, n) for n in tensor.shape) > _MAX_FILE_BYTES
     ):
-        raise ValueError
-    return Tensor(dtype, tuple(shape), crc32c)
+        raise InvalidCheckpointError(f"{name!a} is not a tensor")
+    return tensor
 
 
 def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:

@@ -174,7 +174,8 @@ class CheckpointStore:
             self._lose(max(others))
         if step in self._stuck:
             raise errors.UnavailableError(
-                "a damaged file has its name, and cannot be set aside"
+                "a damaged file has its name and cannot be set aside. Fix:"
+                " delete that file"
             )
         self._attempted.add(step)
         try:
@@ -256,7 +257,7 @@ class CheckpointStore:
         return None
 
     def restore_newest(
-        self, *, quarantine: bool = True
+        self, *, set_aside: bool = True
     ) -> tuple[Header, dict[str, np.ndarray]] | None:
         """Reads the newest intact checkpoint.
 
@@ -264,7 +265,7 @@ class CheckpointStore:
         then the one before is tried.
 
         Args:
-          quarantine: Whether to set damaged checkpoints aside. If False, they
+          set_aside: Whether to set damaged checkpoints aside. If False, they
             are only skipped, as another process may own the run.
 
         Returns:
@@ -277,7 +278,7 @@ class CheckpointStore:
         """
         for _ in range(_READS):
             try:
-                return self._restore_newest(quarantine)
+                return self._restore_newest(set_aside)
             except RetiredError:
                 continue
         raise errors.UnavailableError(
@@ -286,7 +287,7 @@ class CheckpointStore:
         )
 
     def _restore_newest(
-        self, quarantine: bool
+        self, set_aside: bool
     ) -> tuple[Header, dict[str, np.ndarray]] | None:
         entries = self._storage.find(_PREFIX)
         causes = [
@@ -307,7 +308,7 @@ class CheckpointStore:
                 logging.error(
                     "Damaged checkpoint %s/%s: %s.", self, entry.name, error
                 )
-                if quarantine:
+                if set_aside:
                     self._set_aside(step, entry.name)
             else:
                 self._newest = step

@@ -92,6 +92,18 @@ def in_order(arguments: list[str]) -> list[str]:
     return others + fields
 
 
+def add_default_config(argv: list[str]) -> None:
+    """Adds a config if fields of the data are given with --keras_model alone.
+
+    Args:
+      argv: Program name and arguments; it is changed in place.
+    """
+    names = {a.lstrip("-").partition("=")[0] for a in argv}
+    if "keras_model" in names and "config" not in names:
+        if any(_FIELD.match(argument) for argument in argv):
+            argv.insert(1, f"--config={default.__file__}")
+
+
 def check_fields(arguments: list[str]) -> None:
     """Raises ConfigError if a --config.FIELD does not exist."""
     known = _fields()
@@ -190,14 +202,16 @@ def find_config(value: str) -> str:
       FILE[:VARIANT] with an existing file.
 
     Raises:
-      ConfigError: The file does not exist; the message names the nearest one.
+      ConfigError: The file does not exist, or is a folder or a FIFO. The
+        message names the nearest config.
     """
     path, colon, variant = value.partition(":")
     if os.path.isfile(path):
         return value
     name = path.removesuffix(".py").removeprefix("configs/")
     known = sorted(
-        file.stem for file in _CONFIGS.glob("*.py") if file.stem != "__init__"
+        {file.stem for file in _CONFIGS.glob("*.py")}
+        - {"__init__", "augment_presets"}
     )
     if name in known:
         found = os.path.relpath(_CONFIGS / f"{name}.py")
@@ -205,10 +219,12 @@ def find_config(value: str) -> str:
             found = str(_CONFIGS / f"{name}.py")
         return f"{found}{colon}{variant}"
     similar = difflib.get_close_matches(name, known, n=1)
-    fix = f"--config={similar[0]}" if similar else ", ".join(known)
-    raise errors.ConfigError(
-        f"--config={value}: the file does not exist. Fix: {fix}"
+    names = f"NAME, one of {', '.join(known)}"
+    fix = f"--config={similar[0] if similar else names}"
+    problem = (
+        "not a regular file" if os.path.exists(path) else "no such config file"
     )
+    raise errors.ConfigError(f"--config={value}: {problem}. Fix: {fix}")
 
 
 def _fields() -> list[str]:

@@ -39,7 +39,7 @@ def _at_least(low: float) -> Range:
 
 
 def _between(low: float, high: float) -> Range:
-    return Range(lambda v: low <= v <= high, f"{low} to {high:,}")
+    return Range(lambda v: low <= v <= high, f"{low} to {int(high):,}")
 
 
 def _above(low: float) -> Range:
@@ -82,7 +82,7 @@ RANGES: dict[str, Range] = {
     "steps_per_loop": _between(0, 10**9),
     "log_every_steps": _between(1, 10**9),
     "jit_compile": _one_of("auto", "on", "off"),
-    "data.source": _one_of("auto", "tfds", "binary", "synthetic"),
+    "data.source": _one_of("auto", "tfds", "binary", "python", "synthetic"),
     "data.dir": Range(
         lambda v: "://" not in v or re.match(r"gs://[^/]+(/|$)", v) is not None,
         "a folder, a .tar.gz or gs:// of one",
@@ -191,15 +191,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     fields = serialization.flatten(config)
     _check_values(fields, serialization.flatten(default.get_config()))
     if not fields["steps"] and not fields["epochs"]:
-        raise error("epochs", 0.0, "above 0 where config.steps is 0")
+        raise error("epochs", 0.0, "above 0 if config.steps is 0")
     _check_sizes(fields)
     _check_transfer(fields)
     if fields["data.source"] == "synthetic" and fields["data.dir"]:
         raise error(
             "data.dir",
             fields["data.dir"],
-            "empty with data.source=synthetic, whose images are drawn; a config"
-            " for those in a folder is configs/stem32.py:8ep",
+            "empty with data.source=synthetic. Fix: --config=stem32:8ep trains"
+            " on the images of a folder",
         )
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     _check_devices(fields)
@@ -211,11 +211,11 @@ def _check_values(
     """Checks each field by itself: its name, its type and its range."""
     for name in sorted(defaults.keys() - fields.keys()):
         raise errors.ConfigError(
-            f"config.{name} is missing; start from configs/default.py"
+            f"config.{name} is missing. Fix: start from configs/default.py"
         )
     for name in sorted(fields.keys() - defaults.keys()):
         raise errors.ConfigError(
-            f"config.{name} is not a field; configs/default.py has them all"
+            f"config.{name}: unknown field. Fix: a field of configs/default.py"
         )
     for name, value in fields.items():
         kind = type(defaults[name])
@@ -263,16 +263,16 @@ def _check_transfer(fields: Mapping[str, Any]) -> None:
             raise error(
                 name,
                 fields[name],
-                f"at least {following:g}, when the next block towards the"
-                " output opens",
+                f"at least {following:g}, the epoch of the next block towards"
+                " the output",
             )
     if not fields["model.weights"]:
         if any(epochs):
             raise error(
                 "model.weights",
                 "",
-                "imagenet or a file where transfer.unfreeze_epochs freezes a"
-                " block: random filters would stay random",
+                "imagenet or a file if transfer.unfreeze_epochs freezes a"
+                " block: its random filters would stay random",
             )
         return
     layout = {
@@ -335,7 +335,7 @@ def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
                 "global_batch_size",
                 batch,
                 f"a multiple of {pairs}, such as {batch + num_replicas}, with"
-                f" config.{name} = {fields[name]}: each replica mixes pairs of"
+                f" config.{name}={fields[name]}: each replica mixes pairs of"
                 " images",
             )
 
@@ -348,6 +348,5 @@ def error(name: str, value: Any, expected: str) -> errors.ConfigError:
       value: Value of the field.
       expected: Description of the valid values.
     """
-    return errors.ConfigError(
-        f"config.{name} is {value!r}; it must be {expected}"
-    )
+    typed = value if isinstance(value, str) and value else repr(value)
+    return errors.ConfigError(f"--config.{name}={typed}: must be {expected}")

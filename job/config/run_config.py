@@ -94,7 +94,8 @@ def claimed(
             _compare(workdir, config)
         try:
             yield
-        except errors.LostRaceError:
+        except (errors.LostRaceError, errors.DivergedError):
+            # A report and a diagnosis of a diverged run need its config.
             raise
         except errors.JobError:
             if is_new and not has_saved():

@@ -1,7 +1,7 @@
-"""What every source of images gives: arrays in memory.
+"""Images and labels in memory, the result of every source.
 
 Split    images and labels
-Dataset  a train and a test split, and where they came from
+Dataset  training and test split with their source and class names
 """
 
 import dataclasses
@@ -51,9 +51,9 @@ class Dataset:
     """A data set in memory.
 
     Attributes:
-      train: what is trained on.
-      test: what is scored.
-      source: tfds, binary or synthetic.
+      train: Training split.
+      test: Evaluated split: the test images, or held-out training images.
+      source: tfds, binary, python or synthetic.
       class_names: Names of the classes, in the order of the labels.
     """
 

@@ -92,7 +92,7 @@ def _local(path: pathlib.Path) -> Input:
 def _find_remote(url: str) -> list[Input]:
     if not url.startswith("gs://"):
         raise errors.DataError(
-            f"--input={url}: it must be a path or gs://BUCKET/PATH"
+            f"--input={url}: must be a path or gs://BUCKET/PATH"
         )
     from job.storage import gcs
 
@@ -174,7 +174,7 @@ def decode(content: bytes) -> np.ndarray:
                 # Resizing in a palette or grayscale mode would lose colors.
                 image = _to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
-        raise errors.DataError("it is no PNG or JPEG image") from None
+        raise errors.DataError("it is not a PNG or JPEG image") from None
     except (
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,

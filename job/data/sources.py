@@ -1,10 +1,10 @@
-"""Loads CIFAR-10 from one of three sources, chosen by what a path holds.
+"""Loads CIFAR-10 from one of four sources, chosen by what a path holds.
 
-    load("auto", "/data/cifar10")      # binary version or tensorflow-datasets
+    load("auto", "/data/cifar10")      # as published, or tensorflow-datasets
     load("synthetic", "")              # computed, not read
 
-A source that is named is used, or the run ends with DataError: none stands in
-for another one.
+A named source is used, or the run ends with DataError: no source replaces
+another one.
 """
 
 import os
@@ -15,11 +15,21 @@ from collections.abc import Callable
 from absl import logging
 
 from job import errors
-from job.data import binary, dataset, synthetic, tfds_source
+from job.data import (
+    archive,
+    binary,
+    dataset,
+    python_version,
+    synthetic,
+    tfds_source,
+)
 from job.storage import download, files
 
-# The official archive has 170,052,171 bytes.
+# The official archives have 170,052,171 and 170,498,071 bytes.
 _MOST_BYTES = 2**30
+
+# Modules of the published versions, in the order in which auto looks for them.
+_PUBLISHED = {"binary": binary, "python": python_version}
 
 
 def class_names(source: str) -> tuple[str, ...]:
@@ -42,11 +52,11 @@ def load(
     """Loads a data set into memory (CIFAR-10: 184 MB).
 
     Args:
-      source: tfds (downloaded if absent), binary, synthetic, or auto: binary or
-        tfds, whichever `data_dir` contains; tfds if `data_dir` is "".
-      data_dir: Folder of the binary version, its parent, its .tar.gz, a TFDS
-        folder, or gs:// of the .tar.gz or its folder. If "", TFDS' own folder;
-        binary needs a value, synthetic none.
+      source: tfds (downloaded if absent), binary, python, synthetic, or auto:
+        whichever `data_dir` contains; tfds if `data_dir` is "".
+      data_dir: Folder of the binary or Python version, its parent, its .tar.gz,
+        a TFDS folder, or the gs:// path of the .tar.gz or its folder. If "",
+        TFDS' own folder; binary and python need a value, synthetic none.
       archive_sha256: Checksum of the .tar.gz, hexadecimal. If "", that of the
         official archive.
       synthetic_train_images: Number of training images of the synthetic source.
@@ -63,20 +73,22 @@ def load(
             synthetic_train_images, synthetic_test_images, seed, poll
         )
     if not data_dir:
-        if source == "binary":
+        if source in _PUBLISHED:
+            name = _PUBLISHED[source].VERSION.archive
             raise errors.DataError(
-                "config.data.source=binary needs config.data.dir: the folder"
-                f" or the {binary.ARCHIVE}"
+                f"--config.data.source={source}: needs --config.data.dir. Fix:"
+                f" --config.data.dir=DIR, its folder or {name}"
             )
         return tfds_source.read(None, download=True, poll=poll)
 
     if data_dir.startswith("gs://"):
         if source == "tfds":
             raise errors.DataError(
-                f"config.data.dir={data_dir}: of a bucket, {binary.ARCHIVE} is"
-                " read; config.data.source must be auto or binary"
+                f"--config.data.dir={data_dir}: data.source=tfds reads no"
+                " buckets. Fix: --config.data.source=auto, with"
+                f" {binary.VERSION.archive} in the bucket"
             )
-        return _read_from_bucket(data_dir, archive_sha256, poll)
+        return _read_from_bucket(source, data_dir, archive_sha256, poll)
 
     with files.translate_errors(
         f"config.data.dir={data_dir}", kind=errors.DataError
@@ -94,49 +106,76 @@ def _read_from_folder(
         return tfds_source.read(path, download=True, poll=poll)
     if not path.exists():
         raise errors.DataError(
-            f"config.data.dir={data_dir}: the path does not exist"
+            f"--config.data.dir={data_dir}: the path does not exist"
         )
-    found_binary = binary.find(path) if source in ("auto", "binary") else None
-    if found_binary:
-        logging.info("images: binary version, %s", found_binary)
-        return binary.read(found_binary, archive_sha256, poll)
-    found_tfds = tfds_source.find(path) if source in ("auto", "tfds") else None
-    if found_tfds:
-        logging.info("images: tensorflow-datasets, %s", found_tfds)
-        return tfds_source.read(found_tfds, poll=poll)
+    for name in _published(source, path.name if path.is_file() else ""):
+        module = _PUBLISHED[name]
+        found = archive.find(module.VERSION, path)
+        if found:
+            logging.info("data: %s version of CIFAR-10 in %s", name, found)
+            return module.read(found, archive_sha256, poll)
+    found = tfds_source.find(path) if source in ("auto", "tfds") else None
+    if found:
+        logging.info("data: tensorflow-datasets in %s", found)
+        return tfds_source.read(found, poll=poll)
+    known = [
+        f"{module.VERSION.folder} or {module.VERSION.archive}"
+        for name, module in _PUBLISHED.items()
+        if source in ("auto", name)
+    ]
+    if source == "auto":
+        known.append(f"the {tfds_source.NAME} folder of tensorflow-datasets")
     raise errors.DataError(
-        f"config.data.dir={data_dir} holds neither CIFAR-10's binary version"
-        f" ({binary.FOLDER}/data_batch_1.bin or {binary.ARCHIVE}) nor a"
-        " tensorflow-datasets folder"
-        f" ({tfds_source.NAME}/VERSION/dataset_info.json)"
-        if source == "auto"
-        else f"config.data.dir={data_dir} does not hold the {source} source"
+        f"--config.data.dir={data_dir}: no CIFAR-10 found. Fix: a folder with"
+        f" {', or '.join(known)}"
     )
+
+
+def _published(source: str, file: str = "") -> list[str]:
+    """Returns the names of the published versions to look for.
+
+    Args:
+      source: Source of the images; see `load`.
+      file: Name of a file. It is an archive of only one version: the one whose
+        official name it has, else the binary one.
+    """
+    if source in _PUBLISHED:
+        return [source]
+    if source != "auto":
+        return []
+    if not file:
+        return list(_PUBLISHED)
+    is_python = file == python_version.VERSION.archive
+    return ["python" if is_python else "binary"]
 
 
 def _read_from_bucket(
-    url: str, archive_sha256: str, poll: Callable[[], None]
+    source: str, url: str, archive_sha256: str, poll: Callable[[], None]
 ) -> dataset.Dataset:
-    """Reads the archive of the binary version from a bucket.
+    """Reads the archive of a published version from a bucket.
 
     Args:
+      source: binary, python or auto: the version that the archive's name says,
+        or the binary one in a folder.
       url: gs://BUCKET/OBJECT of the archive, or gs://BUCKET/PATH of the folder
         that holds it under its official name.
-      archive_sha256: See `binary.read`.
-      poll: See `binary.read`.
+      archive_sha256: See `archive.read`.
+      poll: See `archive.read`.
     """
-    archive = url
+    (name,) = _published(source, pathlib.PurePosixPath(url).name)
+    module = _PUBLISHED[name]
+    file = url
     if not url.endswith(".gz"):
-        archive = f"{url.rstrip('/')}/{binary.ARCHIVE}"
+        file = f"{url.rstrip('/')}/{module.VERSION.archive}"
     content = download.fetch(
-        archive, most_bytes=_MOST_BYTES, what=f"config.data.dir={url}"
+        file, most_bytes=_MOST_BYTES, what=f"--config.data.dir={url}"
     )
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder, binary.ARCHIVE)
+        path = pathlib.Path(folder, module.VERSION.archive)
         path.write_bytes(content)
         del content
         try:
-            return binary.read(path, archive_sha256, poll)
+            return module.read(path, archive_sha256, poll)
         except errors.DataError as error:
             # The temporary file is about to be deleted.
             raise errors.DataError(str(error).replace(str(path), url)) from None

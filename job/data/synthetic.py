@@ -86,7 +86,7 @@ def _draw_images(n: int, shape: _Shape, rng: np.random.Generator) -> np.ndarray:
         )
 
     colours = uniform(0.1, 0.9, 4, 3)
-    # The shape is lighter or darker than what is behind it, by a margin.
+    # The shape is lighter or darker than the background, by a margin.
     tone = np.where(uniform(0, 1, 1) < 0.5, 1, -1) * uniform(0.18, 0.5, 1)
     ink = colours[:, 0] * 0.5 + colours[:, 1] * 0.5 + tone
 

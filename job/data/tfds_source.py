@@ -83,12 +83,12 @@ def read(
         reason = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:300]
         if download:
             raise errors.DataError(
-                f"tensorflow-datasets could not get {NAME} ({reason}). Three"
-                " ways out: (1) give this machine a network and start again;"
-                " (2) fetch cifar-10-binary.tar.gz elsewhere and set"
-                " --config.data.dir to it, or to a folder that"
-                " tensorflow-datasets prepared; (3) set"
-                " --config.data.source=synthetic for drawn images"
+                f"--config.data.source=tfds: {NAME} cannot be downloaded"
+                f" ({reason}). Fix: (1) connect this machine to the network;"
+                " (2) download cifar-10-binary.tar.gz or"
+                " cifar-10-python.tar.gz elsewhere and set --config.data.dir to"
+                " it; or (3) --config.data.source=synthetic for synthetic"
+                " images"
             ) from None
         raise errors.DataError(f"{data_dir}: {reason}") from None
     return dataset.Dataset(train, test, source="tfds")

@@ -1,25 +1,47 @@
 """Diagnosis of a low accuracy: checks that look for the known mistakes.
 
+    from job.diagnose import diagnose_model
+    print(diagnose_model(model, x_test, y_test, train=(x_train, y_train)))
+
 A check is a function of plain values that returns a finding or None. Each can
 be used alone, in a notebook.
 
-    diagnosis        all checks of a config, a run or a Keras model
+    diagnosis        all checks of a config, a run or a .keras file
     report_builder   collection of findings, within a budget of time
     finding, costs   result of a check, the report, the cost of each mistake
 
     from_config      all checks of the fields of a config:
-      recipe           rates, decay, length, augmentation, precision
+      recipe           learning rate, decay, length, augmentation
       architecture     normalization, head, frozen base
-    from_data        labels, balance, copies, order, augmentation
     from_network     all probes of a run's network:
-      probes           can it learn one batch, are units dead, is it fast
-      range_test       at which learning rate does it learn
+      probes           can it learn one batch, are units dead
       trial            the network, trained for a few steps
     from_run         metrics, result and accuracies of a run
     from_checkpoint  accuracies of a run's newest checkpoint
-    keras_model      checks of a .keras file:
-      keras_file       reader of the file, which may be hostile
-      scoring          predictions and their scores
-    layers, pixels, budget
-                     layers of a Keras model, scales of pixels, cost of a probe
+
+    keras_model      all checks of a Keras model:
+      keras_file       reader of a .keras file, which may be hostile
+      keras_recipe     loss, outputs and learning rate
+      keras_layers     activations, normalization, regularization, frozen base
+      keras_outputs    pixels and classes as the model knows them
+      keras_causes     what copies of the model show that train:
+        keras_trial      the copies
+    from_data        images and labels of the user
+    layers, scoring, pixels, budget
+                     layers, outputs, readings of pixels, cost of a probe
 """
+
+from typing import Any
+
+from job.diagnose.finding import Report
+
+
+def diagnose_model(model: Any, x: Any, y: Any, *, train: Any = None) -> Report:
+    """Looks for the known mistakes in a Keras model; `print` shows the report.
+
+    See `keras_model.diagnose`, which has the arguments. It is imported by the
+    call, as it needs TensorFlow and this package does not.
+    """
+    from job.diagnose import keras_model
+
+    return keras_model.diagnose(model, x, y, train=train)

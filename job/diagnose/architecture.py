@@ -8,7 +8,7 @@ They need neither TensorFlow nor data.
 from collections.abc import Sequence
 
 from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # Number of convolutions and filters of each block.
 _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
@@ -24,7 +24,7 @@ _TIME_CONSTANTS = 10
 
 
 def check_batch_norm(
-    *, batch_norm: bool, pretrained: bool, learns: bool | None
+    *, batch_norm: bool, pretrained: bool, learns: bool | None, rate: float
 ) -> Finding | None:
     """Looks for a deep network that is trained without batch normalization.
 
@@ -33,20 +33,22 @@ def check_batch_norm(
       pretrained: Whether it starts from weights that were trained without.
       learns: Whether a probe learned one batch; see `probes.check_learning`.
         None if no probe was run.
+      rate: Usual learning rate with batch normalization.
     """
     if batch_norm or pretrained:
         return None
     seen = {
-        True: "though it learned one batch",
-        False: "and it did not learn one batch",
-        None: "and it was not tried on a batch",
+        True: "a probe learned one batch at some learning rate",
+        False: "a probe did not learn one batch",
+        None: "no probe was run",
     }
-    return Finding(
+    return mistake(
         "no_batch_norm",
-        "batch normalization is missing",
-        f"0 normalization layers after 13 convolutions, {seen[learns]}",
-        costs.NO_BATCH_NORM if learns else costs.STUCK,
-        ("--config.model.batch_norm=true",),
+        f"0 normalization layers after 13 convolutions; {seen[learns]}",
+        flags=(
+            "--config.model.batch_norm=true",
+            f"--config.optimizer.peak_learning_rate={rate:g}",
+        ),
     )
 
 
@@ -68,16 +70,15 @@ def check_replica_batch(
     size = global_batch_size // (1 if synchronized else replicas)
     if not batch_norm or size >= _SMALL_BATCH:
         return None
-    remedy = f"--config.global_batch_size={2 * _SMALL_BATCH * replicas}"
-    if replicas > 1:
-        remedy += " or --config.distribute.sync_batch_norm=true"
-    return Finding(
+    flag = f"--config.global_batch_size={2 * _SMALL_BATCH * replicas}"
+    return mistake(
         "replica_batch",
-        "batch normalization over too few images",
-        f"{size} images share their moments ({global_batch_size} a step,"
-        f" {replicas} replicas); below {_SMALL_BATCH} they are noise",
-        costs.SMALL_REPLICA_BATCH,
-        (remedy,),
+        f"{size} images share their statistics ({global_batch_size} per step,"
+        f" {replicas} replicas); below {_SMALL_BATCH} these are noise",
+        fix=flag + " or --config.distribute.sync_batch_norm=true"
+        if replicas > 1
+        else "",
+        flags=(flag,),
     )
 
 
@@ -98,14 +99,12 @@ def check_batch_norm_momentum(
         or time_constants >= _TIME_CONSTANTS
     ):
         return None
-    return Finding(
+    return mistake(
         "batch_norm_momentum",
-        "the running moments are too slow for so short a run",
-        f"momentum {momentum:g} over {steps} steps: {time_constants:.1f}"
-        f" turnovers, of which {_TIME_CONSTANTS} are wanted;"
-        f" {momentum**steps:.0%} of the moments are still the initial ones",
-        costs.BATCH_NORM_MOMENTUM,
-        (f"--config.model.batch_norm_momentum={_FAST_MOMENTUM}",),
+        f"momentum {momentum:g} over {steps} steps: {time_constants:.1f} time"
+        f" constants of the {_TIME_CONSTANTS} needed; {momentum**steps:.0%} of"
+        " the statistics are still the initial ones",
+        flags=(f"--config.model.batch_norm_momentum={_FAST_MOMENTUM}",),
     )
 
 
@@ -139,37 +138,54 @@ def check_large_head(
         features = units
     if head <= convolutions:
         return None
-    return Finding(
+    return mistake(
         "large_head",
-        "the head has more weights than the convolutions",
         f"{head / 1e6:.1f} million in the head, {convolutions / 1e6:.1f}"
-        f" million in the convolutions, on a map of {size} x {size}",
-        costs.LARGE_HEAD,
-        (
-            '--config.model.head_units="()" --config.model.dropout=0'
-            " --config.model.head_pooling=avg",
+        f" million in the convolutions, on a feature map of {size} x {size}",
+        flags=(
+            "--config.model.head_units=()",
+            "--config.model.dropout=0",
+            "--config.model.head_pooling=avg",
         ),
     )
 
 
-def check_frozen_base(*, size: int, frozen: bool) -> Finding | None:
-    """Looks for a frozen base whose last feature map is a single pixel.
+def check_frozen_base(*, input_size: int, frozen: bool) -> Finding | None:
+    """Looks for a base none of whose convolutions train.
 
     Args:
-      size: Height and width of the last feature map, in pixels. VGG16 divides
-        those of the images by 32.
+      input_size: Height and width of the images, in pixels.
       frozen: Whether all convolutions stay frozen.
     """
-    if not frozen or size >= 2:
+    if not frozen:
         return None
-    return Finding(
+    size = input_size // 32
+    return mistake(
         "frozen_base",
-        f"the whole base is frozen, and its last map is {size} x {size}",
-        f"{size} pixel is left of an image after the last convolution, and 0"
-        " convolutions train",
-        costs.FROZEN_AT_32,
-        (
-            "--config=configs/transfer.py, which opens block by block"
-            " (transfer.unfreeze_epochs), with SGD at .08",
-        ),
+        f"0 of 13 convolutions train; at {input_size} pixels the last feature"
+        f" map is {size} x {size}",
+        cost=costs.frozen_base(input_size),
+        flags=("--config=configs/transfer.py",),
+    )
+
+
+def check_preprocessing(
+    *, preprocessing: str, pretrained: bool
+) -> Finding | None:
+    """Looks for ImageNet's weights on pixels of another scale.
+
+    Args:
+      preprocessing: Preprocessing of the network.
+      pretrained: Whether the weights are ImageNet's VGG16 of
+        keras.applications. It was trained on BGR, 0 to 255, minus ImageNet's
+        mean.
+    """
+    if not pretrained or preprocessing == "caffe":
+        return None
+    return mistake(
+        "preprocessing",
+        f"preprocessing {preprocessing}; the weights expect BGR from 0 to 255"
+        " less ImageNet's mean",
+        cost=costs.PREPROCESSING,
+        flags=("--config.model.preprocessing=auto",),
     )

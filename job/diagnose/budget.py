@@ -7,10 +7,10 @@ _WALL, _WORK = time.perf_counter(), time.process_time()
 
 
 def clock() -> float:
-    """Returns seconds of work, as two idle CPU cores would need for it.
+    """Returns the work of this process, in seconds of two idle CPU cores.
 
-    At least a quarter of the elapsed seconds. On a busy machine, for example
-    beside a run, a probe takes longer and has the same result.
+    The result is at least a quarter of the elapsed seconds. On a busy machine a
+    probe takes longer and has the same result.
     """
     work = (time.process_time() - _WORK) / 2
     return max(work, (time.perf_counter() - _WALL) / 4)

@@ -1,125 +1,111 @@
-"""Cost of each mistake, and the source of its figure.
+"""Cost of each mistake, and the accuracy that a budget reaches.
 
-This project's figures are in docs/results.md and docs/diagnose.md,
-each with the command that reproduces it. They are of one seed and small
-budgets, so they tell which of two mistakes is larger, not what a long run would
-lose. Other mistakes have a published figure, or only a source and a `rank`.
+A figure is the difference of two runs of docs/results.md or docs/diagnose.md;
+a test compares it with the files of docs/results. A mistake without a figure
+has a source and a rank.
 """
 
-from job.diagnose.finding import Cost, number_word
+import math
 
-_REMEDIES = "docs/results.md, "
-_LADDER = _REMEDIES + "make ablate PLAN=ladder, width .25, 5 epochs: "
+from job.diagnose.finding import Cost
 
-STUCK = Cost(60.51, _LADDER + "naive 10.00, with batch normalization 70.51")
-NO_BATCH_NORM = Cost(
-    2.39,
-    "da2so/DA2Lite: VGG16 93.22 with, 90.83 without, trained well",
-    measured=False,
+
+def _difference(table: str, **runs: float) -> Cost:
+    """Returns the cost that two runs of docs/results.md differ by.
+
+    Args:
+      table: Table of the runs.
+      **runs: Accuracy of the better and of the worse run, in %, by variant.
+    """
+    better, worse = runs.values()
+    listed = ", ".join(f"{name} {each:.2f}" for name, each in runs.items())
+    return Cost(better - worse, f"docs/results.md, {table}: {listed}")
+
+
+def of_this_model(points: float, what: str) -> Cost:
+    """Returns a cost that was measured on the model or run itself.
+
+    Args:
+      points: Points of accuracy.
+      what: Condition under which they are lost.
+    """
+    return Cost(points, f"measured here, {what}")
+
+
+def unknown(source: str, rank: float) -> Cost:
+    """Returns the cost of a mistake that has no figure.
+
+    Args:
+      source: Where the mistake is described.
+      rank: Position among the findings, in estimated points.
+    """
+    return Cost(None, source, rank)
+
+
+_FROZEN = {
+    32: _difference("transfer", gradual=88.09, frozen=65.72),
+    64: Cost(21.09, "docs/results.md: gradual 88.09, 64px_bilinear 67.00"),
+    96: Cost(17.79, "docs/results.md: gradual 88.09, 96px_bilinear 70.30"),
+    128: Cost(15.24, "docs/results.md: gradual 88.09, 128px_bilinear 72.85"),
+}
+
+
+def frozen_base(size: int) -> Cost:
+    """Returns the cost of a frozen base, by the size of its images.
+
+    Args:
+      size: Height of the images, in pixels.
+    """
+    return _FROZEN[max(each for each in _FROZEN if each <= max(32, size))]
+
+
+# Measured accuracy of configs/stem32.py in %: width -> epochs of 50,000 images.
+_EXPECTED = {
+    0.25: {5: 80.6, 8: 83.4},
+    0.5: {4: 81.9, 8: 85.8, 16: 88.2},
+}
+
+
+def expected_accuracy(width: float, epochs: float) -> str:
+    """Describes the accuracy that was measured at a budget, as text.
+
+    Args:
+      width: Multiplier of the filters.
+      epochs: Length of the run in epochs of 50,000 images.
+    """
+    nearest = min(_EXPECTED, key=lambda each: abs(math.log(each / width)))
+    points = _EXPECTED[nearest]
+    shortest, longest = min(points), max(points)
+    text = f"stem32.py at width {nearest:g}:"
+    if epochs < 0.75 * shortest:
+        return f"{text} {points[shortest]:g}% after {shortest} epochs"
+    if epochs > 1.5 * longest:
+        return f"{text} {points[longest]:g}% after {longest} epochs, more later"
+    near = min(points, key=lambda each: abs(math.log(each / epochs)))
+    return f"{text} about {points[near]:g}% after {near} epochs"
+
+
+# Mistakes of a Keras model.
+DIVERGED_MODEL = unknown("NaN * 0 is NaN: no further step helps", 100)
+SHUFFLED_LABELS = unknown("tf #62460: 10% while the loss falls", 70)
+NOT_SHUFFLED = unknown("tf #36626, #45197", 70)
+RATE_OF_MODEL = unknown("docs/results.md, naive_rates", 45)
+DEEP_RATE = _difference("naive_rates", **{"adam_3e-4": 60.16, "adam_1e-3": 9.0})
+
+# Mistakes of a config or a run.
+NO_WARMUP = _difference("baseline_search", warmup=80.44, no_warmup=79.36)
+NO_AUGMENTATION = unknown("more the longer a run is", 1.5)
+NO_AUGMENTATION_SYNTHETIC = _difference(
+    "quickstart", quickstart=96.60, no_augmentation=94.50
 )
-CONSTANT_RATE = Cost(
-    7.58,
-    _LADDER + "Adam at a constant rate 71.91, SGD with warm-up, a fall to 0"
-    " and weight decay 79.49",
-)
-SHORT_RUN = Cost(
-    4.00,
-    "docs/results.md, width .5: 81.92 after 4 epochs, 85.92 after 8"
-    " (with another weight decay); the more the shorter",
-)
-LARGE_HEAD = Cost(1.40, _LADDER + "FC 4096 x 2 70.51, 512 -> 10 71.91")
-NO_AUGMENTATION = Cost(
-    0.26,
-    _LADDER + "80.90 without, 81.16 with flip and translation; more the"
-    " longer a run is",
-)
-NO_AUGMENTATION_SYNTHETIC = Cost(
-    2.10, "README, make train: 96.60 with, 94.50 without"
-)
-OVERFITTED = Cost(
-    1.7,
-    "VGG16-BN, published: crop and flip 94.06 (chenyaofo), AutoAugment and"
-    " cutout 95.76 (yhhhli)",
-    measured=False,
-)
-OVER_AUGMENTED = Cost(
-    10.38,
-    _REMEDIES + "make ablate PLAN=over, width .25, 5 epochs: flip and"
-    " translation 80.56, the preset strong 70.18",
-)
-FROZEN_AT_32 = Cost(
-    22.37,
-    _REMEDIES + "make train CONFIG=configs/transfer.py: 88.09, opened"
-    " block by block; with :frozen 65.72",
-)
-SMALL_REPLICA_BATCH = Cost(
-    None, "Wu & He 2018, arXiv:1803.08494, figure 1; tf #46488", rank=5
-)
-BATCH_NORM_STATISTICS = Cost(None, "keras PR #9965, #11590, #7177", rank=30)
-BATCH_NORM_MOMENTUM = Cost(
-    None, "running moments that have not arrived; keras' .99", rank=3
-)
-WEIGHT_DECAY = Cost(
-    None, "keras' weight_decay is decoupled, torch's is not", rank=2
-)
+OVER_AUGMENTED = _difference("over", label_smoothing=80.56, strong=70.18)
 RATE_TOO_LOW = Cost(
     39.40,
-    "docs/diagnose.md, the ladder's last line: 80.56 at the rule's rate, 41.16"
-    " at a hundredth of it",
+    "docs/diagnose.md: label_smoothing 80.56, at a hundredth of the rate 41.16",
 )
-RATE_TOO_HIGH = Cost(
-    None, "FluxML/model-zoo #220, geifmany/cifar-vgg #3", rank=45
-)
-OVERFIT_ONE_BATCH = Cost(
-    None, "what cannot learn 32 images cannot learn 50,000", rank=40
-)
-DEAD_RELUS = Cost(None, "kuangliu/pytorch-cifar #28, mxnet #1968", rank=35)
-LABELS = Cost(None, "tf #62460: 10 % while the loss falls", rank=60)
-IMBALANCE = Cost(None, "CIFAR-10 has as many of each class", rank=4)
-DUPLICATES = Cost(
-    None, "Barz & Denzler 2020, arXiv:1902.00423 (ciFAIR)", rank=1
-)
-SHUFFLING = Cost(None, "tf #36626, #45197", rank=20)
-REPLICA_AUGMENTATION = Cost(None, "keras PR #20612", rank=1.5)
-SLOW_PRECISION = Cost(0.0, "lambdal's TF 2.3 table, tf #48127")
-LOSS_SCALING = Cost(
-    None,
-    "a published 3-fold comparison of PyTorch, Keras and JAX: about 3 % in"
-    " float16 without scale_loss, and 93.79 in float32",
-    measured=False,
-    rank=90,
-)
-SOFTMAX_TWICE = Cost(None, "keras #16906, tf #14405", rank=10)
+RATE_TOO_HIGH = unknown("FluxML/model-zoo #220, geifmany/cifar-vgg #3", 45)
+OVERFIT_ONE_BATCH = unknown("32 images should be learned in 40 steps", 40)
 PREPROCESSING = Cost(
     8.01,
-    "docs/diagnose.md, configs/transfer.py:frozen with Adam: 65.54 as the"
-    " weights know them, 57.53 divided by 255; with a head of 128 units that"
-    " overfits, 60.81 and 60.77",
+    "docs/diagnose.md: 65.54 as the weights expect, 57.53 divided by 255",
 )
-DIVERGED = Cost(None, "pytorch-nin-cifar10 #1, tf #90686", rank=50)
-FIRST_LOSS = Cost(
-    None, "keras-applications #93, szagoruyko/cifar.torch #20", rank=8
-)
-
-
-def at_chance(num_classes: int) -> Cost:
-    """Returns the cost of a model that guesses.
-
-    Args:
-      num_classes: Number of classes.
-    """
-    return Cost(
-        None,
-        f"guessing the {number_word(num_classes)} classes gives"
-        f" {100 / num_classes:.0f} %",
-        rank=70,
-    )
-
-
-def output_units(num_classes: int) -> Cost:
-    """Returns the cost of outputs that are not the classes.
-
-    Args:
-      num_classes: Number of classes.
-    """
-    return Cost(None, f"the labels go from 0 to {num_classes - 1}", rank=45)

@@ -1,7 +1,7 @@
-"""All checks of a config, a run or a Keras model: the table of contents.
+"""All checks of a config, a run or a .keras file: the table of contents.
 
     report = diagnose(config, None, StopRequest())
-    print(finding.to_text(report))
+    print(report)
 
 The checks themselves are in the modules that are called here.
 """
@@ -12,15 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
-import numpy as np
 import tensorflow as tf
 
-from job import build
-from job.augment import make_augment
-from job.config import augmentation, serialization
-from job.data import pipeline
+from job import build, errors
+from job.config import serialization
 from job.data.dataset import Dataset
 from job.diagnose import (
+    costs,
     finding,
     from_checkpoint,
     from_config,
@@ -29,24 +27,18 @@ from job.diagnose import (
     from_run,
     keras_file,
     keras_model,
-    probes,
-    recipe,
 )
 from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
 from job.output import metrics
 from job.storage import files
-from job.storage.workdir import DIAGNOSE, RANGE_TEST, RESULT, Workdir
+from job.storage.workdir import DIAGNOSE, FAILURE, RESULT, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 
 # Seconds of all probes together. The rest of two minutes is for TensorFlow's
 # import, the data and the compilation.
 _SECONDS = 80.0
-# Number of batches whose order is checked.
-_SHUFFLED_BATCHES = 20
-# Number of images whose preprocessing is checked.
-_PREPROCESSED_IMAGES = 500
 
 
 def diagnose(
@@ -55,20 +47,23 @@ def diagnose(
     stop: StopRequest,
     *,
     seconds: float = _SECONDS,
+    command: Sequence[str] = (),
 ) -> Report:
     """Looks for known mistakes in a config, and in its run if there is one.
 
     A run is left unchanged, whether it has ended or not. Its metrics log and
-    its newest checkpoint are read. diagnose.json and range_test.png are written
-    beside them, if the workdir is a local directory.
+    its newest checkpoint are read. diagnose.json is written beside them, if the
+    workdir is a local directory.
 
     Args:
       config: Config of the run, checked; it names the data.
-      workdir: Workdir of the run, or an empty one for the two files. If None,
+      workdir: Workdir of the run, or an empty one for the file. If None,
         nothing is written.
       stop: Stop request, polled after each check.
       seconds: Seconds of all probes together, by `budget.clock`. Checks that
         exceed them are skipped.
+      command: Arguments of the command that trains this config, for the one
+        with all fixes.
 
     Raises:
       JobError: The data or the weights cannot be loaded.
@@ -83,7 +78,6 @@ def diagnose(
     _configure_gpus()
     data = build.load_data(config, stop.check)
     plan = build.create_plan(config, len(data.train))
-    check_data(builder, config, data)
     if output:
         output.mkdir(parents=True, exist_ok=True)
     from_network.check_network(
@@ -92,15 +86,28 @@ def diagnose(
         plan,
         data.train,
         num_classes=data.num_classes,
-        plot=output / RANGE_TEST if output else None,
         has_run=bool(lines),
     )
+    epochs = plan.train_steps * config.global_batch_size
+    epochs /= from_config.FULL_EPOCH
+    if data.source != "synthetic":
+        expected = costs.expected_accuracy(config.model.width, epochs)
+        builder.summary = (
+            f"The budget is {plan.train_steps:,} steps of"
+            f" {config.global_batch_size} images, {epochs:.2g} epochs of all"
+            f" 50,000. Measured: {expected}."
+        )
     replicas = result.get("replicas") or _num_replicas(config)
     check_config(builder, config, plan, data, replicas=replicas)
     if workdir and (lines or result):
         check_run(builder, config, plan, lines, result, data, workdir)
-    _drop_explained(builder)
-    report = builder.report()
+    failure = files.read_json(local / FAILURE) if local else None
+    if isinstance(failure, dict):
+        builder.summary = f"The run ended early: {failure.get('error')}"
+    builder.drop("no_batch_norm", where="stuck_at_chance")
+    builder.drop("overfit_one_batch", where="no_batch_norm")
+    builder.drop("short_run", where="underfit")
+    report = builder.report(command)
     if output:
         files.write_json(output / DIAGNOSE, finding.to_json(report))
     return report
@@ -124,115 +131,48 @@ def _num_replicas(config: ml_collections.ConfigDict) -> int:
     )
 
 
-def _drop_explained(builder: ReportBuilder) -> None:
-    """Removes findings that another finding explains, or states better."""
-    builder.drop("no_batch_norm", where="stuck_at_chance")
-    builder.drop("overfit_one_batch", where="no_batch_norm")
-    builder.drop("rate_rule", where="range_test")
-    if builder.found("range_test") is None:
-        # There was no time to see whether the network learns at another rate.
-        builder.drop("stuck_at_chance", where="rate_rule")
-        builder.drop("overfit_one_batch", where="rate_rule")
-
-
 def diagnose_model(
     path: pathlib.Path,
-    config: ml_collections.ConfigDict,
     stop: StopRequest,
+    *,
+    config: ml_collections.ConfigDict | None = None,
+    images: pathlib.Path | None = None,
+    labels: pathlib.Path | None = None,
 ) -> Report:
-    """Looks for known mistakes in a Keras model.
+    """Looks for known mistakes in a .keras file.
 
     Args:
       path: Path of the .keras file.
-      config: Config that names the data. Its other fields are not used.
       stop: Stop request, polled after each check.
+      config: Config that names the data; its other fields are not used. If
+        None, there is no data set.
+      images: Path of a .npy file with images that the model is used on.
+      labels: Path of a .npy file with their labels.
 
     Raises:
-      DataError: The file is not a .keras file, or names code of its author.
+      DataError: A file is damaged, of another kind, or names code of its
+        author; or the arrays are not images and labels.
     """
     stop.saved = "a diagnosis changes nothing"
-    builder = ReportBuilder(stop.check, seconds=_SECONDS)
     _configure_gpus()
-    loaded = keras_file.load(path)
-    data = build.load_data(config, stop.check)
-    checks, facts = keras_model.check_model(
-        loaded, data.test, num_classes=data.num_classes
+    model = keras_file.load(path)
+    if images and labels:
+        x = from_data.load_array(images, "images")
+        y = from_data.load_array(labels, "labels")
+        try:
+            return keras_model.diagnose(model, x, y, poll=stop.check)
+        except ValueError as error:
+            raise errors.DataError(f"--images={images}: {error}") from None
+    builder = ReportBuilder(stop.check, seconds=_SECONDS)
+    data = build.load_data(config, stop.check) if config else None
+    keras_model.check_model(
+        builder,
+        model,
+        data.test if data else None,
+        data.train if data else None,
+        num_classes=data.num_classes if data else 10,
     )
-    for name, found in checks.items():
-        builder.add(name, found)
-    builder.facts.update(facts)
-    check_images(builder, data)
     return builder.report()
-
-
-def check_images(builder: ReportBuilder, data: Dataset) -> None:
-    """Checks the labels and the images of a data set.
-
-    Args:
-      builder: Collector of the findings.
-      data: Data set.
-    """
-    labels, num_classes = data.train.labels, data.num_classes
-    builder.add(
-        "labels", from_data.check_labels(labels, num_classes=num_classes)
-    )
-    builder.add(
-        "balance", from_data.check_balance(labels, num_classes=num_classes)
-    )
-    builder.add("copies", from_data.check_copies(data.train, data.test))
-
-
-def check_data(
-    builder: ReportBuilder, config: ml_collections.ConfigDict, data: Dataset
-) -> None:
-    """Checks the data of a run, their order, preprocessing and augmentation.
-
-    Args:
-      builder: Collector of the findings.
-      config: Config of the run.
-      data: Data set of the run.
-    """
-    check_images(builder, data)
-    batches = pipeline.train_batches(
-        data.train,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        first_step=0,
-    )
-    labels = [b.label.numpy() for b in batches.take(_SHUFFLED_BATCHES)]
-    builder.add(
-        "shuffling",
-        from_data.check_shuffling(
-            labels, all_labels=data.train.labels, num_classes=data.num_classes
-        ),
-    )
-    builder.add(
-        "preprocessing",
-        from_data.check_preprocessing(
-            data.train.images[:_PREPROCESSED_IMAGES],
-            preprocessing=build.preprocessing(config),
-            pretrained=bool(config.model.weights),
-        ),
-    )
-    augment = make_augment(
-        build.create_operations(config),
-        seed=config.seed,
-        num_images=max(len(data.train), probes.BATCH),
-        global_batch_size=2 * probes.BATCH,
-        num_replicas=2,
-    )
-    strengths = augmentation.strengths(config.augment.to_dict())
-    images = data.train.images[: probes.BATCH]
-    builder.add(
-        "replica_augmentation",
-        from_data.check_replica_augmentation(
-            augment,
-            np.resize(images, (probes.BATCH, *images.shape[1:])),
-            # An alternating flip depends on the image and the epoch alone.
-            by_image_only=config.augment.flip == "alternating"
-            and not any(strengths.values()),
-        ),
-    )
 
 
 def check_config(
@@ -254,7 +194,7 @@ def check_config(
     """
     stuck = builder.found("stuck_at_chance")
     learns = None
-    if builder.found("range_test"):
+    if builder.found("learning_rate"):
         learns = True  # At another rate.
     elif stuck is not None:
         learns = not (stuck or builder.found("overfit_one_batch"))
@@ -266,14 +206,10 @@ def check_config(
         synthetic=data.source == "synthetic",
         learns=learns,
         num_classes=data.num_classes,
+        preprocessing=build.preprocessing(config),
     )
     for name, found in checks.items():
         builder.add(name, found)
-    # The job scales the loss wherever it computes in float16.
-    builder.add(
-        "loss_scaling",
-        recipe.check_loss_scaling(precision=config.precision, scaled=True),
-    )
 
 
 def check_run(
@@ -300,8 +236,15 @@ def check_run(
         "stuck_at_chance",
         from_run.check_metrics_stuck(lines, num_classes=data.num_classes),
     )
-    builder.add("diverged", from_run.check_diverged(lines, result))
-    builder.add("best_epoch", from_run.check_best_epoch(lines, result))
-    if scores := from_run.describe_scores(lines):
-        builder.facts["accuracy"] = scores
-    from_checkpoint.check_checkpoint(builder, config, plan, data, workdir)
+    builder.add(
+        "diverged",
+        from_run.check_diverged(
+            lines,
+            result,
+            rate=config.optimizer.peak_learning_rate,
+            batch_norm=config.model.batch_norm,
+        ),
+    )
+    from_checkpoint.check_checkpoint(
+        builder, config, plan, data, workdir, lines
+    )

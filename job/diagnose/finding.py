@@ -1,30 +1,28 @@
 """Findings of the checks, and reports of them as text and JSON.
 
-    found = Finding("frozen_base", title, evidence, costs.FROZEN_AT_32, remedy)
-    print(to_text(Report([found], passed, skipped, facts, seconds=31.0)))
+    found = Finding("frozen_base", title, evidence, costs.frozen_base(32), fix)
+    print(Report([found], passed, skipped, facts, seconds=31.0))
 
 Needs no TensorFlow.
 """
 
 import dataclasses
+import pathlib
+import shlex
 import textwrap
+import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+# Difference of two single runs, in points, that may be noise: twice its
+# standard error, at a noise of 0.42 points per run (docs/results.md).
+NOISE = 1.2
+
 _WIDTH = 88
 
-_NUMBER_WORDS = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
+# Title, fix, source and rank of each mistake, by the name of its check.
+MISTAKES: dict[str, dict[str, Any]] = tomllib.loads(
+    pathlib.Path(__file__).with_name("mistakes.toml").read_text("utf-8")
 )
 
 
@@ -33,27 +31,31 @@ class Cost:
     """Cost of a mistake.
 
     Attributes:
-      points: Test accuracy lost, in percentage points. None if no figure is
-        known.
-      source: Source of the figure, or of the mistake if there is none.
-      measured: Whether this project measured the figure.
-      rank: Estimated points, for the order of findings without a figure. It is
-        never shown.
+      points: Test accuracy lost, in percentage points. None if it was not
+        measured.
+      source: Source of the figure, or of the mistake if there is no figure.
+      rank: Position among the findings if there is no figure, or one within
+        noise: the estimated points. It is never shown.
     """
 
     points: float | None
     source: str
-    measured: bool = True
     rank: float = 0.0
 
+    @property
+    def order(self) -> float:
+        """Points by which findings are ordered."""
+        if self.points is None or self.points < NOISE:
+            return self.rank
+        return self.points
+
     def text(self) -> str:
-        """Returns the figure as text."""
+        """Returns the cost as text."""
         if self.points is None:
-            return "not measured by us"
-        if not self.points:
-            return "no accuracy, but time"
-        points = f"{self.points:.1f} points"
-        return points if self.measured else f"{points}; not measured by us"
+            return f"not measured ({self.source})"
+        if self.points < NOISE:
+            return f"within noise ({self.source})"
+        return f"{self.points:.1f} points ({self.source})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +65,48 @@ class Finding:
     Attributes:
       check: Name of the check.
       title: Mistake in a few words.
-      evidence: Number of this run that shows the mistake.
+      evidence: Number of this run or model that shows the mistake.
       cost: Cost of the mistake.
-      remedy: Flags or lines of code that fix it.
+      fix: Change that fixes it. Empty if the flags say it all.
+      flags: Flags of the job that fix it. Empty for a Keras model.
     """
 
     check: str
     title: str
     evidence: str
     cost: Cost
-    remedy: tuple[str, ...]
+    fix: str = ""
+    flags: tuple[str, ...] = ()
+
+
+def mistake(
+    check: str,
+    evidence: str,
+    *,
+    title: str = "",
+    cost: Cost | None = None,
+    fix: str = "",
+    flags: tuple[str, ...] = (),
+) -> Finding:
+    """Returns a finding with the title, cost and fix of mistakes.toml.
+
+    Args:
+      check: Name of the check, a table of the file.
+      evidence: Number of this run or model that shows the mistake.
+      title: Title, if not that of the file.
+      cost: Cost, if not that of the file.
+      fix: Fix, if not that of the file.
+      flags: Flags of the job that fix it, instead of the file's fix.
+    """
+    entry = MISTAKES[check]
+    return Finding(
+        check,
+        title or entry["title"],
+        evidence,
+        cost or Cost(None, entry["source"], entry["rank"]),
+        fix or ("" if flags else entry["fix"]),
+        flags,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +119,8 @@ class Report:
       skipped: Reason by name of each skipped check.
       facts: Figures that are not mistakes, text by name.
       seconds: Duration of the diagnosis in seconds.
+      summary: One sentence on the accuracy. Empty if there is none.
+      command: Command of a run with all fixes. Empty if no flag helps.
     """
 
     findings: Sequence[Finding]
@@ -92,43 +128,60 @@ class Report:
     skipped: dict[str, str]
     facts: dict[str, str]
     seconds: float
+    summary: str = ""
+    command: str = ""
 
-
-def number_word(count: int) -> str:
-    """Returns a count as texts write it: a word up to ten, digits above it."""
-    return _NUMBER_WORDS[count] if count < len(_NUMBER_WORDS) else f"{count:,}"
+    def __str__(self) -> str:
+        """Returns the report as text for a terminal or a notebook."""
+        return to_text(self)
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:
     """Returns the findings in the order of their costs, the largest first."""
+    return sorted(findings, key=lambda found: found.cost.order, reverse=True)
 
-    def points(found: Finding) -> float:
-        cost = found.cost
-        return cost.rank if cost.points is None else cost.points
 
-    return sorted(findings, key=points, reverse=True)
+def combine_flags(findings: Iterable[Finding]) -> list[str]:
+    """Returns the flags of all findings, the last value of each field.
+
+    A later fix builds on the earlier ones: with batch normalization, a network
+    takes the learning rate that was too high without.
+
+    Args:
+      findings: Findings in the order of their costs.
+    """
+    flags: dict[str, str] = {}
+    for found in findings:
+        for flag in found.flags:
+            flags[flag.partition("=")[0]] = flag
+    return sorted(flags.values(), key=lambda f: not f.startswith("--config="))
 
 
 def to_text(report: Report) -> str:
     """Returns the report as text for a terminal."""
     count = len(report.findings)
-    title = f"{count or 'no'} finding{'' if count == 1 else 's'}"
-    parts = [f"{title}, {report.seconds:.0f} s"]
+    title = f"{count or 'No'} finding{'' if count == 1 else 's'}"
+    parts = [f"{title} in {report.seconds:.0f} s"]
+    if report.summary:
+        parts.append(_wrap(report.summary))
     for number, found in enumerate(report.findings, start=1):
-        parts.append(f"\n{number}. {found.title} [{found.check}]")
-        parts.append(_line("evidence", found.evidence))
-        parts.append(
-            _line("costs", f"{found.cost.text()} ({found.cost.source})")
-        )
-        parts.extend(_line("fix", flag) for flag in found.remedy)
+        fix = found.fix or shlex.join(found.flags)
+        parts.append(f"\nFinding {number}: {found.title} [{found.check}]")
+        parts.append(_line("Evidence", found.evidence))
+        parts.append(_line("Cost", found.cost.text()))
+        parts.append(_line("Fix", fix))
+    if report.command:
+        parts.append(f"\nAll fixes:\n  {report.command}")
     parts.append("")
     parts.extend(_wrap(f"{k}: {v}") for k, v in report.facts.items())
     if report.passed:
-        parts.append(_wrap(f"nothing found by: {', '.join(report.passed)}"))
-    parts.extend(
-        _wrap(f"not checked: {name}: {why}")
-        for name, why in report.skipped.items()
-    )
+        parts.append(_wrap(f"Passed: {', '.join(report.passed)}"))
+    if report.skipped:
+        reasons: dict[str, list[str]] = {}
+        for name, why in report.skipped.items():
+            reasons.setdefault(why, []).append(name)
+        listed = [f"{', '.join(who)} ({why})" for why, who in reasons.items()]
+        parts.append(_wrap(f"Skipped: {'; '.join(listed)}"))
     return "\n".join(parts)
 
 
@@ -136,8 +189,8 @@ def _line(name: str, text: str) -> str:
     return textwrap.fill(
         text,
         _WIDTH,
-        initial_indent=f"   {name:<9} ",
-        subsequent_indent=" " * 13,
+        initial_indent=f"  {name:<8}  ",
+        subsequent_indent=" " * 12,
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -145,29 +198,42 @@ def _line(name: str, text: str) -> str:
 
 def _wrap(text: str) -> str:
     return textwrap.fill(
-        text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False
+        text,
+        _WIDTH,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Returns the report as JSON values."""
-    findings = []
-    for found in report.findings:
-        entry = dataclasses.asdict(found)
-        cost = entry.pop("cost")
-        findings.append(
-            {
-                **entry,
-                "loss_points": cost["points"],
-                "measured_by_us": cost["measured"]
-                and cost["points"] is not None,
-                "source": cost["source"],
-            }
-        )
+    """Returns the report as JSON values.
+
+    Returns:
+      `summary`, `command`, `findings`, `passed`, `skipped`, `facts` and
+      `seconds`. Each finding has `check`, `title`, `evidence`, `cost` (text),
+      `cost_points` (None if not measured or within noise), `fix` and `flags`.
+    """
+    findings = [
+        {
+            "check": found.check,
+            "title": found.title,
+            "evidence": found.evidence,
+            "cost": found.cost.text(),
+            "cost_points": found.cost.points
+            if found.cost.points is None or found.cost.points >= NOISE
+            else None,
+            "fix": found.fix or shlex.join(found.flags),
+            "flags": list(found.flags),
+        }
+        for found in report.findings
+    ]
     return {
+        "summary": report.summary,
+        "command": report.command,
         "findings": findings,
-        "nothing_found_by": list(report.passed),
-        "not_checked": report.skipped,
+        "passed": list(report.passed),
+        "skipped": report.skipped,
         "facts": report.facts,
         "seconds": round(report.seconds, 1),
     }

@@ -1,12 +1,13 @@
 """Checks of a run's newest checkpoint, by its accuracies.
 
-    check_checkpoint(builder, config, plan, data, workdir)
+    check_checkpoint(builder, config, plan, data, workdir, lines)
 
 The checkpoint is read, never changed: the run may be writing its next one.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import ml_collections
@@ -17,14 +18,14 @@ from job import build, errors
 from job.checkpoint import store
 from job.config import augmentation
 from job.data.dataset import Dataset, Split
-from job.diagnose import budget, from_run, recipe
+from job.diagnose import budget, costs, from_config, from_run, recipe
 from job.diagnose.finding import Finding
 from job.diagnose.report_builder import ReportBuilder
 from job.storage.workdir import Workdir
 from job.training.plan import Plan
 from job.training.state import load_evaluated
 
-_CHECKS = ("train_test_gap", "running_moments")
+_CHECKS = ("memorized", "underfit", "running_moments")
 
 # Number of images of each split that the accuracies are measured on.
 _IMAGES = 1000
@@ -43,6 +44,7 @@ def check_checkpoint(
     plan: Plan,
     data: Dataset,
     workdir: Workdir,
+    lines: Sequence[Mapping[str, Any]],
 ) -> None:
     """Compares accuracies on training and test images.
 
@@ -52,6 +54,7 @@ def check_checkpoint(
       plan: Plan of the run.
       data: Data set of the run.
       workdir: Workdir of the run.
+      lines: Complete lines of metrics.jsonl.
     """
     try:
         loaded = _load_newest(config, workdir, data.num_classes)
@@ -71,25 +74,47 @@ def check_checkpoint(
     test_images = _sample(data.test, rng)
     train_accuracy = accuracy(train_images, False)
     test_accuracy = accuracy(test_images, False)
-    builder.facts["newest checkpoint"] = (
-        f"step {step:,} of {plan.train_steps:,}: {100 * train_accuracy:.1f} on"
-        f" {len(train_images):,} plain training images,"
-        f" {100 * test_accuracy:.1f} on {len(test_images):,} that were not"
-        " trained on"
-    )
     augment = config.augment.to_dict()
     builder.add(
-        "train_test_gap",
+        "memorized",
         from_run.check_gap(
             train_accuracy=train_accuracy,
             test_accuracy=test_accuracy,
             augmented=augmentation.is_enabled(augment),
         ),
     )
+    epochs = step * config.global_batch_size / from_config.FULL_EPOCH
+    builder.summary = (
+        f"{100 * test_accuracy:.1f}% of the images that it was not trained on"
+        f" are recognized, {100 * train_accuracy:.1f}% of the training images,"
+        f" after {step:,} of {plan.train_steps:,} steps."
+    )
+    if data.source != "synthetic":
+        expected = costs.expected_accuracy(config.model.width, epochs)
+        builder.summary += (
+            f" As many images as {epochs:.2g} epochs of all 50,000; {expected}."
+        )
     if step >= from_run.LATE * plan.train_steps:
         builder.add(
-            "over_augmentation",
+            "underfit",
             from_run.check_underfit(
+                lines,
+                plain_accuracy=train_accuracy,
+                test_accuracy=test_accuracy,
+                steps=step,
+                epochs=epochs,
+                width=config.model.width,
+                train_images=config.data.train_images,
+                frozen=not any(
+                    group.unfreeze_step is not None
+                    for name, group in plan.groups.items()
+                    if name.startswith("block")
+                ),
+            ),
+        )
+        builder.add(
+            "over_augmentation",
+            from_run.check_over_augmented(
                 plain_accuracy=train_accuracy,
                 test_accuracy=test_accuracy,
                 heavy=recipe.heavy_augmentation(augment),
@@ -107,7 +132,7 @@ def _load_newest(
 ) -> tuple[int, keras.Model] | None:
     """Returns the step and the evaluated network of the newest checkpoint."""
     checkpoints = store.CheckpointStore(workdir.checkpoints)
-    newest = checkpoints.restore_newest(quarantine=False)
+    newest = checkpoints.restore_newest(set_aside=False)
     if newest is None:
         return None
     saved, tensors = newest
@@ -158,8 +183,8 @@ def _check_moments(
     )
     if found is None:
         return None
-    # The check's own remedy is for code that calls the layers itself.
-    remedy = "train for more steps"
+    flags: tuple[str, ...] = ()
     if config.model.batch_norm_momentum > _FAST_MOMENTUM:
-        remedy += ", with --config.model.batch_norm_momentum=0.9"
-    return dataclasses.replace(found, remedy=(remedy,))
+        flags = ("--config.model.batch_norm_momentum=0.9",)
+    # The check's own fix is for code that calls the layers itself.
+    return dataclasses.replace(found, fix="more steps", flags=flags)

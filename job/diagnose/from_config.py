@@ -14,6 +14,9 @@ from job.config.serialization import INFINITE
 from job.diagnose import architecture, recipe
 from job.diagnose.finding import Finding
 
+# Images of an epoch of CIFAR-10.
+FULL_EPOCH = 50_000
+
 
 def check_fields(
     fields: Mapping[str, Any],
@@ -24,6 +27,7 @@ def check_fields(
     synthetic: bool,
     learns: bool | None,
     num_classes: int,
+    preprocessing: str,
 ) -> dict[str, Finding | None]:
     """Runs all checks of a config.
 
@@ -36,6 +40,7 @@ def check_fields(
       learns: Whether a probe learned one batch; see
         `architecture.check_batch_norm`.
       num_classes: Number of classes.
+      preprocessing: Preprocessing of the network; see `build.preprocessing`.
 
     Returns:
       Finding of each check by its name; None where it found nothing.
@@ -50,33 +55,86 @@ def check_fields(
     }
     pretrained = bool(fields["model.weights"])
     optimizer = fields["optimizer.name"]
+    network = _check_network(
+        fields,
+        train_steps=train_steps,
+        replicas=replicas,
+        learns=learns,
+        num_classes=num_classes,
+        preprocessing=preprocessing,
+        frozen=frozen,
+    )
+    return network | {
+        "over_augmentation": recipe.check_over_augmentation(
+            augment=augment, epochs=epochs
+        ),
+        "short_run": recipe.check_budget(
+            epochs=train_steps * batch_size / FULL_EPOCH,
+            steps=train_steps,
+            width=fields["model.width"],
+            train_images=fields["data.train_images"],
+            frozen=frozen,
+            synthetic=synthetic,
+        ),
+        "constant_rate": recipe.check_constant_rate(
+            schedule=fields["optimizer.schedule"],
+            warmup_epochs=fields["optimizer.warmup_epochs"],
+            epochs=epochs,
+            frozen=frozen,
+        ),
+        "no_warmup": recipe.check_warmup(
+            optimizer=optimizer,
+            warmup_epochs=fields["optimizer.warmup_epochs"],
+            epochs=epochs,
+            frozen=frozen,
+        ),
+        "learning_rate": recipe.check_rate_rule(
+            optimizer=optimizer,
+            peak_learning_rate=fields["optimizer.peak_learning_rate"],
+            global_batch_size=batch_size,
+            batch_norm=fields["model.batch_norm"],
+            pretrained=pretrained,
+            frozen=frozen,
+        ),
+        "no_augmentation": recipe.check_augmentation(
+            augment=augment, synthetic=synthetic, frozen=frozen
+        ),
+        "weight_decay": recipe.check_weight_decay(
+            optimizer=optimizer,
+            peak_learning_rate=fields["optimizer.peak_learning_rate"],
+            weight_decay=fields["optimizer.weight_decay"],
+            momentum=fields["optimizer.momentum"],
+        ),
+    }
+
+
+def _check_network(
+    fields: Mapping[str, Any],
+    *,
+    train_steps: int,
+    replicas: int,
+    learns: bool | None,
+    num_classes: int,
+    preprocessing: str,
+    frozen: bool,
+) -> dict[str, Finding | None]:
+    batch_size = fields["global_batch_size"]
+    pretrained = bool(fields["model.weights"])
+    optimizer = fields["optimizer.name"]
     return {
         "no_batch_norm": architecture.check_batch_norm(
             batch_norm=fields["model.batch_norm"],
             pretrained=pretrained,
             learns=learns,
+            rate=recipe.rule_of_thumb(
+                optimizer=optimizer, global_batch_size=batch_size
+            ),
         ),
         "frozen_base": architecture.check_frozen_base(
-            size=fields["model.input_size"] // 32, frozen=frozen
+            input_size=fields["model.input_size"], frozen=frozen
         ),
-        "over_augmentation": recipe.check_over_augmentation(
-            augment=augment, epochs=epochs
-        ),
-        "short_run": recipe.check_short_run(
-            epochs=epochs, steps=train_steps, frozen=frozen
-        ),
-        "constant_rate": recipe.check_constant_rate(
-            schedule=fields["optimizer.schedule"],
-            warmup_epochs=fields["optimizer.warmup_epochs"],
-            global_batch_size=batch_size,
-            epochs=epochs,
-            frozen=frozen,
-        ),
-        "rate_rule": recipe.check_rate_rule(
-            optimizer=optimizer,
-            peak_learning_rate=fields["optimizer.peak_learning_rate"],
-            global_batch_size=batch_size,
-            pretrained=pretrained,
+        "preprocessing": architecture.check_preprocessing(
+            preprocessing=preprocessing, pretrained=pretrained
         ),
         "large_head": architecture.check_large_head(
             head_units=fields["model.head_units"],
@@ -84,9 +142,6 @@ def check_fields(
             width=fields["model.width"],
             flatten=fields["model.head_pooling"] == "flatten",
             num_classes=num_classes,
-        ),
-        "no_augmentation": recipe.check_augmentation(
-            augment=augment, synthetic=synthetic, frozen=frozen
         ),
         "replica_batch": architecture.check_replica_batch(
             batch_norm=fields["model.batch_norm"],
@@ -98,12 +153,6 @@ def check_fields(
             batch_norm=fields["model.batch_norm"],
             momentum=fields["model.batch_norm_momentum"],
             steps=train_steps,
-        ),
-        "weight_decay": recipe.check_weight_decay(
-            optimizer=optimizer,
-            peak_learning_rate=fields["optimizer.peak_learning_rate"],
-            weight_decay=fields["optimizer.weight_decay"],
-            momentum=fields["optimizer.momentum"],
         ),
     }
 

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job.diagnose import costs
-from job.diagnose.finding import Cost, Finding
+from job.diagnose.finding import Finding, mistake
 from job.diagnose.probes import guessing_loss
+from job.diagnose.recipe import light_augmentation, longer_run
 
 # A mean over thousands of images this close to the loss of guessing is not an
 # accident.
@@ -25,8 +26,8 @@ _GAP = 10.0
 # Accuracy on training images, 0 to 1, below which a run underfits, and the
 # largest gap to the test images, in points, that goes with it.
 _LEARNED, _UNDERFIT_GAP = 0.9, 3.0
-# Difference of two accuracies, 0 to 1, that may be due to rounding.
-_ROUNDING = 5e-5
+# Accuracy on training images, 0 to 1, below which a run has not learned them.
+_UNDERFIT = 0.7
 # Points of accuracy lost by the moving statistics that are not noise.
 _STATISTICS = 10.0
 # Fraction of the planned steps from which a run may be judged to underfit.
@@ -70,24 +71,32 @@ def check_metrics_stuck(
     last = [line["loss"] for line in train[-3:]]
     if any(abs(loss - chance) > _STUCK for loss in last):
         return None
-    return Finding(
+    return mistake(
         "stuck_at_chance",
-        f"it does not learn: the loss stays at ln {num_classes}",
         f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
         f" guessing gives ln {num_classes} = {chance:.4f}",
-        costs.STUCK,
-        ("--config.model.batch_norm=true --config.model.init=he_fan_out",),
+        title=f"The loss stays at ln {num_classes}: the run does not learn",
+        flags=(
+            "--config.model.batch_norm=true",
+            "--config.model.init=he_fan_out",
+        ),
     )
 
 
 def check_diverged(
-    lines: Sequence[_Line], result: Mapping[str, Any]
+    lines: Sequence[_Line],
+    result: Mapping[str, Any],
+    *,
+    rate: float,
+    batch_norm: bool,
 ) -> Finding | None:
     """Looks for losses that were not finite.
 
     Args:
       lines: Lines of metrics.jsonl.
       result: Content of result.json. Empty if the run has not ended.
+      rate: Peak learning rate of the run.
+      batch_norm: Whether the network has batch normalization.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
@@ -95,18 +104,11 @@ def check_diverged(
         return None
     seen = [f"loss {bad[0]['loss']} at step {bad[0]['step']:,}"] if bad else []
     if rollbacks:
-        seen.append(f"{rollbacks} rollbacks, each of which halved the rate")
-    return Finding(
-        "diverged",
-        "numbers were not finite",
-        "; ".join(seen),
-        costs.DIVERGED,
-        (
-            "a smaller --config.optimizer.peak_learning_rate, a longer"
-            " --config.optimizer.warmup_epochs, or"
-            " --config.optimizer.clip_norm=1",
-        ),
-    )
+        seen.append(f"{rollbacks} rollbacks, each at half the learning rate")
+    flags = [f"--config.optimizer.peak_learning_rate={rate / 10:.2g}"]
+    if not batch_norm:
+        flags.append("--config.optimizer.clip_norm=1")
+    return mistake("diverged", "; ".join(seen), flags=tuple(flags))
 
 
 def check_gap(
@@ -122,21 +124,23 @@ def check_gap(
     gap = 100 * (train_accuracy - test_accuracy)
     if gap < _GAP:
         return None
-    fix = "--config.augment.flip=alternating --config.augment.translate=2"
+    flags: tuple[str, ...] = (
+        "--config.augment.flip=alternating",
+        "--config.augment.translate=2",
+    )
     if augmented:
-        fix = "--config.augment.preset=strong, and --config.epochs=100"
-    return Finding(
-        "train_test_gap",
-        "it knows the training images by heart"
-        + ("" if augmented else ", and augmentation is off"),
+        flags = ("--config.augment.preset=strong", "--config.epochs=100")
+    return mistake(
+        "memorized",
         f"accuracy {100 * train_accuracy:.1f} on training images,"
         f" {100 * test_accuracy:.1f} on others: a gap of {gap:.1f} points",
-        costs.OVERFITTED,
-        (fix,),
+        title="The network has memorized its training images"
+        + ("" if augmented else ", and augmentation is off"),
+        flags=flags,
     )
 
 
-def check_underfit(
+def check_over_augmented(
     *, plain_accuracy: float, test_accuracy: float, heavy: Sequence[str]
 ) -> Finding | None:
     """Looks for augmentation that keeps a run from fitting its own images.
@@ -151,89 +155,54 @@ def check_underfit(
     gap = 100 * (plain_accuracy - test_accuracy)
     if len(heavy) < 2 or plain_accuracy >= _LEARNED or gap > _UNDERFIT_GAP:
         return None
-    return Finding(
+    return mistake(
         "over_augmentation",
-        "too much augmentation: the training images are not learned either",
         f"accuracy {100 * plain_accuracy:.1f} on plain training images,"
         f" {100 * test_accuracy:.1f} on others, with {', '.join(heavy)}",
-        costs.OVER_AUGMENTED,
-        (
-            "--config.augment.flip=alternating --config.augment.translate=2,"
-            " the others 0; or many more --config.epochs",
-        ),
+        cost=costs.OVER_AUGMENTED,
+        flags=light_augmentation(heavy),
     )
 
 
-def scored_lines(lines: Sequence[_Line]) -> list[_Line]:
-    """Returns the lines of evaluations, on test or validation images.
-
-    Args:
-      lines: Complete lines of metrics.jsonl.
-    """
-    return [line for line in lines if line["split"] in ("test", "validation")]
-
-
-def check_best_epoch(
-    lines: Sequence[_Line], result: Mapping[str, Any]
+def check_underfit(
+    lines: Sequence[_Line],
+    *,
+    plain_accuracy: float,
+    test_accuracy: float,
+    steps: int,
+    epochs: float,
+    width: float,
+    train_images: int,
+    frozen: bool,
 ) -> Finding | None:
-    """Looks for a reported accuracy that is the best one, not the last one.
+    """Looks for a run that ended before it had learned its training images.
 
     Args:
       lines: Complete lines of metrics.jsonl.
-      result: Content of result.json. Empty if the run has not ended.
+      plain_accuracy: Accuracy on training images without augmentation, 0 to 1.
+      test_accuracy: Accuracy on images that it was not trained on, 0 to 1.
+      steps: Number of steps so far.
+      epochs: The same in epochs of 50,000 images.
+      width: Multiplier of the filters.
+      train_images: Number of training images that are used. 0 for all.
+      frozen: Whether only the head is trained.
     """
-    tests = [line for line in lines if line["split"] == "test"]
-    reported = result.get("test_accuracy")
-    if reported is None or len(tests) < 2:
+    gap = 100 * (plain_accuracy - test_accuracy)
+    if frozen or plain_accuracy >= _UNDERFIT or gap >= _GAP:
         return None
-    last = max(tests, key=lambda line: line["step"])
-    best = max(tests, key=lambda line: line["accuracy"])
-    # The last step may have been evaluated again, in batches of another size.
-    if reported <= last["accuracy"] + _ROUNDING:
-        return None
-    if abs(reported - best["accuracy"]) > _ROUNDING:
-        return None
-    points = 100 * (reported - last["accuracy"])
-    return Finding(
-        "best_epoch",
-        "the reported accuracy was picked on the test images",
-        f"reported {100 * reported:.2f}, which is step {best['step']:,}; the"
-        f" last step, {last['step']:,}, has {100 * last['accuracy']:.2f}",
-        Cost(
-            points,
-            "of this run: so much is it too high; chenyaofo 94.16 best, 94.06"
-            " last",
-        ),
-        (
-            "report the last epoch, or choose by"
-            " --config.data.validation_fraction=0.1",
+    train = [line["accuracy"] for line in lines if line["split"] == "train"]
+    seen = f"accuracy {100 * plain_accuracy:.1f} on training images and"
+    seen += f" {100 * test_accuracy:.1f} on others after {steps:,} steps"
+    if len(train) > 2 and train[-1] > train[-len(train) // 3] + 0.01:
+        seen += ", and the training accuracy was still rising"
+    return mistake(
+        "underfit",
+        f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
+        f" 50,000; {costs.expected_accuracy(width, epochs)}",
+        flags=longer_run(
+            max(8, 2 * math.ceil(epochs)), train_images=train_images
         ),
     )
-
-
-def describe_scores(lines: Sequence[_Line]) -> str:
-    """Describes the last and the best evaluation of each split.
-
-    Args:
-      lines: Complete lines of metrics.jsonl.
-
-    Returns:
-      Text for a person. Empty if there was no evaluation.
-    """
-    scored = scored_lines(lines)
-    if not scored:
-        return ""
-    parts = []
-    for split in dict.fromkeys(line["split"] for line in scored):
-        of_split = [line for line in scored if line["split"] == split]
-        last = max(of_split, key=lambda line: line["step"])
-        best = max(of_split, key=lambda line: line["accuracy"])
-        parts.append(
-            f"{split}: last {100 * last['accuracy']:.2f} (epoch"
-            f" {last['epoch']:g}), best {100 * best['accuracy']:.2f} (epoch"
-            f" {best['epoch']:g})"
-        )
-    return "; ".join(parts)
 
 
 def check_running_moments(
@@ -250,15 +219,10 @@ def check_running_moments(
     points = 100 * (by_batch - by_running)
     if points < _STATISTICS:
         return None
-    return Finding(
+    return mistake(
         "running_moments",
-        "batch normalization's running moments do not fit",
-        f"accuracy {100 * by_running:.1f} with the running moments,"
+        f"accuracy {100 * by_running:.1f} with the moving statistics,"
         f" {100 * by_batch:.1f} with those of the batch, on the same {images}"
         " images",
-        Cost(points, "of this model, so much; keras PR #9965, tf #46488"),
-        (
-            "call the model with training=True in training, let the layers"
-            " train, and take a momentum of .9",
-        ),
+        cost=costs.of_this_model(points, "keras PR #9965, tf #46488"),
     )

@@ -109,30 +109,48 @@ def has_frozen_base(model: keras.Model) -> bool:
     return bool(found) and not any(layer.trainable_variables for layer in found)
 
 
-def smallest_feature_map(
-    model: keras.Model, input_size: tuple[int, ...]
-) -> int:
-    """Returns the smallest height or width of a feature map, in pixels.
+def multiply_adds(model: keras.Model) -> int:
+    """Returns the multiplications of a forward pass of one image.
 
-    Args:
-      model: Model of images, float [n, h, w, 3].
-      input_size: Height and width of the images, in pixels.
+    Counted are convolutions and dense layers. A size that the model leaves
+    open counts as 32 pixels.
     """
-    spatial = [
-        layer
+    count = 0
+    for layer in flat_layers(model):
+        if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            continue
+        places = layer.output.shape[1:-1]
+        size = int(np.prod([each or 32 for each in places]))
+        count += size * int(np.prod(layer.kernel.shape))
+    return count
+
+
+def output_activation(model: keras.Model) -> str:
+    """Returns the name of the activation that ends a model, or ""."""
+    last = flat_layers(model)[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return "softmax"
+    if isinstance(last, keras.layers.ReLU):
+        return "relu"
+    return getattr(getattr(last, "activation", None), "__name__", "")
+
+
+def head_fraction(model: keras.Model) -> float:
+    """Returns the fraction of a model's weights that dense layers have."""
+    dense = sum(
+        layer.count_params()
         for layer in flat_layers(model)
-        if isinstance(
-            layer,
-            keras.layers.Conv2D
-            | keras.layers.MaxPooling2D
-            | keras.layers.AveragePooling2D,
-        )
-    ]
-    blank = np.zeros((1, *input_size, 3), np.float32)
-    with outputs_of(spatial) as outputs:
-        model(blank, training=False)
-    return min(
-        (min(output.shape[1:3]) for output in outputs.values()), default=1
+        if isinstance(layer, keras.layers.Dense)
+    )
+    return dense / max(1, model.count_params())
+
+
+def is_normalized(model: keras.Model) -> bool:
+    """Returns whether a model normalizes its feature maps."""
+    return any(
+        "Normalization" in type(layer).__name__
+        and not isinstance(layer, keras.layers.Normalization)
+        for layer in flat_layers(model)
     )
 
 
@@ -147,9 +165,3 @@ def first_kernel_crc32c(model: keras.Model) -> str:
         kernel = np.asarray(layer.kernel, np.float32)
         return f"{google_crc32c.value(kernel.tobytes()):08x}"
     return ""
-
-
-def compute_dtype(model: keras.Model) -> str:
-    """Returns float16 if any layer computes in it, else float32."""
-    dtypes = {layer.compute_dtype for layer in flat_layers(model)}
-    return "float16" if "float16" in dtypes else "float32"

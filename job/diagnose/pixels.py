@@ -1,9 +1,12 @@
-"""Scales of pixels, in NumPy: the preprocessing that a model may expect.
+"""Readings of an image: the scale, channel order and layout of its pixels.
 
-    scale(images, "caffe")      # float32, as ImageNet's VGG16 expects them
+    Reading("unit").apply(images)               # divided by 255
+    Reading("caffe", bgr=True).apply(images)    # as ImageNet's VGG16 expects
 
-`SCALES` lists them.
+A model recognizes the images only in the reading that it was trained on.
 """
+
+import dataclasses
 
 import numpy as np
 import numpy.typing as npt
@@ -12,32 +15,76 @@ from job.model.vgg import PREPROCESSING
 
 _Array = npt.NDArray
 
-# Description of each scale. "raw" leaves pixels as they are, 0 to 255.
-SCALES = {
-    "raw": "as they are",
-    "unit": "divided by 255",
-    "symmetric": "from -1 to 1",
-    "standardize": "standardized",
-    "caffe": "as ImageNet's VGG16 knows them",
+# Name -> description, mean, divisor. The mean is of red, green, blue.
+SCALES: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
+    "raw": ("0 to 255", (0.0,), (1.0,)),
+    "unit": ("divided by 255", (0.0,), (255.0,)),
+    "symmetric": ("from -1 to 1", (127.5,), (127.5,)),
+    "standardize": (
+        "standardized by channel",
+        tuple(PREPROCESSING["standardize"][0]),
+        tuple(PREPROCESSING["standardize"][1]),
+    ),
+    "caffe": (
+        "with ImageNet's mean subtracted",
+        tuple(PREPROCESSING["caffe"][0][::-1]),
+        (1.0,),
+    ),
+    "twice": ("divided by 255 twice", (0.0,), (255.0**2,)),
+}
+
+# Name -> description. Files store images with the channels first; `reshaped`
+# is what a reshape makes of them where a transpose is needed.
+LAYOUTS = {
+    "": "as they are",
+    "reshaped": "reshaped where a transpose was needed",
+    "transposed": "with rows and columns exchanged",
 }
 
 
-def scale(images: _Array, name: str) -> _Array:
-    """Returns the images on one of the scales.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One way to read the pixels of an image.
+
+    Attributes:
+      scale: Key of `SCALES`.
+      bgr: Whether the channels are blue, green, red.
+      layout: Key of `LAYOUTS`.
+    """
+
+    scale: str = "raw"
+    bgr: bool = False
+    layout: str = ""
+
+    def __str__(self) -> str:
+        """Returns the reading as text."""
+        text = f"{'BGR' if self.bgr else 'RGB'}, {SCALES[self.scale][0]}"
+        return text + (f", {LAYOUTS[self.layout]}" if self.layout else "")
+
+    def apply(self, images: _Array) -> _Array:
+        """Returns images in this reading, float32 [n, h, w, 3].
+
+        Args:
+          images: RGB images, 0 to 255, of any number type, [n, h, w, 3].
+        """
+        _, mean, divisor = SCALES[self.scale]
+        scaled: _Array = images.astype(np.float32)
+        scaled = (scaled - np.asarray(mean, np.float32)) / np.asarray(
+            divisor, np.float32
+        )
+        if self.bgr:
+            scaled = scaled[..., ::-1]
+        if self.layout == "reshaped":
+            scaled = scaled.transpose(0, 3, 1, 2).reshape(scaled.shape)
+        elif self.layout == "transposed":
+            scaled = scaled.transpose(0, 2, 1, 3)
+        return np.ascontiguousarray(scaled, np.float32)
+
+
+def own_reading(scale: str) -> Reading:
+    """Returns the reading of RGB images on a scale.
 
     Args:
-      images: uint8 or float32 [n, h, w, 3], RGB, 0 to 255.
-      name: Key of `SCALES`.
-
-    Returns:
-      float32 [n, h, w, 3].
+      scale: Key of `SCALES`. "caffe" comes with the channels reversed.
     """
-    pixels = images.astype(np.float32)
-    if name == "raw":
-        return pixels
-    if name == "symmetric":
-        return pixels / 127.5 - 1
-    mean, divisor, reverse_channels = PREPROCESSING[name]
-    pixels = pixels[..., ::-1] if reverse_channels else pixels
-    scaled = (pixels - np.asarray(mean)) / np.asarray(divisor)
-    return scaled.astype(np.float32)
+    return Reading(scale, bgr=scale == "caffe")

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from job.diagnose import budget, costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # (learning rate) -> loss of the next batch before the update.
 TrainStep = Callable[[float], float]
@@ -25,6 +25,8 @@ _MIN_STEPS = 10
 # A loss this close to chance has learned nothing: guessing the classes of one
 # batch by their frequencies in it gains 0.02.
 _STUCK = 0.05
+# Fall of the loss below that of guessing that no chance explains.
+_FALL = 0.15
 # Fraction of the loss of guessing below which one batch counts as learned. More
 # steps would show nothing new.
 _LEARNED = 0.5
@@ -33,9 +35,6 @@ _MEMORIZED = 0.1
 _FIRST_LOSS = 4.0
 # Fraction of dead units from which a layer counts as dead.
 _DEAD = 0.9
-# Ratio of step times above which a precision counts as slower. Timings on a
-# machine that does other work scatter by less.
-_SLOWER = 1.25
 
 
 def guessing_loss(num_classes: int) -> float:
@@ -90,6 +89,35 @@ def overfit(
     return losses
 
 
+def fall(
+    train_step: TrainStep,
+    *,
+    rate: float,
+    steps: int,
+    seconds: float,
+    num_classes: int,
+) -> list[float]:
+    """Trains on one batch until its loss falls below that of guessing.
+
+    Args:
+      train_step: Function that makes a step on always the same batch.
+      rate: Learning rate.
+      steps: Maximum number of steps.
+      seconds: Seconds of `budget.clock` after which no further step begins.
+      num_classes: Number of classes.
+
+    Returns:
+      Losses up to the fall. Empty if the loss did not fall.
+    """
+    losses = []
+    wanted = guessing_loss(num_classes) - _FALL
+    for _, loss in run_steps(train_step, [rate] * steps, seconds):
+        losses.append(loss)
+        if len(losses) >= 5 and max(losses[-5:]) < wanted:
+            return losses
+    return []
+
+
 def is_conclusive(losses: Sequence[float], *, num_classes: int) -> bool:
     """Returns whether `overfit` got far enough for `check_learning`.
 
@@ -121,13 +149,14 @@ def check_first_loss(loss: float, *, num_classes: int) -> Finding | None:
     chance = guessing_loss(num_classes)
     if loss <= _FIRST_LOSS * chance:
         return None
-    return Finding(
+    return mistake(
         "first_loss",
-        "the network starts far from guessing",
         f"first loss {loss:.2f}; guessing gives ln {num_classes} ="
         f" {chance:.3f}",
-        costs.FIRST_LOSS,
-        ("--config.model.init=he_fan_out --config.model.preprocessing=auto",),
+        flags=(
+            "--config.model.init=he_fan_out",
+            "--config.model.preprocessing=auto",
+        ),
     )
 
 
@@ -157,50 +186,40 @@ def check_learning(
         f" guessing gives ln {num_classes} = {chance:.3f}"
     )
     if not math.isfinite(losses[-1]):
-        return Finding(
+        return mistake(
             "overfit_one_batch",
-            "it diverges on one batch",
             seen,
-            costs.DIVERGED,
-            (
+            flags=(
                 "--config.optimizer.peak_learning_rate="
                 f"{peak_learning_rate / 10:.2g}",
             ),
         )
     if _is_stuck(losses, chance):
-        fix = "--config.model.init=he_fan_out"
-        if not batch_norm:
-            fix = f"--config.model.batch_norm=true {fix}"
-        return Finding(
+        return mistake(
             "stuck_at_chance",
-            f"it does not learn: the loss stays at ln {num_classes}"
-            + ("" if batch_norm else ", without batch normalization"),
             seen,
-            costs.STUCK,
-            (fix,),
+            title=f"The loss stays at ln {num_classes}: it does not learn",
+            flags=fixes(batch_norm=batch_norm),
         )
     if min(losses[-5:]) > _LEARNED * chance:
-        return Finding(
+        return mistake(
             "overfit_one_batch",
-            "it cannot learn one batch by heart",
             seen,
-            costs.OVERFIT_ONE_BATCH,
-            (
-                "see the other findings; then the labels, the rate and whether"
-                " the layers train at all",
-            ),
+            title="The network cannot memorize one batch",
+            cost=costs.OVERFIT_ONE_BATCH,
         )
     return None
 
 
 def check_dead_relus(
-    fractions: dict[str, float], images: int
+    fractions: dict[str, float], images: int, *, flags: tuple[str, ...] = ()
 ) -> Finding | None:
     """Looks for layers most of whose units are 0 for all images.
 
     Args:
       fractions: Fraction of dead units by layer; see `layers.dead_fractions`.
       images: Number of images.
+      flags: Flags of the job that fix it. Empty for a Keras model.
     """
     dead = {
         k: fraction for k, fraction in fractions.items() if fraction >= _DEAD
@@ -208,40 +227,24 @@ def check_dead_relus(
     if not dead:
         return None
     worst = max(dead, key=lambda name: dead[name])
-    return Finding(
+    return mistake(
         "dead_relus",
-        "layers are dead: their ReLUs answer to no image",
         f"{dead[worst]:.0%} of {worst}'s units are 0 for all of {images}"
         f" images; {len(dead)} of {len(fractions)} layers are dead by"
         f" {_DEAD:.0%} or more",
-        costs.DEAD_RELUS,
-        (
-            "--config.model.batch_norm=true --config.model.init=he_fan_out, or"
-            " a smaller --config.optimizer.peak_learning_rate",
-        ),
+        fix=""
+        if flags
+        else "BatchNormalization before each ReLU, or a tenth of the learning"
+        " rate",
+        flags=flags,
     )
 
 
-def check_precision(
-    seconds: dict[str, float], *, precision: str, images: int
-) -> Finding | None:
-    """Looks for a reduced precision that is slower than float32.
+def fixes(*, batch_norm: bool) -> tuple[str, ...]:
+    """Returns the flags for a network whose units or gradients vanish.
 
     Args:
-      seconds: Seconds per step, the minimum of several, by precision. It
-        includes float32.
-      precision: Precision of the run.
-      images: Number of images in the batch.
+      batch_norm: Whether the network has batch normalization.
     """
-    slower = seconds[precision] / seconds["float32"]
-    if slower < _SLOWER:
-        return None
-    return Finding(
-        "precision",
-        f"{precision} is slower than float32 here",
-        f"a step of {images} images takes {1e3 * seconds[precision]:.0f} ms in"
-        f" {precision} and {1e3 * seconds['float32']:.0f} ms in float32,"
-        f" {slower:.1f} times as long",
-        costs.SLOW_PRECISION,
-        ("--config.precision=float32",),
-    )
+    flags = ("--config.model.init=he_fan_out",)
+    return flags if batch_norm else ("--config.model.batch_norm=true", *flags)

@@ -1,16 +1,16 @@
-"""Checks of a training recipe: rates, decay, length, augmentation, precision.
+"""Checks of a training recipe: learning rate, decay, length, augmentation.
 
     check_weight_decay(optimizer="sgd", weight_decay=5e-3, ...)
 
 They need neither TensorFlow nor data.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from job.config import augmentation
 from job.diagnose import costs
-from job.diagnose.finding import Finding
+from job.diagnose.finding import Finding, mistake
 
 # Learning rate of SGD with momentum 0.9 per 128 images of a batch. Published
 # recipes for VGG16 agree on it, by the linear rule (Goyal et al. 2017,
@@ -22,7 +22,7 @@ _ADAM_RATE = 1e-3
 # Tolerated ratios of a learning rate to the rule. Published recipes for VGG16
 # lie between 0.5 and 2. Rates that are too large break a run sooner than rates
 # that are too small.
-_LOWEST_RATIO, _HIGHEST_RATIO = 1 / 10, 4.0
+_LOWEST_RATIO, _HIGHEST_RATIO = 1 / 10, 3.0
 
 # Coupled weight decay of published VGG16 recipes: 1e-4 to 1e-3.
 _LARGE_DECAY = 4e-3
@@ -30,8 +30,8 @@ _SMALL_DECAY_PER_STEP = 1e-5
 
 # Epochs from which heavy augmentation has been seen to pay.
 _LONG_RUN = 30.0
-# Epochs below which convolutions cannot have learned much.
-_SHORT_RUN = 2.0
+# Epochs of 50,000 images below which no run has been measured to learn much.
+_SHORT_RUN = 1.95
 
 # Fields of config.augment, and the values from which they count as heavy.
 _HEAVY = {
@@ -51,20 +51,32 @@ _HEAVY = {
     "translate": 9.0,
 }
 
-# Smallest positive number of float16, 2**-24.
-_SMALLEST_FLOAT16 = 2.0**-24
 
+def rule_of_thumb(
+    *,
+    optimizer: str,
+    global_batch_size: int,
+    batch_norm: bool = True,
+    pretrained: bool = False,
+) -> float:
+    """Returns the usual peak learning rate.
 
-def rule_of_thumb(*, optimizer: str, global_batch_size: int) -> float:
-    """Returns the usual peak rate: 0.1 * B / 128 of SGD, 0.001 of Adam.
+    It is 0.1 * B / 128 for SGD and 1e-3 for Adam. Without batch normalization,
+    or with pretrained weights, it is 0.04 * B / 128, and 3e-4 or 1e-4
+    (docs/results.md, naive_rates and transfer_rates).
 
     Args:
       optimizer: Name of the optimizer, sgd (momentum 0.9) or adam.
       global_batch_size: Number of images per step, B.
+      batch_norm: Whether the network has batch normalization.
+      pretrained: Whether pretrained weights are trained further.
     """
     if optimizer == "adam":
-        return _ADAM_RATE
-    return _SGD_RATE * global_batch_size / _SGD_BATCH
+        if pretrained:
+            return 1e-4
+        return _ADAM_RATE if batch_norm else 3e-4
+    rate = _SGD_RATE * global_batch_size / _SGD_BATCH
+    return rate if batch_norm and not pretrained else 0.4 * rate
 
 
 def check_rate_rule(
@@ -72,7 +84,9 @@ def check_rate_rule(
     optimizer: str,
     peak_learning_rate: float,
     global_batch_size: int,
+    batch_norm: bool,
     pretrained: bool,
+    frozen: bool,
 ) -> Finding | None:
     """Compares the peak learning rate with the rule for its batch size.
 
@@ -80,24 +94,70 @@ def check_rate_rule(
       optimizer: Name of the optimizer, sgd (momentum 0.9) or adam.
       peak_learning_rate: Learning rate after the warm-up.
       global_batch_size: Number of images per step.
-      pretrained: Whether the network starts from pretrained weights, which
-        need smaller rates than the rule's.
+      batch_norm: Whether the network has batch normalization.
+      pretrained: Whether the network starts from pretrained weights.
+      frozen: Whether only the head is trained. It has no rule: the scale of
+        its features decides.
     """
     rule = rule_of_thumb(
-        optimizer=optimizer, global_batch_size=global_batch_size
+        optimizer=optimizer,
+        global_batch_size=global_batch_size,
+        batch_norm=batch_norm,
+        pretrained=pretrained,
     )
     ratio = peak_learning_rate / rule
-    if pretrained or _LOWEST_RATIO <= ratio <= _HIGHEST_RATIO:
+    if _LOWEST_RATIO <= ratio <= _HIGHEST_RATIO or frozen:
         return None
     direction = "low" if ratio < 1 else "high"
-    return Finding(
-        "rate_rule",
-        f"the learning rate is too {direction} for the batch",
-        f"{optimizer}'s peak rate {peak_learning_rate:g} at"
-        f" {global_batch_size} images a step is {ratio:.3g} times the rule's"
-        f" {rule:g}",
-        costs.RATE_TOO_LOW if ratio < 1 else costs.RATE_TOO_HIGH,
-        (f"--config.optimizer.peak_learning_rate={rule:g}",),
+    network = " with pretrained weights" if pretrained else ""
+    if not pretrained and not batch_norm:
+        network = " without batch normalization"
+    cost = costs.RATE_TOO_LOW if ratio < 1 else costs.RATE_TOO_HIGH
+    if ratio > 1 and optimizer == "adam" and not batch_norm:
+        cost = costs.DEEP_RATE
+    return mistake(
+        "learning_rate",
+        f"{optimizer} at {peak_learning_rate:g} with {global_batch_size} images"
+        f" per step is {ratio:.3g} times the usual {rule:g}",
+        title=f"The learning rate is too {direction}{network}",
+        cost=cost,
+        flags=(f"--config.optimizer.peak_learning_rate={rule:g}",),
+    )
+
+
+def wrong_rate(
+    losses: Sequence[float],
+    *,
+    factor: float,
+    peak_learning_rate: float,
+    batch_norm: bool,
+    optimizer: str,
+) -> Finding:
+    """Returns the finding of a network that learns at another rate only.
+
+    Args:
+      losses: Losses of one batch at the other rate, one per step.
+      factor: The other rate, as a multiple of the run's.
+      peak_learning_rate: Learning rate of the run.
+      batch_norm: Whether the network has batch normalization.
+      optimizer: Name of the optimizer.
+    """
+    direction = "low" if factor > 1 else "high"
+    network = "" if batch_norm else " without batch normalization"
+    cost = costs.RATE_TOO_LOW if factor > 1 else costs.RATE_TOO_HIGH
+    if factor < 1 and optimizer == "adam" and not batch_norm:
+        cost = costs.DEEP_RATE
+    return mistake(
+        "learning_rate",
+        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
+        f" {factor:g} times that it falls from {losses[0]:.2f} to"
+        f" {losses[-1]:.2f} in {len(losses) - 1} steps",
+        title=f"The learning rate is too {direction}{network}",
+        cost=cost,
+        flags=(
+            "--config.optimizer.peak_learning_rate="
+            f"{factor * peak_learning_rate:.2g}",
+        ),
     )
 
 
@@ -105,7 +165,6 @@ def check_constant_rate(
     *,
     schedule: str,
     warmup_epochs: float,
-    global_batch_size: int,
     epochs: float,
     frozen: bool,
 ) -> Finding | None:
@@ -114,34 +173,37 @@ def check_constant_rate(
     Args:
       schedule: Name of the schedule: cosine, linear or constant.
       warmup_epochs: Number of epochs in which the learning rate increases.
-      global_batch_size: Number of images per step, for the suggested rate.
       epochs: Number of epochs of the run.
-      frozen: Whether only the head is trained. It needs no schedule: the cost
-        would be 0.3 points, which is within the error of the same table.
+      frozen: Whether only the head is trained, which needs no schedule.
     """
     if frozen or (schedule != "constant" and warmup_epochs < epochs):
         return None
-    warmup = f"--config.optimizer.warmup_epochs={epochs / 5:g}"
-    if schedule != "constant":
-        return Finding(
-            "constant_rate",
-            "the learning rate never falls",
-            f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}",
-            costs.CONSTANT_RATE,
-            (warmup,),
-        )
-    rate = rule_of_thumb(optimizer="sgd", global_batch_size=global_batch_size)
-    return Finding(
-        "constant_rate",
-        "the learning rate never falls",
-        f"schedule constant: epoch {epochs:g} is trained as the first one",
-        costs.CONSTANT_RATE,
-        (
-            "--config.optimizer.name=sgd"
-            f" --config.optimizer.peak_learning_rate={rate:g}"
-            f" --config.optimizer.schedule=linear {warmup}"
-            " --config.optimizer.weight_decay=5e-4",
-        ),
+    seen = f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}"
+    flags = [f"--config.optimizer.warmup_epochs={epochs / 5:.3g}"]
+    if schedule == "constant":
+        seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
+        flags.append("--config.optimizer.schedule=linear")
+    return mistake("constant_rate", seen, flags=tuple(flags))
+
+
+def check_warmup(
+    *, optimizer: str, warmup_epochs: float, epochs: float, frozen: bool
+) -> Finding | None:
+    """Looks for a high rate of SGD without a warm-up, in a short run.
+
+    Args:
+      optimizer: Name of the optimizer.
+      warmup_epochs: Number of epochs in which the learning rate increases.
+      epochs: Number of epochs of the run.
+      frozen: Whether only the head is trained.
+    """
+    if frozen or optimizer != "sgd" or warmup_epochs or epochs >= _LONG_RUN:
+        return None
+    return mistake(
+        "no_warmup",
+        f"0 warm-up epochs of {epochs:g}",
+        cost=costs.NO_WARMUP,
+        flags=(f"--config.optimizer.warmup_epochs={epochs / 5:.3g}",),
     )
 
 
@@ -159,12 +221,16 @@ def check_augmentation(
     if frozen or augmentation.is_enabled(augment):
         return None
     strengths = augmentation.strengths(augment)
-    return Finding(
+    return mistake(
         "no_augmentation",
-        "augmentation is off",
         f"flip none and {len(strengths)} strengths of 0",
-        costs.NO_AUGMENTATION_SYNTHETIC if synthetic else costs.NO_AUGMENTATION,
-        ("--config.augment.flip=alternating --config.augment.translate=2",),
+        cost=costs.NO_AUGMENTATION_SYNTHETIC
+        if synthetic
+        else costs.NO_AUGMENTATION,
+        flags=(
+            "--config.augment.flip=alternating",
+            "--config.augment.translate=2",
+        ),
     )
 
 
@@ -181,6 +247,20 @@ def heavy_augmentation(augment: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def light_augmentation(heavy: Sequence[str]) -> tuple[str, ...]:
+    """Returns flags that replace heavy augmentation by flip and translation.
+
+    Args:
+      heavy: Heavy settings; see `heavy_augmentation`.
+    """
+    names = [each.partition("=")[0] for each in heavy]
+    return (
+        "--config.augment.flip=alternating",
+        *(f"--config.augment.{n}=0" for n in names if n != "translate"),
+        "--config.augment.translate=2",
+    )
+
+
 def check_over_augmentation(
     *, augment: Mapping[str, Any], epochs: float
 ) -> Finding | None:
@@ -193,37 +273,53 @@ def check_over_augmentation(
     heavy = heavy_augmentation(augment)
     if len(heavy) < 2 or epochs >= _LONG_RUN:
         return None
-    return Finding(
+    return mistake(
         "over_augmentation",
-        "too much augmentation for so short a run",
         f"{epochs:g} epochs with {', '.join(heavy)}",
-        costs.OVER_AUGMENTED,
-        (
-            "--config.augment.flip=alternating --config.augment.translate=2,"
-            " the others 0; or --config.epochs=100",
-        ),
+        title="Too much augmentation for a run of this length",
+        cost=costs.OVER_AUGMENTED,
+        flags=light_augmentation(heavy),
     )
 
 
-def check_short_run(
-    *, epochs: float, steps: int, frozen: bool
+def check_budget(
+    *,
+    epochs: float,
+    steps: int,
+    width: float,
+    train_images: int,
+    frozen: bool,
+    synthetic: bool,
 ) -> Finding | None:
-    """Looks for a run that ends before it has learned much.
+    """Looks for a run that ends before a network can have learned.
 
     Args:
-      epochs: Number of epochs of the run.
+      epochs: Length of the run in epochs of 50,000 images.
       steps: Number of steps of the run.
+      width: Multiplier of the filters.
+      train_images: Number of training images that are used. 0 for all.
       frozen: Whether only the head is trained.
+      synthetic: Whether the images are synthetic, which are learned faster.
     """
-    if frozen or epochs >= _SHORT_RUN:
+    if frozen or synthetic or epochs >= _SHORT_RUN:
         return None
-    return Finding(
+    return mistake(
         "short_run",
-        "the run is too short to learn much",
-        f"{epochs:g} epochs, {steps:,} steps",
-        costs.SHORT_RUN,
-        ("--config.epochs=8 --config.steps=0, or more",),
+        f"{steps:,} steps show as many images as {epochs:.2g} epochs of all"
+        f" 50,000; {costs.expected_accuracy(width, epochs)}",
+        flags=longer_run(8, train_images=train_images),
     )
+
+
+def longer_run(epochs: int, *, train_images: int) -> tuple[str, ...]:
+    """Returns the flags of a longer run on all images.
+
+    Args:
+      epochs: Number of epochs.
+      train_images: Number of training images that are used now. 0 for all.
+    """
+    flags = (f"--config.epochs={epochs}", "--config.steps=0")
+    return (*flags, "--config.data.train_images=0") if train_images else flags
 
 
 def decay_per_step(
@@ -271,43 +367,18 @@ def check_weight_decay(
         momentum=momentum,
     )
     if optimizer == "sgd" and weight_decay >= _LARGE_DECAY:
-        title = "a weight decay as of Keras, coupled as of PyTorch"
+        title = "The weight decay is Keras' value in PyTorch's convention"
         intended = weight_decay * (1 - momentum)
     elif optimizer == "adam" and 0 < per_step < _SMALL_DECAY_PER_STEP:
-        title = "a weight decay as of SGD, decoupled as of AdamW"
+        title = "The weight decay is SGD's value in AdamW's convention"
         # This has the effect of 5e-4 with SGD at its usual rate.
         intended = 0.05
     else:
         return None
-    return Finding(
+    return mistake(
         "weight_decay",
-        title,
-        f"{optimizer} with {weight_decay:g} takes {per_step:.2g} of a weight a"
-        f" step; SGD at .1 with 5e-4 takes 5e-4",
-        costs.WEIGHT_DECAY,
-        (f"--config.optimizer.weight_decay={intended:g}",),
-    )
-
-
-def check_loss_scaling(*, precision: str, scaled: bool) -> Finding | None:
-    """Looks for float16 whose small gradients become 0.
-
-    Args:
-      precision: Precision of the gradients.
-      scaled: Whether the loss is multiplied by a large number and the
-        gradients are divided by it (Micikevicius et al. 2018,
-        arXiv:1710.03740).
-    """
-    if precision != "float16" or scaled:
-        return None
-    return Finding(
-        "loss_scaling",
-        "float16 without loss scaling",
-        f"gradients below {_SMALLEST_FLOAT16:.0e} become 0",
-        costs.LOSS_SCALING,
-        (
-            "optimizer.scale_loss(loss) in a loop of one's own, with"
-            " keras.optimizers.LossScaleOptimizer; or bfloat16, which needs"
-            " none",
-        ),
+        f"{optimizer} with {weight_decay:g} removes {per_step:.2g} of a weight"
+        " per step; SGD at 0.1 with 5e-4 removes 5e-4",
+        title=title,
+        flags=(f"--config.optimizer.weight_decay={intended:g}",),
     )

@@ -7,8 +7,9 @@
 The budget covers all probes together; see `budget.clock`.
 """
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from job.diagnose import budget, finding
 from job.diagnose.finding import Finding, Report
@@ -22,6 +23,7 @@ class ReportBuilder:
 
     Attributes:
       facts: Figures that are not mistakes, text by name.
+      summary: One sentence on the accuracy. Empty if there is none.
     """
 
     def __init__(self, poll: Callable[[], None], *, seconds: float) -> None:
@@ -33,25 +35,25 @@ class ReportBuilder:
           seconds: Seconds of all probes together, by `budget.clock`.
         """
         self.facts: dict[str, str] = {}
+        self.summary = ""
         self._start = time.perf_counter()
         self._end = budget.clock() + seconds
-        self._poll = poll
+        self.poll = poll
         self._found: dict[str, Finding | None] = {}
         self._skipped: dict[str, str] = {}
 
     def add(self, name: str, found: Finding | None) -> None:
         """Adds the result of a check.
 
-        A check may be added twice. Then a finding replaces None.
+        A check may be added twice. Then the first finding counts.
 
         Args:
           name: Name of the check.
           found: Finding of the check. None if it found nothing.
         """
-        self._poll()
+        self.poll()
         self._skipped.pop(name, None)
-        if found or name not in self._found:
-            self._found[name] = found
+        self._found[name] = self._found.get(name) or found
 
     def skip(self, reason: str, *names: str) -> None:
         """Notes why checks were skipped, unless they have been added."""
@@ -59,15 +61,20 @@ class ReportBuilder:
             if name not in self._found:
                 self._skipped[name] = reason
 
-    def drop(self, name: str, *, where: str) -> None:
-        """Removes a finding that another finding explains.
+    def drop(self, *names: str, where: str) -> None:
+        """Removes findings that another finding explains.
 
         Args:
-          name: Name of the check whose finding is removed.
+          *names: Names of the checks whose findings are removed.
           where: Name of the check that must have a finding.
         """
-        if self._found.get(where) and self._found.get(name):
-            del self._found[name]
+        for name in names:
+            if self._found.get(where) and self._found.get(name):
+                del self._found[name]
+
+    def has_findings(self) -> bool:
+        """Returns whether any check has a finding."""
+        return any(self._found.values())
 
     def found(self, name: str) -> bool | None:
         """Returns whether a check has a finding; None if it was not added."""
@@ -77,13 +84,22 @@ class ReportBuilder:
         """Returns the budget of the next probe, by `budget.clock`."""
         return min(_PROBE_SECONDS, max(0.0, self._end - budget.clock()))
 
-    def report(self) -> Report:
-        """Returns the report, findings in the order of their costs."""
-        findings = [found for found in self._found.values() if found]
+    def report(self, command: Sequence[str] = ()) -> Report:
+        """Returns the report, findings in the order of their costs.
+
+        Args:
+          command: Arguments of a command that gets the flags of all findings.
+        """
+        findings = finding.in_order(f for f in self._found.values() if f)
+        flags = finding.combine_flags(findings)
+        changed = {flag.partition("=")[0] for flag in flags}
+        kept = [a for a in command if a.partition("=")[0] not in changed]
         return Report(
-            findings=finding.in_order(findings),
+            findings=findings,
             passed=[name for name, found in self._found.items() if not found],
             skipped=self._skipped,
             facts=self.facts,
             seconds=time.perf_counter() - self._start,
+            summary=self.summary,
+            command=shlex.join([*kept, *flags]) if kept and flags else "",
         )

@@ -1,16 +1,14 @@
-"""Predictions of a Keras model on CIFAR-10's images, and their scores.
+"""Outputs of a Keras model, and their scores.
 
-    outputs = predict(model, split.images, "unit")
-    top_1(outputs, split.labels)
-
-The images are resized to what the model takes.
+outputs = outputs_of(model, prepare(model, split.images, Reading("unit")))
+top_1(outputs, split.labels)
 """
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from job.diagnose import pixels
+from job.diagnose.pixels import Reading
 
 _Array = npt.NDArray
 
@@ -19,32 +17,33 @@ _BATCH = 64
 _SUM_TO_ONE = 1e-3
 
 
-def predict(model: keras.Model, images: _Array, scale: str) -> _Array:
-    """Returns the outputs of a model, float32 [n, units].
-
-    Args:
-      model: Model of images.
-      images: Images, uint8 [n, 32, 32, 3].
-      scale: Scale of pixels, a key of `pixels.SCALES`.
-    """
-    prepared = prepare(model, images, scale)
-    outputs = model.predict(prepared, batch_size=_BATCH, verbose=0)
-    return np.asarray(outputs, np.float32)
-
-
-def prepare(model: keras.Model, images: _Array, scale: str) -> _Array:
+def prepare(model: keras.Model, images: _Array, reading: Reading) -> _Array:
     """Returns images as the model takes them, float32 [n, h, w, 3].
 
     Args:
       model: Model of images.
-      images: Images, uint8 [n, 32, 32, 3].
-      scale: Scale of pixels, a key of `pixels.SCALES`.
+      images: RGB images, 0 to 255, [n, h, w, 3]. They are resized.
+      reading: Scale, channel order and layout of the pixels.
     """
+    prepared = reading.apply(images)
     size = input_size(model)
     if size != images.shape[1:3]:
-        images = images.astype(np.float32)
-        images = np.asarray(keras.ops.image.resize(images, size))
-    return pixels.scale(images, scale)
+        prepared = np.asarray(keras.ops.image.resize(prepared, size))
+    return prepared
+
+
+def outputs_of(model: keras.Model, images: _Array) -> _Array:
+    """Returns the outputs of a model, float32 [n, units].
+
+    Args:
+      model: Model of images.
+      images: Images as the model takes them.
+    """
+    batches = [
+        np.asarray(model(images[i : i + _BATCH], training=False), np.float32)
+        for i in range(0, len(images), _BATCH)
+    ]
+    return np.concatenate(batches)
 
 
 def input_size(model: keras.Model) -> tuple[int, ...]:
@@ -55,6 +54,32 @@ def input_size(model: keras.Model) -> tuple[int, ...]:
     return tuple(size or 32 for size in model.inputs[0].shape[1:3])
 
 
+def targets(labels: _Array, *, units: int, one_hot: bool) -> _Array:
+    """Returns labels as a loss takes them.
+
+    Args:
+      labels: Labels, int [n].
+      units: Number of outputs.
+      one_hot: Whether the loss takes a value per output.
+    """
+    if not one_hot:
+        return labels
+    if units == 1:
+        return labels.astype(np.float32)[:, None]
+    return np.eye(units, dtype=np.float32)[labels]
+
+
+def classes_of(outputs: _Array) -> _Array:
+    """Returns the class that a model answers for each image, int [n].
+
+    Args:
+      outputs: Outputs, float32 [n, units]. One unit is the class' number.
+    """
+    if outputs.shape[1] == 1:
+        return np.rint(np.nan_to_num(outputs[:, 0])).astype(int)
+    return outputs.argmax(axis=1)
+
+
 def top_1(outputs: _Array, labels: _Array) -> float:
     """Returns the accuracy in %.
 
@@ -62,24 +87,7 @@ def top_1(outputs: _Array, labels: _Array) -> float:
       outputs: Logits or probabilities, float32 [n, k].
       labels: Labels, int [n].
     """
-    return 100 * float((outputs.argmax(axis=1) == labels).mean())
-
-
-def cross_entropy(outputs: _Array, labels: _Array) -> float:
-    """Returns the mean cross-entropy in nats.
-
-    Args:
-      outputs: Logits, or probabilities that sum to 1, float32 [n, k].
-      labels: Labels, int [n].
-    """
-    logs = (
-        np.log(np.maximum(outputs, 1e-12))
-        if are_probabilities(outputs)
-        else outputs
-    )
-    logs = logs - logs.max(axis=1, keepdims=True)
-    logs = logs - np.log(np.exp(logs).sum(axis=1, keepdims=True))
-    return float(-logs[np.arange(len(labels)), labels].mean())
+    return 100 * float((classes_of(outputs) == labels).mean())
 
 
 def are_probabilities(outputs: _Array) -> bool:
@@ -90,3 +98,36 @@ def are_probabilities(outputs: _Array) -> bool:
     """
     off = np.abs(outputs.sum(axis=1) - 1).max()
     return bool(off < _SUM_TO_ONE and outputs.min() >= 0)
+
+
+def best_order(classes: _Array, labels: _Array, num_classes: int) -> _Array:
+    """Returns the class order that fits the most labels.
+
+    A search by exchanges of two classes, from each cyclic shift.
+
+    Args:
+      classes: Classes that a model answers, int [n], 0 to num_classes - 1.
+      labels: Labels, int [n].
+      num_classes: Number of classes.
+
+    Returns:
+      Label of each class, int [num_classes].
+    """
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (classes, labels), 1)
+    rows = np.arange(num_classes)
+    best = rows
+    for shift in range(num_classes):
+        order = (rows + shift) % num_classes
+        improved = True
+        while improved:
+            improved = False
+            for i in range(num_classes):
+                for j in range(i):
+                    now = counts[i, order[i]] + counts[j, order[j]]
+                    if counts[i, order[j]] + counts[j, order[i]] > now:
+                        order[[i, j]] = order[[j, i]]
+                        improved = True
+        if counts[rows, order].sum() > counts[rows, best].sum():
+            best = order
+    return best

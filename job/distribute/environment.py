@@ -4,7 +4,7 @@
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
 Each worker is a process with the same command line. Imports no TensorFlow, so
-that a wrong variable ends the job at once.
+that a wrong variable ends the job immediately.
 """
 
 import dataclasses
@@ -96,13 +96,14 @@ class Cluster:
             while missing := self._missing(server):
                 if time.monotonic() > deadline:
                     raise errors.PeerLostError(
-                        f"{self.names(sorted(missing))} did not come within"
-                        f" {self.wait_seconds:g} s; see its own log"
+                        f"{self.names(sorted(missing))} did not start within"
+                        f" {self.wait_seconds:g} s. Fix: read the log of that"
+                        " worker"
                     )
                 poll()
 
     def _missing(self, server: socket.socket) -> set[int]:
-        """Returns the workers to wait for, after about a second if any."""
+        """Returns the workers that have not started; waits up to a second."""
         if not self.is_chief:
             return set() if _was_told_to_start(server) else {0}
         others = self.others()
@@ -145,8 +146,8 @@ class Cluster:
         except OSError as error:
             raise errors.DeviceError(
                 f"worker {self.index} cannot listen at port {port}:"
-                f" {error.strerror}; another process has it, or"
-                " this user may not open JOB_WORKER_PORT"
+                f" {error.strerror}. Fix: set JOB_WORKER_PORT to a port that is"
+                " free and that this user may open"
             ) from None
 
 
@@ -166,7 +167,7 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
     (1800).
 
     Raises:
-      ConfigError: something is missing or wrong; the message names it.
+      ConfigError: A variable is missing or wrong; the message names it.
     """
     if environment.get("TF_CONFIG"):
         found = _from_tf_config(environment["TF_CONFIG"])
@@ -175,9 +176,9 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
     for address in found.workers:
         match = _ADDRESS.fullmatch(address)
         if not match or not 0 < int(match[2]) < 65536:
-            _refuse(f"{address!r} is no HOST:PORT of a worker")
+            _refuse(f"{address!r} is not HOST:PORT")
     if len({*found.workers}) < len(found.workers):
-        _refuse(f"{', '.join(found.workers)}: two workers at one address")
+        _refuse(f"{', '.join(found.workers)}: two workers have one address")
     wait = _number(environment, "JOB_WORKER_WAIT_SECONDS", int(WAIT_SECONDS))
     return dataclasses.replace(found, wait_seconds=float(wait))
 
@@ -185,15 +186,15 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
 def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
     if not environment.get("JOB_WORKERS"):
         _refuse(
-            "neither TF_CONFIG nor JOB_WORKERS is set: docs/distributed.md says"
-            " what a worker must know"
+            "neither TF_CONFIG nor JOB_WORKERS is set. Fix: see"
+            " docs/distributed.md"
         )
     count = _number(environment, "JOB_WORKERS")
     if not environment.get("JOB_COMPLETION_INDEX"):
         if count > 1:
             _refuse(
-                "JOB_COMPLETION_INDEX is not set: which of the"
-                f" {count} workers is this, from 0?"
+                "JOB_COMPLETION_INDEX is not set. Fix: the index of this"
+                f" worker, 0 to {count - 1}"
             )
         index = 0
     else:
@@ -201,14 +202,14 @@ def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
     index += _number(environment, "JOB_INDEX_OFFSET", 0, least=0)
     if index >= count:
         _refuse(
-            f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count}: it must be"
+            f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count}: must be"
             f" 0 to {count - 1}"
         )
     hosts = environment.get("JOB_WORKER_HOSTS", "")
     found = host_names(hosts or "localhost", count)
     if len(found) != count or (not hosts and count > 1):
         _refuse(
-            f"JOB_WORKER_HOSTS={hosts}: it must name {count} hosts, such as"
+            f"JOB_WORKER_HOSTS={hosts}: must name {count} hosts, such as"
             " train-{index}.workers or a.lan,b.lan"
         )
     port = _number(environment, "JOB_WORKER_PORT", PORT)
@@ -220,7 +221,7 @@ def host_names(text: str, count: int) -> list[str]:
 
     Args:
       text: Host names, separated by commas. If the last one contains {index},
-        it stands for all remaining workers, with indices from 0.
+        it is the pattern of all remaining workers, with indices from 0.
       count: Number of workers.
     """
     *names, last = text.split(",")
@@ -234,7 +235,7 @@ def _from_tf_config(text: str) -> Cluster:
     try:
         parsed = json.loads(text)
     except ValueError as error:
-        _refuse(f"TF_CONFIG is no JSON: {error}")
+        _refuse(f"TF_CONFIG is not valid JSON: {error}")
     parsed = parsed if isinstance(parsed, dict) else {}
     jobs, task = parsed.get("cluster"), parsed.get("task")
     if not isinstance(jobs, dict) or not isinstance(task, dict):
@@ -247,14 +248,15 @@ def _from_tf_config(text: str) -> Cluster:
         )
     chiefs, workers = (_addresses(jobs, name) for name in ("chief", "worker"))
     if len(chiefs) > 1 or not chiefs + workers:
-        _refuse("TF_CONFIG's cluster must have workers, and one chief at most")
+        _refuse("TF_CONFIG's cluster must have workers, and at most one chief")
     kind, index = task.get("type"), task.get("index")
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
     there = {"chief": len(chiefs), "worker": len(workers)}.get(str(kind), 0)
     if type(index) is not int or not 0 <= index < there:
         _refuse(
-            f"TF_CONFIG's task is {kind} {index}: its cluster has none of that"
+            f"TF_CONFIG's task is {kind} {index}, which its cluster does not"
+            " have"
         )
     ahead = len(chiefs) if kind == "worker" else 0
     return Cluster((*chiefs, *workers), ahead + index)
@@ -278,19 +280,18 @@ def _number(
 ) -> int:
     text = environment.get(name) or str(default)
     if not re.fullmatch(r"\d{1,6}", text) or int(text) < least:
-        _refuse(f"{name}={text}: it must be a number from {least}")
+        _refuse(f"{name}={text}: must be a number, {least} or above")
     return int(text)
 
 
 def _refuse(what: str) -> NoReturn:
     raise errors.ConfigError(
-        f"config.distribute.strategy is multi_worker, but in the environment"
-        f" {what}"
+        f"--config.distribute.strategy=multi_worker: in the environment, {what}"
     )
 
 
 def _was_told_to_start(server: socket.socket) -> bool:
-    """Returns whether the chief said that all workers are there.
+    """Returns whether the chief reported that all workers have started.
 
     Args:
       server: Socket of this worker, which listens.

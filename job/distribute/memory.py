@@ -12,24 +12,23 @@ effect on the speed.
 import contextlib
 import ctypes
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
 
 _LARGEST = 2**31 - 1
-# Taken at once where more is needed. Without it TensorFlow's threads still
-# give their blocks back.
+# Step by which the heap grows. Without it TensorFlow's threads still return
+# their blocks.
 _PAD_BYTES = 2**28
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what is freed; other C libraries are left alone.
+    """Makes glibc keep freed memory; does nothing with other C libraries.
 
-    The process does not get larger by it than it ever was. No larger than 1 GiB
-    blocks are kept.
+    The process keeps its largest size so far. Blocks above 1 GiB are returned.
     """
-    # musl has no mallopt, other systems have no such file.
+    # musl has no mallopt, and other systems have no such file.
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         mallopt(_M_MMAP_THRESHOLD, 2**30)

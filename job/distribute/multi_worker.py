@@ -32,13 +32,13 @@ def create_strategy(
     """
     if all_reduce == "hierarchical":
         raise errors.ConfigError(
-            "config.distribute.all_reduce is 'hierarchical'; it must be auto or"
-            " nccl with config.distribute.strategy=multi_worker"
+            "--config.distribute.all_reduce=hierarchical: not available with"
+            " several workers. Fix: --config.distribute.all_reduce=auto"
         )
     kinds = tf.distribute.experimental.CommunicationImplementation
     kind = kinds.NCCL if all_reduce == "nccl" else kinds.AUTO
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        # The job's own names: the chief is worker 0, whatever TF_CONFIG says.
+        # The job's own names: the chief is worker 0, also if TF_CONFIG differs.
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
         task_type="worker",
         task_id=cluster.index,
@@ -70,7 +70,7 @@ def create_strategy(
 
 @contextlib.contextmanager
 def _deadline(seconds: int) -> Iterator[None]:
-    """Ends the process by SIGALRM, after a stack dump, once the time is over.
+    """Ends the process by SIGALRM, after a stack dump, when the time is over.
 
     TensorFlow of worker 0 waits without limit for a worker that has just died,
     and holds Python's lock, so no Python thread can end the process.

@@ -1,6 +1,6 @@
-"""Which devices the job runs on, as a `tf.distribute.Strategy`.
+"""Devices of a run, as a `tf.distribute.Strategy`.
 
-What is asked for is there, or the job ends and says what is missing.
+If requested devices are absent, the job exits and names the missing part.
 
     strategy = create_strategy(require_gpus=0)
     strategy.num_replicas_in_sync
@@ -35,25 +35,25 @@ def create_strategy(
     """Returns a MirroredStrategy over all GPUs, else over the CPU.
 
     With a cluster it is a MultiWorkerMirroredStrategy over the devices of all
-    workers, as many on each; it returns when all of them are there. Nothing of
-    TensorFlow may have been computed before.
+    workers, and the function returns after all workers have started. TensorFlow
+    must not have executed an operation before.
 
-    Memory of a GPU is taken as it is needed, not all at the start, and float32
-    is float32: TF32 is switched off.
+    GPU memory grows on demand, and TF32 is off.
 
     Args:
-      logical_devices: split the CPU into that many replicas; 0: no split.
-      require_gpus: fewest GPUs to run on; 0: a CPU will do.
-      all_reduce: sum over GPUs by auto or nccl, or hierarchical copies.
-      cluster: the workers; None: this process alone.
-      precision: precision of the forward and backward pass, for a warning.
-      deterministic: whether to use kernels that repeat bit by bit, under XLA
-        too. On a CPU they do so anyway.
+      logical_devices: Number of replicas that the CPU is split into. 0: no
+        split.
+      require_gpus: Minimum number of GPUs. 0 allows a CPU.
+      all_reduce: Algorithm of the sum over GPUs: auto, nccl or hierarchical.
+      cluster: Workers of the run. If None, this process alone.
+      precision: Precision of the forward and backward pass, for a warning.
+      deterministic: Whether to use kernels that repeat bit by bit, under XLA
+        too. On a CPU all kernels do.
 
     Raises:
-      DeviceError: fewer GPUs than required, their driver is too old, or
-        TensorFlow had started before the CPU could be split.
-      ConfigError: hierarchical on an odd number of GPUs, or on several nodes.
+      DeviceError: Fewer GPUs than required, a driver that is too old, or a
+        TensorFlow that has started before the CPU could be split.
+      ConfigError: Hierarchical on an odd number of GPUs, or on several nodes.
     """
     # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
     tf.config.experimental.enable_tensor_float_32_execution(False)
@@ -68,7 +68,7 @@ def create_strategy(
             and not require_gpus
         ):
             logging.warning(
-                "a CPU computes, although there is an NVIDIA driver: %s",
+                "training on the CPU although an NVIDIA driver is loaded. %s",
                 _no_gpus_because(),
             )
     if len(gpus) < require_gpus:
@@ -80,7 +80,9 @@ def create_strategy(
         except (
             RuntimeError
         ):  # The GPUs are in use already; they stay as they are.
-            logging.info("memory growth of %s stays as it is", gpu.name)
+            logging.info(
+                "memory growth of %s cannot be changed any more", gpu.name
+            )
     if cluster:
         return multi_worker.create_strategy(
             cluster,
@@ -88,7 +90,7 @@ def create_strategy(
             cpus=split_cpu(logical_devices or 1),
             all_reduce=all_reduce,
         )
-    # Of another job: MirroredStrategy would look for the workers in it.
+    # MirroredStrategy would look for the workers of another job.
     os.environ.pop("TF_CONFIG", None)
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
@@ -98,8 +100,9 @@ def create_strategy(
     if all_reduce == "hierarchical" and len(gpus) % 2 and len(gpus) > 1:
         # TensorFlow sums two groups of half the devices, and drops the odd one.
         raise errors.ConfigError(
-            f"config.distribute.all_reduce is 'hierarchical' on {len(gpus)}"
-            " GPUs; it must be auto or nccl where their number is odd"
+            "--config.distribute.all_reduce=hierarchical: needs an even number"
+            f" of GPUs, not {len(gpus)}. Fix:"
+            " --config.distribute.all_reduce=auto"
         )
     operations = {
         "auto": None,
@@ -153,7 +156,7 @@ def describe_devices() -> str:
 
 def _missing_gpus(wanted: int, found: int) -> str:
     return (
-        f"config.distribute.require_gpus={wanted}, but TensorFlow sees {found}:"
+        f"--config.distribute.require_gpus={wanted}: TensorFlow sees {found}."
         f" {_no_gpus_because()}"
     )
 
@@ -162,27 +165,28 @@ def _no_gpus_because() -> str:
     """Returns the likely cause and the fix."""
     if not gpu_checks.DRIVER.exists():
         return (
-            "there is no NVIDIA driver here; on the host, install it; in a"
-            " container, install the NVIDIA container toolkit and start with"
-            " --gpus all"
+            "No NVIDIA driver is loaded. Fix: install the driver on the host"
+            " and, for a container, the NVIDIA container toolkit; then start"
+            " the container with --gpus all"
         )
     if not tf.test.is_built_with_cuda():
         return (
-            "this TensorFlow is built for CPUs; install requirements/gpu.txt,"
-            " or build the image's gpu target"
+            "This TensorFlow is built for CPUs. Fix: install"
+            " requirements/gpu.txt, or build the image's gpu target"
         )
     searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
         return (
-            f"{GKE_LIBRARIES} holds the driver's libraries, as on GKE, but is"
-            " not in LD_LIBRARY_PATH; add it, as the image's gpu target does"
+            f"{GKE_LIBRARIES} contains the driver's libraries, as on GKE, but"
+            " is not in LD_LIBRARY_PATH. Fix: add it, as the image's gpu target"
+            " does"
         )
     if not shutil.which("nvidia-smi"):
         return (
-            "the driver's tools are not in this container; start it with"
+            "The driver's tools are not in this container. Fix: start it with"
             " --gpus all and check the NVIDIA container toolkit"
         )
     return (
-        "see nvidia-smi, CUDA_VISIBLE_DEVICES and, with"
+        "Fix: check nvidia-smi, CUDA_VISIBLE_DEVICES and, with"
         " TF_CPP_MIN_LOG_LEVEL=0, TensorFlow's log"
     )

@@ -217,6 +217,6 @@ def _describe_loss(cluster: Cluster, reported: str) -> str:
     names = cluster.names(gone or named)
     what = " ".join(reported.partition("is aborted by:")[2].split()) or reported
     return (
-        f"{names or 'another worker'} is gone or hangs, so this one ends too;"
-        f" start all again ({' '.join(what.split())[:160]})"
+        f"{names or 'another worker'} failed or hangs, so this one exits"
+        f" ({' '.join(what.split())[:160]}). Fix: restart all workers"
     )

@@ -1,4 +1,4 @@
-"""A trained network for those who have nothing of this job.
+"""Export of a trained network, for use without this job.
 
     export(network, resize, workdir / EXPORT, card, ...)
 
@@ -6,11 +6,11 @@
            model.keras     for Keras, of its own layers only
            README.md       the model card
 
-Both take uint8 images [n, 32, 32, 3], RGB, and give float32 probabilities
-[n, k] of k classes. What is done to pixels is in them, and batch normalization
-right after a convolution is folded into it: y = gamma (W x - mean) / sqrt(var +
-eps) + beta is a convolution itself. Before they are published they are read
-back and compared with the network that they were made of.
+Both take uint8 images [n, 32, 32, 3], RGB, and return float32 probabilities
+[n, k] of k classes. They contain the preprocessing. Batch normalization after a
+convolution is folded into it, because y = gamma (W x - mean) / sqrt(var + eps)
++ beta is a convolution itself. Before they are published they are read back and
+compared with the original network.
 """
 
 import pathlib
@@ -33,8 +33,8 @@ SAVED_MODEL = "saved_model"
 KERAS = "model.keras"
 CARD = "README.md"
 
-# The largest difference of a probability between what is exported and the
-# network that was evaluated, both in float32.
+# Largest accepted difference of a probability between the export and the
+# evaluated network, both in float32.
 TOLERANCE = 1e-5
 
 # End of the name of an export while the new one takes its place.
@@ -45,7 +45,7 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 class DisagreementError(errors.JobError):
-    """What was exported is not what was evaluated: a bug, so exit code 1."""
+    """The export differs from the evaluated network: a bug, so exit code 1."""
 
 
 def export(
@@ -57,24 +57,25 @@ def export(
     method: str,
     images: np.ndarray | None = None,
 ) -> float:
-    """Writes both files and the card, and puts them there at once.
+    """Writes both files and the model card as one atomic change.
 
     Args:
-      network: as `vgg.vgg16` builds it, in float32, trained.
-      resize: what is done to images before; see `job.resize`.
-      folder: where they go; what an earlier export left there is replaced.
-      card: the model card, in Markdown; {difference} stands for what is
-        returned.
+      network: Trained network of `vgg.vgg16`, in float32.
+      resize: Scaling of the images before the network; see `model.resize`.
+      folder: Folder of the export. An earlier export is replaced.
+      card: Model card in Markdown. {difference} is replaced by the returned
+        number.
       method: Method of `resize`.
-      images: uint8 [n, 32, 32, 3]; on these, and on drawn ones, what is
-        exported is compared with `network`; None: on drawn ones only.
+      images: Images on which the export is compared with `network`, uint8 [n,
+        32, 32, 3], in addition to random ones. If None, only random ones.
 
     Returns:
       The largest difference of a probability, 0 to 1.
 
     Raises:
-      JobError: it is above `TOLERANCE`; nothing is published.
-      StorageError: the disk is full, or closed to us.
+      DisagreementError: The difference is above `TOLERANCE`; nothing is
+        published.
+      StorageError: The disk is full or not writable.
     """
     with files.translate_errors(folder):
         _clean_up(folder)
@@ -100,12 +101,13 @@ def export(
 
 
 def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
-    """Returns the same network, images to probabilities, of Keras' layers.
+    """Returns an equal network from images to probabilities, of Keras' layers.
 
     Args:
-      network: as `vgg.vgg16` builds it, in float32.
-      size: side to which images are scaled up first; 32: not at all.
-      method: how; see `resize.interpolation_matrix`.
+      network: Network of `vgg.vgg16`, in float32.
+      size: Height and width in pixels to which images are scaled first. 32
+        leaves them unchanged.
+      method: Method of the scaling; see `resize.interpolation_matrix`.
 
     Returns:
       A model from uint8 [b, 32, 32, 3] to float32 [b, k].
@@ -137,7 +139,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
         elif isinstance(layer, keras.layers.Conv2D):
             kernel, bias = _folded(layer, behind)
-            if reverse:  # Not the pixels but the first kernel, once.
+            if reverse:  # Reversing the kernel is free, unlike the pixels.
                 kernel, reverse = kernel[:, :, ::-1], False
             x = keras.layers.Conv2D(
                 layer.filters, 3, padding="same", name=layer.name
@@ -168,7 +170,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
 def _folded(
     convolution: keras.layers.Conv2D, behind: keras.layers.Layer | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns float32 kernel and bias of both, computed in float64."""
+    """Returns the folded float32 kernel and bias, computed in float64."""
     kernel = np.array(convolution.kernel, np.float64)
     if not isinstance(behind, layers_lib.BatchNormalization):
         bias = (
@@ -192,7 +194,7 @@ def _folded(
 
 
 def _save_model(folded: keras.Model, folder: pathlib.Path) -> None:
-    """Writes a SavedModel whose signature names what goes in and out."""
+    """Writes a SavedModel whose signature names its input and output."""
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: folded(images, training=False)}
@@ -213,16 +215,16 @@ def compare(
     folder: pathlib.Path,
     images: np.ndarray | None,
 ) -> float:
-    """Reads both files back; returns how far they are from the network.
+    """Returns the largest difference between both files and the network.
 
     Args:
-      network: what they were made of.
-      resize: what is done to images before.
-      folder: where they are.
-      images: uint8 [n, 32, 32, 3], or None.
+      network: Original network.
+      resize: Scaling of the images before the network.
+      folder: Folder of the files.
+      images: Images for the comparison, uint8 [n, 32, 32, 3], or None.
 
     Raises:
-      JobError: a probability differs by more than `TOLERANCE`.
+      DisagreementError: A probability differs by more than `TOLERANCE`.
     """
     served = tf.saved_model.load(str(folder / SAVED_MODEL))
     signature = served.signatures["serving_default"]
@@ -253,7 +255,7 @@ def compare(
 
 
 def _draw() -> np.ndarray:
-    """Returns uint8 [16, 32, 32, 3]: noise, and single colours."""
+    """Returns images of noise and of single colors, uint8 [16, 32, 32, 3]."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (8, IMAGE_SIZE, IMAGE_SIZE, 3))
     colors = rng.integers(0, 256, (8, 1, 1, 3)) + np.zeros_like(noise)
@@ -265,7 +267,7 @@ def _zeros() -> tf.Tensor:
 
 
 def _clean_up(folder: pathlib.Path) -> None:
-    """Removes what a killed export left; an export that it moved comes back."""
+    """Removes the files of a killed export and restores the one it replaced."""
     for left in folder.parent.glob(f".{folder.name}-*"):
         if left.name.endswith(_OLD) and not folder.exists():
             left.rename(folder)
@@ -274,7 +276,7 @@ def _clean_up(folder: pathlib.Path) -> None:
 
 
 def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:
-    """Puts a folder in the place of another one."""
+    """Replaces a folder by another one."""
     old = staged.with_name(staged.name + _OLD)
     if folder.exists():
         folder.rename(old)

@@ -5,7 +5,7 @@
     train_tflop(network, [(1000, 32, {"head"})], global_batch_size=128)
 
 A multiplication and an addition are two operations. Whatever is not a matrix
-product is left out, as it is little.
+product is negligible and left out.
 """
 
 import math
@@ -62,7 +62,7 @@ def image_gflop(
 
     The backward pass of a trainable block costs twice its forward pass: the
     gradients of its weights and of its input. The gradient of the input of the
-    lowest trainable layer is not computed; it is little, and is counted.
+    lowest trainable layer is not computed, but its small cost is counted.
 
     Args:
       network: Network of `vgg.vgg16`.

@@ -83,7 +83,7 @@ def parse(
     """
     if len(content) > max_bytes:
         raise errors.DataError(
-            f"{where} is larger than any VGG16 without its top"
+            f"{where}: larger than any VGG16 without its top layers"
         )
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
@@ -93,8 +93,8 @@ def parse(
     except Exception as error:
         # h5py raises exceptions of many types, with long messages.
         raise errors.DataError(
-            f"{where} is not an intact HDF5 file of Keras' VGG16 without its"
-            f" top ({errors.first_line(error)})"
+            f"{where}: not an intact HDF5 file of Keras' VGG16 without its top"
+            f" layers ({errors.first_line(error)}). Fix: download it again"
         ) from None
 
 
@@ -113,8 +113,8 @@ def _read(file: h5py.File, where: str) -> dict[str, np.ndarray]:
             )
             if dataset is None:
                 raise errors.DataError(
-                    f"{where} has no {layer}/{kind}: it is not Keras' VGG16"
-                    " without its top"
+                    f"{where}: {layer}/{kind} is missing. Fix: a file of Keras'"
+                    " VGG16 without its top layers"
                 )
             if dataset.shape != wanted or dataset.dtype != np.float32:
                 raise errors.DataError(
@@ -127,7 +127,8 @@ def _read(file: h5py.File, where: str) -> dict[str, np.ndarray]:
             weights[f"{layer}/{kind}"] = value
     if found:
         raise errors.DataError(
-            f"{where} holds more than VGG16 without its top: {sorted(found)[0]}"
+            f"{where}: contains {sorted(found)[0]}, which VGG16 without its top"
+            " layers does not have"
         )
     return weights
 
@@ -160,7 +161,7 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
             path = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise errors.DataError(
-                    f"{where}: {path} is a link; the file must contain all"
+                    f"{where}: {path} is a link. Fix: a file that contains all"
                     " of its weights"
                 )
             entry = group[name]
@@ -169,8 +170,8 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
             elif isinstance(entry, h5py.Dataset):
                 if entry.external or entry.is_virtual:
                     raise errors.DataError(
-                        f"{where}: {path} is stored in another file; the file"
-                        " must contain all of its weights"
+                        f"{where}: {path} is stored in another file. Fix: a"
+                        " file that contains all of its weights"
                     )
                 found[path] = entry
     return found
@@ -180,7 +181,7 @@ def _imagenet(max_bytes: int) -> bytes:
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = pathlib.Path(folder, "vgg16-cifar10", _URL.rpartition("/")[2])
     # A cache that cannot be read is downloaded again. Without a home directory
-    # the path is relative, and there is no cache.
+    # the path is relative, and nothing is cached.
     with contextlib.suppress(reader.DamagedError, errors.UnavailableError):
         cached = reader.read_bytes(path, max_bytes=max_bytes)
         if cached and path.is_absolute() and _md5(cached) == _MD5:
@@ -194,14 +195,14 @@ def _imagenet(max_bytes: int) -> bytes:
         )
         kind = errors.UnavailableError if is_transient else errors.DataError
         raise kind(
-            f"model.weights=imagenet: {_URL} cannot be downloaded"
-            f" ({errors.first_line(error)}). Fix: download it elsewhere and"
-            " give its path"
+            f"--config.model.weights=imagenet: {_URL} cannot be downloaded"
+            f" ({errors.first_line(error)}). Fix: download it elsewhere and set"
+            " --config.model.weights to its path"
         ) from None
     if _md5(content) != _MD5:
         raise errors.DataError(
-            f"model.weights=imagenet: the {len(content)} bytes from {_URL} do"
-            f" not have the md5 {_MD5}"
+            f"--config.model.weights=imagenet: wrong checksum of {_URL},"
+            f" {len(content):,} bytes; the md5 must be {_MD5}. Fix: try again"
         )
     # Without the cache the next run downloads the file again.
     with contextlib.suppress(OSError, errors.StorageError):

@@ -1,4 +1,4 @@
-"""`--mode=ablate`: makes the runs of an ablation plan, one after another.
+"""`--mode=ablate`: trains the runs of an ablation plan, one after another.
 
     plan = AblationPlan.load("configs/ablations.py:ladder", seeds=(0, 1))
     run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
@@ -8,7 +8,7 @@ names of the runs, and `get_config("PLAN/VARIANT")` the config of one. The
 optional `CUMULATIVE` maps a plan to the variants that add to the one before
 them. Each run is a process with the command that a user would type. A run that
 diverges is a result; any other failure ends the ablation. Repeating the command
-resumes it: a finished run ends at once. Imports no TensorFlow.
+resumes it, and a finished run ends immediately. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class AblationPlan:
             variants = module["get_variants"](name)
         except (OSError, KeyError, ValueError) as error:
             raise errors.ConfigError(
-                f"--config={config} names no plan of runs ({error}); try"
+                f"--config={config}: not an ablation plan ({error}). Fix:"
                 " --config=configs/ablations.py:ladder"
             ) from None
         cumulative = tuple(module.get("CUMULATIVE", {}).get(name, ()))
@@ -86,7 +86,7 @@ def run(
     arguments: Sequence[str],
     index: int | None,
 ) -> Outcome:
-    """Makes the runs of a plan that are not finished.
+    """Trains the runs of a plan that are not finished.
 
     Args:
       config_filename: Config file and plan, FILE:PLAN.
@@ -102,14 +102,15 @@ def run(
     """
     if "://" in workdir_name:
         raise errors.ConfigError(
-            f"--workdir={workdir_name}: --mode=ablate works on folders only"
+            f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix:"
+            " --workdir=runs/NAME"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
         workdir.check_writable()
     if index is None and (given := os.environ.get("JOB_COMPLETION_INDEX")):
         if not given.isdecimal():
             raise errors.ConfigError(
-                f"JOB_COMPLETION_INDEX={given}: it must be a run's number,"
+                f"JOB_COMPLETION_INDEX={given}: must be the index of a run,"
                 " from 0"
             )
         index = int(given)
@@ -117,8 +118,8 @@ def run(
     run_plan(plan, workdir.local, arguments, stop, index=index)
     return Outcome(
         [
-            f"all runs are over; --mode=report --workdir={workdir.local}"
-            " compares them"
+            "All runs have ended. Next: compare them with --mode=report"
+            f" --workdir={workdir.local}"
         ]
     )
 
@@ -138,8 +139,8 @@ def run_plan(
       workdir: Directory above those of the runs. Created if needed.
       arguments: Flags for each run, such as --config.data.dir=DIR.
       stop: Stop request, passed on to the current run.
-      index: Index in `plan.runs()` of the only run to make. If None, all runs
-        are made.
+      index: Index in `plan.runs()` of the only run to train. If None, all
+        runs are trained.
 
     Raises:
       ConfigError: The index is out of range.
@@ -148,8 +149,8 @@ def run_plan(
     runs = plan.runs()
     if index is not None and not 0 <= index < len(runs):
         raise errors.ConfigError(
-            f"--index={index}: the plan has {len(runs)} runs, 0 to"
-            f" {len(runs) - 1}"
+            f"--index={index}: must be 0 to {len(runs) - 1}, as the plan has"
+            f" {len(runs)} runs"
         )
     stop.saved = "finished runs are kept, and the current one can be resumed"
     workdir.mkdir(parents=True, exist_ok=True)
@@ -178,7 +179,7 @@ def run_plan(
         logging.info("run %d of %d: %s", number + 1, len(runs), variant)
         logging.info("%s", shlex.join(command))
         if _failed(where, command):
-            logging.info("it diverged, and would again")
+            logging.info("skipped: diverged in an earlier attempt")
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
@@ -188,7 +189,7 @@ def run_plan(
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
-                f"{variant}, seed {seed} exited with {code}; its own last line"
+                f"{variant}, seed {seed} exited with {code}; its last line"
                 " is above",
                 code,
             )
@@ -209,10 +210,10 @@ def _read_failure(where: pathlib.Path) -> dict[str, Any]:
 def _run(command: Sequence[str], stop: StopRequest) -> int:
     """Runs a command and returns its exit code; passes a stop request on."""
     told = False
-    # The run has a process group of its own. A terminal sends Ctrl-C to a whole
-    # group: with the signal that is passed on the run would get two, and the
-    # second one ends it at once. The run also has to notice that this process
-    # has ended.
+    # The run has a process group of its own, because a terminal sends Ctrl-C to
+    # a whole group. Together with the signal that is passed on, the run would
+    # get two, and the second one ends it immediately. The run also has to
+    # notice that this process has ended.
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, process_group=0, env=environment) as process:
         while True:

@@ -38,11 +38,11 @@ def run(
       upload_seconds: Interval between two uploads to a gs:// workdir.
       **measuring: Further arguments of `measurements.measure`.
     """
-    stop.saved = "the benchmark has no result yet"
+    stop.saved = "the benchmark has no result yet; run it again"
     if config.distribute.strategy == "multi_worker":
         raise errors.ConfigError(
-            "config.distribute.strategy is 'multi_worker'; it must be auto or"
-            " mirrored with --mode=benchmark, which measures one node"
+            "--config.distribute.strategy=multi_worker: --mode=benchmark"
+            " measures one node. Fix: --config.distribute.strategy=auto"
         )
     startup.import_tensorflow()
     from job.modes import measurements
@@ -153,9 +153,9 @@ def _table(report: dict[str, Any]) -> str:
             f" {report['global_batch_size']}, {report['precision']}, width"
             f" {report['model_width']}, {report['input_size']} px",
             f"median of {report['rounds']} rounds of {report['steps_a_round']}"
-            " steps, 95 % interval of the mean; compile time not included",
+            " steps, 95% interval of the mean, without the compile time",
             "",
-            f"{'':<8}{'images/s':>12}{'from':>12}{'to':>12}{'ms a step':>12}",
+            f"{'':<8}{'images/s':>12}{'from':>12}{'to':>12}{'ms per step':>13}",
             rate("step"),
             rate("job"),
             rate("augment"),
@@ -169,14 +169,14 @@ def _table(report: dict[str, Any]) -> str:
             f"the job costs {loop['median']:+.1%} over the bare step"
             f" ({loop['low']:+.1%} to {loop['high']:+.1%}), its augmentation of"
             f" {report['augment_share_of_step']['median']:.1%} included",
-            f"a save each {report['save_every_steps']} steps stops it for"
+            f"a save every {report['save_every_steps']} steps stops it for"
             f" {stall:.2f} s, {saving:.1%}: {loop['median'] + saving:+.1%} in"
-            " all",
-            f"a save: {megabytes:.0f} MB to {report['save_to']} in"
-            f" {save:.2f} s, beside the training",
+            " total",
+            f"a save writes {megabytes:.0f} MB to {report['save_to']} in"
+            f" {save:.2f} s, during the training",
             f"data to first step: {report['load_to_first_step_seconds']:.1f} s,"
             f" of which {report['compile_seconds']:.1f} s compile the step",
-            "most memory used, this benchmark's own included: "
+            "peak memory, including the benchmark's own: "
             + ", ".join(
                 f"{size / 1e9:.2f} GB ({place})"
                 for place, size in report["peak_memory_bytes"].items()

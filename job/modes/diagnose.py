@@ -1,12 +1,14 @@
 """`--mode=diagnose`: findings on a config, a run or a Keras model."""
 
 import contextlib
+import json
 import os
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ml_collections
 
-from configs import default
 from job import errors
 from job.config import resume, run_config, serialization
 from job.modes import Outcome
@@ -15,37 +17,64 @@ from job.storage.workdir import CONFIG
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
+if TYPE_CHECKING:
+    from job.diagnose.finding import Report
+
 
 def run(
     config: ml_collections.ConfigDict | None,
     workdir_name: str | None,
-    keras_model: str | None,
     stop: StopRequest,
+    *,
+    keras_model: str | None = None,
+    images: str | None = None,
+    labels: str | None = None,
+    command: Sequence[str] = (),
+    output_format: str | None = "table",
 ) -> Outcome:
-    """Returns the findings as text.
+    """Returns the findings on a config, a run or a Keras model.
 
     Args:
-      config: Checked config. If None, the workdir's.
+      config: Checked config. If None, the workdir's. With a Keras model it
+        names the data set; None stands for no data set.
       workdir_name: Workdir of a run. If None, `config` alone is diagnosed.
-      keras_model: Path of a .keras file, diagnosed on the data of `config`.
       stop: Stop request, polled between two checks.
+      keras_model: Path of a .keras file. If None, there is no Keras model.
+      images: Path of a .npy file of images for the model, for a data set.
+      labels: Path of a .npy file of their labels.
+      command: Arguments of the command that trains `config`. If empty, no
+        command is shown.
+      output_format: json, or any other value for text.
 
     Raises:
       ConfigError: There is nothing to diagnose, or the arguments conflict.
+      DataError: A file is absent, damaged or not what it should be.
     """
-    if keras_model:
-        if workdir_name:
-            raise errors.ConfigError(
-                "--keras_model is of no run: leave --workdir out"
-            )
-        startup.import_tensorflow()
-        from job.diagnose import diagnosis, finding
-
-        path = pathlib.Path(os.path.expanduser(keras_model))
-        report = diagnosis.diagnose_model(
-            path, config or default.get_config(), stop
+    if bool(images) != bool(labels):
+        raise errors.ConfigError("--images and --labels belong together")
+    if keras_model and workdir_name:
+        raise errors.ConfigError(
+            f"--keras_model={keras_model}: not a part of a run. Fix: leave"
+            " --workdir out"
         )
-        return Outcome([finding.to_text(report)])
+    if keras_model:
+        startup.import_tensorflow()
+        from job.diagnose import diagnosis
+
+        model, x, y = (
+            pathlib.Path(os.path.expanduser(name or ""))
+            for name in (keras_model, images, labels)
+        )
+        report = diagnosis.diagnose_model(
+            model,
+            stop,
+            config=config,
+            images=x if images else None,
+            labels=y if labels else None,
+        )
+        return _show(report, output_format)
+    if images:
+        raise errors.ConfigError(f"--images={images}: --keras_model is missing")
     if config is None and not workdir_name:
         raise errors.ConfigError(
             "--mode=diagnose needs --config, --workdir or --keras_model"
@@ -59,10 +88,18 @@ def run(
                 workdir.check_writable()
         assert config is not None
         startup.import_tensorflow()
-        from job.diagnose import diagnosis, finding
+        from job.diagnose import diagnosis
 
         with startup.translate_out_of_memory(serialization.flatten(config)):
-            report = diagnosis.diagnose(config, workdir, stop)
+            report = diagnosis.diagnose(config, workdir, stop, command=command)
+    return _show(report, output_format)
+
+
+def _show(report: "Report", output_format: str | None) -> Outcome:
+    from job.diagnose import finding
+
+    if output_format == "json":
+        return Outcome([json.dumps(finding.to_json(report), indent=1)])
     return Outcome([finding.to_text(report)])
 
 

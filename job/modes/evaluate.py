@@ -83,7 +83,7 @@ def evaluate_checkpoint(
         state,
         serialization.flatten(config),
         data.checksum(),
-        quarantine=False,
+        set_aside=False,
     )
     if not history.step:
         raise errors.ResumeError(f"{workdir} has no checkpoint yet")

@@ -17,7 +17,7 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
     Raises:
       DataError: The images are absent or damaged.
     """
-    stop.saved = "what was fetched before is kept"
+    stop.saved = "downloaded files are kept"
     startup.import_tensorflow()
     from job.data import sources
 
@@ -27,8 +27,11 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
         archive_sha256=config.data.archive_sha256,
         poll=stop.check,
     )
-    counts = " and ".join(
-        str(len(s.images)) for s in (images.train, images.test)
+    place = config.data.dir or "the folder of tensorflow-datasets"
+    return Outcome(
+        [
+            f"CIFAR-10 is complete in {place} (source {images.source}):"
+            f" {len(images.train):,} training and {len(images.test):,} test"
+            " images"
+        ]
     )
-    where = config.data.dir or "as TFDS"
-    return Outcome([f"{counts} images are there, whole: {where}"])

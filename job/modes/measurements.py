@@ -1,4 +1,4 @@
-"""Timed parts of the benchmark: step, whole job, augmentation, input, saves.
+"""Timed parts of the benchmark: step, job, augmentation, input and saves.
 
     measured = measure(config, StopRequest(), rounds=10)
 
@@ -275,7 +275,7 @@ def _create_augment(
     """Returns a function that augments one batch, time and again."""
     replicas = strategy.num_replicas_in_sync
     augment = build.create_augment(config, strategy, plan)
-    with tf.device(strategy.extended.worker_devices[0]):
+    with tf.device("CPU:0"):
         (batch,) = pipeline.train_batches(
             data.train,
             seed=config.seed,
@@ -283,6 +283,10 @@ def _create_augment(
             first_step=0,
             num_replicas=replicas,
         ).take(1)
+    with tf.device(strategy.extended.worker_devices[0]):
+        # An iterator leaves its batch on the host, from where each call would
+        # copy it to the GPU.
+        batch = tf.nest.map_structure(tf.identity, batch)
 
         @tf.function(autograph=False)
         def steps(count: tf.Tensor) -> tf.Tensor:
@@ -311,8 +315,8 @@ def _create_multiply(
 ) -> Callable[[], float]:
     """Returns a function that measures a large matrix product.
 
-    It returns 10^12 operations a second of one device, at its best of three,
-    in the type of the step's arithmetic, accumulated as the step's are.
+    It returns the rate of one device, in 10^12 operations per second, as the
+    best of three. Type and accumulation are those of the step.
     """
     device = strategy.extended.worker_devices[0]
     kind = "GPU" if "GPU" in device else "CPU"
@@ -341,7 +345,7 @@ def _create_multiply(
 
 
 def _peak_memory() -> dict[str, int]:
-    """Returns the most bytes used at once: of the host, and of each GPU."""
+    """Returns the peak memory of the host and of each GPU, in bytes."""
     # Linux counts in KiB.
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
     for gpu in tf.config.list_logical_devices("GPU"):

@@ -29,11 +29,12 @@ def run(
       ConfigError: An input is missing, or `workdir_name` holds no run.
       DataError: Raised after the last line if some files were unreadable.
     """
-    stop.saved = "answers that are printed are whole"
+    stop.saved = "printed answers are complete"
     names = [name for name in inputs if name]
     if not names:
         raise errors.ConfigError(
-            "--input is missing: an image file, a folder or gs:// of either"
+            "--input is missing. Fix: --input=FILE, an image file, a folder or"
+            " the gs:// path of either"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
         run_config.load(workdir.local, str(workdir))
@@ -65,8 +66,8 @@ def run(
                 yield classify.to_row(answer, width)
         if unread:
             raise errors.DataError(
-                f"{unread} of {len(files)} files could not be read, as said"
-                " above"
+                f"{unread} of {len(files)} files could not be read; their rows"
+                " above have the reasons"
             )
 
     return Outcome(lines())

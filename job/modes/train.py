@@ -134,7 +134,7 @@ def _train(
 
 @contextlib.contextmanager
 def _recorded_divergence(workdir: workdirs.Workdir) -> Iterator[None]:
-    """Writes why a run diverged, and its report, before the error goes on."""
+    """Writes the cause of a divergence and the report before re-raising it."""
     try:
         yield
     except errors.DivergedError as error:
@@ -158,7 +158,7 @@ def _follow_chief(
     watchdog: Watchdog,
 ) -> None:
     """Trains as a worker that is not the chief, in a temporary workdir."""
-    stop.saved = "worker 0's log says up to which step all is saved"
+    stop.saved = "the log of worker 0 has the last saved step"
     watchdog.start()
     stop.check()
     startup.import_tensorflow()

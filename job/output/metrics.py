@@ -79,7 +79,7 @@ class MetricsLog:
         self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
-        if events.is_symlink():  # Files of another run may lie behind it.
+        if events.is_symlink():  # It may lead to the files of another run.
             raise errors.StorageError(f"{events} is a link. Fix: remove it")
         with self._writing_events():
             for old in events.glob("*.tfevents.*"):

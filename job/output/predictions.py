@@ -32,7 +32,7 @@ _BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """The images whose highest probability lies between two bounds.
+    """Images whose highest probability is between two bounds.
 
     Attributes:
       low: Lower bound, exclusive.

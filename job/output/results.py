@@ -1,6 +1,6 @@
 """The result of a finished run: result.json.
 
-    finished(workdir, fields)      # the result, if this very run is over
+    finished(workdir, fields)      # the result of this run, if it is finished
     inspect(workdir)               # any result, and a note if it is damaged
 
 A run is finished if and only if this file exists and matches its config; its
@@ -113,7 +113,7 @@ def summarize(
         statistics of batch normalization.
       train_tflop: Floating-point operations of the whole training, in 10^12.
       replicas: Number of replicas of the newest attempt.
-      data_source: tfds, binary or synthetic.
+      data_source: tfds, binary, python or synthetic.
       resumes: Number of resumes from a checkpoint.
       rollbacks: Number of rollbacks after a non-finite loss.
       planned_steps: Length of the training schedule in steps, as of the first

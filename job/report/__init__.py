@@ -1,13 +1,12 @@
 """Reports on runs, finished or in progress.
 
-    run               the files of one run, read from its workdir
-    charts            curves and diagrams, as SVG
-    markup            building blocks of the page
-    classification    sections of the page on classes, calibration, mistakes
-    page              report of one run: WORKDIR/report.html
-    card              model card of an export
-    comparison        several runs: a table
-    comparison_plots  and its figures
+    run         the files of one run, read from its workdir
+    charts      curves, bars and diagrams
+    render      templates, and the escaping of names
+    page        report of one run: WORKDIR/report.html
+    comparison  report of several runs: WORKDIR/compare.html
+    card        model card of an export
 
-They read the files of a workdir and need neither the model nor the images.
+The templates are the .j2 files of this folder. All of it reads the files of a
+workdir and needs neither the model nor the images.
 """

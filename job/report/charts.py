@@ -47,8 +47,8 @@ _DASHES = ("-", "--", ":", "-.")
 def _style() -> Iterator[None]:
     """Sets the look of the charts.
 
-    A character that matplotlib's font lacks is no reason for a warning: the
-    page's font has it, or shows a box.
+    A character that matplotlib's font lacks causes no warning, because the
+    page's font has it or shows a box.
     """
     look = plt.style.context(pathlib.Path(__file__).with_suffix(".mplstyle"))
     with look, warnings.catch_warnings(action="ignore", category=UserWarning):
@@ -124,7 +124,7 @@ def curves(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if low is not None:
-            axes.set_ylim(bottom=low)
+            axes.set_ylim(low, low + 1.08 * max(axes.dataLim.y1 - low, 1e-9))
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
@@ -184,7 +184,8 @@ def changes(
             if row:
                 noise = 2 * np.hypot(errors[row], errors[row - 1])
                 small = abs(value - start) < noise
-                change = " within noise" if small else f" {value - start:+.1f}"
+                by = "within noise" if small else f"{value - start:+.1f}"
+                change = f" ({by})"
             axes.annotate(
                 f"{value:.1f}{change}",
                 (max(value, start) + errors[row], row),

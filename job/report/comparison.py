@@ -129,9 +129,9 @@ def write_report(
     heads, rows = table(variants)
     fields = differences(variants)
     text = to_csv(variants, [name for name, _ in fields])
-    markdown = render.markdown("compare.md.j2", heads=heads, rows=rows)
+    markdown = render.markdown("comparison.md.j2", heads=heads, rows=rows)
     page = render.html(
-        "compare.html.j2",
+        "comparison.html.j2",
         title=f"Comparison of {render.plural(len(found), 'run')}",
         heads=heads,
         rows=rows,

@@ -25,6 +25,11 @@ from job.report.render import is_number
 from job.storage import files
 from job.storage.workdir import REPORT
 
+# A larger loss is that of a run that diverges; that of guessing is about 2.3.
+_LARGE_LOSS = 30.0
+# Below this accuracy in percent, a part of the axis would show noise only.
+_LOW_ACCURACY = 30.0
+
 
 def write(
     workdir: pathlib.Path,
@@ -51,13 +56,12 @@ def write(
 def to_html(run: run_lib.Run) -> bytes:
     """Returns the page of a run."""
     return render.html(
-        "report.html.j2",
+        "page.html.j2",
         run=run,
         title=pathlib.PurePath(run.name).name or run.name,
         epochs=_last(run, "epoch"),
         train_images=_train_images(run),
         newest_accuracy=_last(run, "accuracy", run.split),
-        findings=run_lib.dicts(run.diagnosis.get("findings")),
         facts=run_lib.texts(run.diagnosis.get("facts")),
         learning_curves=_learning_curves(run) if run.lines else [],
         smoothing_floor=_smoothing_floor(run),
@@ -91,34 +95,42 @@ def _smoothing_floor(run: run_lib.Run) -> float:
     It is the entropy of a target, whose right class has 1 - s + s/k and whose
     other classes have s/k each (Szegedy et al. 2016, arXiv:1512.00567).
     """
-    smoothing = run.setting("optimizer.label_smoothing")
+    smoothing, classes = run.setting("optimizer.label_smoothing"), _classes(run)
     if not 0 < smoothing < 1:
         return 0.0
-    classes = len(run.scored.class_names) if run.scored else 10
     off = smoothing / classes
     right = 1 - smoothing + off
     return -right * math.log(right) - (classes - 1) * off * math.log(off)
 
 
+def _classes(run: run_lib.Run) -> int:
+    return len(run.scored.class_names) if run.scored else 10
+
+
 def _learning_curves(run: run_lib.Run) -> list[Markup]:
     """Returns the charts of loss and accuracy over the epochs."""
-    floor = _smoothing_floor(run)
+    floor, guess = _smoothing_floor(run), math.log(_classes(run))
     losses, accuracies = [], []
     for split in ("train", run.split):
         marked = split != "train"
         epochs, values = run.of(split, "loss")
         if not marked:
-            values = [value - floor for value in values]
+            # A perfect network has 0 and guessing ln k, as in the evaluation.
+            scale = guess / (guess - floor)
+            values = [scale * (value - floor) for value in values]
         losses.append(Series(split, epochs, values, marked))
         epochs, values = run.of(split, "accuracy")
         percents = [100 * value for value in values]
         accuracies.append(Series(split, epochs, percents, marked))
+    is_large = max(max(x.ys, default=0) for x in losses) > _LARGE_LOSS
+    best = max(max(x.ys, default=0) for x in accuracies)
     loss = charts.curves(
         [line for line in losses if line.xs],
         x="epoch",
-        y="loss above its minimum" if floor else "loss",
+        y="loss",
         title="Loss",
-        log=max(max(x.ys, default=0) for x in losses) > _LARGE_LOSS,
+        low=None if is_large else 0,
+        log=is_large,
         form=".3g",
     )
     accuracy = charts.curves(
@@ -126,15 +138,12 @@ def _learning_curves(run: run_lib.Run) -> list[Markup]:
         x="epoch",
         y="accuracy, %",
         title="Accuracy",
+        low=0 if best < _LOW_ACCURACY else None,
     )
     return [
         charts.to_svg(loss, "loss over the epochs"),
         charts.to_svg(accuracy, "accuracy over the epochs"),
     ]
-
-
-# A larger loss is that of a run that diverges; that of guessing is about 2.3.
-_LARGE_LOSS = 30.0
 
 
 def _rates(run: run_lib.Run) -> list[Markup]:

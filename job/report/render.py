@@ -1,6 +1,6 @@
 """Templates of the pages and of the model card.
 
-    page = render.html("report.html.j2", run=run, svg=svg)
+    page = render.html("page.html.j2", run=run, svg=svg)
     card = render.markdown("card.md.j2", run=run)
 
 Names of runs, classes, files and fields come from people and from files. No
@@ -69,9 +69,9 @@ def code_markdown(value: Any) -> Markup:
 
 
 def breakable(value: Any) -> Markup:
-    """Returns HTML that may be broken after a dot, a slash or an underscore."""
+    """Returns HTML that may be broken between the words of a path or field."""
     text = str(escape(printable(str(value))))
-    return Markup(re.sub(r"([._/])", r"\1<wbr>", text))
+    return Markup(re.sub(r"([._/])(?=[a-zA-Z])", r"\1<wbr>", text))
 
 
 def percent(fraction: Any) -> str:

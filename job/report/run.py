@@ -5,11 +5,10 @@
 
 Reads the small files and the newest checkpoint's header. A report can do
 without each of them except for the config: `notes` names the damaged ones.
-Values of the wrong type count as absent. Imports no TensorFlow.
+Imports no TensorFlow.
 """
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ from job.config import run_config
 from job.output import metrics, predictions, results
 from job.report.render import is_number
 from job.storage import reader
+from job.storage.reader import Reading
 from job.storage.workdir import (
     AUGMENTATION,
     CHECKPOINTS,
@@ -25,11 +25,18 @@ from job.storage.workdir import (
     DIAGNOSE,
     FAILURE,
     PREDICTIONS,
-    RANGE_TEST,
 )
 
-# Those of a run have less than 1 MB.
 _MAX_PNG_BYTES = 2**24
+# Contents of JSON files; see `reader.Kind`.
+_FAILURE = {"error?": str}
+_FINDING = {"title": str, "evidence": str, "cost?": str, "fix?": str}
+_DIAGNOSIS = {
+    "summary?": str,
+    "command?": str,
+    "findings": [_FINDING],
+    "facts?": dict,
+}
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -40,8 +47,7 @@ class Run:
     Attributes:
       name: Workdir as the user gave it.
       fields: Flattened config.
-      lines: Lines of the metrics log. Each has a split and a step; the other
-        values are finite numbers.
+      lines: Lines of the metrics log.
       result: Contents of result.json; empty if the run is not finished.
       failure: Contents of failure.json; empty if the run did not diverge.
       manifest: Resume metadata of the newest checkpoint; empty without one.
@@ -49,7 +55,6 @@ class Run:
       scored: Predictions; None if absent.
       augmentation: Bytes of augmentation.png; None if absent.
       diagnosis: Contents of diagnose.json; empty if absent.
-      range_test: Bytes of range_test.png; None if absent.
       notes: A sentence on each damaged file.
     """
 
@@ -63,7 +68,6 @@ class Run:
     scored: predictions.Predictions | None
     augmentation: bytes | None
     diagnosis: dict[str, Any]
-    range_test: bytes | None
     notes: list[str]
 
     @property
@@ -88,7 +92,9 @@ class Run:
         found = [
             (line["epoch"], line[name])
             for line in self.lines
-            if line["split"] == split and {"epoch", name} <= line.keys()
+            if line["split"] == split
+            and line.get("epoch") is not None
+            and line.get(name) is not None
         ]
         return [e for e, _ in found], [v for _, v in found]
 
@@ -103,8 +109,7 @@ class Run:
 
     def setting(self, name: str) -> float:
         """Returns a number of the config; 0.0 if absent."""
-        value = self.fields.get(name)
-        return value if is_number(value) else 0.0
+        return self.fields.get(name) or 0.0
 
 
 def is_run(workdir: pathlib.Path) -> bool:
@@ -134,40 +139,41 @@ def read(
     newest = checkpoints.newest_header()
     notes: list[str] = []
 
-    def intact(reading: reader.Reading) -> Any:
-        """Returns what is intact of a file; the rest becomes a note."""
+    def take(reading: Reading[Any], default: Any = None) -> Any:
         if reading.note:
-            notes.append(f"Damaged and left out: {reading.note}.")
-        return reading.value
-
-    def read_dict(name: str) -> dict[str, Any]:
-        read_file = functools.partial(reader.read_json, workdir / name, dict)
-        return intact(reader.inspect(read_file)) or {}
-
-    def read_png(name: str) -> bytes | None:
-        return intact(reader.inspect(lambda: _read_png(workdir / name)))
+            notes.append(f"{reading.note}.")
+        return default if reading.value is None else reading.value
 
     return Run(
         name=name or str(workdir),
         fields=fields,
-        lines=[_numbers(line) for line in intact(metrics.inspect(workdir))],
-        result=intact(results.inspect(workdir)) or {},
-        failure=read_dict(FAILURE),
+        lines=take(metrics.inspect(workdir), []),
+        result=take(results.inspect(workdir), {}),
+        failure=take(_read_json(workdir / FAILURE, _FAILURE), {}),
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
-        scored=intact(predictions.inspect(workdir / PREDICTIONS)),
-        augmentation=read_png(AUGMENTATION),
-        diagnosis=read_dict(DIAGNOSE),
-        range_test=read_png(RANGE_TEST),
-        notes=notes,
+        scored=take(predictions.inspect(workdir / PREDICTIONS)),
+        augmentation=take(_read_png(workdir / AUGMENTATION)),
+        diagnosis=take(_read_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
+        notes=list(dict.fromkeys(notes)),
     )
 
 
-def _read_png(path: pathlib.Path) -> bytes | None:
-    content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
-    if content is not None and not content.startswith(_PNG):
-        raise reader.DamagedError(f"{path} is no PNG image")
-    return content
+def _read_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
+    try:
+        return Reading(reader.read_json(path, kind))
+    except reader.DamagedError as error:
+        return Reading(None, str(error))
+
+
+def _read_png(path: pathlib.Path) -> Reading[bytes]:
+    try:
+        content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
+        if content is not None and not content.startswith(_PNG):
+            raise reader.DamagedError(f"{path} is not a PNG file")
+        return Reading(content)
+    except reader.DamagedError as error:
+        return Reading(None, str(error))
 
 
 def dicts(value: Any) -> list[dict[str, Any]]:
@@ -180,9 +186,3 @@ def texts(value: Any) -> dict[str, str]:
     """Returns a dict with its values as text; {} if it is not a dict."""
     items = value.items() if isinstance(value, dict) else ()
     return {name: str(text) for name, text in items}
-
-
-def _numbers(line: dict[str, Any]) -> dict[str, Any]:
-    """Returns the split of a line, and its numbers."""
-    numbers = {k: float(v) for k, v in line.items() if is_number(v)}
-    return {**numbers, "split": line["split"]}

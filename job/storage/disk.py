@@ -13,6 +13,7 @@ import errno
 import functools
 import os
 import pathlib
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -66,7 +67,10 @@ class Disk:
                     relative = path.relative_to(self._root).as_posix()
                     if relative.startswith(prefix):
                         with contextlib.suppress(FileNotFoundError):
-                            entries.append(Entry(relative, path.stat().st_size))
+                            status = path.stat()
+                            # To open a named pipe would wait for its writer.
+                            if stat.S_ISREG(status.st_mode):
+                                entries.append(Entry(relative, status.st_size))
             return sorted(entries, key=lambda entry: entry.name)
 
     @contextlib.contextmanager
@@ -86,7 +90,7 @@ class Disk:
             yield file
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`; nothing is lost on the way from a disk."""
+        """See `storage.Storage`; a disk returns its bytes intact."""
 
     def publish(
         self,
@@ -104,7 +108,7 @@ class Disk:
                 _write_flushed(staged, content)
                 _publish(staged, path)
             except FileExistsError:
-                if not _holds(path, content):
+                if not path.is_file() or not _holds(path, content):
                     raise
             finally:
                 staged.unlink(missing_ok=True)

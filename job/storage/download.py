@@ -38,4 +38,4 @@ def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
     except errors.UnavailableError as error:
         raise errors.UnavailableError(f"{what}: {error}") from None
     except errors.StorageError as error:
-        raise errors.DataError(f"{what} cannot be read: {error}") from None
+        raise errors.DataError(f"{what}: cannot be read ({error})") from None

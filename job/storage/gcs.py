@@ -181,6 +181,13 @@ class Bucket:
         timeout: float | None = None,
     ) -> None:
         """See `storage.Storage`; needs memory for one request."""
+        crc32c = 0
+        for piece in content:
+            crc32c = google_crc32c.extend(crc32c, piece)
+        wanted = (
+            sum(len(piece) for piece in content),
+            base64.b64encode(crc32c.to_bytes(4, "big")).decode(),
+        )
         blob = self._blob(name)
         blob.chunk_size = _UPLOAD_BYTES
         blob.metadata = {"writer": self._id}
@@ -188,7 +195,7 @@ class Bucket:
             try:
                 blob.upload_from_file(
                     io.BufferedReader(_Joined(content)),
-                    size=sum(len(piece) for piece in content),
+                    size=wanted[0],
                     content_type="application/octet-stream",
                     if_generation_match=0,
                     checksum="crc32c",
@@ -198,40 +205,24 @@ class Bucket:
                 api_errors.PreconditionFailed,
                 storage_errors.DataCorruption,
             ) as error:
-                self._compare(name, content, error, timeout)
-
-    def _compare(
-        self,
-        name: str,
-        content: Sequence[np.ndarray],
-        error: Exception,
-        timeout: float | None,
-    ) -> None:
-        """Tells a success of an earlier try from a file of another process."""
-        crc32c = 0
-        for piece in content:
-            crc32c = google_crc32c.extend(crc32c, piece)
-        encoded = base64.b64encode(crc32c.to_bytes(4, "big")).decode()
-        blob = self._blob(name)
-        try:
-            blob.reload(**self._limits(timeout))
-        except api_errors.NotFound:
-            # The library has deleted what arrived damaged, or another process
-            # has deleted the file meanwhile.
+                try:
+                    blob.reload(**self._limits(timeout))
+                except api_errors.NotFound:
+                    # The library has deleted what arrived damaged, or another
+                    # process has deleted the file meanwhile.
+                    raise errors.UnavailableError(
+                        f"{self}/{name}: {gcs_errors.one_line(error)}"
+                    ) from None
+            if (blob.size, blob.crc32c) == wanted:
+                return  # Perhaps by an earlier try whose answer was lost.
+            if (blob.metadata or {}).get("writer") != self._id:
+                raise FileExistsError(f"{self}/{name} is there already")
+            blob.delete(
+                if_generation_match=blob.generation, **self._limits(timeout)
+            )
             raise errors.UnavailableError(
-                f"{self}/{name}: {gcs_errors.one_line(error)}"
-            ) from None
-        size = sum(len(piece) for piece in content)
-        if (blob.size, blob.crc32c) == (size, encoded):
-            return
-        if (blob.metadata or {}).get("writer") != self._id:
-            raise FileExistsError(f"{self}/{name} is there already")
-        blob.delete(
-            if_generation_match=blob.generation, **self._limits(timeout)
-        )
-        raise errors.UnavailableError(
-            f"{self}/{name}: the upload arrived damaged"
-        )
+                f"{self}/{name}: an upload arrived damaged"
+            )
 
     def replace(
         self, name: str, content: bytes, *, timeout: float | None = None

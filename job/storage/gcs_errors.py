@@ -92,6 +92,7 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
         ) from None
     except (
         api_errors.GoogleAPICallError,
+        storage_errors.DataCorruption,
         auth_errors.GoogleAuthError,
         requests.RequestException,
         urllib3.exceptions.HTTPError,

@@ -139,7 +139,9 @@ class Mirror:
             return deadline and max(0.1, deadline - time.monotonic())
 
         if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
-            raise errors.UnavailableError("the copy before is still under way")
+            raise errors.UnavailableError(
+                "the previous copy is still in progress"
+            )
         try:
             here = self._files()
             if only is not None:
@@ -206,7 +208,7 @@ class Mirror:
             self.push(timeout)
         except errors.StorageError as error:
             if not self._failing:
-                logging.warning("not copied, tried again later: %s", error)
+                logging.warning("upload failed, retrying later: %s", error)
             self._failing = True
         else:
             self._failing = False

@@ -48,7 +48,6 @@ REPORT = "report.html"
 EXPORT = "export"
 BENCHMARK = "benchmark.json"
 DIAGNOSE = "diagnose.json"
-RANGE_TEST = "range_test.png"
 # An ablation's list of runs, and the mark of a run that diverged.
 ABLATION = "ablation.json"
 FAILURE = "failure.json"
@@ -134,7 +133,7 @@ class Workdir:
                     )
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise errors.ConfigError(
-                        f"--workdir={self}: {folder} cannot be written to"
+                        f"--workdir={self}: {folder} is not writable"
                     )
                 break
 
@@ -160,9 +159,8 @@ class Workdir:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise errors.LostRaceError(
-                    f"--workdir={self}: another process works on this run, so"
-                    " this one ends. Fix: wait for its end, or choose another"
-                    " workdir"
+                    f"--workdir={self}: another process is training this run."
+                    " Fix: wait for its end, or choose another workdir"
                 ) from None
             except OSError as error:
                 logging.info("%s cannot be locked: %s", self, error.strerror)
@@ -240,7 +238,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(
-            f"--workdir={name}: it must be a folder or gs://BUCKET/PATH"
+            f"--workdir={name}: must be a folder or gs://BUCKET/PATH"
         )
     from job.storage import gcs
 

@@ -66,7 +66,7 @@ def exit_on_thread_error(failed: threading.ExceptHookArgs) -> None:
     lines = traceback.format_exception(
         failed.exc_type, failed.exc_value, failed.exc_traceback
     )
-    text = f"{''.join(lines)}bug: thread {name} failed, so the job ends\n"
+    text = f"{''.join(lines)}bug: thread {name} failed, so the job exits\n"
     termination.write(
         errors.JobError.exit_code, f"bug: thread {name}: {failed.exc_value}"
     )

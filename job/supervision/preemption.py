@@ -161,8 +161,8 @@ class StopRequest:
         while (seconds := self.remaining()) > 0:
             if select.select([reader], [], [], seconds)[0]:
                 if os.read(reader, 1)[0] in _SIGNALS:
-                    self._exit_now("a second signal ended it at once")
-        self._exit_now("the grace was over before the current work was")
+                    self._exit_now("a second signal ended it immediately")
+        self._exit_now("the grace period ended before the current work")
 
     def _exit_now(self, why: str) -> NoReturn:
         # Waits for the main thread, which may be printing its own last line.

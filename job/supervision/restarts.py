@@ -42,7 +42,7 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     Args:
       workdir: Folder of the run, created if absent.
       step: Step of the newest checkpoint, -1 if there is none. A lower step
-        than that of the last attempt (whose checkpoint was quarantined) is not
+        than that of the last attempt (whose checkpoint was set aside) is not
         progress.
       file: Path or URL of the list, for messages. If "", its local path.
 

@@ -23,7 +23,7 @@ def import_tensorflow() -> None:
     the precision, nor write one.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash without a word.
+    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash silently.
         raise errors.OutOfMemoryError(
             f"the address space is limited to {limit:,} bytes, and TensorFlow"
             f" needs {_ADDRESS_BYTES:,}. Fix: ulimit -v unlimited"
@@ -80,7 +80,7 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
         if os.strerror(errno.ENOSPC) in what:  # TensorFlow has one error.
             raise errors.StorageError(what) from None
         raise errors.OutOfMemoryError(
-            f"out of memory ({what}); what helps: a smaller"
+            f"out of memory ({what}). Fix: a smaller"
             " --config.global_batch_size (now"
             f" {fields['global_batch_size']}),"
             " --config.evaluate.global_batch_size (now"

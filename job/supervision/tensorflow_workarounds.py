@@ -2,7 +2,7 @@
 
 Each function here exists because TensorFlow has no public one for its purpose.
 They are written for the versions in `VERSIONS`; with another version each of
-them raises an error that says so.
+them raises an error that names the supported versions.
 """
 
 import contextlib

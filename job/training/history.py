@@ -3,7 +3,7 @@
 history = History(fields, data_crc32c, step=40, resumes=1)
 history.begin(replicas=1, train_steps=100)
 history.to_metadata(60, replicas=1)      # the `run` part of a checkpoint
-tensors[LOG] = pack_log(lines)           # beside the variables
+tensors[LOG] = pack_log(lines)           # next to the variables
 """
 
 import copy
@@ -38,16 +38,16 @@ class History:
     Attributes:
       fields: The flattened config.
       data_crc32c: Checksum of the training split.
-      step: Steps done when this start began.
+      step: Number of completed steps at the start of this attempt.
       resumes: Number of resumes from a checkpoint.
-      train_seconds: Seconds in the loop over all starts, as far as they were
-        saved.
-      compile_seconds: Seconds of compilation of the newest start: the first
+      train_seconds: Time in the loop over all attempts, as far as it was
+        saved, in seconds.
+      compile_seconds: Compile time of the newest attempt, in seconds: the first
         call of each phase, without its steps.
-      rollbacks: For each rollback the step that was bad, the step of the
-        checkpoint, and the learning rate factor from there on.
-      starts: For each start its hardware, versions and first step; the newest
-        is the last.
+      rollbacks: The bad step, the step of the checkpoint and the following
+        learning rate factor of each rollback.
+      starts: Hardware, versions and first step of each attempt, the newest
+        last.
       record: Lines of metrics.jsonl at the time of the checkpoint; None if
         they are unknown.
       validation: Step and accuracy, 0 to 1, of the newest evaluation on a
@@ -78,7 +78,7 @@ class History:
     validation: tuple[int, float] | None = None
 
     def begin(self, replicas: int, train_steps: int) -> None:
-        """Adds this start, and logs the differences from the one before.
+        """Adds this attempt and logs its differences from the previous one.
 
         Args:
           replicas: Number of replicas.
@@ -96,13 +96,13 @@ class History:
         for name in ("replicas", "versions") if self.starts else ():
             before = self.starts[-1].get(name)
             if before != start[name]:
-                logging.info("%s: %s, were %s", name, start[name], before)
+                logging.info("%s: %s, before %s", name, start[name], before)
         planned = self.planned_steps()
         if planned and planned[-1] != train_steps:
             logging.warning(
-                "the run was planned for %d steps and has %d now; from here on"
-                " its learning rate follows the new length. For one schedule"
-                " from start to end, choose another workdir",
+                "the length changed from %d to %d steps, and the learning rate"
+                " follows the new length from here on. For one schedule from"
+                " start to end, choose another workdir",
                 planned[-1],
                 train_steps,
             )

@@ -124,7 +124,7 @@ class Loop:
         self._phase: phases_lib.Phase | None = None
         self._final: Scores | None = None
         self._batches = training.make_batches(history.step)
-        # Step and time of the newest checkpoint that was handed to the saver.
+        # Step and time of the newest checkpoint that was enqueued.
         self._saved_step = history.step
         self._saved_at = time.monotonic()
         supervisor.note_restored(history.step)
@@ -303,7 +303,7 @@ class Loop:
             self._clock.expect_compilation()
             if len(self.plan.phases) > 1:
                 self._reporter.message(
-                    f"from step {phase.first_step}: {phase.input_size} px,"
+                    f"from step {phase.first_step}: {phase.input_size} pixels,"
                     f" training {', '.join(sorted(phase.trainable_blocks))}"
                 )
         return self.train_steps

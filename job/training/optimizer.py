@@ -58,16 +58,17 @@ def sgd_update(
     momentum: float,
     weight_decay: float,
 ) -> None:
-    """SGD with Nesterov momentum and coupled weight decay, in place.
+    """Updates a weight by SGD with Nesterov momentum and coupled weight decay.
 
     Equal to `torch.optim.SGD(nesterov=True)`: with g = gradient + decay * w,
-    buffer = momentum * buffer + g, then w -= rate * (g + momentum * buffer).
+    buffer = momentum * buffer + g, then w -= learning_rate * (g + momentum *
+    buffer).
 
     Args:
-      weight: float32, any shape.
-      momentum_buffer: float32, of the same shape, zeros at first.
-      gradient: float32, of the same shape.
-      learning_rate: float32 [].
+      weight: Weight to update, float32, any shape.
+      momentum_buffer: Momentum, float32, of the same shape, initially zeros.
+      gradient: Gradient, float32, of the same shape.
+      learning_rate: Learning rate, float32 [].
       momentum: Momentum, 0 to 1, exclusive. 0.0 is plain SGD.
       weight_decay: Coefficient of the weight that is added to the gradient.
     """
@@ -99,22 +100,23 @@ def adam_update(
     weight_decay: float,
     step: tf.Tensor,
 ) -> None:
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980), in place.
+    """Updates a weight by Adam (Kingma & Ba 2015, arXiv:1412.6980).
 
     Weight decay is decoupled (AdamW; Loshchilov & Hutter 2019,
-    arXiv:1711.05101): w -= rate * decay * w, in addition to the step of Adam.
+    arXiv:1711.05101): w -= learning_rate * decay * w, in addition to the step
+    of Adam.
 
     Args:
-      weight: float32, any shape.
-      first_moment: float32, of the same shape, zeros at first.
-      second_moment: float32, of the same shape, zeros at first.
-      gradient: float32, of the same shape.
-      learning_rate: float32 [].
+      weight: Weight to update, float32, any shape.
+      first_moment: First moment, float32, of the same shape, initially zeros.
+      second_moment: Second moment, float32, of the same shape, initially zeros.
+      gradient: Gradient, float32, of the same shape.
+      learning_rate: Learning rate, float32 [].
       momentum: Beta 1, 0 to 1, exclusive; beta 2 is `ADAM_BETA_2`.
       weight_decay: Coefficient of the weight that is subtracted, times the
         learning rate.
-      step: int64 [], earlier updates of this weight, for the bias correction of
-        the moments.
+      step: Number of earlier updates of this weight, int64 [], for the bias
+        correction of the moments.
     """
     if weight_decay:
         weight.assign_sub(learning_rate * weight_decay * weight)

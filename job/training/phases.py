@@ -151,8 +151,8 @@ def log_costs(network: keras.Model, phases: Sequence[Phase]) -> None:
             network, phase.input_size, phase.trainable_blocks
         )
         logging.info(
-            "planned from step %d: %d px, %.3f GFLOP an image forward, %.3f"
-            " trained",
+            "compute from step %d: %d pixels, %.3f GFLOP per image forward,"
+            " %.3f per training image",
             phase.first_step,
             phase.input_size,
             cost.forward,

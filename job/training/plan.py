@@ -185,14 +185,14 @@ def _warnings(
     epochs = plan.epoch(steps)
     if schedule != "constant" and warmup_epochs >= epochs:
         yield (
-            f"config.optimizer.warmup_epochs={warmup_epochs:g} is as long as"
-            f" the run or longer, {epochs:g} epochs: its learning rate never"
-            " falls, which costs some points; a fifth of the run is usual"
+            f"--config.optimizer.warmup_epochs={warmup_epochs:g}: not shorter"
+            f" than the run, {epochs:g} epochs, so the learning rate never"
+            f" falls. Fix: --config.optimizer.warmup_epochs={epochs / 5:g}"
         )
     for phase in plan.phases:
         if phase.first_step >= steps:
             yield (
-                f"the run ends with step {steps}, before what is to begin at"
-                f" step {phase.first_step}: {phase.input_size} px, training"
+                f"the run ends at step {steps}, before the phase that starts at"
+                f" step {phase.first_step}: {phase.input_size} pixels, training"
                 f" {', '.join(sorted(phase.trainable_blocks))}"
             )

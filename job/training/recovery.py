@@ -88,7 +88,7 @@ def roll_back(
       saver: Saver of the run.
       history: Receives an entry in `rollbacks`.
       supervisor: Stop requests are honored while saves are pending.
-      reporter: Drops the lines after the checkpoint, and tells the user.
+      reporter: Drops the lines after the checkpoint, and informs the user.
       on_nonfinite: Policy: stop or rollback.
 
     Returns:
@@ -116,9 +116,9 @@ def roll_back(
     reporter.log.rewind(saved.step)
     supervisor.note_restored(saved.step)
     reporter.message(
-        f"{error.subject} is not finite: back to step {saved.step}, from there"
-        f" with {factor:g} times the learning rate (rollback"
-        f" {len(rollbacks)} of at most {_MAX_ROLLBACKS})"
+        f"{error.subject} is not finite: resuming from step {saved.step} with"
+        f" {factor:g} times the learning rate (rollback {len(rollbacks)} of at"
+        f" most {_MAX_ROLLBACKS})"
     )
     return saved.step
 
@@ -137,17 +137,16 @@ def _raise_diverged(
     kept = (
         f"the checkpoint of step {newest} is finite"
         if newest is not None
-        else "nothing had been saved"
+        else "no checkpoint had been saved"
     )
     tried = len(history.rollbacks)
     raise errors.DivergedError(
         f"{error.subject} is not finite"
         + (f" after {tried} rollbacks" if tried else "")
-        + f"; {kept}; what usually helps, in a new workdir, is a lower"
-        " --config.optimizer.peak_learning_rate or"
-        " --config.optimizer.clip_norm=1.0"
+        + f"; {kept}. Fix: a lower --config.optimizer.peak_learning_rate or"
+        " --config.optimizer.clip_norm=1.0, in a new workdir"
         + (
-            ", or in this one --config.checkpoint.on_nonfinite=rollback"
+            "; or --config.checkpoint.on_nonfinite=rollback in this one"
             if on_nonfinite == "stop"
             else ""
         )

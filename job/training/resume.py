@@ -19,7 +19,7 @@ def restore_or_initialize(
     fields: dict[str, Any],
     data_crc32c: str,
     *,
-    quarantine: bool = True,
+    set_aside: bool = True,
 ) -> History:
     """Restores the newest intact checkpoint into `state`, if there is any.
 
@@ -28,7 +28,7 @@ def restore_or_initialize(
       state: Variables of the run, unchanged without a checkpoint.
       fields: Flattened config of this attempt.
       data_crc32c: Checksum of the training images and labels.
-      quarantine: Whether damaged checkpoints are set aside.
+      set_aside: Whether damaged checkpoints are set aside.
 
     Returns:
       The history of the run; a new one without a checkpoint.
@@ -37,7 +37,7 @@ def restore_or_initialize(
       ResumeError: Checkpoints exist and none is intact, or the newest one
         belongs to another run.
     """
-    found = checkpoints.restore_newest(quarantine=quarantine)
+    found = checkpoints.restore_newest(set_aside=set_aside)
     if found is None:
         return History(fields, data_crc32c)
     saved, tensors = found

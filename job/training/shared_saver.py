@@ -1,4 +1,4 @@
-"""The saver of a run of several workers: the chief saves, all agree."""
+"""Saver of a run of several workers, of which only the chief writes."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from job.training.history import History
 
 
 class SharedSaver:
-    """The chief's saver, as all workers see it.
+    """The chief's saver, with equal results on all workers.
 
     It has the methods of `AsyncSaver`. What a method returns or raises after a
     wait is equal on all workers. Workers other than the chief save nothing.
@@ -115,7 +115,7 @@ def create_saver(
       checkpoints: Checkpoints of the run.
       workers: Workers of the run.
       history: Earlier attempts of the run.
-      stop: Stop request, which is told the step of each commit.
+      stop: Stop request, which records the step of each commit.
     """
     saver = None
     committed_step = history.step if history.resumes else None

@@ -1,4 +1,4 @@
-"""Stop requests, watchdog and workers, as one object that the loop asks.
+"""Stop requests, watchdog and workers as one object for the loop.
 
     supervisor = Supervisor(stop, watchdog, workers)
     supervisor.beat("train", step, seconds=20.0)
@@ -21,7 +21,7 @@ _LAST_LINE_SECONDS = 0.5
 
 
 class Supervisor:
-    """Decides when the run must stop, and keeps the watchdog quiet until then.
+    """Decides when the run must stop, and feeds the watchdog until then.
 
     Attributes:
       stop: Stop request of this process.

@@ -11,7 +11,6 @@ import subprocess
 
 import kubernetes_validate
 import pytest
-import yaml
 
 from job import errors
 from job.config import ranges, serialization
@@ -138,6 +137,15 @@ def test_a_spot_node_leaves_15_seconds():
     assert len(spot["tolerations"]) == 2
 
 
+def test_the_pod_for_results_is_restricted():
+    [tools] = manifests.load(ROOT / "k8s/tools")
+    documents = manifests.render("pvc")
+    spec(documents)["template"]["spec"] = tools["spec"]
+    found = manifests.problems(documents)
+    words = ("restricted", "ServiceAccount", "Claim", "fsGroup", "token")
+    assert not [line for line in found if any(w in line for w in words)]
+
+
 def test_kueue_queues_a_job_and_covers_its_resources():
     job = manifests.find(manifests.load(ROOT / "k8s/overlays/kueue"), "Job")
     name = job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
@@ -202,17 +210,21 @@ def make(tmp_path):
         f"""#!/bin/bash
 if [ "$1" = kustomize ]; then exec {manifests.KUBECTL} "$@"; fi
 echo "kubectl $*" >> {record}
+if [ "$1" = apply ] && [ -e {tmp_path}/exists ]; then
+  echo "job.batch/train-local-b unchanged"
+fi
 """
     )
     fake.chmod(0o755)
-    names = []
+    project = manifests.copy_project(tmp_path)
 
     def run_make(target, *args, name="test"):
-        names.append(name)
         ended = subprocess.run(
-            ["make", "--silent", f"KUBECTL={fake}", target, *args]
-            + ([f"NAME={name}"] if name else []),
-            cwd=ROOT,
+            [
+                *("make", "--silent", f"KUBECTL={fake}", target, *args),
+                *([f"NAME={name}"] if name else []),
+            ],
+            cwd=project,
             capture_output=True,
             text=True,
             check=False,
@@ -221,13 +233,7 @@ echo "kubectl $*" >> {record}
         )
         return ended, record.read_text() if record.exists() else ""
 
-    yield run_make
-    for name in filter(None, names):
-        folder = ROOT / "k8s/runs" / name
-        for path in folder.glob("*"):
-            path.unlink()
-        if folder.exists():
-            folder.rmdir()
+    return run_make
 
 
 def render_run(make, *args, **kwargs):
@@ -236,7 +242,7 @@ def render_run(make, *args, **kwargs):
         "k8s-render", "IMAGE=registry:5000/vgg:1-gpu", *args, **kwargs
     )
     assert ended.returncode == 0, ended.stderr
-    return manifests.with_setup(list(yaml.safe_load_all(ended.stdout)))
+    return manifests.with_setup(manifests.parse(ended.stdout))
 
 
 SIZES = {
@@ -328,6 +334,7 @@ def test_an_image_may_have_a_digest(make):
         (["OVERLAY=gke"], "Fix: BUCKET="),
         (["OVERLAY=gke", "BUCKET=gs://b"], "without gs://"),
         (["COMPONENTS=nope"], "k8s/components"),
+        (["COMPONENTS=gke", "OVERLAY=multi-node"], "no effect on a JobSet"),
         (
             ["CONFIG=configs/naive.py", "OVERLAY=ablation"],
             "the plan sets",
@@ -343,11 +350,15 @@ def test_make_refuses_what_it_cannot_apply(make, args, words):
     assert not record
 
 
-def test_make_applies_and_deletes_only_the_run_of_a_name(make):
+def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):
     ended, record = make("k8s-run", "IMAGE=vgg:1", name="b")
     assert ended.returncode == 0, ended.stderr
     assert "make k8s-logs NAME=b " in ended.stdout
     assert record == "kubectl apply -k k8s/runs/b\n"
+    (tmp_path / "exists").touch()
+    ended, _ = make("k8s-run", "IMAGE=vgg:1", name="b")
+    assert ended.returncode
+    assert "this run exists already" in ended.stderr
     ended, record = make("k8s-delete", name="b")
     assert record.splitlines()[-1] == "kubectl delete -k k8s/runs/b"
     ended, _ = make("k8s-delete", name="")

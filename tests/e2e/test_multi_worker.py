@@ -105,6 +105,7 @@ def last_line(output):
 
 def newest(workdir):
     found = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    del found[1]["metrics_log"]
     return found[0].step, found[1]
 
 
@@ -176,7 +177,7 @@ def test_2_workers_of_2_devices_train_as_1_does(tmp_path, alone):
 
 
 @pytest.mark.faults
-def test_stopped_and_killed_all_go_on_together(tmp_path, two_workers):
+def test_stopped_and_killed_workers_resume_together(tmp_path, two_workers):
     folders = [tmp_path / "0", tmp_path / "1"]
     # One is told to stop: all save the same step and end.
     codes, outputs = end(start(folders, faults=("none", "SIGTERM")))
@@ -205,7 +206,7 @@ def test_stopped_and_killed_all_go_on_together(tmp_path, two_workers):
 
 
 @pytest.mark.faults
-def test_a_worker_that_nobody_joins_ends_with_76(tmp_path):
+def test_a_worker_without_its_peers_ends_with_76(tmp_path):
     ports = free_ports(2)
     ended = run_job(
         *FLAGS,
@@ -214,7 +215,7 @@ def test_a_worker_that_nobody_joins_ends_with_76(tmp_path):
     )
     assert ended.returncode == 76, ended.stderr
     assert last_line(ended.stderr).startswith(
-        f"peer lost error: worker 1 (127.0.0.1:{ports[1]}) did not come within"
+        f"peer lost error: worker 1 (127.0.0.1:{ports[1]}) did not start within"
         " 2 s"
     )
     assert not (tmp_path / "checkpoints").exists()
@@ -229,7 +230,7 @@ def test_a_broken_environment_ends_it_before_tensorflow(tmp_path):
     )
     assert ended.returncode == 2
     [line] = ended.stderr.strip().splitlines()
-    assert "TF_CONFIG is no JSON" in line
+    assert "TF_CONFIG is not valid JSON" in line
 
 
 def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):
@@ -260,6 +261,7 @@ def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):
                     workdir,
                     StopRequest(),
                     Watchdog(0.0),
+                    config_name="configs/smoke.py",
                     upload_seconds=60.0,
                 )
             except errors.JobError as error:

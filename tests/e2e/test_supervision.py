@@ -1,4 +1,4 @@
-"""The job is told to stop, hangs, or gets nowhere, in each of its phases.
+"""Stop requests, hangs and restarts without progress, in each phase.
 
 Real signals in real processes; see faulty_job.py for how they come about at the
 same point each time.
@@ -62,6 +62,7 @@ def assert_same_run(workdir, whole):
         found, tensors = store.CheckpointStore(
             folder / "checkpoints"
         ).restore_newest()
+        del tensors["metrics_log"]  # It has times; see below.
         lines = [
             {k: v for k, v in line.items() if k != "images_per_second"}
             for line in metrics.read(folder)
@@ -112,7 +113,7 @@ def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
     assert not (tmp_path / STARTS).exists()
 
 
-def test_a_hang_ends_with_76_and_the_stacks_and_goes_on(tmp_path, whole):
+def test_a_hang_ends_with_76_and_stacks_and_the_run_resumes(tmp_path, whole):
     beats = tmp_path / "heartbeat"
     workdir = tmp_path / "run"
     watched = ("--watchdog_seconds=6", f"--heartbeat_file={beats}")

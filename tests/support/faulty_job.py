@@ -5,7 +5,8 @@
 FAULT is joined by "+": the name of a signal, which the process sends to itself;
 `hang`: the main thread sits in native code, deaf to signals; `lock`: the same,
 holding Python's lock; `pause`: three seconds pass; `thread`: another thread
-fails. For tests only.
+fails. In the phase `storage` it is a call of the thread that saves, with a
+signal: `link.begin:1=SIGKILL`; see `storage_calls`. For tests only.
 """
 
 import ctypes
@@ -16,7 +17,9 @@ import sys
 import threading
 
 from job import main
+from job.checkpoint import saver
 from job.supervision import exits, preemption, watchdog
+from tests.support import storage_calls
 
 NATIVE = ctypes.CDLL(None)
 NATIVE_WITH_LOCK = ctypes.PyDLL(None)
@@ -105,5 +108,10 @@ if __name__ == "__main__":
     STOP.install()
     watchdog.BACKSTOP_SECONDS = 5.0
     watchdog.HEARTBEAT_SECONDS = 0.5
-    plant(sys.argv[1], sys.argv[2].split("+"))
+    if sys.argv[1] == "storage":
+        storage_calls.install(
+            storage_calls.parse(sys.argv[2], thread=saver.THREAD)
+        )
+    else:
+        plant(sys.argv[1], sys.argv[2].split("+"))
     exits.exit_now(main.main([sys.argv[0], *sys.argv[3:]], STOP))

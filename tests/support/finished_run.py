@@ -18,6 +18,23 @@ from job.storage.workdir import PREDICTIONS
 # A field of the run's config that would be a script, were it not escaped.
 NASTY = '"><script>alert(1)</script>'
 
+# Names that are markup, mathematics or control codes somewhere: HTML, Markdown,
+# matplotlib, a terminal, a CSV.
+HOSTILE = (
+    NASTY,
+    "{{ 7 * 7 }}{% raw %}",
+    "$\\frac$ a_{b",
+    "_hidden_",
+    "a|b",
+    "two\nlines\r\n",
+    "\x1b[31mred\x1b[0m\x00",
+    "not UTF-8: \udcff",
+    "\u202eright to left",
+    "`code` ``x`` *bold* [link](javascript:alert(1)) # ~~",
+    'quotes "and, commas',
+    "long " * 60,
+)
+
 
 def make_predictions(count=200):
     """Returns predictions and their split; 25 % are wrong, all at 0.9."""
@@ -33,6 +50,7 @@ def make_predictions(count=200):
 
 def write_run(folder: pathlib.Path) -> None:
     """Writes the files of a finished run with two attempts."""
+    folder.mkdir(exist_ok=True)
     config = smoke.get_config().unlock()
     config.data.dir = NASTY
     config.optimizer.momentum = 0.5
@@ -89,7 +107,7 @@ class Reader(html.parser.HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.words, self.tags, self.links = [], [], []
-        self.feed(text)
+        self.feed(text.replace("<wbr>", ""))
         self.text = " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag, attributes):

@@ -6,7 +6,7 @@ checksum. This one refuses all of that as Google's does, and can be told to
 fail: see `Fault`. It knows the calls that `job/storage/gcs.py` makes.
 
     with StrictServer() as server:
-        server.faults.append(Fault("POST .*MANIFEST", "503", times=2))
+        server.faults.append(Fault("POST .*step-", "503", times=2))
 
 As a process of its own, for tests that fork or kill:
 

@@ -225,7 +225,7 @@ def run_case(open_storage, case: Case) -> Outcome:
     unreadable = sum(
         not is_readable(before, step) for step in before.committed_steps()
     )
-    found = before.restore_newest(quarantine=False)
+    found = before.restore_newest(set_aside=False)
     status, _ = fork(second)
     after, tensors = store.CheckpointStore(open_storage()).restore_newest()
     last = {name: value.tobytes() for name, value in tensors.items()}

@@ -8,11 +8,13 @@ flag and the pod's grace period, a worker's host name and the Service.
     problems(documents)                   # [] or one line per problem
 """
 
+import copy
 import functools
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +53,6 @@ _GPU = "nvidia.com/gpu"
 _GPU_JOB_BYTES = 6 * 2**30
 
 
-@functools.cache
 def kustomize(folder: pathlib.Path) -> str:
     """Returns the manifests of a kustomization as text.
 
@@ -72,9 +73,34 @@ def kustomize(folder: pathlib.Path) -> str:
     return ended.stdout
 
 
+def copy_project(folder: pathlib.Path) -> pathlib.Path:
+    """Copies what `make k8s-run` needs, and returns the copy.
+
+    A run that a test writes then replaces none of the user's.
+    """
+    shutil.copytree(
+        ROOT / "k8s", folder / "k8s", ignore=shutil.ignore_patterns("runs")
+    )
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
 def load(folder: pathlib.Path) -> list[Manifest]:
     """Returns new copies of the documents of a kustomization."""
-    return list(yaml.safe_load_all(kustomize(folder)))
+    if folder.is_relative_to(ROOT):  # It does not change.
+        return copy.deepcopy(_load_once(folder))
+    return parse(kustomize(folder))
+
+
+def parse(text: str) -> list[Manifest]:
+    """Returns the documents of a YAML text."""
+    return list(yaml.load_all(text, yaml.CSafeLoader))
+
+
+@functools.cache
+def _load_once(folder: pathlib.Path) -> list[Manifest]:
+    return parse(kustomize(folder))
 
 
 def render(overlay: str) -> list[Manifest]:

@@ -1,8 +1,46 @@
 """Tests of configs/ beyond the checks that every shipped config passes."""
 
+import ast
+
 import pytest
 
-from configs import ablations
+from configs import ablations, default
+from job.config import serialization
+from tests.support.jobs import ROOT
+
+
+def names_in(source: str) -> set[str]:
+    """Returns the strings of a module, and what it reads of a config."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)
+        if isinstance(node, ast.Attribute):
+            text = ast.unparse(node)
+            found |= {text, text.partition(".")[2]}
+    return found
+
+
+def test_every_field_is_read():
+    read = set()
+    for path in (ROOT / "job").rglob("*.py"):
+        # To check a field is not to use it.
+        if path.parent.name not in {"config", "diagnose"}:
+            read |= names_in(path.read_text())
+    unused = [
+        name
+        for name in serialization.flatten(default.get_config())
+        if name not in read
+        # These are passed on as a whole.
+        and not name.startswith(("augment.", "transfer.unfreeze_epochs."))
+    ]
+    assert not unused
+
+
+def test_a_name_that_is_read_is_found():
+    source = "a = config.model.width\nb = fields['model.init']\n"
+    assert {"model.width", "model.init"} <= names_in(source)
+    assert "model.pooling" not in names_in(source)
 
 
 @pytest.mark.parametrize("suffix", ["", "_gpu", "_transfer"])

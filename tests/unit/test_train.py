@@ -1,4 +1,4 @@
-"""The whole job in one process: from a config to a result, and back again."""
+"""The job in one process, from a config to a result."""
 
 import dataclasses
 import json
@@ -18,6 +18,7 @@ from job.modes import evaluate
 from job.output import metrics, results
 from job.storage.workdir import METRICS
 from job.supervision import preemption, startup
+from job.training.history import take_log
 
 
 def run(workdir, config):
@@ -46,6 +47,7 @@ def final_tensors(workdir):
     found, tensors = store.CheckpointStore(
         workdir / "checkpoints"
     ).restore_newest()
+    take_log(tensors)
     return found, {name: value.tobytes() for name, value in tensors.items()}
 
 
@@ -205,7 +207,7 @@ def test_saves_that_are_left_to_us_are_some_time_apart(
     assert saved == wanted
 
 
-def test_what_lies_behind_the_end_of_a_run_is_said():
+def test_settings_after_the_last_step_give_a_warning():
     config = smoke.get_config()
     plan = build.create_plan(config, 640)
     assert plan.warnings == ()
@@ -234,7 +236,7 @@ def plant_nan(loop, highest_good_factor=0.3):
         weight.assign(weight.read_value() * math.nan)
 
 
-def test_a_rollback_goes_on_at_half_the_rate(tmp_path):
+def test_a_rollback_halves_the_learning_rate(tmp_path):
     """Two are needed here; a stop and a resume after them change nothing."""
     loops = []
 
@@ -305,7 +307,7 @@ def test_an_initial_state_that_is_not_finite_ends_as_diverged(
         run(tmp_path, rollback_config())
 
 
-def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
+def test_an_early_divergence_rolls_back_to_the_start(tmp_path):
     config = rollback_config()
     config.optimizer.peak_learning_rate = 1e30
     config.optimizer.warmup_epochs = 0.0
@@ -325,7 +327,7 @@ def test_what_diverges_at_once_goes_back_to_the_start(tmp_path):
         run(tmp_path, config)
 
 
-def test_memory_that_does_not_suffice_names_what_would_do(finished, tmp_path):
+def test_out_of_memory_names_the_fields_to_reduce(finished, tmp_path):
     config = smoke.get_config()
     fields = serialization.flatten(config)
     for error in (
@@ -429,7 +431,11 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
         return final_tensors_of(workdir)
 
     def final_tensors_of(workdir):
-        return store.CheckpointStore(workdir / "checkpoints").restore_newest()
+        found, tensors = store.CheckpointStore(
+            workdir / "checkpoints"
+        ).restore_newest()
+        take_log(tensors)
+        return found, tensors
 
     run_on(0, tmp_path / "run", 6)
     shutil.copytree(tmp_path / "run", tmp_path / "same")
@@ -448,7 +454,7 @@ def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
     }
 
 
-def test_a_run_that_goes_on_has_no_result_meanwhile(finished, tmp_path):
+def test_an_extended_run_has_no_result_until_its_end(finished, tmp_path):
     whole, _ = finished
     shutil.copytree(whole, tmp_path / "run")
     assert (tmp_path / "run" / "predictions.npz").exists()
@@ -501,6 +507,7 @@ def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     data = build.load_data(config)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
+    take_log(tensors)
     state.restore(tensors)
     evaluator = build.create_evaluator(
         config, strategy, data.test, num_classes=data.num_classes

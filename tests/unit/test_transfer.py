@@ -1,4 +1,4 @@
-"""Transfer: what is frozen stays so and costs nothing; phases; features."""
+"""Transfer learning: frozen blocks, phases and features."""
 
 import numpy as np
 import pytest

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import augment_presets, default
+from configs import augment_presets
 from job import augment, errors
 from job.augment import operations
 from job.config import ranges
 from job.data import pipeline
 from tests.support.jobs import ROOT
+from tests.support.strengths import config_with, strong
 
 FIELDS = augment_presets.off()
 # Values of the fields that are no strengths, and what makes them matter.
@@ -20,23 +21,6 @@ NAMED = {
     "flip": [{"flip": "random"}, {"flip": "alternating"}],
     "fill": [{"translate": 8.0, "fill": fill} for fill in ("nearest", "zero")],
 }
-
-
-def config_with(fields):
-    config = default.get_config()
-    config.augment.update({**FIELDS, **fields})
-    return config
-
-
-def strong(name):
-    """Returns a large value that a strength may have."""
-    for value in (8.0, 1.0, 0.5):
-        try:
-            ranges.check(config_with({name: value}))
-        except errors.ConfigError:
-            continue
-        return value
-    raise AssertionError(f"no value of {name} is accepted")
 
 
 def augmented(split, fields):

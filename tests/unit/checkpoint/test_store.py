@@ -58,8 +58,13 @@ def aside(place) -> list[str]:
     return [name for name in names(place) if store.SET_ASIDE in name]
 
 
-def hooked(place, hook) -> store.CheckpointStore:
-    """Returns a store whose storage calls `hook` before and after a call."""
+def hooked(place, hooks) -> store.CheckpointStore:
+    """Returns a store whose storage calls `hooks` before and after a call."""
+
+    def hook(point):
+        for each in [*hooks]:
+            each(point)
+
     return store.CheckpointStore(HookedStorage(place.open(), hook))
 
 
@@ -247,14 +252,15 @@ def test_a_process_that_another_one_has_overtaken_ends(place, step):
     one.save(10, tensors(10), {"writer": "one"})
 
 
-def test_of_two_that_publish_one_step_at_once_the_first_one_wins(place):
+def test_of_two_writers_of_one_step_the_first_wins(place):
     one = store.CheckpointStore(place.open())
 
     def overtake(point):
         if point == "publish.begin":
             one.save(5, tensors(5), {"writer": "one"})
 
-    other = hooked(place, overtake)
+    hooks = [overtake]
+    other = hooked(place, hooks)
     with pytest.raises(errors.LostRaceError):
         other.save(5, tensors(5), {"writer": "other"})
     assert newest(one) == 5
@@ -262,15 +268,16 @@ def test_of_two_that_publish_one_step_at_once_the_first_one_wins(place):
     assert len(names(place)) == 1
 
 
-def test_of_two_that_publish_other_steps_at_once_one_goes_on(place):
+def test_of_two_writers_of_different_steps_one_continues(place):
     one = store.CheckpointStore(place.open())
 
     def overtake(point):
         if point == "publish.begin":
-            other._storage.hook = lambda point: None
+            hooks.clear()
             one.save(4, tensors(4), {"writer": "one"})
 
-    other = hooked(place, overtake)
+    hooks = [overtake]
+    other = hooked(place, hooks)
     other.save(5, tensors(5), {"writer": "other"})
     with pytest.raises(errors.LostRaceError):
         one.save(8, tensors(8), {"writer": "one"})
@@ -314,21 +321,20 @@ def test_two_writers_share_the_steps_and_both_end_cleanly(place):
     assert not aside(place)
 
 
-def test_a_reader_goes_on_where_the_owner_deletes_what_it_reads(
-    checkpoints, place
-):
+def test_a_reader_continues_after_a_file_was_deleted(checkpoints, place):
     def retire_first(point):
         if point == "open.begin" and checkpoints.committed_steps() == [1, 2, 3]:
             for step in (4, 5, 6):
                 checkpoints.save(step, tensors(step), RUN)
 
-    assert newest(hooked(place, retire_first)) == 6
+    hooks = [retire_first]
+    assert newest(hooked(place, hooks)) == 6
     assert not aside(place)
 
 
 def test_a_guest_passes_over_a_damaged_one_and_leaves_it(checkpoints, place):
     flip_bit(place, 3)
-    found, _ = checkpoints.restore_newest(quarantine=False)
+    found, _ = checkpoints.restore_newest(set_aside=False)
     assert found.step == 2
     assert checkpoints.committed_steps() == [1, 2, 3]
 
@@ -340,11 +346,12 @@ def test_a_commit_that_was_not_heard_of_counts(place):
         if point == "publish.end":
             raise errors.UnavailableError("no answer")
 
-    made = hooked(place, fail)
+    hooks = [fail]
+    made = hooked(place, hooks)
     content = made.encode(5, tensors(5), RUN)
     with pytest.raises(errors.UnavailableError, match="step 5 cannot be"):
         made.commit(5, content)
-    made._storage.hook = lambda point: None
+    hooks.clear()
     made.commit(5, content)
     assert newest(made) == 5
 
@@ -357,7 +364,8 @@ def test_a_commit_that_lands_late_counts(place):
         if point == "publish.begin":
             place.open().publish(store.file_name(5), content)
 
-    made = hooked(place, land)
+    hooks = [land]
+    made = hooked(place, hooks)
     content += made.encode(5, tensors(5), RUN)
     made.commit(5, content)
     assert newest(made) == 5
@@ -370,10 +378,11 @@ def test_a_save_that_was_given_up_is_not_another_process(place):
         if point == "publish.end":
             raise errors.UnavailableError("no answer")
 
-    made = hooked(place, fail)
+    hooks = [fail]
+    made = hooked(place, hooks)
     with pytest.raises(errors.UnavailableError):
         made.save(5, tensors(5), RUN)
-    made._storage.hook = lambda point: None
+    hooks.clear()
     made.save(6, tensors(6), RUN)
     assert made.committed_steps() == [5, 6]
 
@@ -391,7 +400,7 @@ def test_an_aborted_removal_is_completed_by_the_next_call(place):
     assert made.committed_steps() == [3, 4]
 
 
-def test_what_another_process_has_deleted_is_no_trouble(place):
+def test_a_file_deleted_by_another_process_is_ignored(place):
     made = store.CheckpointStore(place.open(), best_by="score")
     made.commit(7, made.encode(7, tensors(7), RUN))
     other = store.CheckpointStore(place.open())
@@ -407,13 +416,14 @@ def test_a_storage_that_does_not_answer_sets_nothing_aside(place):
         if point == "move.begin":
             raise errors.UnavailableError("no answer")
 
-    made = hooked(place, fail)
+    hooks = [fail]
+    made = hooked(place, hooks)
     made.save(7, tensors(7), RUN)
     made.save(14, tensors(14), RUN)
     flip_bit(place, 14)
     with pytest.raises(errors.UnavailableError, match="no answer"):
         made.restore_newest()
-    made._storage.hook = lambda point: None
+    hooks.clear()
     assert newest(made) == 7
 
 
@@ -424,11 +434,13 @@ def test_a_damaged_one_that_may_not_be_moved_is_skipped(place, caplog):
         if point == "move.begin":
             raise errors.StorageError("not allowed")
 
-    made = hooked(place, refuse)
+    hooks = [refuse]
+    made = hooked(place, hooks)
     made.save(7, tensors(7), RUN)
     made.save(14, tensors(14), RUN)
     flip_bit(place, 14)
-    made = hooked(place, refuse)
+    hooks = [refuse]
+    made = hooked(place, hooks)
     assert newest(made) == 7
     assert "is skipped: not allowed" in caplog.text
     with pytest.raises(errors.UnavailableError, match="cannot be set aside"):
@@ -534,6 +546,19 @@ def test_temporary_files_of_dead_processes_are_deleted_after_an_hour(tmp_path):
         ".step-00000001.safetensors.staged-live",
     }
     assert made.committed_steps() == [1]
+
+
+@pytest.mark.timeout(60)
+def test_what_is_no_regular_file_is_no_checkpoint(tmp_path):
+    made = store.CheckpointStore(tmp_path)
+    made.save(1, tensors(1), RUN)
+    os.mkfifo(tmp_path / store.file_name(2))
+    (tmp_path / store.file_name(3)).mkdir()
+    assert newest(made) == 1
+    with pytest.raises(errors.LostRaceError):
+        made.save(2, tensors(2), RUN)
+    with pytest.raises(errors.LostRaceError):
+        made.save(3, tensors(3), RUN)
 
 
 def test_a_full_disk_says_so(tmp_path, monkeypatch):

@@ -73,7 +73,7 @@ def test_every_kind_of_pixel_becomes_rgb(pixels):
         (encode(Image.new("1", (20_000, 18_000))), "pixels"),
     ],
 )
-def test_what_is_no_image_is_said(content, said):
+def test_a_file_that_is_not_an_image_is_reported(content, said):
     with pytest.raises(errors.DataError, match=said):
         image_file.decode(content)
 

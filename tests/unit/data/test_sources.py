@@ -1,4 +1,4 @@
-"""The data sources: whole data is read right, damaged data is refused."""
+"""Data sources: intact data is read, damaged data is refused."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ from google.cloud import storage
 from job import errors
 from job.data import binary, dataset, sources, tfds_source
 
-FILES = (*binary.TRAIN_FILES, *binary.TEST_FILES)
+FILES = binary.VERSION.files
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def contents() -> dict[str, bytes]:
 @pytest.fixture
 def folder(tmp_path, contents):
     """The files in the layout of the official archive."""
-    path = tmp_path / "data" / binary.FOLDER
+    path = tmp_path / "data" / binary.VERSION.folder
     path.mkdir(parents=True)
     for name, content in contents.items():
         (path / name).write_bytes(content)
@@ -46,26 +46,30 @@ def write_tar(path, members) -> str:
     with tarfile.open(fileobj=raw, mode="w") as tar:
         for info, content in members:
             tar.addfile(info, None if content is None else io.BytesIO(content))
-    path.write_bytes(gzip.compress(raw.getvalue(), compresslevel=1))
+    path.write_bytes(gzip.compress(raw.getvalue(), compresslevel=0))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def plain_members(contents):
     for name, content in contents.items():
-        info = tarfile.TarInfo(f"{binary.FOLDER}/{name}")
+        info = tarfile.TarInfo(f"{binary.VERSION.folder}/{name}")
         info.size = len(content)
         yield info, content
 
 
 def test_folder_parent_and_archive_give_the_same(folder, tmp_path, contents):
-    sha256 = write_tar(tmp_path / binary.ARCHIVE, plain_members(contents))
+    sha256 = write_tar(
+        tmp_path / binary.VERSION.archive, plain_members(contents)
+    )
     before = sorted(tmp_path.rglob("*"))
     whole = [
         sources.load("auto", str(folder)),
         sources.load("auto", str(folder.parent)),
         sources.load("binary", str(folder)),
         sources.load(
-            "auto", str(tmp_path / binary.ARCHIVE), archive_sha256=sha256
+            "auto",
+            str(tmp_path / binary.VERSION.archive),
+            archive_sha256=sha256,
         ),
         sources.load("auto", str(tmp_path), archive_sha256=sha256),
     ]
@@ -123,19 +127,19 @@ def test_a_fifo_is_refused_at_once(folder):
 
 
 def test_a_web_page_is_refused_as_one(tmp_path):
-    path = tmp_path / binary.ARCHIVE
+    path = tmp_path / binary.VERSION.archive
     path.write_text("<!DOCTYPE html><html><body>404</body></html>")
     refuse(r"this is a web page.*sha256 is .*, not c4a38c50", path)
     refuse("this is a web page", tmp_path)
 
 
 def test_another_archive_is_refused_by_its_checksum(tmp_path, contents):
-    write_tar(tmp_path / binary.ARCHIVE, plain_members(contents))
+    write_tar(tmp_path / binary.VERSION.archive, plain_members(contents))
     refuse(r"sha256 is", tmp_path)
 
 
 def test_an_archive_cut_short_is_refused(tmp_path, contents):
-    path = tmp_path / binary.ARCHIVE
+    path = tmp_path / binary.VERSION.archive
     write_tar(path, plain_members(contents))
     path.write_bytes(path.read_bytes()[:-100_000])
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -143,7 +147,7 @@ def test_an_archive_cut_short_is_refused(tmp_path, contents):
 
 
 def test_hostile_members_are_never_followed(tmp_path, contents):
-    path = tmp_path / binary.ARCHIVE
+    path = tmp_path / binary.VERSION.archive
 
     def info(name, kind=tarfile.REGTYPE, size=0, link=""):
         made = tarfile.TarInfo(name)
@@ -169,8 +173,12 @@ def test_hostile_members_are_never_followed(tmp_path, contents):
     refuse("has 3 bytes", path, archive_sha256=sha256)
 
 
-def test_a_folder_with_nothing_known_names_what_would_do(tmp_path):
-    refuse(r"neither CIFAR-10's binary version .* nor", tmp_path)
+def test_an_unknown_folder_is_refused_with_the_known_ones(tmp_path):
+    refuse(
+        "cifar-10-batches-bin or .*, or cifar-10-batches-py or .*, or the"
+        " cifar10 folder of tensorflow-datasets",
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize(
@@ -226,7 +234,7 @@ def test_an_archive_in_a_bucket_is_read(
     place, tmp_path, contents, folder, fake_gcs, monkeypatch
 ):
     sha256 = write_tar(tmp_path / "archive", plain_members(contents))
-    name = place if place.endswith(".gz") else place + binary.ARCHIVE
+    name = place if place.endswith(".gz") else place + binary.VERSION.archive
     bucket = storage.Client(project="none").bucket("bucket")
     bucket.blob(name).upload_from_filename(str(tmp_path / "archive"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "data"))
@@ -237,5 +245,5 @@ def test_an_archive_in_a_bucket_is_read(
     refuse(f"{url}: sha256 is {sha256}, not c4a38c50", url)
     refuse("gs://bucket/none/cifar-10-binary", "gs://bucket/none")
     refuse("gs://nowhere/cifar-10-binary", "gs://nowhere")
-    with pytest.raises(errors.DataError, match="auto or binary"):
+    with pytest.raises(errors.DataError, match="source=auto"):
         sources.load("tfds", url)

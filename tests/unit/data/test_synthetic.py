@@ -1,4 +1,4 @@
-"""The drawn images: the same for a seed, and each class its share."""
+"""Synthetic images: equal for a seed, with balanced classes."""
 
 import numpy as np
 

@@ -1,18 +1,28 @@
 """Checks of a network's description, beyond those in test_from_config."""
 
-from job.diagnose import architecture, costs
+from job.diagnose import architecture
 from tests.support.findings import assert_finding
 
 
-def test_missing_batch_norm_costs_less_for_a_network_that_learns():
-    cost = {
-        learns: architecture.check_batch_norm(
-            batch_norm=False, pretrained=False, learns=learns
-        ).cost
-        for learns in (True, False, None)
-    }
-    assert cost[True] == costs.NO_BATCH_NORM
-    assert cost[False] == cost[None] == costs.STUCK
+def test_cost_of_a_frozen_base_depends_on_its_images():
+    small, large = (
+        architecture.check_frozen_base(input_size=size, frozen=True)
+        for size in (32, 128)
+    )
+    assert_finding(small, "frozen_base")
+    assert small.cost.points > large.cost.points
+    assert not architecture.check_frozen_base(input_size=32, frozen=False)
+
+
+def test_preprocessing_matters_for_pretrained_weights():
+    def check(preprocessing, pretrained):
+        return architecture.check_preprocessing(
+            preprocessing=preprocessing, pretrained=pretrained
+        )
+
+    assert_finding(check("unit", True), "preprocessing")
+    assert not check("caffe", True)
+    assert not check("unit", False)
 
 
 def test_head_on_a_flattened_feature_map_is_larger():

@@ -43,6 +43,7 @@ def check_fields(config, changes, *, replicas=1):
         synthetic=synthetic,
         learns=True,
         num_classes=10,
+        preprocessing=build.preprocessing(config),
     )
 
 
@@ -51,16 +52,40 @@ def check_fields(config, changes, *, replicas=1):
     ("check", "faulty", "sound"),
     [
         pytest.param(
-            "rate_rule",
+            "learning_rate",
             (STEM, {"optimizer.peak_learning_rate": 0.01}),
             (STEM, {}),
-            id="rate_rule-low",
+            id="learning_rate-low",
         ),
         pytest.param(
-            "rate_rule",
+            "learning_rate",
             (STEM, {"optimizer.peak_learning_rate": 4.0}),
+            (STEM, {"optimizer.peak_learning_rate": 1.0}),
+            id="learning_rate-high",
+        ),
+        pytest.param(
+            "learning_rate",
             (NAIVE, {}),
-            id="rate_rule-high",
+            (NAIVE, {"optimizer.peak_learning_rate": 3e-4}),
+            id="learning_rate-no_batch_norm",
+        ),
+        pytest.param(
+            "learning_rate",
+            (transfer.get_config(), {"optimizer.peak_learning_rate": 5.0}),
+            (transfer.get_config(), {}),
+            id="learning_rate-pretrained",
+        ),
+        pytest.param(
+            "no_warmup",
+            (STEM, {"epochs": 8.0, "optimizer.warmup_epochs": 0.0}),
+            (STEM, {}),
+            id="no_warmup",
+        ),
+        pytest.param(
+            "preprocessing",
+            (FROZEN, {"model.preprocessing": "unit"}),
+            (FROZEN, {}),
+            id="preprocessing",
         ),
         pytest.param(
             "constant_rate",
@@ -95,8 +120,8 @@ def check_fields(config, changes, *, replicas=1):
         ),
         pytest.param(
             "frozen_base",
-            (FROZEN, {}),
             (FROZEN, {"model.input_size": 64}),
+            (transfer.get_config("at_once"), {}),
             id="frozen_base-input_size",
         ),
         pytest.param(

@@ -18,11 +18,12 @@ def line(step, loss, accuracy, split="train"):
     }
 
 
-TESTS = [line(100, 1.0, 0.71, "test"), line(200, 1.0, 0.70, "test")]
-
-
 def check_stuck(lines, *, num_classes=10):
     return from_run.check_metrics_stuck(lines, num_classes=num_classes)
+
+
+def check_diverged(lines, result):
+    return from_run.check_diverged(lines, result, rate=0.4, batch_norm=True)
 
 
 def test_loss_at_chance_is_found():
@@ -46,42 +47,57 @@ def test_a_loss_that_the_log_holds_as_null_is_found(tmp_path):
     log.write(line(5, math.nan, 0.1))
     log.close()
     lines = from_run.complete_lines(metrics.read(tmp_path))
-    assert_finding(from_run.check_diverged(lines, {}), "diverged")
+    assert_finding(check_diverged(lines, {}), "diverged")
 
 
 def test_nan_and_rollbacks_are_found():
-    found = from_run.check_diverged([line(5, math.nan, 0.1)], {})
+    found = check_diverged([line(5, math.nan, 0.1)], {})
     assert_finding(found, "diverged")
-    found = from_run.check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 2})
+    assert "--config.optimizer.peak_learning_rate=0.04" in found.flags
+    found = check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 2})
     assert_finding(found, "diverged")
-    assert not from_run.check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 0})
+    assert not check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 0})
 
 
 def test_overfitting_is_found():
     found = from_run.check_gap(
         train_accuracy=0.99, test_accuracy=0.77, augmented=False
     )
-    assert_finding(found, "train_test_gap")
+    assert_finding(found, "memorized")
     assert not from_run.check_gap(
         train_accuracy=0.93, test_accuracy=0.87, augmented=True
     )
 
 
-def test_underfitting_is_found_with_heavy_augmentation_only():
-    def check(accuracy, heavy):
+def test_underfitting_is_found_and_says_what_the_budget_reaches():
+    def check(accuracy, **changes):
+        options = {"steps": 125, "epochs": 0.64, "width": 0.25, **changes}
+        lines = [line(step, 2.0, step / 500) for step in range(0, 130, 10)]
         return from_run.check_underfit(
+            lines,
+            plain_accuracy=accuracy,
+            test_accuracy=accuracy - 0.05,
+            train_images=4000,
+            frozen=False,
+            **options,
+        )
+
+    found = check(0.6)
+    assert_finding(found, "underfit")
+    assert "still rising" in found.evidence
+    assert "80.6% after 5 epochs" in found.evidence
+    assert check(0.9) is None
+
+
+def test_heavy_augmentation_of_a_run_that_learned_little_is_found():
+    def check(accuracy, heavy):
+        return from_run.check_over_augmented(
             plain_accuracy=accuracy, test_accuracy=accuracy, heavy=heavy
         )
 
     assert_finding(check(0.7, ["a", "b"]), "over_augmentation")
     assert check(0.98, ["a", "b"]) is None
     assert check(0.7, ["a"]) is None
-
-
-def test_accuracy_of_the_best_epoch_is_found():
-    found = from_run.check_best_epoch(TESTS, {"test_accuracy": 0.71})
-    assert_finding(found, "best_epoch")
-    assert not from_run.check_best_epoch(TESTS, {"test_accuracy": 0.70})
 
 
 def test_wrong_moving_statistics_are_found():
@@ -92,12 +108,6 @@ def test_wrong_moving_statistics_are_found():
 
     assert_finding(check(0.1), "running_moments")
     assert check(0.79) is None
-
-
-def test_last_and_best_evaluation_are_described():
-    text = from_run.describe_scores([line(50, 2.0, 0.2), *TESTS])
-    assert text == "test: last 70.00 (epoch 2), best 71.00 (epoch 1)"
-    assert from_run.describe_scores([line(50, 2.0, 0.2)]) == ""
 
 
 def test_incomplete_lines_are_left_out():

@@ -1,14 +1,28 @@
-"""Checks of .keras files: each finds its mistake, and nothing without it."""
+"""Checks of Keras models: each finds its mistake, and nothing without it.
 
-import google_crc32c
+Models that are trained with a mistake are in tests/e2e/test_planted_models.py.
+"""
+
+import functools
+
+import keras
 import numpy as np
 import pytest
 
 from job.data import dataset
-from job.diagnose import keras_file, keras_model
+from job.diagnose import (
+    diagnose_model,
+    keras_layers,
+    keras_model,
+    keras_outputs,
+    keras_recipe,
+)
+from job.diagnose.pixels import Reading
+from job.diagnose.report_builder import ReportBuilder
 from tests.support import keras_models
 from tests.support.findings import assert_finding
 from tests.support.keras_models import compiled, crossentropy, plain
+from tests.support.planted_models import tutorial
 
 
 @pytest.fixture(scope="module")
@@ -22,204 +36,301 @@ def red():
 
 
 @pytest.fixture
-def find(red, tmp_path):
-    """Returns the findings in a model that was saved, by check, and facts."""
+def find(red):
+    """Returns the findings in a model, by check."""
 
     def call(model, **kwargs):
-        model.save(tmp_path / "a.keras")
-        loaded = keras_file.load(tmp_path / "a.keras")
-        checks, facts = keras_model.check_model(
-            loaded, red, num_classes=10, **kwargs
+        builder = ReportBuilder(lambda: None, seconds=60.0)
+        if getattr(model, "optimizer", None):
+            model.optimizer.iterations.assign(100)
+        keras_model.check_model(
+            builder, model, red, None, num_classes=10, **kwargs
         )
-        return {name: found for name, found in checks.items() if found}, facts
+        return {found.check: found for found in builder.report().findings}
 
     return call
 
 
-def softmax_twice():
-    return compiled(plain(), crossentropy(from_logits=True))
+def redness(*, rescale=True, kernel=None):
+    """Returns a sound model of the images, and variants of it."""
+    model = keras_models.redness(rescale=rescale)
+    if kernel is not None:
+        weights, bias = model.layers[-1].get_weights()
+        model.layers[-1].set_weights([weights[kernel], bias])
+    return model
 
 
-def softmax_once():
-    return compiled(plain(), crossentropy(from_logits=False))
+def shifted():
+    """Returns the sound model with classes that are one too high."""
+    model = redness()
+    weights, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([np.roll(weights, 1, 1), np.roll(bias, 1)])
+    return model
 
 
-def no_softmax():
-    return compiled(plain(activation=None), crossentropy(from_logits=False))
+def hidden(activation):
+    return compiled(tutorial(hidden=activation))
 
 
-def softmax_in_the_loss():
-    return compiled(plain(activation=None), crossentropy(from_logits=True))
+def test_sound_model_has_no_findings(find):
+    assert find(redness()) == {}
 
 
-def binary_accuracy():
-    return compiled(plain(activation="sigmoid"), "binary_crossentropy")
+def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
+    assert find(redness(rescale=False)) == {}
 
 
-def categorical_accuracy():
-    return compiled(plain(), "categorical_crossentropy")
+@pytest.mark.parametrize(
+    ("check", "faulty"),
+    [
+        pytest.param("class_order", shifted, id="class_order"),
+        pytest.param(
+            "channel_order",
+            functools.partial(redness, kernel=[2, 1, 0]),
+            id="channel_order",
+        ),
+        pytest.param(
+            "running_moments",
+            functools.partial(keras_models.redness_by_statistics, shift=0.4),
+            id="running_moments",
+        ),
+    ],
+)
+def test_answers_of_a_model_give_its_mistake_away(check, faulty, find):
+    found = find(faulty())
+    assert_finding(found[check], check)
 
 
-def thousand_units():
-    return compiled(plain(1000))
+def test_right_statistics_pass(find):
+    assert find(keras_models.redness_by_statistics(shift=0.0)) == {}
 
 
-def ten_units():
-    return compiled(plain(10))
-
-
-def unscaled_pixels():
-    return keras_models.redness(rescale=False)
-
-
-def scaled_pixels():
-    return keras_models.redness(rescale=True)
-
-
-def large_logits():
-    return keras_models.confident(1000.0)
-
-
-def usual_logits():
-    return keras_models.confident(1.0)
-
-
-def pytorch_decay():
-    return keras_models.decayed(5e-4)
-
-
-def keras_decay():
-    return keras_models.decayed(5e-3)
-
-
-def initial_frozen_norm():
-    return keras_models.frozen_norm(initial=True)
-
-
-def trained_frozen_norm():
-    return keras_models.frozen_norm(initial=False)
-
-
-def wrong_statistics():
-    return keras_models.redness_by_statistics(shift=0.4)
-
-
-def right_statistics():
-    return keras_models.redness_by_statistics(shift=0.0)
-
-
-def dead_convolution():
-    return keras_models.biased(-99.0)
-
-
-def live_convolution():
-    return keras_models.biased(0.0)
-
-
-def frozen_base():
-    return keras_models.inner_base(trainable=False)
-
-
-def trainable_base():
-    return keras_models.inner_base(trainable=True)
+@pytest.mark.parametrize("known", [True, False])
+def test_imagenets_kernel_on_pixels_of_another_scale_is_found(
+    known, find, monkeypatch
+):
+    kernel = np.eye(3, dtype=np.float32)[None, None]
+    model = keras_models.redness_by_filters(kernel)
+    monkeypatch.setattr(
+        keras_layers, "has_imagenet_weights", lambda *args: known
+    )
+    assert ("preprocessing" in find(model)) == known
 
 
 @pytest.mark.parametrize(
     ("check", "faulty", "sound"),
     [
-        ("from_logits", softmax_twice, softmax_once),
-        ("from_logits", no_softmax, softmax_in_the_loss),
-        ("inflated_accuracy", binary_accuracy, categorical_accuracy),
-        ("output_units", thousand_units, ten_units),
-        ("input_scale", unscaled_pixels, scaled_pixels),
-        ("first_loss", large_logits, usual_logits),
-        ("weight_decay", pytorch_decay, keras_decay),
-        ("frozen_batch_norm", initial_frozen_norm, trained_frozen_norm),
-        ("running_moments", wrong_statistics, right_statistics),
-        ("dead_relus", dead_convolution, live_convolution),
-        ("frozen_base", frozen_base, trainable_base),
-        (
-            "loss_scaling",
-            keras_models.float16_layer,
-            keras_models.float16_model,
+        pytest.param(
+            "output_units",
+            lambda: compiled(plain(1000)),
+            lambda: compiled(plain(10)),
+            id="output_units",
+        ),
+        pytest.param(
+            "loss",
+            lambda: compiled(
+                plain(activation="sigmoid"), "binary_crossentropy"
+            ),
+            lambda: compiled(plain(), "categorical_crossentropy"),
+            id="loss",
+        ),
+        pytest.param(
+            "from_logits",
+            lambda: compiled(plain(), crossentropy(from_logits=True)),
+            lambda: compiled(plain(), crossentropy(from_logits=False)),
+            id="from_logits-twice",
+        ),
+        pytest.param(
+            "from_logits",
+            lambda: compiled(plain(activation=None)),
+            lambda: compiled(
+                plain(activation=None), crossentropy(from_logits=True)
+            ),
+            id="from_logits-none",
+        ),
+        pytest.param(
+            "output_activation",
+            lambda: compiled(plain(activation="relu")),
+            lambda: compiled(plain()),
+            id="output_activation",
+        ),
+        pytest.param(
+            "weight_decay",
+            lambda: keras_models.decayed(5e-4),
+            lambda: keras_models.decayed(5e-3),
+            id="weight_decay",
+        ),
+        pytest.param(
+            "frozen_batch_norm",
+            lambda: keras_models.frozen_norm(initial=True),
+            lambda: keras_models.frozen_norm(initial=False),
+            id="frozen_batch_norm",
+        ),
+        pytest.param(
+            "frozen_base",
+            lambda: keras_models.inner_base(trainable=False),
+            lambda: keras_models.inner_base(trainable=True),
+            id="frozen_base",
+        ),
+        pytest.param(
+            "activation",
+            lambda: hidden(None),
+            lambda: hidden("relu"),
+            id="activation-none",
+        ),
+        pytest.param(
+            "activation",
+            lambda: hidden("sigmoid"),
+            lambda: hidden("elu"),
+            id="activation-saturating",
+        ),
+        pytest.param(
+            "initial_weights",
+            lambda: compiled(tutorial(kernel_initializer="zeros")),
+            lambda: compiled(tutorial()),
+            id="initial_weights",
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
-def test_fault_is_found_and_sound_model_passes(check, faulty, sound, find):
-    found, _ = find(faulty())
-    assert_finding(found[check], check)
-    found, _ = find(sound())
-    assert check not in found
-
-
-def test_sound_model_has_no_findings_at_all(find):
-    found, facts = find(scaled_pixels())
-    assert found == {}
-    assert "raw 100.0" in next(iter(facts.values()))
-
-
-def test_custom_loss_is_not_judged(find):
-    def custom_loss(labels, outputs):
-        return outputs[0, 0]
-
-    found, _ = find(compiled(plain(), custom_loss))
-    assert "from_logits" not in found
-
-
-@pytest.mark.parametrize("known", [True, False])
-def test_imagenets_kernel_on_pixels_of_another_scale_is_found(known, find):
-    kernel = np.eye(3, dtype=np.float32)[None, None]
-    crc = google_crc32c.value(kernel.tobytes()) if known else 0
-    found, _ = find(
-        keras_models.redness_by_filters(kernel), imagenet_kernel=f"{crc:08x}"
-    )
-    assert list(found) == ["input_scale"]
-    assert_finding(
-        found["input_scale"], "preprocessing" if known else "input_scale"
-    )
-
-
-def test_model_that_recognizes_nothing_is_at_chance():
-    def check(best, num_classes):
-        return keras_model.check_at_chance(
-            {"raw": 9.0, "unit": best}, num_classes=num_classes
+def test_description_of_a_model_gives_its_mistake_away(check, faulty, sound):
+    def description(model):
+        builder = ReportBuilder(lambda: None, seconds=60.0)
+        if model.compiled:
+            model.optimizer.iterations.assign(100)
+        keras_recipe.check_description(
+            builder,
+            model,
+            keras_recipe.read_recipe(model),
+            num_classes=10,
+            imagenet=False,
         )
+        if check == "from_logits":
+            outputs = model(np.ones((2, 32, 32, 3), np.float32)).numpy()
+            recipe = keras_recipe.read_recipe(model)
+            return keras_recipe.check_from_logits(recipe, outputs)
+        report = builder.report()
+        return next((f for f in report.findings if f.check == check), None)
 
-    found = check(10.7, 10)
-    assert_finding(found, "at_chance")
-    assert found.cost.source == "guessing the ten classes gives 10 %"
-    assert check(35.0, 10) is None
-    found = check(35.0, 3)
-    assert_finding(found, "at_chance")
-    assert found.cost.source == "guessing the three classes gives 33 %"
+    assert_finding(description(faulty()), check)
+    assert description(sound()) is None
 
 
-def test_scale_that_recognizes_nothing_is_not_the_models_own():
-    accuracies = {"raw": 20.0, "caffe": 20.0, "unit": 35.0}
-    found = keras_model.check_input_scale(
-        accuracies, imagenet=False, num_classes=10
+def test_model_without_training_and_one_with_nan_end_there(find):
+    model = compiled(plain())
+    builder = ReportBuilder(lambda: None, seconds=60.0)
+    images = np.zeros((20, 32, 32, 3), np.uint8)
+    split = dataset.Split(images, np.arange(20, dtype=np.int32) % 10)
+    keras_model.check_model(builder, model, split, None, num_classes=10)
+    (found,) = builder.report().findings
+    assert_finding(found, "not_trained")
+    dense = model.layers[-1]
+    dense.set_weights([weight * np.nan for weight in dense.get_weights()])
+    assert next(iter(find(model))) == "diverged"
+
+
+def test_dropout_penalty_and_augmentation_can_be_too_strong():
+    def check(model, accuracy=20.0):
+        return keras_layers.check_regularization(model, train_accuracy=accuracy)
+
+    strong = keras.regularizers.L2(0.1)
+    rotation = (keras.layers.RandomRotation(0.5),)
+    for faulty in (
+        tutorial(dropout=0.95),
+        tutorial(kernel_regularizer=strong),
+        tutorial(first=rotation),
+    ):
+        assert_finding(check(faulty), "regularization")
+        assert check(faulty, 95.0) is None
+    assert check(tutorial(dropout=0.5)) is None
+
+
+def test_memorized_images_are_found():
+    found = keras_outputs.check_memorized(train=95.0, test=50.0, head=0.9)
+    assert_finding(found, "memorized")
+    assert not keras_outputs.check_memorized(train=60.0, test=50.0, head=0.9)
+
+
+def test_classes_that_were_never_seen_are_found():
+    labels = np.arange(100) % 10
+    outputs = np.full((100, 10), 0.2, np.float32)
+    assert not keras_outputs.check_missing_classes(outputs / 2, labels)
+    outputs[:, 5:] = 1e-6
+    found = keras_outputs.check_missing_classes(outputs, labels)
+    assert_finding(found, "missing_classes")
+    assert "classes 5, 6, 7, 8, 9" in found.evidence
+
+
+def test_scaling_inside_and_outside_of_the_model_is_found():
+    def check(model, scale):
+        found = keras_outputs.check_scaling(
+            model, Reading(scale), imagenet=False
+        )
+        return [name for name, each in found.items() if each]
+
+    assert check(tutorial(scale=True), "raw") == []
+    assert check(tutorial(scale=True), "unit") == ["scaled_twice"]
+    assert check(tutorial(), "unit") == []
+    assert check(tutorial(), "raw") == ["unscaled_pixels"]
+
+
+def bounds(optimizer, convolutions, *, normalized=False):
+    model = compiled(plain(), optimizer=optimizer)
+    return keras_recipe.rate_bounds(
+        keras_recipe.read_recipe(model),
+        convolutions=convolutions,
+        normalized=normalized,
     )
-    assert_finding(found, "input_scale")
-    assert not keras_model.check_input_scale(
-        accuracies, imagenet=False, num_classes=3
-    )
 
 
-@pytest.mark.parametrize(
-    ("num_classes", "count", "score"),
-    [(10, "ten", "90.0"), (3, "three", "66.7")],
-)
-def test_inflated_accuracy_names_the_number_of_outputs(
-    num_classes, count, score
-):
-    labels = np.arange(30) % num_classes
-    found = keras_model.check_inflated_accuracy(
-        np.zeros((30, num_classes), np.float32),
-        labels,
-        loss="binary_crossentropy",
-        metrics=["accuracy"],
+def test_usual_rates_depend_on_the_network_and_the_momentum():
+    adam = keras.optimizers.Adam(1e-3)
+    (_, highest), _ = bounds(adam, 3)
+    assert highest > 1e-3
+    (_, highest), _ = bounds(adam, 13)
+    assert highest < 1e-3
+    (_, highest), _ = bounds(adam, 13, normalized=True)
+    assert highest > 1e-3
+    (plain_low, _), _ = bounds(keras.optimizers.SGD(0.1), 3)
+    (low, _), _ = bounds(keras.optimizers.SGD(0.1, momentum=0.9), 3)
+    assert low == pytest.approx(plain_low / 10)
+    assert bounds(keras.optimizers.Ftrl(), 3) is None
+
+
+def test_rate_of_a_schedule_is_its_highest_so_far():
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
+    model = compiled(plain(), optimizer=keras.optimizers.SGD(schedule))
+    model.optimizer.iterations.assign(100)
+    recipe = keras_recipe.read_recipe(model)
+    assert recipe.rate == pytest.approx(0.1)
+    assert recipe.steps == 100
+
+
+def test_arrays_are_diagnosed_in_memory_and_the_model_is_left_alone(red):
+    model = redness(rescale=False)
+    model.optimizer.iterations.assign(100)
+    before = model.get_weights()
+    report = diagnose_model(model, red.images, red.labels + 1)
+    found = {each.check: each for each in report.findings}
+    # The model needs pixels from 0 to 1, and the labels begin at 1.
+    assert found.keys() == {"input_scale", "labels"}
+    assert "Finding 1" in str(report)
+    after = model.get_weights()
+    assert all(map(np.array_equal, before, after))
+    report = diagnose_model(model, red.images / 255, red.labels)
+    assert not report.findings
+
+
+def test_what_is_no_classifier_of_images_is_refused(red):
+    vector = keras_models.sequential(keras.layers.Dense(10), input_shape=(7,))
+    with pytest.raises(ValueError, match="must be images"):
+        diagnose_model(vector, red.images, red.labels)
+
+
+def test_metric_that_flatters_is_found():
+    found = keras_recipe.check_metric(
+        {"accuracy": 40.0, "binary_accuracy": 90.0}, accuracy=40.0, images=100
     )
-    assert found.title == f"the accuracy is a binary one, over {count} outputs"
-    assert found.evidence.startswith(f"{score} by the metric")
-    assert f"answering no to everything scores {score}" in found.evidence
+    assert_finding(found, "metric")
+    assert not keras_recipe.check_metric(
+        {"accuracy": 40.0}, accuracy=40.0, images=100
+    )

@@ -40,16 +40,15 @@ def test_network_that_learns_one_batch_passes():
     assert check_learning([2.3, 9.0, 0.05]) is None
 
 
-def test_remedy_is_a_rate_for_the_batch_of_the_run():
+def test_fix_is_a_rate_for_the_batch_of_the_run():
     diverged = check_learning([2.3, 9.0, math.nan])
-    assert diverged.remedy == ("--config.optimizer.peak_learning_rate=0.04",)
+    assert diverged.flags == ("--config.optimizer.peak_learning_rate=0.04",)
 
 
-def test_remedy_of_a_stuck_network_adds_batch_norm_where_it_lacks():
-    (without,) = check_learning(STAYS, batch_norm=False).remedy
-    assert "batch_norm=true" in without
-    (with_it,) = check_learning(STAYS, batch_norm=True).remedy
-    assert "batch_norm" not in with_it
+def test_fix_of_a_stuck_network_adds_batch_norm_where_it_lacks():
+    flag = "--config.model.batch_norm=true"
+    assert flag in check_learning(STAYS, batch_norm=False).flags
+    assert flag not in check_learning(STAYS, batch_norm=True).flags
 
 
 def test_probe_ends_when_its_time_is_over():
@@ -66,6 +65,22 @@ def test_probe_ends_when_the_batch_is_memorized():
     )
     assert seen == [2.3, 1.0, 0.01]
     assert probes.is_conclusive(seen, num_classes=10)
+
+
+def test_fall_of_the_loss_is_seen_only_if_it_lasts():
+    def run(losses):
+        values = iter(losses)
+        return probes.fall(
+            lambda rate: next(values),
+            rate=1,
+            steps=len(losses),
+            seconds=60,
+            num_classes=10,
+        )
+
+    assert run([2.3] * 10) == []
+    assert run([2.3, 2.0, 2.3, 2.0, 2.3, 2.0, 2.3]) == []
+    assert len(run([2.3] + [2.0] * 9)) == 6
 
 
 def test_few_slow_steps_are_not_conclusive():
@@ -100,13 +115,3 @@ def test_layer_of_dead_units_is_found():
     found = probes.check_dead_relus({"a": 0.1, "b": 0.97}, 64)
     assert_finding(found, "dead_relus")
     assert probes.check_dead_relus({"a": 0.1, "b": 0.6}, 64) is None
-
-
-def test_slow_precision_is_found():
-    found = probes.check_precision(
-        {"float16": 0.3, "float32": 0.1}, precision="float16", images=32
-    )
-    assert_finding(found, "precision")
-    assert not probes.check_precision(
-        {"bfloat16": 0.1, "float32": 0.1}, precision="bfloat16", images=32
-    )

@@ -3,14 +3,6 @@
 import pytest
 
 from job.diagnose import recipe
-from tests.support.findings import assert_finding
-
-
-def test_float16_needs_loss_scaling():
-    found = recipe.check_loss_scaling(precision="float16", scaled=False)
-    assert_finding(found, "loss_scaling")
-    assert not recipe.check_loss_scaling(precision="float16", scaled=True)
-    assert not recipe.check_loss_scaling(precision="bfloat16", scaled=False)
 
 
 def test_momentum_amplifies_coupled_decay_only():
@@ -30,3 +22,21 @@ def test_usual_rate_is_linear_in_the_batch_for_sgd_only():
             recipe.rule_of_thumb(optimizer="adam", global_batch_size=batch)
             == 1e-3
         )
+
+
+def test_rule_is_lower_without_batch_norm_and_for_pretrained_weights():
+    def rule(optimizer, **network):
+        return recipe.rule_of_thumb(
+            optimizer=optimizer, global_batch_size=128, **network
+        )
+
+    assert rule("adam", batch_norm=False) == 3e-4
+    assert rule("adam", pretrained=True) == 1e-4
+    assert rule("sgd", batch_norm=False) == pytest.approx(0.04)
+
+
+def test_fix_of_heavy_augmentation_turns_it_off():
+    flags = recipe.light_augmentation(["mixup_alpha=1", "translate=9"])
+    assert "--config.augment.mixup_alpha=0" in flags
+    assert "--config.augment.translate=2" in flags
+    assert "--config.augment.translate=0" not in flags

@@ -1,11 +1,15 @@
 """Collection of findings into a report."""
 
+import dataclasses
+
 import pytest
 
 from job.diagnose import finding
 from job.diagnose.report_builder import ReportBuilder
 
-FOUND = finding.Finding("a", "title", "1", finding.Cost(1.0, "s"), ("fix",))
+FOUND = finding.Finding(
+    "a", "title", "1", finding.Cost(1.0, "s"), flags=("--config.x=1",)
+)
 
 
 @pytest.fixture
@@ -18,6 +22,18 @@ def test_finding_replaces_none_of_the_same_check(builder):
         builder.add("a", found)
     assert builder.found("a")
     assert list(builder.report().findings) == [FOUND]
+
+
+def test_command_has_all_fixes_and_one_config(builder):
+    builder.add("a", FOUND)
+    given = ["python", "--config=a.py", "--config.x=2", "--workdir=b"]
+    command = builder.report(given).command
+    assert command == "python --config=a.py --workdir=b --config.x=1"
+    flags = ("--config=c.py", "--config.y=()")
+    builder.add("b", dataclasses.replace(FOUND, check="b", flags=flags))
+    command = builder.report(given).command
+    assert command.startswith("python --workdir=b --config=c.py")
+    assert "'--config.y=()'" in command
 
 
 def test_check_is_skipped_only_if_it_was_not_added(builder):

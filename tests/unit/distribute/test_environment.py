@@ -98,19 +98,19 @@ def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
     [
         ({}, "neither TF_CONFIG nor JOB_WORKERS"),
         ({**JOB, "JOB_COMPLETION_INDEX": "3"}, "INDEX=3 .* 0 to 2"),
-        ({**JOB, "JOB_COMPLETION_INDEX": "-1"}, "INDEX=-1: it must"),
+        ({**JOB, "JOB_COMPLETION_INDEX": "-1"}, "INDEX=-1: must"),
         ({**JOB, "JOB_COMPLETION_INDEX": ""}, "INDEX is not set"),
-        ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two: it must"),
-        ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0: it must"),
+        ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two: must"),
+        ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0: must"),
         ({**JOB, "JOB_WORKER_HOSTS": "train"}, r"HOSTS=train: .*\{index\}"),
         ({**JOB, "JOB_WORKER_HOSTS": "a,b"}, "HOSTS=a,b: .*3 hosts"),
         ({**JOB, "JOB_INDEX_OFFSET": "2"}, "0 to 2"),
         ({**JOB, "JOB_WORKER_HOSTS": ""}, r"HOSTS=: .*\{index\}"),
-        ({**JOB, "JOB_WORKER_HOSTS": "a_{index}:1"}, "no HOST:PORT"),
-        ({**JOB, "JOB_WORKER_PORT": "70000"}, "no HOST:PORT"),
-        ({**JOB, "JOB_WORKER_PORT": "http"}, "PORT=http: it must"),
+        ({**JOB, "JOB_WORKER_HOSTS": "a_{index}:1"}, "is not HOST:PORT"),
+        ({**JOB, "JOB_WORKER_PORT": "70000"}, "is not HOST:PORT"),
+        ({**JOB, "JOB_WORKER_PORT": "http"}, "PORT=http: must"),
         ({**JOB, "JOB_WORKER_WAIT_SECONDS": "0"}, "WAIT_SECONDS=0"),
-        ({"TF_CONFIG": "{"}, "no JSON"),
+        ({"TF_CONFIG": "{"}, "not valid JSON"),
         ({"TF_CONFIG": "[]"}, "a cluster and a task"),
         ({"TF_CONFIG": "{}"}, "a cluster and a task"),
         (tf_config(worker=[]), "must have workers"),
@@ -120,8 +120,8 @@ def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
         (tf_config("evaluator", worker=["a:1"]), "evaluator 0"),
         (tf_config(index=1, worker=["a:1"]), "worker 1"),
         (tf_config(index=True, worker=["a:1", "b:1"]), "worker True"),
-        (tf_config(worker=["a"]), "'a' is no HOST:PORT"),
-        (tf_config(worker=["a:1", "a:1"]), "two workers at one address"),
+        (tf_config(worker=["a"]), "'a' is not HOST:PORT"),
+        (tf_config(worker=["a:1", "a:1"]), "two workers have one address"),
     ],
 )
 def test_a_broken_environment_says_what_is_wrong(environment, said):
@@ -171,7 +171,7 @@ def test_a_worker_names_the_chief_that_does_not_come():
         wait(other)
 
 
-def test_one_worker_waits_for_nobody():
+def test_one_worker_does_not_wait():
     wait(workers_on_loopback(1)[0])
 
 

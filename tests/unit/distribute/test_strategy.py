@@ -34,7 +34,7 @@ def test_more_logical_devices_than_the_process_has_is_refused():
 @pytest.mark.parametrize(
     ("driver", "cuda", "tools", "said"),
     [
-        (False, False, False, "no NVIDIA driver.*--gpus all"),
+        (False, False, False, "No NVIDIA driver.*--gpus all"),
         (True, False, True, r"built for CPUs.*requirements/gpu\.txt"),
         (True, True, False, "container toolkit"),
         (True, True, True, "CUDA_VISIBLE_DEVICES"),
@@ -70,7 +70,7 @@ def test_the_message_knows_the_driver_of_gke(monkeypatch, tmp_path, path, said):
 
 
 @pytest.mark.parametrize("driver", [False, True])
-def test_a_cpu_in_the_place_of_a_gpu_is_said(
+def test_a_fallback_to_the_cpu_gives_a_warning(
     monkeypatch, tmp_path, caplog, driver
 ):
     install_driver(monkeypatch, tmp_path, driver)

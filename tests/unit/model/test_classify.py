@@ -87,9 +87,7 @@ def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
         (("--input=x", "--format=xml"), 2, "xml"),
     ],
 )
-def test_wrong_flags_are_said_before_anything_slow(
-    trained_run, args, code, said
-):
+def test_wrong_flags_end_before_the_slow_imports(trained_run, args, code, said):
     done = run_job("--mode=predict", f"--workdir={trained_run}", *args)
     (line,) = done.stderr.strip().splitlines()
     assert (done.returncode, said in line) == (code, True), line

@@ -1,4 +1,4 @@
-"""What is exported, served by a process that has nothing of this job."""
+"""The export, served by a process without this job."""
 
 import json
 import os
@@ -138,7 +138,7 @@ def test_a_client_gets_the_figures_of_the_evaluation(exported, tmp_path):
 
 
 @pytest.mark.faults
-def test_an_export_of_a_run_in_a_bucket_lies_in_the_bucket(trained_run, bucket):
+def test_a_run_in_a_bucket_is_exported_to_the_bucket(trained_run, bucket):
     for path in trained_run.rglob("*"):
         if path.is_file():
             name = path.relative_to(trained_run).as_posix()
@@ -155,11 +155,11 @@ def test_an_export_of_a_run_in_a_bucket_lies_in_the_bucket(trained_run, bucket):
     } <= there.keys()
 
 
-def test_the_card_is_beside_it(exported):
+def test_the_export_has_a_model_card(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
     assert f"{100 * result['test_accuracy']:.2f} %" in text
-    assert "Drawn shapes, not CIFAR-10" in text
+    assert "Synthetic images, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
     folder = exported / "export"
@@ -205,14 +205,14 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(trained_run, workdir)
     (workdir / "result.json").unlink()
-    shutil.rmtree(workdir / "checkpoints" / "step-00000020")
+    (workdir / "checkpoints/step-00000020.safetensors").unlink()
     unfinished = trained_lib.load_trained(workdir)
     assert unfinished.step == 15
     text = card.write(run_lib.read(workdir), step=15, class_names=(), crc32c="")
     assert "not finished: these are the weights of step 15" in text
 
 
-def test_without_a_checkpoint_there_is_nothing_to_export(trained_run, tmp_path):
+def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
         trained_lib.load_trained(tmp_path)
     shutil.copy(trained_run / "config.json", tmp_path)

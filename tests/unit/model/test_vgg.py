@@ -125,7 +125,7 @@ def test_kerass_vgg16_gives_the_same_features(split):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_the_two_halves_are_the_whole(split):
+def test_base_and_head_compose_to_the_network(split):
     network = vgg.vgg16(width=0.125, batch_norm=False, head_units=(7,))
     base, head = vgg.split_base_and_head(network)
     np.testing.assert_allclose(

@@ -5,8 +5,12 @@ import shutil
 import pytest
 
 from job import errors
-from job.modes import report
-from job.storage.workdir import REPORT
+from job.modes import report, train
+from job.storage import files
+from job.storage import workdir as workdirs
+from job.storage.workdir import COMPARE_PAGE, FAILURE, REPORT, RESULT
+from job.supervision.preemption import StopRequest
+from job.supervision.watchdog import Watchdog
 from tests.support import finished_run
 from tests.support.finished_run import Reader
 from tests.support.jobs import run_job
@@ -30,7 +34,12 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
     assert there.keys() - before.keys() == {REPORT}
     assert all(there[name] == content for name, content in before.items())
     read = Reader(there[REPORT].decode())
-    for part in (bucket.url, "15.00 %", "2 starts.", "most confident mistakes"):
+    for part in (
+        bucket.url,
+        "15.00 %",
+        "1 restart.",
+        "most confident mistakes",
+    ):
         assert part in read.text, part
     assert "is missing" not in read.text
     assert outcome.output == [f"{bucket.url}/{REPORT}"]
@@ -46,8 +55,12 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     shutil.copytree(workdir, other)
     (other / REPORT).unlink()
     outcome = report.run([str(workdir), str(other)])
+    assert outcome.output[-1] == str(workdir / COMPARE_PAGE)
     assert (other / REPORT).exists()
-    assert "| second | 75.00 | +0.00 |" in (workdir / "report.md").read_text()
+    assert (
+        "| second | 75.00 | within noise |"
+        in (workdir / "report.md").read_text()
+    )
     assert "| second |" in "\n".join(outcome.output)
     with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
         report.run([str(workdir), str(workdir / "checkpoints")])
@@ -56,7 +69,36 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     assert "| second |" in (compared / "report.md").read_text()
 
 
-def test_runs_that_share_their_last_name_are_compared_by_the_whole(
+def test_a_run_that_diverges_leaves_a_report_that_says_so(
+    config, tmp_path, monkeypatch
+):
+    from job import train as train_lib
+
+    def diverge(config, workdir, *args, **kwargs):
+        finished_run.write_run(workdir)
+        (workdir / RESULT).unlink()
+        raise errors.DivergedError("the loss of step 7 is not finite")
+
+    monkeypatch.setattr(train_lib, "train_and_evaluate", diverge)
+    stop, watchdog = StopRequest(), Watchdog(0.0)
+    with (
+        workdirs.open_workdir(str(tmp_path)) as workdir,
+        pytest.raises(errors.DivergedError),
+    ):
+        train.run(
+            config,
+            workdir,
+            stop,
+            watchdog,
+            upload_seconds=60.0,
+            config_name="configs/smoke.py",
+        )
+    assert files.read_json(tmp_path / FAILURE)["exit_code"] == 5
+    text = Reader((tmp_path / REPORT).read_text()).text
+    assert "Diverged. the loss of step 7 is not finite" in text
+
+
+def test_runs_with_equal_last_names_are_compared_by_their_paths(
     trained_run, tmp_path
 ):
     for name in ("a", "b"):
@@ -66,7 +108,7 @@ def test_runs_that_share_their_last_name_are_compared_by_the_whole(
     report = ("--mode=report", f"--workdir={out}")
     done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
     assert done.returncode == 2
-    assert "no config.json of a run" in done.stderr
+    assert "neither config.json of a run" in done.stderr
     assert not out.exists()
     done = run_job(*report, f"--runs={','.join(runs)}")
     assert done.returncode == 0, done.stderr

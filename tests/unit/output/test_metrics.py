@@ -38,7 +38,7 @@ def test_a_line_that_is_none_ends_the_record(tmp_path, junk):
     assert metrics.read(tmp_path) == [line(5)]
 
 
-def test_events_are_made_anew_from_the_record(tmp_path):
+def test_events_are_rebuilt_from_the_metrics_log(tmp_path):
     for first_step in (0, 5):
         log = metrics.MetricsLog(tmp_path, first_step=first_step)
         log.write(line(first_step + 5, loss=None if first_step else 1.5))
@@ -79,7 +79,7 @@ def test_tensorboard_gets_what_the_run_is_of(tmp_path):
     assert "train/loss" in found
 
 
-def test_small_files_are_whole_or_absent(tmp_path):
+def test_small_files_are_complete_or_absent(tmp_path):
     path = tmp_path / "a.json"
     assert files.read_json(path) is None
     files.write_json(path, {"a": 1})

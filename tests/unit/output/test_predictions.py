@@ -41,7 +41,7 @@ def test_the_worst_mistakes_come_first():
 
 
 @pytest.mark.parametrize("bins", [1, 10, 15])
-def test_every_image_lies_in_one_bin(bins):
+def test_every_image_is_in_one_bin(bins):
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(500, 10), scale=3)
     logits[0] = [100, *[0] * 9]  # As sure as can be.

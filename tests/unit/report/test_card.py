@@ -1,45 +1,78 @@
 """The model card of an export."""
 
+import dataclasses
+
+import pytest
+
 from job.data import dataset
 from job.report import card
 from job.report import run as run_lib
 from job.storage import files
 from job.storage.workdir import RESULT
-from tests.support.finished_run import NASTY
+from tests.support.finished_run import HOSTILE, NASTY
 
 
-def test_the_card_tells_of_the_run_and_of_its_limits(workdir):
-    run = run_lib.read(workdir)
-    names = dataset.CLASS_NAMES
-    text = card.write(run, step=20, class_names=names, crc32c="00c0ffee")
+def write(run, step=20, class_names=dataset.CLASS_NAMES, crc32c=""):
+    return card.write(run, step=step, class_names=class_names, crc32c=crc32c)
+
+
+def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
+    text = write(run_lib.read(workdir), crc32c="00c0ffee")
     for part in (
         "| test accuracy | 75.00 % |",
         "| expected calibration error | 15.00 % |",
-        "| optimizer.momentum | `0.5` |",
+        "| `optimizer.momentum` | `0.5` |",
         "crc32c `00c0ffee`",
         "0 airplane, 1 automobile",
         "Seed 0.",
+        "20 steps in 60 s on 1 replica, float32, a global batch of 64 images",
+        "tensorflow 2.21.0.",
         "{difference}",
         "Limits",
     ):
         assert part in text, part
-    assert NASTY not in text  # Where the images lay is nobody's business.
-    (workdir / "result.json").unlink()
-    run = run_lib.read(workdir)
-    text = card.write(run, step=15, class_names=names, crc32c="")
+    assert NASTY not in text  # Where the images are stored is private.
+    (workdir / RESULT).unlink()
+    text = write(run_lib.read(workdir), step=15)
     assert "not finished: these are the weights of step 15" in text
+    assert "| newest test accuracy | 75.00 % at epoch 2 |" in text
 
 
-def test_a_result_without_its_figures_is_no_obstacle(workdir):
+def test_a_card_of_a_result_without_figures(workdir):
     path = workdir / RESULT
     result = files.read_json(path)
-    for name in ("test_loss", "images_scored", "params"):
-        result[name] = None
+    result["test_loss"] = None
+    del result["images_scored"], result["params"]
     files.write_json(path, result)
-    text = card.write(
-        run_lib.read(workdir),
-        step=20,
-        class_names=dataset.CLASS_NAMES,
-        crc32c="",
-    )
+    text = write(run_lib.read(workdir))
     assert "| test loss | unknown |" in text
+
+
+def test_each_table_has_rows_of_two_cells_only(workdir):
+    text = write(run_lib.read(workdir))
+    lines = text.splitlines()
+    tables = [n for n, line in enumerate(lines) if line.startswith("|--")]
+    assert len(tables) == 2
+    for first in tables:
+        end = lines.index("", first)
+        assert end - first > 5
+        assert all(line.count("|") == 3 for line in lines[first - 1 : end])
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_stay_text(workdir, name):
+    run = run_lib.read(workdir)
+    plain = write(run, crc32c="00c0ffee")
+    run = dataclasses.replace(
+        run, fields={**run.fields, name: name, "optimizer.momentum": name}
+    )
+    text = write(run, class_names=(name,) * 10, crc32c=name)
+    # No further line, cell, tag or heading than with plain names.
+    text.encode()
+    lines = text.splitlines()
+    assert len(lines) == len(plain.splitlines()) + 1
+    assert [n for n in lines if n.startswith("#")] == [
+        n for n in plain.splitlines() if n.startswith("#")
+    ]
+    prose = "\n".join(line for line in lines if "`" not in line)
+    assert "<" not in prose

@@ -1,5 +1,6 @@
 """The page of a run: its text, and its layout in a real browser."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,28 +14,45 @@ import pytest
 from PIL import Image
 
 from job import errors
-from job.report import page
-from job.storage.workdir import PREDICTIONS, REPORT
-from tests.support.finished_run import NASTY, Reader
+from job.data import dataset
+from job.output import predictions
+from job.report import page, render
+from job.report import run as run_lib
+from job.storage import files
+from job.storage.workdir import DIAGNOSE, FAILURE, PREDICTIONS, REPORT
+from tests.support import finished_run
+from tests.support.finished_run import HOSTILE, Reader
+
+
+def look_at(workdir, **kwargs):
+    return Reader(page.write(workdir, **kwargs).read_text(encoding="utf-8"))
+
+
+def change(workdir, name, **values):
+    path = workdir / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
     text = page.write(workdir).read_text(encoding="utf-8")
     read = Reader(text)
     for part in (
-        "75.00 %",  # Accuracy.
-        "81.25 %",  # With mirror images.
-        "15.00 %",  # Calibration error.
+        "Finished after 20 steps (2 epochs)",
+        "75.00 % test accuracy",
+        "81.25 % with flip TTA",
+        "15.00 % calibration error",
+        "Training images 640",
+        "Not diagnosed yet",
         "Confusion matrix",
         "The 25 most confident mistakes",
         "automobile 90.0%",
-        "2 starts. From the first to the end of the run 3 min 00 s",
-        "2 min 00 s (67%) were not",
+        "1 restart. 3 min 00 s from the first start to the end",
+        "took the other 2 min 00 s",
         "node-a",
         "momentum 0.9 0.5",
     ):
         assert part in read.text, part
-    # Two curves, a rate, a throughput and a reliability diagram.
+    # Loss, accuracy, learning rate, throughput, reliability.
     assert read.tags.count("svg") == 5
     pictures = [v for v in read.links if v.startswith("data:image/png;base64,")]
     assert len(pictures) == 26
@@ -44,10 +62,33 @@ def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
     assert len(text) < 2e6
 
 
-def test_what_a_config_says_cannot_become_a_script(workdir):
-    text = page.write(workdir, name=NASTY).read_text(encoding="utf-8")
-    assert "script" not in Reader(text).tags
-    assert text.count("&lt;script&gt;") >= 3  # Name, title, field.
+def test_hostile_names_stay_text(workdir):
+    fields = {name: name for name in HOSTILE}
+    findings = [
+        {"title": name, "evidence": name, "cost": name, "fix": name}
+        for name in HOSTILE
+    ]
+    for name in HOSTILE[0], HOSTILE[-1]:
+        run = run_lib.read(workdir, name=name)
+        run = dataclasses.replace(
+            run,
+            fields=run.fields | fields,
+            diagnosis={"findings": findings, "facts": fields, "summary": name},
+            scored=dataclasses.replace(run.scored, class_names=HOSTILE[-10:]),
+        )
+        read = Reader(page.to_html(run).decode())
+        assert "script" not in read.tags
+        assert all(v.startswith(("data:image/png;", "#")) for v in read.links)
+        for name in HOSTILE:
+            shown = " ".join(render.printable(name).split())
+            assert read.text.count(shown) > 3, shown
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", read.text)
+
+
+def test_a_file_name_that_is_not_utf8_is_written(tmp_path):
+    workdir = tmp_path / "bad\udcff"
+    finished_run.write_run(workdir)
+    assert "bad\\udcff" in look_at(workdir).text
 
 
 def test_the_same_run_gives_the_same_page(workdir):
@@ -58,23 +99,23 @@ def test_the_same_run_gives_the_same_page(workdir):
 def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     for name in ("result.json", PREDICTIONS, "augmentation.png"):
         (workdir / name).unlink()
-    read = Reader(page.write(workdir).read_text(encoding="utf-8"))
+    read = look_at(workdir)
     for part in (
-        "Not finished: the newest checkpoint is of step 20",
+        "Not finished: the newest checkpoint is that of step 20",
         "predictions.npz is missing: a run writes it at its end",
         "augmentation.png is missing",
-        "75.00 % so far",
-        "2 starts.",
+        "75.00 % test accuracy so far",
+        "1 restart.",
     ):
         assert part in read.text, part
     assert read.tags.count("svg") == 4
     shutil.rmtree(workdir / "checkpoints")
     (workdir / "metrics.jsonl").unlink()
-    read = Reader(page.write(workdir).read_text(encoding="utf-8"))
+    read = look_at(workdir)
     for part in (
-        "without a checkpoint yet",
+        "no checkpoint yet",
         "metrics.jsonl has no line yet",
-        "No checkpoint tells of them yet",
+        "The first checkpoint will list them",
     ):
         assert part in read.text, part
     (workdir / "config.json").unlink()
@@ -82,16 +123,123 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
         page.write(workdir)
 
 
-def test_numbers_that_are_none_spoil_no_page(workdir):
-    line = '{"step": 25, "split": "train", "epoch": 2.5, "loss": NaN,'
-    line += ' "accuracy": 0.1, "learning_rate": 0.1, "images_per_second": 1}\n'
+def test_a_run_that_diverged_says_so(workdir):
+    (workdir / "result.json").unlink()
+    files.write_json(workdir / FAILURE, {"error": "the loss of step 7 is NaN"})
+    line = '{"step": 25, "split": "train", "epoch": 2.5, "loss": 8e13}\n'
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(line)
-    result = json.loads((workdir / "result.json").read_text())
-    result |= {"test_loss": float("nan"), "images_per_second": None}
-    (workdir / "result.json").write_text(json.dumps(result))
-    text = page.write(workdir).read_text(encoding="utf-8")
-    assert "nan" not in Reader(text).text.lower().split()
+    text = page.write(workdir).read_text()
+    read = Reader(text)
+    assert "Diverged. the loss of step 7 is NaN" in read.text
+    assert "log scale" in text
+    assert "Not finished" not in read.text
+
+
+def test_the_diagnosis_is_shown(workdir):
+    finding = {
+        "title": "the base is frozen",
+        "evidence": "15 of 16 layers do not train",
+        "cost": "22.4 points (docs/results.md)",
+        "fix": "--config=configs/transfer.py",
+    }
+    found = {
+        "summary": "Expected here: 88.6 %.",
+        "findings": [finding],
+        "command": "make train ALL",
+        "facts": {"a step": "69 ms"},
+    }
+    files.write_json(workdir / DIAGNOSE, found)
+    text = look_at(workdir).text
+    for part in (
+        "1. the base is frozen",
+        *list(finding.values())[1:],
+        "Expected here: 88.6 %.",
+        "make train ALL",
+        "a step: 69 ms",
+    ):
+        assert part in text, part
+    files.write_json(workdir / DIAGNOSE, {"findings": [], "facts": {}})
+    assert "No known mistake was found" in look_at(workdir).text
+
+
+def test_synthetic_images_are_named(workdir):
+    assert "has seen no photograph" in look_at(workdir).text
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["source"] = "binary"
+    (workdir / "config.json").write_text(json.dumps(config))
+    text = look_at(workdir).text
+    assert "has seen no photograph" not in text
+    assert "CIFAR-10, read as binary" in text
+
+
+def test_the_training_loss_has_the_range_of_the_test_loss(workdir):
+    text = page.write(workdir).read_text()
+    assert "label smoothing of 0.1, so its minimum is 0.50" in text
+    # 1.0 in the log: (1.0 - 0.5003) * ln 10 / (ln 10 - 0.5003).
+    assert "train 0.638<" in text
+    config = json.loads((workdir / "config.json").read_text())
+    config["optimizer"]["label_smoothing"] = 0.0
+    (workdir / "config.json").write_text(json.dumps(config))
+    text = page.write(workdir).read_text()
+    assert "label smoothing of" not in text
+    assert "train 1<" in text
+
+
+DAMAGE = {
+    "result.json": (b"[1]", b'{"test_accuracy": {}}', b"[" * 100_000, b""),
+    "metrics.jsonl": (
+        b'{"step": "a", "split": "train"}\n',
+        b'{"step": 1, "split": "train", "epoch": 1, "loss": 1e308}\n',
+        b'{"step": 1%s, "split": "test", "accuracy": 1}\n' % (b"0" * 400),
+        b"[" * 100_000,
+    ),
+    "predictions.npz": (b"PK", b"\x93NUMPY", b""),
+    "augmentation.png": (b"<svg onload=alert(1)>", b""),
+    "diagnose.json": (
+        b"[]",
+        b'{"findings": 5}',
+        b'{"findings": [{"title": 1, "evidence": "a"}]}',
+        b"{",
+    ),
+    "failure.json": (b"7", b'{"error": {}}'),
+}
+
+
+@pytest.mark.parametrize("variant", range(4))
+def test_a_damaged_file_is_a_note(workdir, variant):
+    for name, contents in DAMAGE.items():
+        (workdir / name).write_bytes(contents[variant % len(contents)])
+    text = look_at(workdir).text
+    assert "Restarts" in text
+    assert all(f"{workdir / name}" in text for name in DAMAGE)
+
+
+def test_a_folder_in_place_of_a_file_is_a_note(workdir):
+    for name in DAMAGE:
+        (workdir / name).unlink(missing_ok=True)
+        (workdir / name).mkdir()
+    text = look_at(workdir).text
+    assert all(f"{workdir / name}" in text for name in DAMAGE)
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"seed": 1.5}', b'{"a b": 1}'])
+def test_a_damaged_config_ends_with_a_message(workdir, content):
+    (workdir / "config.json").write_bytes(content)
+    with pytest.raises(errors.ConfigError, match=r"config\.json"):
+        page.write(workdir)
+
+
+def test_many_classes_have_a_table_in_place_of_the_matrix(workdir):
+    labels = np.arange(300) % 30
+    split = dataset.Split(np.zeros((300, 32, 32, 3), np.uint8), labels)
+    logits = np.eye(30)[np.where(labels < 3, labels + 1, labels)]
+    names = [f"class {n}" for n in range(30)]
+    predictions.predict(logits, split, names).save(workdir / PREDICTIONS)
+    read = look_at(workdir)
+    assert "Confusion matrix" not in read.text
+    assert "The 20 least accurate classes" in read.text
+    assert "class 2 0.0 class 3 (100.0%)" in read.text
 
 
 @pytest.fixture
@@ -183,6 +331,7 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(
 def test_the_page_needs_no_tensorflow():
     code = (
         "import sys; import job.report.page, job.report.card, job.main;"
+        "import job.report.comparison;"
         "import job.data.image_file; sys.exit('tensorflow' in sys.modules)"
     )
     root = pathlib.Path(__file__).resolve().parents[3]

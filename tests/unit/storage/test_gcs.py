@@ -6,7 +6,6 @@ arrived damaged is ever believed.
 The real client, over HTTP, against `gcs_server`.
 """
 
-import threading
 import time
 import types
 
@@ -16,7 +15,7 @@ from google.auth import exceptions as auth_errors
 from google.auth.transport.requests import AuthorizedSession
 
 from job import errors
-from job.checkpoint import manifest, store
+from job.checkpoint import store
 from job.storage import gcs
 from tests.support.gcs_server import Fault
 from tests.support.jobs import run_job
@@ -26,33 +25,49 @@ CONTENT = np.random.default_rng(0).bytes(10_000)
 LARGE = np.random.default_rng(0).bytes(9 * 2**20)
 
 
+def arrays(content: bytes) -> list[np.ndarray]:
+    """Returns a file's content in three pieces, one of them empty."""
+    array = np.frombuffer(content, np.uint8)
+    return [array[:1000], array[1000:1000], array[1000:]]
+
+
 @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize(
     "kind", ["408", "429", "500", "502", "503", "504", "reset", "reset after"]
 )
 def test_what_passes_is_waited_for(bucket, content, kind):
     storage = bucket.open()
-    bucket.server.faults = [Fault("(POST|PUT) .*upload", kind, times=2)]
-    storage.create({"data": content})
-    assert bucket.server.faults[0].times == 0
-    bucket.server.faults = [Fault("(POST|PUT) .*upload", kind, times=2)]
-    storage.publish("manifest", content)
-    assert bucket.files() == {"data": content, "manifest": content}
+    for name in ("a", "b"):
+        bucket.server.faults = [Fault("(POST|PUT) .*upload", kind, times=2)]
+        storage.publish(name, arrays(content))
+        assert bucket.server.faults[0].times == 0
+    assert bucket.files() == {"a": content, "b": content}
     bucket.server.faults = [
         Fault(match, kind)
         for match in ("GET .*download", "GET .*prefix", "DELETE")
     ]
-    assert storage.read("data", "manifest") == [content, content]
+    assert storage.read("a") == content
     assert len(storage.find()) == 2
-    storage.delete("manifest")
-    assert list(bucket.files()) == ["data"]
+    storage.delete("b")
+    assert list(bucket.files()) == ["a"]
     assert {fault.times for fault in bucket.server.faults} == {0}
+
+
+@pytest.mark.parametrize("kind", ["503", "reset", "cut"])
+def test_a_range_is_read_again(bucket, kind):
+    bucket.put("a", LARGE)
+    bucket.server.faults = [Fault("GET .*download", kind, times=2)]
+    with bucket.open().open("a", range_bytes=2**20) as file:
+        assert file.read(8) == LARGE[:8]
+        assert file.read(5 * 2**20) == LARGE[8 : 8 + 5 * 2**20]
+        assert file.read() == LARGE[8 + 5 * 2**20 :]
+    assert bucket.server.faults[0].times == 0
 
 
 def test_a_lost_answer_is_known_for_our_own_success(bucket):
     storage = bucket.open()
     bucket.server.faults = [Fault("POST .*manifest", "reset after")]
-    storage.publish("manifest", CONTENT)
+    storage.publish("manifest", arrays(CONTENT))
     assert bucket.files() == {"manifest": CONTENT}
     (upload, *rest) = [r for r in bucket.server.requests if "manifest" in r]
     assert "ifGenerationMatch=0" in upload
@@ -62,41 +77,64 @@ def test_a_lost_answer_is_known_for_our_own_success(bucket):
 def test_a_file_of_another_process_is_not_a_success(bucket):
     bucket.put("manifest", b"another's")
     with pytest.raises(FileExistsError):
-        bucket.open().publish("manifest", CONTENT)
+        bucket.open().publish("manifest", arrays(CONTENT))
     # Not even where the answer to our own try was lost.
     bucket.server.faults = [Fault("POST .*manifest", "503")]
     with pytest.raises(FileExistsError):
-        bucket.open().publish("manifest", CONTENT)
+        bucket.open().publish("manifest", arrays(CONTENT))
     assert bucket.files() == {"manifest": b"another's"}
 
 
 @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["corrupt", "lie"])
-def test_an_upload_that_arrives_damaged_is_made_again(bucket, content, kind):
-    """Refused by an honest server, found out by us on another."""
+def test_an_upload_that_arrives_damaged_is_worth_a_retry(bucket, content, kind):
+    """Refused by an honest server, found out by the client on another."""
     storage = bucket.open()
     bucket.server.faults = [Fault("(POST .*multipart|PUT)", kind)]
-    storage.publish("manifest", content)
+    with pytest.raises(errors.UnavailableError):
+        storage.publish("a", arrays(content))
     assert bucket.server.faults[0].times == 0
-    assert bucket.files() == {"manifest": content}
+    assert bucket.files() == {}
+    storage.publish("a", arrays(content))
+    assert bucket.files() == {"a": content}
 
 
-@pytest.mark.parametrize("kind", ["corrupt", "cut"])
-def test_a_download_that_arrives_damaged_is_made_again(bucket, kind):
-    bucket.put("data", CONTENT)
-    bucket.server.faults = [Fault("GET .*download", kind, times=2)]
-    assert bucket.open().read("data") == [CONTENT]
-    assert bucket.server.faults[0].times == 0
+def test_a_download_that_arrives_damaged_is_never_believed(bucket):
+    bucket.put("a", CONTENT)
+    bucket.server.faults = [Fault("GET .*download", "corrupt")]
+    with pytest.raises(errors.UnavailableError, match="checksum"):
+        bucket.open().read("a")
+    assert bucket.open().read("a") == CONTENT
 
 
-def test_downloads_that_stay_damaged_put_no_checkpoint_aside(bucket):
+def save(made: store.CheckpointStore, *steps: int) -> None:
+    for step in steps:
+        made.save(step, {"a": np.full(5, step, np.float32)}, {})
+
+
+def test_damage_on_the_way_sets_no_checkpoint_aside(bucket):
     made = store.CheckpointStore(gcs.Bucket(bucket.url, timeout_seconds=1.0))
-    made.save(1, {"a": np.zeros(5, np.float32)}, {})
-    bucket.server.faults = [Fault("GET .*tensors", "corrupt", times=-1)]
+    save(made, 1, 2)
+    bucket.server.faults = [Fault("GET .*download", "corrupt")]
+    assert made.restore_newest()[0].step == 2
+    bucket.server.faults = [Fault("GET .*download", "corrupt", times=-1)]
     with pytest.raises(errors.UnavailableError, match="checksum"):
         made.restore_newest()
     bucket.server.faults = []
+    assert made.restore_newest()[0].step == 2
+
+
+@pytest.mark.parametrize("match", ["POST .*copyTo", "DELETE"])
+def test_a_damaged_checkpoint_that_may_not_be_moved_is_skipped(bucket, match):
+    """As by an account that may create objects only."""
+    made = store.CheckpointStore(bucket.open())
+    save(made, 1, 2)
+    name = store.file_name(2)
+    bucket.put(name, bucket.files()[name][:-1])
+    bucket.server.faults = [Fault(match, "403", times=-1)]
     assert made.restore_newest()[0].step == 1
+    save(made, 3)
+    assert store.CheckpointStore(bucket.open()).restore_newest()[0].step == 3
 
 
 def test_a_stall_is_left_and_tried_again(bucket):
@@ -105,50 +143,33 @@ def test_a_stall_is_left_and_tried_again(bucket):
         Fault("POST .*late", "late", seconds=60.0),
     ]
     storage = gcs.Bucket(bucket.url, read_seconds=0.3)
-    storage.create({"data": CONTENT, "late": CONTENT}, timeout=30.0)
+    for name in ("data", "late"):
+        storage.publish(name, arrays(CONTENT), timeout=30.0)
     assert bucket.files() == {"data": CONTENT, "late": CONTENT}
 
 
 def test_the_time_that_is_given_holds(bucket):
     bucket.server.faults = [Fault("data", "stall", times=-1, seconds=3600.0)]
     with pytest.raises(errors.UnavailableError, match="no success in time"):
-        bucket.open().create({"data": CONTENT}, timeout=0.5)
-
-
-def test_files_go_up_side_by_side(bucket):
-    """Four uploads wait for each other: one by one they would never end."""
-    together = threading.Barrier(4, timeout=10.0)
-    take_fault = bucket.server.take_fault
-
-    def meet(request):
-        if request.startswith("POST"):
-            together.wait()
-        return take_fault(request)
-
-    bucket.server.take_fault = meet
-    try:
-        bucket.open().create({f"data{i}": CONTENT for i in range(4)})
-    finally:
-        bucket.server.take_fault = take_fault
-    assert len(bucket.files()) == 4
+        bucket.open().publish("data", arrays(CONTENT), timeout=0.5)
 
 
 def test_a_move_leaves_what_was_published_meanwhile(bucket):
     storage = bucket.open()
-    bucket.put("MANIFEST.json", b"damaged")
+    bucket.put("a", b"damaged")
     take_fault = bucket.server.take_fault
 
     def publish(request):
         if request.startswith("DELETE"):
-            bucket.put("MANIFEST.json", b"good")
+            bucket.put("a", b"good")
         return take_fault(request)
 
     bucket.server.take_fault = publish
     try:
-        storage.move("MANIFEST.json", "aside")
+        storage.move("a", "aside")
     finally:
         bucket.server.take_fault = take_fault
-    assert bucket.files() == {"MANIFEST.json": b"good", "aside": b"damaged"}
+    assert bucket.files() == {"a": b"good", "aside": b"damaged"}
 
 
 @pytest.mark.parametrize(
@@ -163,7 +184,7 @@ def test_a_move_leaves_what_was_published_meanwhile(bucket):
         (None, "401", "credentials"),
     ],
 )
-def test_what_does_not_pass_is_said_at_once(bucket, url, kind, said):
+def test_a_permanent_error_is_reported_immediately(bucket, url, kind, said):
     if kind:
         bucket.server.faults = [Fault("POST", kind, times=-1)]
     start = time.monotonic()
@@ -209,7 +230,7 @@ def test_the_probe_needs_all_that_a_run_needs(bucket, match):
     assert bucket.files() == {}
 
 
-def test_nobody_there_is_said_after_some_tries(bucket, monkeypatch):
+def test_an_absent_server_is_reported_after_some_attempts(bucket, monkeypatch):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     with pytest.raises(errors.UnavailableError, match="Connection refused"):
         gcs.Bucket(bucket.url, timeout_seconds=0.5).find()
@@ -228,7 +249,7 @@ def test_nobody_there_is_said_after_some_tries(bucket, monkeypatch):
         "gs://bucket/./a",
     ],
 )
-def test_what_is_no_place_in_a_bucket_is_refused(url):
+def test_an_invalid_bucket_url_is_refused(url):
     with pytest.raises(errors.ConfigError):
         gcs.split_url(url)
 
@@ -252,11 +273,3 @@ def test_the_job_says_what_is_wrong_with_a_bucket_before_it_starts(
     done = run_job("--config=configs/smoke.py", f"--workdir={bucket.url}")
     assert done.returncode == 3, done.stderr
     assert "credentials" in done.stderr
-
-
-def test_a_manifest_of_a_bucket_is_checked_as_one_of_a_disk(bucket):
-    made = store.CheckpointStore(bucket.open())
-    made.save(1, {"a": np.zeros(5, np.float32)}, {})
-    made.save(2, {"a": np.ones(5, np.float32)}, {})
-    bucket.put(f"step-00000002/{manifest.NAME}", b"{}")
-    assert made.restore_newest()[0].step == 1

@@ -75,7 +75,7 @@ def make_sparse(path):
         (lambda path: path.write_bytes(bytes(101)), "more than 100 bytes"),
     ],
 )
-def test_what_is_no_small_file_is_refused_at_once(tmp_path, make, said):
+def test_a_special_file_is_refused_immediately(tmp_path, make, said):
     path = tmp_path / "a"
     make(path)
     with pytest.raises(errors.DataError) as caught:

@@ -110,7 +110,7 @@ def test_a_run_that_ends_early_leaves_what_it_has(opened, bucket):
     assert bucket.files() == {"metrics.jsonl": b"line\n"}
 
 
-def test_who_lost_a_race_leaves_the_winners_files_alone(opened, bucket):
+def test_a_lost_race_leaves_the_winners_files(opened, bucket):
     bucket.put("metrics.jsonl", b"the winner's\n")
     with pytest.raises(errors.LostRaceError):
         write(opened, "metrics.jsonl", errors.LostRaceError("one is ahead"))
@@ -126,7 +126,7 @@ def test_a_bucket_that_is_away_is_reported_once_and_made_up_for(
         while bucket.server.faults[0].times:
             pass
     assert bucket.files() == {"config.json": b"{}"}
-    assert caplog.text.count("not copied, tried again later") == 1
+    assert caplog.text.count("upload failed, retrying later") == 1
 
 
 def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(

@@ -80,7 +80,7 @@ def test_the_message_says_what_is_saved():
     assert done.stdout == "stopped by SIGTERM: all is saved\n", done.stderr
 
 
-def test_who_does_not_answer_is_ended_before_the_grace_is_over():
+def test_an_unresponsive_process_ends_before_the_grace_period():
     done = run_script("""
         import ctypes, os, signal
         from job.supervision import preemption
@@ -94,12 +94,12 @@ def test_who_does_not_answer_is_ended_before_the_grace_is_over():
         """)
     assert done.returncode == 75, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "preempted: stopped by SIGTERM, the grace was over before the"
-        " current work was: step 5 is saved"
+        "preempted: stopped by SIGTERM, the grace period ended before the"
+        " current work: step 5 is saved"
     )
 
 
-def test_a_log_that_nobody_reads_does_not_keep_it():
+def test_an_unread_log_does_not_delay_the_exit():
     code = unread.exit_code(
         "import os, signal\n"
         "from job.supervision import preemption\n"
@@ -109,7 +109,7 @@ def test_a_log_that_nobody_reads_does_not_keep_it():
     assert code == 75
 
 
-def test_who_was_started_by_another_ends_with_it(tmp_path):
+def test_a_child_process_ends_with_its_parent(tmp_path):
     marks = tmp_path / "marks"
     child = f"""
         import os, pathlib, time

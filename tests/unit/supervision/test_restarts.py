@@ -1,4 +1,4 @@
-"""The count of starts that gained nothing; the real job: test_supervision."""
+"""Count of attempts without progress; test_supervision has the real job."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
         assert str(tmp_path / STARTS) in str(refused.value)
 
 
-def test_a_step_gained_begins_anew(tmp_path):
+def test_progress_resets_the_count(tmp_path):
     begin(tmp_path, -1, 10)
     begin(tmp_path, 0, 10)
     begin(tmp_path, 7, 10)
@@ -41,7 +41,7 @@ def test_a_step_gained_begins_anew(tmp_path):
         start(tmp_path, 7, None)
 
 
-def test_a_damaged_checkpoint_is_no_gain(tmp_path):
+def test_a_damaged_checkpoint_is_not_progress(tmp_path):
     begin(tmp_path, 10, 9)
     begin(tmp_path, 5, 1)
     with pytest.raises(errors.ResumeError):
@@ -49,14 +49,14 @@ def test_a_damaged_checkpoint_is_no_gain(tmp_path):
     start(tmp_path, 6, None)
 
 
-def test_the_end_of_the_run_begins_anew(tmp_path):
+def test_the_end_of_the_run_resets_the_count(tmp_path):
     begin(tmp_path, 20, 9)
     start(tmp_path, 20, None)
     assert not list(tmp_path.iterdir())
     begin(tmp_path, 20, 10)
 
 
-def test_an_end_that_says_what_would_do_does_not_count(tmp_path):
+def test_an_error_with_a_fix_does_not_count(tmp_path):
     workdir = tmp_path / "run"
     begin(workdir, -1, 20, errors.DeviceError)
     assert not list(workdir.iterdir())
@@ -67,7 +67,7 @@ def test_an_end_that_says_what_would_do_does_not_count(tmp_path):
         start(workdir, -1, None)
 
 
-def test_a_run_in_a_bucket_is_told_of_the_list_there(tmp_path):
+def test_the_message_of_a_run_in_a_bucket_names_its_list(tmp_path):
     begin(tmp_path, 5, 10)
     there = "gs://bucket/run/starts.json"
     with (

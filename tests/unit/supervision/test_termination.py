@@ -25,7 +25,7 @@ def test_it_is_one_line_that_fits(message):
     assert content.count(b"\n") == 1
 
 
-def test_outside_a_pod_nothing_is_made(message, tmp_path):
+def test_outside_a_pod_no_file_is_created(message, tmp_path):
     message.unlink()
     termination.write(0, "done")
     assert not list(tmp_path.iterdir())

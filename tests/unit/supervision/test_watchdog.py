@@ -54,7 +54,7 @@ def test_beats_and_long_pieces_of_work_are_let_be():
     assert done.stderr == ""
 
 
-def test_a_log_that_nobody_reads_stops_it_not():
+def test_an_unread_log_does_not_block_the_watchdog():
     code = unread.exit_code(
         "from job.supervision import watchdog\n"
         "watch = watchdog.Watchdog(0.5)\n"

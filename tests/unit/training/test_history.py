@@ -1,7 +1,7 @@
 """The metadata of a run: what a resume adds and a checkpoint keeps."""
 
 from job.config import serialization
-from job.training.history import BEST_BY, History
+from job.training.history import BEST_BY, LOG, History, pack_log, take_log
 
 
 def create(config, **fields):
@@ -22,24 +22,31 @@ def test_another_length_is_remembered_once(config, caplog):
     for train_steps in (10, 10, 20, 20):
         history.begin(replicas=1, train_steps=train_steps)
     assert history.planned_steps() == [10, 20]
-    assert caplog.text.count("was planned for 10 steps") == 1
+    assert caplog.text.count("changed from 10 to") == 1
 
 
 def test_a_checkpoint_has_what_a_resume_needs(config):
     history = create(config, validation=(20, 0.5))
-    kept = history.to_manifest(20, 1, ["line"])
+    kept = history.to_metadata(20, 1)
     assert kept.keys() >= History.KEYS
     assert kept[BEST_BY] == 0.5
-    assert kept["record"] == ["line"]
     # An accuracy of another step says nothing of this one.
-    assert history.to_manifest(25, 1, [])[BEST_BY] is None
+    assert history.to_metadata(25, 1)[BEST_BY] is None
 
 
 def test_a_checkpoint_does_not_change_with_the_run(config):
     history = create(config)
     history.begin(replicas=1, train_steps=10)
-    kept = history.to_manifest(5, 1, [])
+    kept = history.to_metadata(5, 1)
     history.rollbacks.append({"bad_step": 7, "to_step": 5, "factor": 0.5})
     history.starts[0]["replicas"] = 8
     assert kept["rollbacks"] == []
     assert kept["starts"][0]["replicas"] == 1
+
+
+def test_the_metrics_log_is_a_tensor_that_a_resume_takes():
+    for lines in ([], ['{"step": 1}'], ['{"step": 1}', '{"step": 2}']):
+        tensors = {"step": 1, LOG: pack_log(lines)}
+        assert take_log(tensors) == lines
+        assert tensors == {"step": 1}
+    assert take_log(tensors) is None

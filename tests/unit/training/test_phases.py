@@ -49,7 +49,7 @@ def test_blocks_open_and_sizes_grow_each_at_its_step():
     assert "block1" not in found[-1].trainable_blocks
 
 
-def test_a_blocks_rate_climbs_behind_its_opening_and_decays_with_depth():
+def test_a_blocks_learning_rate_warms_up_after_it_unfreezes():
     groups = phases.create_groups(
         epochs(3, 2, 2, 1, 0),
         layer_decay=0.5,

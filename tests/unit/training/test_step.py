@@ -10,6 +10,7 @@ from configs import augment_presets, smoke
 from job import build
 from job.data import dataset, sources
 from job.training import step
+from tests.support import collectives
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,29 @@ def test_replicas_stay_equal(data):
     trainer = Trainer(data, 2)
     trainer.train(3)
     for name, variable in trainer.state.variables().items():
+        copies = [v.numpy() for v in variable.values]
+        np.testing.assert_array_equal(copies[0], copies[1], err_msg=name)
+
+
+def test_the_sum_of_several_gpus_is_that_of_cpus(data):
+    plain = Trainer(data, 2)
+    for count in (1, 3):
+        wanted = plain.train(count)
+    with collectives.used_by_cpu_replicas():
+        collective = Trainer(data, 2)
+        for count in (1, 3):
+            found = collective.train(count)
+    graph = collective.steps.get_concrete_function(
+        collective.batches, tf.constant(1)
+    ).graph.as_graph_def()
+    operations = {
+        node.op
+        for function in graph.library.function
+        for node in function.node_def
+    }
+    assert "CollectiveReduceV2" in operations
+    for name, variable in collective.state.variables().items():
+        np.testing.assert_array_equal(wanted[name], found[name], err_msg=name)
         copies = [v.numpy() for v in variable.values]
         np.testing.assert_array_equal(copies[0], copies[1], err_msg=name)
 
@@ -207,7 +231,7 @@ def test_a_bad_number_stops_all_change(data):
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
-def test_float16_overflow_lowers_the_scale_and_goes_on(data):
+def test_float16_overflow_lowers_the_scale_and_continues(data):
     trainer = Trainer(data, precision="float16")
     trainer.state.loss_scale["scale"].assign(2.0**30)
     before = trainer.state.snapshot()

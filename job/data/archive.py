@@ -1,0 +1,191 @@
+"""Files of one version of CIFAR-10, from their folder or their .tar.gz.
+
+The archive is never extracted: its checksum is verified, then members of known
+names and sizes are read into memory.
+
+    found = find(version, path)               # folder or archive at a path
+    contents = read(version, found, poll=...)  # {name: bytes}
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import pathlib
+import tarfile
+import zlib
+from collections.abc import Callable
+
+from job import errors
+from job.storage import files, reader
+
+# The official archives have 170 MB.
+_MAX_ARCHIVE_BYTES = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Version:
+    """One of the versions in which CIFAR-10 is published.
+
+    Attributes:
+      folder: Name of the folder in the archive.
+      archive: Name of the archive.
+      sha256: Checksum of the archive, hexadecimal.
+      train_files: Names of the files of the training images, in order.
+      test_files: Names of the files of the test images, in order.
+      least_bytes: Size of the smallest file.
+      most_bytes: Upper bound of the size of a file.
+    """
+
+    folder: str
+    archive: str
+    sha256: str
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...]
+    least_bytes: int
+    most_bytes: int
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of all files."""
+        return self.train_files + self.test_files
+
+
+def find(version: Version, path: pathlib.Path) -> pathlib.Path | None:
+    """Returns the folder of files or the archive at `path`, or None.
+
+    Args:
+      version: Version to look for.
+      path: The folder itself, its parent, the archive, or the archive's folder.
+        Every file counts as an archive: `read` raises if it is not one.
+    """
+    if path.is_file():
+        return path
+    for folder in (path, path / version.folder):
+        if any((folder / name).exists() for name in version.files):
+            return folder
+    archive = path / version.archive
+    return archive if archive.is_file() else None
+
+
+def read(
+    version: Version,
+    path: pathlib.Path,
+    archive_sha256: str = "",
+    poll: Callable[[], None] = lambda: None,
+) -> dict[str, bytes]:
+    """Reads all files into memory.
+
+    Args:
+      version: Version of the files.
+      path: Folder or archive that `find` returned.
+      archive_sha256: Checksum of the archive, hexadecimal. If "", that of the
+        official archive.
+      poll: Called between two files; its exceptions end the function.
+
+    Returns:
+      Contents by file name.
+
+    Raises:
+      DataError: A file is missing or has the wrong size, two files are equal,
+        or the archive has another checksum or irregular members.
+    """
+    with files.translate_errors(path, kind=errors.DataError):
+        if path.is_dir():
+            contents = _read_folder(version, path, poll)
+        else:
+            sha256 = archive_sha256 or version.sha256
+            contents = _read_archive(version, path, sha256, poll)
+    # The test set must not consist of training images.
+    for one, other in itertools.combinations(contents, 2):
+        if contents[one] == contents[other]:
+            raise errors.DataError(
+                f"{path}: {other} is a copy of {one}. Fix: download"
+                f" {version.archive} again"
+            )
+    return contents
+
+
+def _read_folder(
+    version: Version, folder: pathlib.Path, poll: Callable[[], None]
+) -> dict[str, bytes]:
+    contents = {}
+    for name in version.files:
+        poll()
+        path = folder / name
+        content = reader.read_bytes(path, max_bytes=2 * version.most_bytes)
+        if content is None:
+            raise errors.DataError(
+                f"{path} is missing. Fix: one folder with"
+                f" {', '.join(version.files)}"
+            )
+        _check_size(version, path, len(content))
+        contents[name] = content
+    return contents
+
+
+def _read_archive(
+    version: Version,
+    path: pathlib.Path,
+    sha256: str,
+    poll: Callable[[], None],
+) -> dict[str, bytes]:
+    with open(path, "rb", opener=files.open_at_once) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_ARCHIVE_BYTES:
+            raise errors.DataError(
+                f"{path} has {size:,} bytes. Fix: download {version.archive}"
+                " again"
+            )
+        start = file.read(512)
+        file.seek(0)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256.lower():
+        raise errors.DataError(
+            f"{path}: {_describe(start)}sha256 is {found}, not"
+            f" {sha256.lower()}. Fix: download {version.archive} again; for an"
+            f" archive of your own, --config.data.archive_sha256={found}"
+        )
+    contents: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:gz") as tar:
+            for member in tar:
+                poll()
+                name = pathlib.PurePosixPath(member.name).name
+                if name not in version.files:
+                    continue
+                if not member.isreg() or name in contents:
+                    raise errors.DataError(
+                        f"{path}: member {member.name} is not one plain file"
+                    )
+                _check_size(
+                    version, f"{path}: member {member.name}", member.size
+                )
+                content = tar.extractfile(member)
+                assert content is not None  # A regular file has contents.
+                contents[name] = content.read(version.most_bytes)
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise errors.DataError(f"{path}: not a .tar.gz ({error})") from None
+    for name in version.files:
+        if name not in contents:
+            raise errors.DataError(f"{path}: {name} is missing in the archive")
+    return contents
+
+
+def _describe(start: bytes) -> str:
+    if start[:2] == b"\x1f\x8b":
+        return ""
+    if b"<html" in start.lower() or b"<!doctype" in start.lower():
+        return "this is a web page, not an archive: "
+    return "this is not a gzip file: "
+
+
+def _check_size(version: Version, subject: object, size: int) -> None:
+    if not version.least_bytes <= size <= version.most_bytes:
+        expected = f"{version.least_bytes:,}"
+        if version.most_bytes > version.least_bytes:
+            expected += f" to {version.most_bytes:,}"
+        raise errors.DataError(
+            f"{subject} has {size:,} bytes, not {expected}: it is incomplete"
+            f" or another file. Fix: download {version.archive} again"
+        )

@@ -1,0 +1,159 @@
+"""Causes of a low accuracy that copies of a Keras model show by training.
+
+check_rate(builder, model, recipe, trial, test, reading, accuracy)
+explain_guessing(builder, model, recipe, trial, test, num_classes)
+"""
+
+import keras
+import numpy as np
+
+from job.data.dataset import Split
+from job.diagnose import (
+    keras_outputs,
+    keras_recipe,
+    layers,
+    scoring,
+)
+from job.diagnose.finding import mistake
+from job.diagnose.keras_recipe import Recipe
+from job.diagnose.keras_trial import LEARNED, Trial
+from job.diagnose.pixels import Reading
+from job.diagnose.report_builder import ReportBuilder
+
+# Accuracy in % from which a learning rate is good enough.
+_GOOD = 90
+
+
+def check_rate(
+    builder: ReportBuilder,
+    model: keras.Model,
+    recipe: Recipe,
+    trial: Trial | None,
+    test: Split | None,
+    reading: Reading,
+    accuracy: float | None,
+) -> None:
+    """Compares the learning rate with its rule, and tries another one.
+
+    Args:
+      builder: Collector of the findings.
+      model: Model of images.
+      recipe: How it was compiled.
+      trial: Copies that train. If None, the rule alone decides.
+      test: Images that the model was not trained on.
+      reading: Reading in which it knows most images.
+      accuracy: Accuracy on them in %. None if the model guesses.
+    """
+    if not recipe.optimizer or layers.has_frozen_base(model):
+        return
+    normalized = layers.is_normalized(model)
+    trained = [c for c in layers.convolutions(model) if c.trainable_variables]
+    bounds = keras_recipe.rate_bounds(
+        recipe, convolutions=len(trained), normalized=normalized
+    )
+    if bounds is None:
+        builder.skip(f"no rule for {recipe.optimizer}", "learning_rate")
+        return
+    near, far = bounds
+    assert recipe.rate is not None
+    builder.add("learning_rate", None)
+    if near[0] <= recipe.rate <= near[1] or (accuracy or 0) > _GOOD:
+        return
+    better = keras_recipe.typical_rate(near)
+    is_far = not 0.99 * far[0] <= recipe.rate <= 1.01 * far[1]
+    deep = not normalized and len(trained) >= 8
+    network = ""
+    if deep:
+        network = f" for {len(trained)} convolutions without normalization"
+    seen = f"{near[0]:.2g} to {near[1]:.2g} is usual"
+    if trial is None or test is None or not trial.is_possible:
+        if not is_far:
+            return
+    elif accuracy is None:
+        own, other = trial.loss(recipe.rate), trial.loss(better)
+        if (other < LEARNED or own >= other) and not is_far:
+            return
+        seen += (
+            f". In 100 steps of a new copy, the loss falls by {other:.2f} at"
+            f" {better:g} and by {own:.2f} at {recipe.rate:.2g}"
+        )
+    else:
+        images = scoring.prepare(model, test.images, reading)
+        own, other = (
+            trial.accuracy(rate, images, test.labels)
+            for rate in (recipe.rate, better)
+        )
+        # Outside of all rates that are known to work, the rule decides.
+        if other < own + (-3 if is_far else 3):
+            return
+        seen += (
+            f". After 40 more steps the accuracy is {other:.1f}% at {better:g}"
+            f" and {own:.1f}% at {recipe.rate:.2g}"
+        )
+    builder.add(
+        "learning_rate",
+        keras_recipe.learning_rate_finding(
+            recipe, better, network=network, seen=seen, deep=deep
+        ),
+    )
+
+
+def explain_guessing(
+    builder: ReportBuilder,
+    model: keras.Model,
+    recipe: Recipe,
+    trial: Trial,
+    test: Split,
+    num_classes: int,
+) -> None:
+    """Looks for the cause where a model guesses and nothing else was found.
+
+    A new copy of the network shows whether it can learn these images.
+
+    Args:
+      builder: Collector of the findings.
+      model: Model of images.
+      recipe: How it was compiled.
+      trial: Copies that train.
+      test: Images that it was not trained on.
+      num_classes: Number of classes.
+    """
+    usual = keras_outputs.usual_reading(model)
+    outputs = scoring.outputs_of(
+        model, scoring.prepare(model, test.images[:256], usual)
+    )
+    only = keras_outputs.answers_one_class(scoring.classes_of(outputs))
+    certain = float(np.median(outputs.max(axis=1))) > 0.5
+    seen = "every image gets another answer, right by chance only"
+    if only is not None:
+        seen = f"nearly all of {len(outputs)} images are class {only} to it"
+    name = "at_chance"
+    falls = None
+    if trial.is_possible:
+        assert recipe.rate is not None
+        falls = trial.loss(recipe.rate)
+        seen += f"; a new copy's loss falls by {falls:.2f} in 100 steps"
+    if only == num_classes - 1 and certain:
+        name = "not_shuffled"
+        seen += "; it is the last class, so the last images were of that class"
+    elif falls is not None and falls >= LEARNED:
+        twice = 1.0
+        if usual.scale == "raw":
+            twice = trial.loss(recipe.rate or 0.0, Reading("unit"))
+        if twice < min(LEARNED, falls / 2):
+            seen += f", by {twice:.2f} if its pixels are divided by 255 before"
+            builder.add("scaled_twice", keras_outputs.scaled_twice(seen))
+            return
+        name = "shuffled_labels"
+        seen += ": network and learning rate can learn these images"
+    elif falls is not None:
+        for factor in (0.1, 0.01, 10.0):
+            rate = (recipe.rate or 0.0) * factor
+            if trial.loss(rate) >= LEARNED:
+                seen += f", at {rate:.2g} by more than {LEARNED}"
+                found = keras_recipe.learning_rate_finding(
+                    recipe, rate, network="", seen=seen, deep=False
+                )
+                builder.add("learning_rate", found)
+                return
+    builder.add(name, mistake(name, seen))

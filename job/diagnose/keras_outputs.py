@@ -1,0 +1,334 @@
+"""Checks of what a Keras model answers for images with known labels.
+
+reading = find_reading(model, split, num_classes=10)
+check_class_order(classes, labels, num_classes=10)
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from job.data.dataset import Split
+from job.diagnose import costs, layers, scoring
+from job.diagnose.finding import Finding, mistake
+from job.diagnose.pixels import LAYOUTS, SCALES, Reading, own_reading
+
+_Array = npt.NDArray
+
+# Points by which another reading must be better, and the least number of
+# standard errors of the difference.
+_BETTER, _ERRORS = 4.0, 3.0
+# Points above guessing below which the usual readings count as not understood,
+# so that other layouts are tried on all scales.
+_UNDERSTOOD = 15.0
+# Points above guessing that no fitted order of the classes explains.
+_KNOWN = 12.0
+# Points above guessing from which a model has learned something.
+_LEARNED = 6.0
+# Points between training and test accuracy from which a model has memorized.
+_GAP = 15.0
+# Fraction of the answers from which one class counts as the only one, and
+# fraction of a fair share of probability below which a class counts as unknown.
+_ONE_CLASS, _UNKNOWN = 0.9, 0.1
+
+
+def is_better(score: _Array, other: _Array, points: float = _BETTER) -> bool:
+    """Returns whether one way of scoring beats another on the same images.
+
+    Args:
+      score: Whether each image is recognized, bool [n].
+      other: The same in another way, bool [n].
+      points: Least difference in points.
+    """
+    gained = int(np.sum(score & ~other))
+    lost = int(np.sum(other & ~score))
+    margin = 100 * (gained - lost) / len(score)
+    error = max(1.0, gained + lost) ** 0.5
+    return margin >= points and gained - lost >= _ERRORS * error
+
+
+def usual_reading(model: keras.Model) -> Reading:
+    """Returns the reading in which a model is usually given its images.
+
+    Args:
+      model: Model of images.
+    """
+    scales = (keras.layers.Rescaling, keras.layers.Normalization)
+    own = any(isinstance(layer, scales) for layer in layers.flat_layers(model))
+    return Reading("raw" if own else "unit")
+
+
+def find_reading(
+    model: keras.Model,
+    split: Split,
+    *,
+    num_classes: int,
+    poll: Callable[[], None] = lambda: None,
+) -> Reading:
+    """Returns the reading of the pixels in which a model knows most images.
+
+    The order of the classes may be another one: it is fitted.
+
+    Args:
+      model: Model of images.
+      split: Images with labels.
+      num_classes: Number of classes.
+      poll: Function that raises if the process should stop.
+    """
+    images, labels = split.images, split.labels
+    hits: dict[Reading, _Array] = {}
+
+    def score(readings: Iterable[Reading]) -> Reading:
+        for reading in readings:
+            if reading not in hits:
+                poll()
+                prepared = scoring.prepare(model, images, reading)
+                classes = scoring.classes_of(
+                    scoring.outputs_of(model, prepared)
+                )
+                if model.outputs[0].shape[-1] == num_classes:
+                    order = scoring.best_order(classes, labels, num_classes)
+                    classes = order[classes]
+                hits[reading] = classes == labels
+        return max(hits, key=lambda reading: hits[reading].mean())
+
+    usual = usual_reading(model)
+    best = score(own_reading(scale) for scale in SCALES)
+    if not is_better(hits[best], hits[usual]):
+        best = usual
+    plain, readings = best, [best]
+    if 100 * hits[best].mean() < 100 / num_classes + _UNDERSTOOD:
+        readings = [own_reading(scale) for scale in SCALES]
+    best = score(
+        changed
+        for reading in readings
+        for changed in (
+            dataclasses.replace(reading, bgr=not reading.bgr),
+            *(dataclasses.replace(reading, layout=name) for name in LAYOUTS),
+        )
+    )
+    best = score([dataclasses.replace(best, bgr=not best.bgr)])
+    if 100 * hits[best].mean() < 100 / num_classes + _KNOWN:
+        return usual
+    return best if is_better(hits[best], hits[plain]) else plain
+
+
+def check_reading(
+    reading: Reading, *, best: float, usual: float
+) -> dict[str, Finding | None]:
+    """Judges the channel order and the layout of a model's reading.
+
+    Args:
+      reading: Reading in which the model knows most images.
+      best: Accuracy in that reading, in %.
+      usual: Accuracy in the usual reading on the same scale, in %.
+    """
+    seen = f"{best:.1f}% of the images are recognized as {reading},"
+    seen += f" {usual:.1f}% as {own_reading(reading.scale)}"
+    cost = costs.of_this_model(best - usual, "where it is given usual images")
+    found: dict[str, Finding | None] = {
+        "channel_order": None,
+        "pixel_layout": None,
+    }
+    if reading.layout:
+        found["pixel_layout"] = mistake("pixel_layout", seen, cost=cost)
+    elif reading.bgr != own_reading(reading.scale).bgr:
+        order = "BGR" if reading.bgr else "RGB"
+        found["channel_order"] = mistake(
+            "channel_order",
+            seen,
+            title=f"The model was trained on {order} images",
+            cost=cost,
+            fix="cv2.cvtColor(image, cv2.COLOR_BGR2RGB) after cv2.imread, in"
+            " training and in use"
+            if reading.bgr
+            else "keras.applications.vgg16.preprocess_input, then train again",
+        )
+    return found
+
+
+def check_scaling(
+    model: keras.Model, reading: Reading, *, imagenet: bool
+) -> dict[str, Finding | None]:
+    """Judges the scale of the pixels that a model was trained on.
+
+    Args:
+      model: Model of images.
+      reading: Reading in which the model knows most images.
+      imagenet: Whether the model has ImageNet's filters.
+    """
+    found = layers.flat_layers(model)
+    rescales = [
+        layer.scale
+        for layer in found
+        if isinstance(layer, keras.layers.Rescaling)
+        and np.max(np.abs(layer.scale)) < 0.1
+    ]
+    scales_itself = rescales or any(
+        isinstance(layer, keras.layers.Normalization) for layer in found
+    )
+    findings: dict[str, Finding | None] = {
+        "scaled_twice": None,
+        "unscaled_pixels": None,
+        "preprocessing": None,
+    }
+    if reading.scale == "twice" or (rescales and reading.scale != "raw"):
+        findings["scaled_twice"] = scaled_twice(
+            f"the model knows most images {SCALES[reading.scale][0]}, and"
+            f" {len(rescales)} Rescaling layers divide them again"
+        )
+    elif imagenet and reading.scale != "caffe" and not scales_itself:
+        findings["preprocessing"] = mistake(
+            "preprocessing",
+            f"the model knows most images as {reading}; ImageNet's VGG16 was"
+            f" trained on {own_reading('caffe')} (0 to 255 before that)",
+            cost=costs.PREPROCESSING,
+        )
+    elif (
+        reading.scale == "raw"
+        and not scales_itself
+        and not layers.is_normalized(model)
+    ):
+        findings["unscaled_pixels"] = mistake(
+            "unscaled_pixels",
+            "the model knows most images with pixels from 0 to 255, and 0 of"
+            f" its {len(found)} layers scale or normalize them",
+        )
+    return findings
+
+
+def scaled_twice(seen: str) -> Finding:
+    """Returns the finding of pixels that are scaled by data and model.
+
+    Args:
+      seen: Evidence.
+    """
+    return mistake("scaled_twice", seen)
+
+
+def check_input_scale(
+    reading: Reading, given: Reading, *, best: float, seen: float
+) -> Finding | None:
+    """Compares the pixels that a model is given with those that it expects.
+
+    Args:
+      reading: Reading in which the model knows most images.
+      given: Reading in which the user gives them to the model.
+      best: Accuracy in the model's reading, in %.
+      seen: Accuracy in the user's reading, in %.
+    """
+    if best - seen < 5:
+        return None
+    return mistake(
+        "input_scale",
+        f"{seen:.1f}% on the pixels given, {given}; {best:.1f}% on {reading}",
+        cost=costs.of_this_model(best - seen, "on these images"),
+    )
+
+
+def check_class_order(
+    classes: _Array, labels: _Array, *, num_classes: int
+) -> Finding | None:
+    """Looks for answers in another order of the classes than the labels.
+
+    The order is fitted on half of the images and scored on the other half.
+
+    Args:
+      classes: Classes that the model answers, int [n].
+      labels: Labels, int [n].
+      num_classes: Number of classes.
+    """
+    order = scoring.best_order(classes[::2], labels[::2], num_classes)
+    classes, labels = classes[1::2], labels[1::2]
+    ordered, plain = order[classes] == labels, classes == labels
+    known = 100 * ordered.mean() >= 100 / num_classes + _KNOWN
+    if not known or not is_better(ordered, plain, points=_LEARNED):
+        return None
+    shifts = {int(each) for each in (order - np.arange(num_classes))}
+    shift = {each % num_classes for each in shifts}
+    how, fix = "in another order", "give the labels and the test labels the"
+    fix += " same order of classes, for example class_names=[...]"
+    if len(shift) == 1:
+        step = (-shift.pop()) % num_classes
+        step -= num_classes if step > num_classes // 2 else 0
+        how = f"shifted by {step:+d}"
+        fix = f"labels = labels - {step}, so that they go from 0 to"
+        fix += f" {num_classes - 1}; then train again"
+        fix = fix.replace("- -", "+ ")
+    points = 100 * float(ordered.mean() - plain.mean())
+    return mistake(
+        "class_order",
+        f"{100 * plain.mean():.1f}% of {len(labels)} images are recognized as"
+        f" they are labelled, {100 * ordered.mean():.1f}% with the classes"
+        f" {how}",
+        title=f"The classes of the model are {how}",
+        cost=costs.of_this_model(points, "with its classes in order"),
+        fix=fix,
+    )
+
+
+def check_memorized(
+    *, train: float, test: float, head: float
+) -> Finding | None:
+    """Looks for a model that knows its training images only.
+
+    Args:
+      train: Accuracy on training images, in %.
+      test: Accuracy on other images, in %.
+      head: Fraction of the weights that are in dense layers.
+    """
+    if train - test < _GAP:
+        return None
+    return mistake(
+        "memorized",
+        f"{train:.1f}% on training images, {test:.1f}% on others; {head:.0%}"
+        " of its weights are in dense layers",
+    )
+
+
+def check_missing_classes(outputs: _Array, labels: _Array) -> Finding | None:
+    """Looks for classes that were not among the training images.
+
+    Args:
+      outputs: Outputs of the model, float32 [n, k].
+      labels: Labels, int [n].
+    """
+    if not scoring.are_probabilities(outputs):
+        shifted = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+        outputs = shifted / shifted.sum(axis=1, keepdims=True)
+    present = np.unique(labels)
+    shares = outputs.mean(axis=0)[present] * len(present)
+    missing = present[shares < _UNKNOWN]
+    if len(missing) < 2 or len(missing) > len(present) - 2:
+        return None
+    return mistake(
+        "missing_classes",
+        f"classes {', '.join(str(each) for each in missing)} get"
+        f" {shares[shares < _UNKNOWN].max() / len(present):.1%} of the"
+        f" probability at most, a fair share is {1 / len(present):.0%}",
+        title=f"{len(missing)} classes were not among the training images",
+        cost=costs.of_this_model(
+            100 * float(np.isin(labels, missing).mean()),
+            "as many images have these labels",
+        ),
+    )
+
+
+def answers_one_class(classes: _Array) -> int | None:
+    """Returns the only class that a model answers, or None.
+
+    Args:
+      classes: Classes that the model answers, int [n].
+    """
+    values, counts = np.unique(classes, return_counts=True)
+    if counts.max() < _ONE_CLASS * len(classes):
+        return None
+    return int(values[counts.argmax()])
+
+
+def has_learned(accuracy: float, num_classes: int) -> bool:
+    """Returns whether an accuracy in % is above that of guessing."""
+    return accuracy >= 100 / num_classes + _LEARNED

@@ -1,0 +1,354 @@
+"""Checks of how a Keras model was compiled: loss, outputs, learning rate.
+
+    recipe = read_recipe(model)
+    recipe.rate, recipe.steps               # 0.001, 625
+    check_loss(recipe, activation="sigmoid", units=10)
+
+Keras has deserialized the compile config; nothing is parsed here.
+"""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from job.diagnose import costs, keras_layers, layers, scoring
+from job.diagnose.finding import Finding, mistake
+from job.diagnose.report_builder import ReportBuilder
+
+# Lowest and highest learning rate of published recipes and tutorials that
+# train, by optimizer. Those of SGD are for 1 / (1 - momentum) times the rate.
+# From the first pair, a probe decides; outside of the second one the rate is
+# wrong.
+_RATES = {
+    "adam": ((3e-4, 1.5e-3), (1e-4, 3e-3)),
+    "rmsprop": ((1e-4, 1.5e-3), (3e-5, 3e-3)),
+    "adamax": ((1e-3, 5e-3), (3e-4, 1e-2)),
+    "adagrad": ((1e-2, 0.1), (3e-3, 0.3)),
+    "adadelta": ((0.5, 2.0), (0.1, 3.0)),
+    "lion": ((3e-5, 3e-4), (1e-5, 5e-4)),
+    "sgd": ((0.05, 0.3), (5e-3, 0.5)),
+}
+_SAME_AS = {"adamw": "adam", "nadam": "adam"}
+# SGD with batch normalization takes higher rates.
+_SGD_NORMALIZED = ((0.1, 2.0), (0.01, 5.0))
+# Convolutions without normalization from which a network counts as deep, and
+# the highest rates at which such a network still trains (docs/results.md,
+# naive_rates: Adam 3e-4 does, 1e-3 does not; SGD 0.02 with momentum 0.9 does).
+_DEEP = 8
+_DEEP_RATES = {"adam": (1e-5, 3.1e-4), "sgd": (0.01, 0.3)}
+
+# Smallest coupled weight decay of published recipes for VGG16.
+_LEAST_DECAY = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model was compiled and trained.
+
+    Attributes:
+      optimizer: Name of the optimizer in lower case. Empty if not compiled.
+      rate: Highest learning rate so far. None if unknown.
+      momentum: Momentum of SGD, 0 for other optimizers.
+      weight_decay: Decoupled weight decay of the optimizer, or 0.
+      steps: Number of training steps. None if the file lacks them.
+      loss: Name of the loss in snake case. Empty if unknown.
+      from_logits: Whether the loss expects logits.
+    """
+
+    optimizer: str = ""
+    rate: float | None = None
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    steps: int | None = None
+    loss: str = ""
+    from_logits: bool = False
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether the loss takes one value per class, not a class number."""
+        return "sparse" not in self.loss
+
+    def __str__(self) -> str:
+        """Returns the optimizer and its learning rate as text."""
+        momentum = f", momentum {self.momentum:g}" if self.momentum else ""
+        return f"{self.optimizer} at {self.rate:.3g}{momentum}"
+
+
+def read_recipe(model: keras.Model) -> Recipe:
+    """Returns how a model was compiled; an empty recipe if it was not."""
+    if not model.compiled or model.optimizer is None:
+        return Recipe()
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    config = optimizer.get_config()
+    steps = int(optimizer.iterations.numpy())
+    rate = config.get("learning_rate")
+    if isinstance(rate, dict):
+        schedule = keras.optimizers.schedules.deserialize(rate)
+        rate = max(float(schedule(t)) for t in np.linspace(0, steps, 50))
+    loss, from_logits = _describe_loss(model.loss)
+    return Recipe(
+        optimizer=type(optimizer).__name__.lower(),
+        rate=None if rate is None else float(rate),
+        momentum=float(config.get("momentum") or 0.0)
+        if isinstance(optimizer, keras.optimizers.SGD)
+        else 0.0,
+        weight_decay=float(config.get("weight_decay") or 0.0),
+        steps=steps,
+        loss=loss,
+        from_logits=from_logits,
+    )
+
+
+def _describe_loss(loss: Any) -> tuple[str, bool]:
+    """Returns the name of a loss of Keras and whether it expects logits."""
+    if isinstance(loss, list | tuple) and len(loss) == 1:
+        loss = loss[0]
+    try:
+        if isinstance(loss, str):
+            loss = keras.losses.get(loss)
+        config = loss.get_config() if hasattr(loss, "get_config") else {}
+        name = type(loss).__name__ if config else loss.__name__
+        found = getattr(keras.losses, name, None)
+    except (ValueError, TypeError, AttributeError):
+        return "", False
+    if found is None:  # A loss of one's own.
+        return "", False
+    words = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
+    return words.lstrip("_"), bool(config.get("from_logits"))
+
+
+def check_output_units(units: int, *, num_classes: int) -> Finding | None:
+    """Compares the number of outputs with the number of classes.
+
+    Args:
+      units: Number of outputs.
+      num_classes: Number of classes.
+    """
+    if units == num_classes:
+        return None
+    what = f"{units} outputs"
+    if units == 1:
+        what = "1 output, which regresses on the number of the class,"
+    return mistake(
+        "output_units",
+        f"{what} for {num_classes} classes",
+        fix=f'keras.layers.Dense({num_classes}, activation="softmax") as the'
+        " last layer, with sparse_categorical_crossentropy",
+    )
+
+
+def check_loss(
+    recipe: Recipe, *, activation: str, units: int
+) -> Finding | None:
+    """Looks for a loss that does not choose one class of several.
+
+    Args:
+      recipe: How the model was compiled.
+      activation: Activation of the last layer.
+      units: Number of outputs.
+    """
+    if units < 2 or not recipe.loss:
+        return None
+    categorical = "categorical" in recipe.loss or "kl" in recipe.loss
+    if categorical and activation != "sigmoid":
+        return None
+    seen = f"{recipe.loss} over {units} {activation or 'linear'} outputs"
+    why = "each output is judged alone, and 9 of 10 answers are no"
+    if categorical:
+        why = "the outputs do not sum to 1"
+    elif "binary" not in recipe.loss:
+        why = "its gradient vanishes where softmax is certain and wrong"
+    return mistake("loss", f"{seen}; {why}")
+
+
+def check_output_activation(activation: str) -> Finding | None:
+    """Looks for a last layer whose outputs cannot be logits.
+
+    Args:
+      activation: Activation of the last layer.
+    """
+    if activation in ("softmax", "linear", "sigmoid", "log_softmax", ""):
+        return None
+    return mistake(
+        "output_activation",
+        f"the activation of the last layer is {activation}; a class whose"
+        " output is cut off has no gradient (1 layer)",
+        title=f"The last layer ends in {activation}",
+    )
+
+
+def check_from_logits(recipe: Recipe, outputs: npt.NDArray) -> Finding | None:
+    """Looks for two softmax functions before the loss, or none.
+
+    Args:
+      recipe: How the model was compiled.
+      outputs: Outputs of the model, float32 [n, k].
+    """
+    if "categorical" not in recipe.loss:
+        return None
+    sums = outputs.sum(axis=1)
+    probabilities = scoring.are_probabilities(outputs)
+    if probabilities != recipe.from_logits:
+        return None
+    return mistake(
+        "from_logits",
+        f"the outputs of an image sum to {sums.min():.2f} to {sums.max():.2f},"
+        f" and {recipe.loss} has from_logits={recipe.from_logits}",
+        title="Softmax twice" if probabilities else "No softmax",
+        fix="from_logits=False, as the last layer has a softmax"
+        if probabilities
+        else "from_logits=True, as the last layer has no softmax",
+    )
+
+
+def check_metric(
+    claimed: dict[str, float], *, accuracy: float, images: int
+) -> Finding | None:
+    """Looks for an accuracy metric that flatters.
+
+    Args:
+      claimed: Value of each accuracy metric of the model, in %, on the images.
+      accuracy: Images recognized, in %.
+      images: Number of images.
+    """
+    if not claimed:
+        return None
+    name = max(claimed, key=lambda key: claimed[key])
+    points = claimed[name] - accuracy
+    if points < 10:
+        return None
+    return mistake(
+        "metric",
+        f"{name} is {claimed[name]:.1f}% on {images} images, of which"
+        f" {accuracy:.1f}% are recognized",
+        cost=costs.of_this_model(0.0, "it flatters and costs nothing"),
+    )
+
+
+def rate_bounds(
+    recipe: Recipe, *, convolutions: int, normalized: bool
+) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """Returns the usual learning rates of an optimizer.
+
+    Args:
+      recipe: How the model was compiled.
+      convolutions: Number of trained convolutions.
+      normalized: Whether the network has normalization layers.
+
+    Returns:
+      Lowest and highest rate that need no proof, and lowest and highest rate
+      that have ever been right. None for an optimizer without a rule.
+    """
+    name = _SAME_AS.get(recipe.optimizer, recipe.optimizer)
+    if name not in _RATES or recipe.rate is None:
+        return None
+    near, far = _RATES[name]
+    if name == "sgd" and normalized:
+        near, far = _SGD_NORMALIZED
+    if not normalized and convolutions >= _DEEP:
+        group = "sgd" if name == "sgd" else "adam"
+        near = far = _DEEP_RATES[group]
+    gain = 1 - recipe.momentum
+    return (near[0] * gain, near[1] * gain), (far[0] * gain, far[1] * gain)
+
+
+def typical_rate(bounds: tuple[float, float]) -> float:
+    """Returns the rate in the middle of its bounds, to one digit."""
+    return float(f"{(bounds[0] * bounds[1]) ** 0.5:.0e}")
+
+
+def learning_rate_finding(
+    recipe: Recipe, better: float, *, network: str, seen: str, deep: bool
+) -> Finding:
+    """Returns the finding of a learning rate that is too high or too low.
+
+    Args:
+      recipe: How the model was compiled.
+      better: Learning rate to use.
+      network: Description of the network for which the rate is wrong.
+      seen: What a probe or the rule says.
+      deep: Whether the network is deep and has no normalization.
+    """
+    assert recipe.rate is not None
+    high = recipe.rate > better
+    title = f"The learning rate is too {'high' if high else 'low'}{network}"
+    momentum = f", momentum={recipe.momentum:g}" if recipe.momentum else ""
+    fix = f"{recipe.optimizer}(learning_rate={better:g}{momentum})"
+    if deep:
+        fix += ", or BatchNormalization after each convolution"
+    cost = costs.DEEP_RATE if deep and high else costs.RATE_OF_MODEL
+    return mistake(
+        "learning_rate", f"{recipe}; {seen}", title=title, cost=cost, fix=fix
+    )
+
+
+def check_decoupled_decay(recipe: Recipe) -> Finding | None:
+    """Looks for Keras' weight decay in the convention of PyTorch.
+
+    Keras' is decoupled from gradient and momentum, w -= rate * decay * w. With
+    momentum m it has the effect of (1 - m) times as much in PyTorch's SGD.
+
+    Args:
+      recipe: How the model was compiled.
+    """
+    coupled = recipe.weight_decay * (1 - recipe.momentum)
+    if not recipe.momentum or not 0 < coupled < _LEAST_DECAY:
+        return None
+    better = recipe.weight_decay / (1 - recipe.momentum)
+    return mistake(
+        "weight_decay",
+        f"weight_decay={recipe.weight_decay:g} with momentum"
+        f" {recipe.momentum:g} has the effect of {coupled:.1g} in PyTorch;"
+        " recipes for VGG16 have 1e-4 to 1e-3",
+        fix=f"weight_decay={better:.2g}",
+    )
+
+
+def check_description(
+    builder: ReportBuilder,
+    model: keras.Model,
+    recipe: Recipe,
+    *,
+    num_classes: int,
+    imagenet: bool,
+) -> None:
+    """Checks what the file tells without an image.
+
+    Args:
+      builder: Collector of the findings.
+      model: Model of images.
+      recipe: How it was compiled.
+      num_classes: Number of classes.
+      imagenet: Whether the model has ImageNet's filters.
+    """
+    units = int(model.outputs[0].shape[-1])
+    activation = layers.output_activation(model)
+    for name, check in keras_layers.CHECKS.items():
+        builder.add(name, check(model))
+    builder.add("not_trained", keras_layers.check_trained(model, recipe.steps))
+    builder.add(
+        "output_units",
+        check_output_units(units, num_classes=num_classes),
+    )
+    builder.add(
+        "frozen_base", keras_layers.check_frozen_base(model, imagenet=imagenet)
+    )
+    builder.add("output_activation", check_output_activation(activation))
+    if not recipe.optimizer:
+        builder.skip(
+            "the model is not compiled with a loss and optimizer of Keras",
+            *("loss", "from_logits", "learning_rate", "weight_decay"),
+        )
+        return
+    builder.facts["training"] = (
+        f"{recipe}, {recipe.steps or 0:,} steps, loss"
+        f" {recipe.loss or 'of its own'}"
+    )
+    builder.add(
+        "loss",
+        check_loss(recipe, activation=activation, units=units),
+    )
+    builder.add("weight_decay", check_decoupled_decay(recipe))

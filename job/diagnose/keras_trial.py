@@ -1,0 +1,110 @@
+"""Copies of a Keras model that train for some steps, to test a hypothesis.
+
+    trial = Trial(model, recipe, split, Reading("unit"))
+    trial.accuracy(0.001, test_images, test_labels)     # after 40 more steps
+    trial.loss(0.001)                                   # of a new copy
+
+The model itself is never changed.
+"""
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from job.data.dataset import Split
+from job.diagnose import layers, scoring
+from job.diagnose.keras_recipe import Recipe
+from job.diagnose.pixels import Reading
+
+_Array = npt.NDArray
+
+_BATCH = 32
+# Steps of a copy with the model's weights, and of one with new weights.
+CONTINUED_STEPS, NEW_STEPS = 40, 100
+# Multiplications per image above which training takes too long.
+_AFFORDABLE = 5e7
+# Fall of the loss that counts as learning, in nats.
+LEARNED = 0.1
+
+
+class Trial:
+    """Trains copies of a model at several learning rates."""
+
+    def __init__(
+        self, model: keras.Model, recipe: Recipe, split: Split, reading: Reading
+    ) -> None:
+        """Keeps what is needed; nothing is trained yet.
+
+        Args:
+          model: Model of images.
+          recipe: How it was compiled.
+          split: Training images, 0 to 255, with their labels.
+          reading: Reading in which the model is given them.
+        """
+        self._model = model
+        self._recipe = recipe
+        self._split = split
+        self._reading = reading
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the model is compiled, small enough and can be copied."""
+        return (
+            bool(self._recipe.loss)
+            and self._recipe.rate is not None
+            and layers.multiply_adds(self._model) <= _AFFORDABLE
+        )
+
+    def accuracy(self, rate: float, images: _Array, labels: _Array) -> float:
+        """Returns the accuracy in % after some more steps at a rate.
+
+        Args:
+          rate: Learning rate.
+          images: Images to score, as the model takes them.
+          labels: Their labels.
+        """
+        steps = CONTINUED_STEPS
+        copy = self._fit(rate, steps, self._reading, new=False)[0]
+        outputs = scoring.outputs_of(copy, images)
+        return scoring.top_1(outputs, labels)
+
+    def loss(self, rate: float, reading: Reading | None = None) -> float:
+        """Returns how far the loss of a new copy falls, in nats.
+
+        Args:
+          rate: Learning rate.
+          reading: Reading of the images, if another than the trial's.
+
+        Returns:
+          Loss of the first tenth of the steps, less that of the last tenth.
+          NaN if it is not finite.
+        """
+        reading = reading or self._reading
+        losses = self._fit(rate, NEW_STEPS, reading, new=True)[1]
+        tenth = NEW_STEPS // 10
+        return float(np.mean(losses[:tenth]) - np.mean(losses[-tenth:]))
+
+    def _fit(
+        self, rate: float, steps: int, reading: Reading, *, new: bool
+    ) -> tuple[keras.Model, list[float]]:
+        copy = keras.models.clone_model(self._model)
+        if not new:
+            copy.set_weights(self._model.get_weights())
+        optimizer = self._model.optimizer
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        config = optimizer.get_config() | {"learning_rate": rate}
+        copy.compile(type(optimizer).from_config(config), self._model.loss)
+        rows = np.resize(np.arange(len(self._split)), steps * _BATCH)
+        split = self._split.take(rows)
+        images = scoring.prepare(copy, split.images, reading)
+        targets = scoring.targets(
+            split.labels,
+            units=int(self._model.outputs[0].shape[-1]),
+            one_hot=self._recipe.is_one_hot,
+        )
+        losses = []
+        for first in range(0, len(images), _BATCH):
+            batch = slice(first, first + _BATCH)
+            loss = copy.train_on_batch(images[batch], targets[batch])
+            losses.append(float(np.ravel(loss)[0]))
+        return copy, losses
