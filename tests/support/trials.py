@@ -184,7 +184,8 @@ def train_of(change: Callable[[Place], object], *args: str) -> Callable:
         shutil.rmtree(place.run)
         place.run.mkdir()
         change(place)
-        return (*SMOKE, *args, f"--workdir={place.run}")
+        shown = [arg.replace("ROOT", str(place.root)) for arg in args]
+        return (*(shown or SMOKE), f"--workdir={place.run}")
 
     return prepare
 
@@ -478,6 +479,7 @@ TRIALS: list[tuple] = [
         train_of(
             lambda p: p.fifo("w.h5"),
             *("--config=configs/transfer.py", "--config.data.source=synthetic"),
+            "--config.model.weights=ROOT/w.h5",
         ),
     ),
     (
@@ -607,6 +609,7 @@ TRIALS: list[tuple] = [
         train_of(
             null_weights,
             *("--config=configs/transfer.py", "--config.data.source=synthetic"),
+            "--config.model.weights=ROOT/w.h5",
         ),
     ),
     *(
