@@ -33,9 +33,9 @@ class Cost:
     Attributes:
       points: Test accuracy lost, in percentage points. None if it was not
         measured.
-      source: Source of the figure; without one, that of the mistake.
-      rank: Position among the findings without a figure, or with one within
-        noise: the estimated points. It is never shown.
+      source: Source of the figure, or of the mistake without a figure.
+      rank: Estimated points, for the position among the findings. Used if the
+        cost was not measured or is within noise, and never shown.
     """
 
     points: float | None
