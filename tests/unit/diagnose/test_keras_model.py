@@ -232,7 +232,7 @@ def test_model_without_training_and_one_with_nan_end_there(find):
 
 def test_few_steps_explain_a_low_accuracy(red):
     builder = ReportBuilder(lambda: None, seconds=60.0)
-    model = compiled(tutorial())
+    model = compiled(tutorial(), optimizer="adam")
     model.optimizer.iterations.assign(20)
     keras_model.check_model(builder, model, red, None, num_classes=10)
     (found,) = builder.report().findings
