@@ -186,7 +186,7 @@ class CheckpointStore:
 
     def _lose(self, step: int) -> None:
         raise errors.LostRaceError(
-            f"another process has committed {file_name(step)}: this one ends"
+            f"another process has committed {file_name(step)}, so this one ends"
         )
 
     def tidy(self, newest: int) -> None:
