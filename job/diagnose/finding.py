@@ -220,8 +220,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "title": found.title,
             "evidence": found.evidence,
             "cost": found.cost.text(),
-            "cost_points": found.cost.points
-            if found.cost.points is None or found.cost.points >= NOISE
+            "cost_points": round(points, 2)
+            if (points := found.cost.points or 0.0) >= NOISE
             else None,
             "fix": found.fix or shlex.join(found.flags),
             "flags": list(found.flags),

@@ -58,8 +58,10 @@ def job_arguments(command: str) -> list[list[str]]:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     if words[:1] == ["make"]:
+        # The targets for a cluster refuse variables of this machine.
+        machine = [] if words[1].startswith("k8s-") else ["SET=cpu"]
         expanded = subprocess.run(
-            ["make", "--dry-run", "SET=cpu", "VENV=none", *words[1:]],
+            ["make", "--dry-run", *machine, "VENV=none", *words[1:]],
             cwd=ROOT,
             capture_output=True,
             text=True,
