@@ -30,9 +30,9 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
-from job.output import metrics
-from job.storage import files
-from job.storage.workdir import DIAGNOSE, FAILURE, RESULT, Workdir
+from job.output import metrics, results
+from job.storage import files, reader
+from job.storage.workdir import DIAGNOSE, FAILURE, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 
@@ -73,7 +73,7 @@ def diagnose(
     local = workdir.local if workdir else None
     output = local if workdir and not workdir.mirror else None
     lines = from_run.complete_lines(metrics.read(local)) if local else []
-    result = files.read_json(local / RESULT) if local else None
+    result = results.inspect(local).value if local else None
     result = result if isinstance(result, dict) else {}
     _configure_gpus()
     data = build.load_data(config, stop.check)
@@ -101,8 +101,8 @@ def diagnose(
     check_config(builder, config, plan, data, replicas=replicas)
     if workdir and (lines or result):
         check_run(builder, config, plan, lines, result, data, workdir)
-    failure = files.read_json(local / FAILURE) if local else None
-    if isinstance(failure, dict):
+    failure = _read_failure(local) if local else None
+    if failure:
         builder.summary = f"The run ended early: {failure.get('error')}"
     builder.drop("no_batch_norm", where="stuck_at_chance")
     builder.drop("overfit_one_batch", where="no_batch_norm")
@@ -145,7 +145,7 @@ def diagnose_model(
       path: Path of the .keras file.
       stop: Stop request, polled after each check.
       config: Config that names the data; its other fields are not used. If
-        None, there is no data set.
+        None, no data set is used.
       images: Path of a .npy file with images that the model is used on.
       labels: Path of a .npy file with their labels.
 
@@ -248,3 +248,8 @@ def check_run(
     from_checkpoint.check_checkpoint(
         builder, config, plan, data, workdir, lines
     )
+
+
+def _read_failure(workdir: pathlib.Path) -> dict[str, Any] | None:
+    path = workdir / FAILURE
+    return reader.inspect(lambda: reader.read_json(path, {"error?": str})).value

@@ -18,8 +18,10 @@ from typing import Any
 import keras
 
 from job import errors
+from job.storage import files
 
 _MAX_BYTES = 2**31
+_MAX_CONFIG_BYTES = 2**26
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 # Classes of Keras that run code, or read files, of the file's author.
 _REFUSED = frozenset(
@@ -55,8 +57,12 @@ def load(path: pathlib.Path) -> keras.Model:
         is not one of Keras, or is not a classifier of images.
     """
     where = f"--keras_model={path}"
-    if not path.exists():
-        raise errors.DataError(f"{where}: the file does not exist")
+    with files.translate_errors(where, kind=errors.DataError):
+        if not path.exists():
+            raise errors.DataError(f"{where}: the file does not exist")
+        is_special = not path.is_dir() and not path.is_file()
+    if is_special:
+        raise errors.DataError(f"{where} is not a regular file")
     if path.is_dir() or path.suffix != ".keras":
         kind = "a folder, not" if path.is_dir() else "not"
         suffix = "" if path.is_dir() else path.suffix
@@ -73,7 +79,7 @@ def load(path: pathlib.Path) -> keras.Model:
             f" {hint}"
         )
     try:
-        # A loss of one's own is no obstacle: the model is then not compiled.
+        # With a custom loss the model is loaded without compiling it.
         model = keras.saving.load_model(
             path, compile=not _foreign_class(compiled), safe_mode=True
         )
@@ -92,17 +98,20 @@ def _read_config(path: pathlib.Path, where: str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-            if size > _MAX_BYTES:
+            description = archive.getinfo("config.json").file_size
+            if size > _MAX_BYTES or description > _MAX_CONFIG_BYTES:
                 raise errors.DataError(
                     f"{where} unpacks to {size:,} bytes, more than any VGG16"
                 )
             for name in sorted(set(archive.namelist()) - _MEMBERS):
                 raise errors.DataError(
-                    f"{where} holds {name[:80]!r}, which a model of layers and"
-                    " weights does not need"
+                    f"{where}: contains {name[:80]!r}, which a model of layers"
+                    " and weights does not need"
                 )
             config = json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError):
+    except errors.JobError:
+        raise
+    except Exception:  # A damaged zip archive raises many.
         raise errors.DataError(
             f"{where} is not a .keras file: no zip with a config.json in it"
         ) from None
@@ -127,11 +136,14 @@ def _foreign_class(config: Any) -> str:
         if not isinstance(value, dict):
             continue
         pending.extend(value.values())
-        name = value.get("class_name")
-        if name is None:
+        if value.get("class_name") is None:
             continue
+        # Keras resolves a dotted name, too.
+        name = str(value["class_name"]).rpartition(".")[2]
         module = str(value.get("module") or "keras")
         is_keras = module.split(".")[0] == "keras"
+        if name == "function" and not _is_loss(value.get("config")):
+            return f"{module}.{value.get('config')}"
         is_plain = module == "builtins" and (
             name in ("dict", "list", "tuple")
             or (name == "function" and _is_loss(value.get("config")))
@@ -142,9 +154,11 @@ def _foreign_class(config: Any) -> str:
 
 
 def _is_loss(name: Any) -> bool:
-    """Returns whether a name is that of a loss or metric function of Keras."""
+    """Returns whether Keras has a loss, metric or activation of a name."""
     return isinstance(name, str) and (
-        hasattr(keras.losses, name) or hasattr(keras.metrics, name)
+        hasattr(keras.losses, name)
+        or hasattr(keras.metrics, name)
+        or hasattr(keras.activations, name)
     )
 
 
@@ -154,6 +168,10 @@ def shape_problem(model: keras.Model) -> str:
     Args:
       model: Model that was built.
     """
+    try:
+        model.inputs[0], model.outputs[0]
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return "has no inputs yet. Fix: fit or build it before model.save"
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         return (
             f"has {len(model.inputs)} inputs and {len(model.outputs)} outputs;"

@@ -98,7 +98,11 @@ def start(name: str, seed: int) -> tuple[int, int]:
         try:
             with workdirs.open_workdir(name) as workdir:
                 dog = watchdog.Watchdog(0.0)
-                train.run(config, workdir, stop, dog, upload_seconds=0.1)
+                train.run(
+                    *(config, workdir, stop, dog),
+                    config_name="smoke",
+                    upload_seconds=0.1,
+                )
             code = 0
         except errors.JobError as error:
             code = exits.report_error(error, stop)
@@ -136,12 +140,12 @@ def run_trial(name: str, *, same: bool, together: bool) -> dict:
     second = start(name, seeds[1])
     ends = [end(first), end(second)]
     codes = [code for code, _ in ends]
+    if 0 not in codes:
+        raise AssertionError(ends)
     with workdirs.open_workdir(name) as workdir:
         made = store.CheckpointStore(workdir.checkpoints)
         header, tensors = made.restore_newest()
     found = content(name)
-    if 0 not in codes:
-        raise AssertionError(ends)
     winner = seeds[codes.index(0)]
     with tempfile.TemporaryDirectory() as folder:
         assert end(start(folder, winner))[0] == 0

@@ -78,7 +78,7 @@ def job_arguments(command: str) -> list[list[str]]:
         assert importlib.util.find_spec(words[2]), command
         return [words[3:]] if words[2] in ("job", "job.main") else []
     if words[:2] == ["docker", "run"]:
-        image = next(i for i, word in enumerate(words) if "vgg16" in word)
+        image = next(i for i, x in enumerate(words) if "vgg16-cifar10:" in x)
         return [words[image + 1 :]] if len(words) > image + 1 else []
     if words[:1] == ["kubectl"] and "-k" in words:
         folder = ROOT / words[words.index("-k") + 1]

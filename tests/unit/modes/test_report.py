@@ -1,12 +1,12 @@
 """--mode=report: pages of runs, and a comparison of several."""
 
+import json
 import shutil
 
 import pytest
 
 from job import errors
 from job.modes import report, train
-from job.storage import files
 from job.storage import workdir as workdirs
 from job.storage.workdir import COMPARE_PAGE, FAILURE, REPORT, RESULT
 from job.supervision.preemption import StopRequest
@@ -93,7 +93,7 @@ def test_a_run_that_diverges_leaves_a_report_that_says_so(
             upload_seconds=60.0,
             config_name="configs/smoke.py",
         )
-    assert files.read_json(tmp_path / FAILURE)["exit_code"] == 5
+    assert json.loads((tmp_path / FAILURE).read_text())["exit_code"] == 5
     text = Reader((tmp_path / REPORT).read_text()).text
     assert "Diverged. the loss of step 7 is not finite" in text
 

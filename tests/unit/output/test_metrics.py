@@ -8,7 +8,6 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from job.output import metrics
-from job.storage import files
 from job.storage.workdir import EVENTS, METRICS
 
 
@@ -77,14 +76,3 @@ def test_tensorboard_gets_what_the_run_is_of(tmp_path):
     assert values["model.width"].number_value == 0.5
     assert values["model.head_units"].string_value == "[4, 5]"
     assert "train/loss" in found
-
-
-def test_small_files_are_complete_or_absent(tmp_path):
-    path = tmp_path / "a.json"
-    assert files.read_json(path) is None
-    files.write_json(path, {"a": 1})
-    files.write_json(path, {"a": 2})
-    assert files.read_json(path) == {"a": 2}
-    assert list(tmp_path.iterdir()) == [path]
-    path.write_text("{")
-    assert files.read_json(path) is None

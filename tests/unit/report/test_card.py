@@ -1,6 +1,7 @@
 """The model card of an export."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
 
 def test_a_card_of_a_result_without_figures(workdir):
     path = workdir / RESULT
-    result = files.read_json(path)
+    result = json.loads(path.read_text())
     result["test_loss"] = None
     del result["images_scored"], result["params"]
     files.write_json(path, result)
