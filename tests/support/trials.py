@@ -3,8 +3,8 @@
     python -m tests.support.trials [WORD...]
 
 Prints one line per trial whose name has one of the words: outcome, exit code,
-last line. Each is the real job with a command line of its own, in a child that is
-forked after TensorFlow's import. "nobody" trials run as another user, which
+last line. Each is the real job with a command line of its own, in a child that
+is forked after TensorFlow's import. "nobody" trials run as another user, which
 takes root.
 """
 
