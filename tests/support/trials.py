@@ -30,6 +30,7 @@ from configs import smoke
 from job import main as job
 from job.checkpoint import format as format_lib
 from job.config import serialization
+from job.diagnose import diagnosis as diagnosis
 from job.supervision import exits, preemption, startup, termination
 from tests.support.finished_run import write_run
 from tests.support.jobs import ROOT
