@@ -121,6 +121,11 @@ benchmark: $(READY) ## measure images/s of the step, the job and the input
 benchmark-frameworks: $(READY) ## compare the job with Keras fit and PyTorch (TORCH=PYTHON)
 	$(RUN) -m benchmarks.frameworks $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
 
+# With a given Python (RUN=) and without any installation or network.
+.PHONY: gpu-first-hour
+gpu-first-hour: ## check and measure the job on a GPU (DATA=DIR STAGE=all RUN=PYTHON)
+	$(RUN) -m benchmarks.first_hour $(if $(DATA),--data=$(DATA)) $(if $(STAGE),--stage=$(STAGE)) $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
+
 # The former names of two targets, kept for one release: remove both in
 # version 0.2.0.
 .PHONY: bench records
@@ -148,6 +153,17 @@ test-diagnose: $(READY_DEV) ## train models with planted mistakes and diagnose t
 	$(if $(DATA),CIFAR10_DIR=$(DATA)) PLANTED=all $(RUN) -m pytest -s \
 	  tests/e2e/test_planted_models.py $(ARGS)
 
+# TensorFlow's CUDA build and the assembler of CUDA, but no CUDA libraries.
+# GPU_READY=small compiles three configs, GPU_READY=update stores new limits.
+VENV_GPU_READY ?= .venv-gpu-ready
+GPU_READY ?= all
+.PHONY: test-gpu-ready
+test-gpu-ready: $(VENV_GPU_READY)/.ready ## compile the step for GPUs, without one (GPU_READY=all)
+	@command -v g++ > /dev/null || { \
+	  echo "g++ is not installed. Fix: apt-get install g++" >&2; exit 2; }
+	GPU_READY=$(GPU_READY) $(VENV_GPU_READY)/bin/python -m pytest \
+	  --confcutdir=tests/gpu_ready -o timeout=1200 tests/gpu_ready $(ARGS)
+
 .PHONY: lint
 lint: $(READY_DEV) ## check the code, the Dockerfile and the wording
 	$(RUN) -m ruff check .
@@ -167,13 +183,13 @@ types: $(READY_DEV) ## check the types of job/, configs/ and docs/ (mypy)
 
 .PHONY: lock
 lock: ## pin the newest allowed packages (needs uv)
-	cd requirements && for set in cpu gpu dev; do \
+	cd requirements && for set in cpu gpu dev gpu-ready; do \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header --no-annotate $$set.in -o $$set.txt; done
 
 .PHONY: clean
 clean: ## remove the environment and the caches, but not the runs
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_GPU_READY) .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 ##@ Image and cluster
@@ -236,6 +252,13 @@ $(READY): requirements/$(SET).txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  -r requirements/$(SET).txt
 	rm -f $(VENV)/.ready-*; touch $@
+
+$(VENV_GPU_READY)/.ready: requirements/gpu-ready.txt
+	@echo "Creating the environment in $(VENV_GPU_READY) (once, one to two minutes)"
+	$(PYTHON) -m venv --clear $(VENV_GPU_READY)
+	$(VENV_GPU_READY)/bin/python -m pip install --quiet \
+	  --disable-pip-version-check --require-hashes -r $<
+	touch $@
 
 $(READY_DEV): $(READY) requirements/dev.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \

@@ -2,8 +2,8 @@
 
     python -m job.main --config=configs/stem32.py --workdir=runs/a
 
-Flags and config are checked before TensorFlow is imported: a wrong one ends the
-job in well under a second.
+Flags and config are checked before TensorFlow is imported, so a wrong one ends
+the job in well under a second.
 """
 
 if __name__ == "__main__":

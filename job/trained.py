@@ -63,11 +63,13 @@ def load_trained(
     checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
     found = checkpoints.restore_newest(set_aside=False)
     if found is None:
-        raise errors.ResumeError(f"{name or workdir} has no checkpoint yet")
+        raise errors.ResumeError(
+            f"--workdir={name or workdir}: no checkpoint yet. Fix: train first"
+        )
     saved, tensors = found
     if changed := resume.differences(saved.run.get("config", {}), fields):
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} is of another run than"
+            f"the checkpoint of step {saved.step} belongs to another run than"
             f" {CONFIG} ({'; '.join(changed)})"
         )
     # For its side effects: memory growth on GPUs, and no TF32.
@@ -84,7 +86,7 @@ def load_trained(
         ) from None
     if results.finished(workdir, fields) is None:
         logging.warning(
-            "the run is not finished: these are the weights of step %d",
+            "the run is not finished: using the weights of step %d",
             saved.step,
         )
     return Trained(

@@ -14,6 +14,7 @@ the next call of any method raises the error. Imports no TensorFlow.
 """
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -59,7 +60,6 @@ class AsyncSaver:
         on_commit: Callable[[int], None] = lambda step: None,
         patience_seconds: float = _PATIENCE_SECONDS,
         first_wait_seconds: float = _FIRST_WAIT_SECONDS,
-        longest_wait_seconds: float = _LONGEST_WAIT_SECONDS,
         slow_seconds: float = _SLOW_SECONDS,
     ) -> None:
         """Starts the thread, a daemon.
@@ -73,7 +73,6 @@ class AsyncSaver:
             the store ends the run.
           first_wait_seconds: Wait before the first retry of a save, doubled for
             each further one.
-          longest_wait_seconds: Longest wait between two tries.
           slow_seconds: Duration of a save after which a newer checkpoint
             replaces the pending one.
         """
@@ -81,7 +80,6 @@ class AsyncSaver:
         self._on_commit = on_commit
         self._patience = patience_seconds
         self._first_wait = first_wait_seconds
-        self._longest_wait = longest_wait_seconds
         self._slow = slow_seconds
         self._changed = threading.Condition()
         # All attributes below are guarded by `_changed`.
@@ -197,8 +195,12 @@ class AsyncSaver:
             self._deadline = None
             if self._fatal:
                 raise self._fatal
-            if self._pending():
-                raise self._late(timeout)
+            if late := self._pending():
+                cause = f": {self._last_error}" if self._last_error else ""
+                raise errors.UnavailableError(
+                    f"the checkpoint of step {late[0]} was not committed within"
+                    f" {timeout:.1f} s{cause}"
+                )
             return self._committed
 
     def restore_newest(
@@ -238,15 +240,6 @@ class AsyncSaver:
     def _pending(self) -> _Snapshot | None:
         return None if self._fatal else self._waiting or self._running
 
-    def _late(self, timeout: float | None) -> errors.StorageError:
-        snapshot = self._pending()
-        assert snapshot
-        cause = f": {self._last_error}" if self._last_error else ""
-        return errors.UnavailableError(
-            f"the checkpoint of step {snapshot[0]} was not committed within"
-            f" {timeout:.1f} s{cause}"
-        )
-
     def _run(self) -> None:
         while True:
             with self._changed:
@@ -281,12 +274,7 @@ class AsyncSaver:
             self._running = None
             self._tidying = True
             self._changed.notify_all()
-        self._store.tidy(step, self._is_awaited)
-
-    def _is_awaited(self) -> bool:
-        """Returns whether a flush waits for the pending checkpoint."""
-        with self._changed:
-            return bool(self._waiting and self._deadline is not None)
+        self._store.tidy(step)
 
     def _save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
@@ -297,8 +285,8 @@ class AsyncSaver:
           Whether it is committed.
         """
         begun = time.monotonic()
-        wait = self._first_wait
         content = self._store.encode(step, tensors, run)
+        waits = itertools.count()
         while True:
             with self._changed:
                 flushes = self._flushes
@@ -306,16 +294,13 @@ class AsyncSaver:
                 self._store.commit(step, content, timeout=self._left())
                 break
             except errors.UnavailableError as error:
-                if self._is_out_of_patience():
-                    raise
-                logging.warning("%s; tried again in %.0f s", error, wait)
+                wait = self._first_wait * 2 ** min(next(waits), 16)
                 if not self._wait(error, wait, flushes):
                     return False
-                wait = min(2 * wait, self._longest_wait)
         self._on_commit(step)
         with self._changed:
             if self._failing_since:
-                logging.info("the checkpoint of step %d is saved", step)
+                logging.info("Saved the checkpoint of step %d.", step)
             self._failing_since = None
             self._last_error = None
             self._committed = step
@@ -323,34 +308,36 @@ class AsyncSaver:
             self._commits.append((size, time.monotonic() - begun))
         return True
 
-    def _is_out_of_patience(self) -> bool:
-        with self._changed:
-            now = time.monotonic()
-            self._failing_since = self._failing_since or now
-            self._changed.notify_all()
-            return now - self._failing_since > self._patience
-
     def _wait(
         self, error: errors.StorageError, seconds: float, flushes: int
     ) -> bool:
         """Waits for the next try; returns whether to make one.
 
         Args:
-          error: Error of the last try.
+          error: Error of the last try; raised if the patience has ended.
           seconds: Longest time to wait.
           flushes: Number of flush() calls when the last try began.
         """
+        now = time.monotonic()
         with self._changed:
             self._last_error = error
-            if self._deadline is not None:
-                seconds = min(seconds, self._first_wait)
-
-            def called() -> bool:
-                return bool(
+            self._failing_since = self._failing_since or now
+            self._changed.notify_all()
+            if now - self._failing_since > self._patience:
+                raise error
+            longest = (
+                _LONGEST_WAIT_SECONDS
+                if self._deadline is None
+                else self._first_wait
+            )
+            seconds = min(seconds, longest)
+            logging.warning("%s; retrying in %.0f s", error, seconds)
+            self._changed.wait_for(
+                lambda: (
                     self._waiting or self._closed or self._flushes > flushes
-                )
-
-            self._changed.wait_for(called, seconds)
+                ),
+                seconds,
+            )
             return not (self._waiting or self._closed)
 
     def _left(self) -> float:

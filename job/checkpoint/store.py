@@ -15,7 +15,7 @@ import pathlib
 import posixpath
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -186,20 +186,17 @@ class CheckpointStore:
 
     def _lose(self, step: int) -> None:
         raise errors.LostRaceError(
-            f"another process has committed {file_name(step)}: this one ends"
+            f"another process has committed {file_name(step)}, so this one ends"
         )
 
-    def tidy(
-        self, newest: int, should_abort: Callable[[], bool] = lambda: False
-    ) -> None:
+    def tidy(self, newest: int) -> None:
         """Deletes checkpoints beyond `keep`.
 
-        Logs errors and raises none: what is left, the next call deletes.
+        Logs errors and raises none: what is left, the next call deletes. If the
+        storage does not answer, the first error ends the call.
 
         Args:
           newest: Step that was committed just now.
-          should_abort: Called before each deletion; if it returns True, the
-            remaining ones are skipped.
         """
         try:
             found = self._find(_CALL_SECONDS)
@@ -210,8 +207,6 @@ class CheckpointStore:
             if self._best_by:
                 scores = {s: self._score(s, found[s]) for s in steps}
             for step in superseded(steps, keep=self._keep, scores=scores):
-                if should_abort():
-                    return
                 self._storage.delete(file_name(step), timeout=_CALL_SECONDS)
                 self._scores.pop(step, None)
         except errors.StorageError as error:
@@ -332,23 +327,6 @@ class CheckpointStore:
             logging.error("It stays in place and is skipped: %s", error)
             self._stuck.add(step)
             self._attempted.add(step)
-
-    def read(self, step: int) -> tuple[Header, dict[str, np.ndarray]]:
-        """Reads and verifies the checkpoint of a committed step.
-
-        Returns:
-          The header and all tensors by name.
-
-        Raises:
-          InvalidCheckpointError: The checkpoint is damaged.
-          NewerFormatError: A later version of the job wrote it.
-          RetiredError: The checkpoint was deleted meanwhile.
-          StorageError: The storage does not answer.
-        """
-        found = self._find()
-        if step not in found:
-            raise RetiredError
-        return self._read(found[step])
 
     def _find(self, timeout: float | None = None) -> dict[int, Entry]:
         """Returns the committed files by step, ascending."""

@@ -127,7 +127,7 @@ def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     )
     if changed:
         raise errors.ResumeError(
-            f"--workdir={workdir} holds a run of another config"
+            f"--workdir={workdir}: contains a run of another config"
             f" ({'; '.join(changed)}). Fix: choose another workdir, change that"
             f" back, or delete {workdir.file(CONFIG)} of a run that has no"
             " checkpoint"
@@ -140,7 +140,9 @@ def _read(workdir: pathlib.Path, name: str) -> dict[str, Any]:
     try:
         saved = reader.read_json(workdir / CONFIG, kind, CONFIG)
         if saved is None:
-            raise errors.ConfigError(f"{where}: no {CONFIG} of a run")
+            raise errors.ConfigError(
+                f"{where}: no {CONFIG} found. Fix: the workdir of a run"
+            )
         _check_names(saved)
     except reader.DamagedError as error:
         raise errors.ConfigError(
@@ -169,6 +171,6 @@ def _check_names(nested: dict[str, Any]) -> None:
     """Refuses names that are none of fields: ConfigDict raises many errors."""
     for name, value in nested.items():
         if not name.isidentifier() or name.startswith("_"):
-            raise reader.DamagedError(f"{CONFIG}: {name[:40]!a} is no field")
+            raise reader.DamagedError(f"{CONFIG}: {name[:40]!a} is not a field")
         if isinstance(value, dict):
             _check_names(value)

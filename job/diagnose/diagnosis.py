@@ -145,7 +145,7 @@ def diagnose_model(
       path: Path of the .keras file.
       stop: Stop request, polled after each check.
       config: Config that names the data; its other fields are not used. If
-        None, there is no data set.
+        None, no data set is used.
       images: Path of a .npy file with images that the model is used on.
       labels: Path of a .npy file with their labels.
 

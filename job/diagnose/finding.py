@@ -33,9 +33,9 @@ class Cost:
     Attributes:
       points: Test accuracy lost, in percentage points. None if it was not
         measured.
-      source: Source of the figure, or of the mistake if there is no figure.
-      rank: Position among the findings if there is no figure, or one within
-        noise: the estimated points. It is never shown.
+      source: Source of the figure, or of the mistake without a figure.
+      rank: Estimated points, for the position among the findings. Used if the
+        cost was not measured or is within noise, and never shown.
     """
 
     points: float | None
@@ -220,8 +220,8 @@ def to_json(report: Report) -> dict[str, Any]:
             "title": found.title,
             "evidence": found.evidence,
             "cost": found.cost.text(),
-            "cost_points": found.cost.points
-            if found.cost.points is None or found.cost.points >= NOISE
+            "cost_points": round(points, 2)
+            if (points := found.cost.points or 0.0) >= NOISE
             else None,
             "fix": found.fix or shlex.join(found.flags),
             "flags": list(found.flags),

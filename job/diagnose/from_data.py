@@ -36,9 +36,9 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        first = (str(error).splitlines() or ["?"])[0][:150]
         raise errors.DataError(
-            f"--{flag}={path}: not an array of numbers ({first}). Fix:"
+            f"--{flag}={path}: not a .npy file of numbers"
+            f" ({type(error).__name__}). Fix:"
             f' numpy.save("{flag}.npy", {flag})'
         ) from None
 

@@ -14,7 +14,7 @@ from job.diagnose import (
     layers,
     scoring,
 )
-from job.diagnose.finding import mistake
+from job.diagnose.finding import Finding, mistake
 from job.diagnose.keras_recipe import Recipe
 from job.diagnose.keras_trial import LEARNED, Trial
 from job.diagnose.pixels import Reading
@@ -22,6 +22,10 @@ from job.diagnose.report_builder import ReportBuilder
 
 # Accuracy in % from which a learning rate is good enough.
 _GOOD = 90
+# Accuracy in % that no learning rate far outside of the usual ones reaches.
+_LEARNED_MUCH = 50
+# Steps below which a low accuracy needs no other cause.
+_FEW_STEPS = 150
 
 
 def check_rate(
@@ -73,28 +77,52 @@ def check_rate(
         own, other = trial.loss(recipe.rate), trial.loss(better)
         if (other < LEARNED or own >= other) and not is_far:
             return
-        seen += (
-            f". In 100 steps of a new copy, the loss falls by {other:.2f} at"
-            f" {better:g} and by {own:.2f} at {recipe.rate:.2g}"
-        )
+        if other > own:
+            seen += (
+                f". In 100 steps of a new copy, the loss falls by {other:.2f}"
+                f" at {better:g} and by {own:.2f} at {recipe.rate:.2g}"
+            )
     else:
         images = scoring.prepare(model, test.images, reading)
         own, other = (
             trial.accuracy(rate, images, test.labels)
             for rate in (recipe.rate, better)
         )
-        # Outside of all rates that are known to work, the rule decides.
-        if other < own + (-3 if is_far else 3):
+        # A rate far outside of the usual ones may be the end of a schedule.
+        if other < own + 3 and (not is_far or accuracy > _LEARNED_MUCH):
             return
-        seen += (
-            f". After 40 more steps the accuracy is {other:.1f}% at {better:g}"
-            f" and {own:.1f}% at {recipe.rate:.2g}"
-        )
+        if other > own:
+            seen += (
+                f". After 40 more steps the accuracy is {other:.1f}% at"
+                f" {better:g} and {own:.1f}% at {recipe.rate:.2g}"
+            )
     builder.add(
         "learning_rate",
         keras_recipe.learning_rate_finding(
             recipe, better, network=network, seen=seen, deep=deep
         ),
+    )
+
+
+def is_short(recipe: Recipe) -> bool:
+    """Returns whether a model made fewer steps than any network needs."""
+    return recipe.steps is not None and recipe.steps < _FEW_STEPS
+
+
+def check_length(recipe: Recipe) -> Finding | None:
+    """Looks for a training that ended before it could show anything.
+
+    Args:
+      recipe: How the model was compiled and trained.
+    """
+    if not is_short(recipe):
+        return None
+    return mistake(
+        "underfit",
+        f"{recipe.steps} training steps; 50,000 images in batches of 32 are"
+        " 1,563 steps an epoch",
+        title="The training was too short",
+        fix="more epochs on all training images",
     )
 
 
@@ -118,6 +146,9 @@ def explain_guessing(
       test: Images that it was not trained on.
       num_classes: Number of classes.
     """
+    if is_short(recipe):
+        builder.add("underfit", check_length(recipe))
+        return
     usual = keras_outputs.usual_reading(model)
     outputs = scoring.outputs_of(
         model, scoring.prepare(model, test.images[:256], usual)

@@ -79,7 +79,7 @@ def load(path: pathlib.Path) -> keras.Model:
             f" {hint}"
         )
     try:
-        # A loss of one's own is no obstacle: the model is then not compiled.
+        # With a custom loss the model is loaded without compiling it.
         model = keras.saving.load_model(
             path, compile=not _foreign_class(compiled), safe_mode=True
         )
@@ -105,8 +105,8 @@ def _read_config(path: pathlib.Path, where: str) -> dict[str, Any]:
                 )
             for name in sorted(set(archive.namelist()) - _MEMBERS):
                 raise errors.DataError(
-                    f"{where} holds {name[:80]!r}, which a model of layers and"
-                    " weights does not need"
+                    f"{where}: contains {name[:80]!r}, which a model of layers"
+                    " and weights does not need"
                 )
             config = json.loads(archive.read("config.json"))
     except errors.JobError:

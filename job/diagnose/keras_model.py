@@ -27,7 +27,11 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Finding, Report
 from job.diagnose.from_run import check_running_moments
-from job.diagnose.keras_causes import check_rate, explain_guessing
+from job.diagnose.keras_causes import (
+    check_length,
+    check_rate,
+    explain_guessing,
+)
 from job.diagnose.keras_recipe import Recipe
 from job.diagnose.keras_trial import Trial
 from job.diagnose.pixels import Reading
@@ -37,10 +41,12 @@ _Array = npt.NDArray
 
 # Multiplications of a forward pass over all images of a sample, and its size.
 _WORK, _FEWEST, _MOST = 4e10, 96, 600
+# Accuracy in % below which a short training is a finding.
+_LOW = 50
 # Number of images that a trial trains on.
 _TRIAL_IMAGES = 3200
-# Number of images for the statistics of a layer.
-_BATCH = 64
+# Number of images for the activity of layers, and for batch statistics.
+_BATCH, _STATISTICS_IMAGES = 64, 192
 
 
 def diagnose(
@@ -126,8 +132,8 @@ def check_model(
     keras_recipe.check_description(
         builder, model, recipe, num_classes=num_classes, imagenet=imagenet
     )
-    trial = None
     if test is None:
+        check_rate(builder, model, recipe, None, test, Reading(), None)
         builder.skip(
             "no images; Fix: DATA=DIR, or --images and --labels", "accuracy"
         )
@@ -162,10 +168,12 @@ def check_model(
         first = known.take(np.arange(min(_TRIAL_IMAGES, len(known))))
         trial = Trial(model, recipe, first, reading)
         check_rate(builder, model, recipe, trial, test, reading, accuracy)
-        if not (accuracy or builder.has_findings()):
+        if builder.has_findings():
+            return
+        if accuracy is None:
             explain_guessing(builder, model, recipe, trial, test, num_classes)
-    if trial is None:
-        check_rate(builder, model, recipe, None, test, Reading(), None)
+        elif accuracy < _LOW:
+            builder.add("underfit", check_length(recipe))
 
 
 def _count(model: keras.Model) -> int:
@@ -234,6 +242,7 @@ def check_answers(
             model, train_accuracy=score if train_score is None else train_score
         )
     }
+    check_statistics(builder, model, test, reading)
     learned = keras_outputs.has_learned(
         max(score, train_score or 0), num_classes
     )
@@ -288,6 +297,41 @@ def _summarize(
     builder.summary = text
 
 
+def check_statistics(
+    builder: ReportBuilder, model: keras.Model, test: Split, reading: Reading
+) -> None:
+    """Compares the moving statistics of batch normalization with a batch's.
+
+    Args:
+      builder: Collector of the findings.
+      model: Model of images; it is left as it was.
+      test: Images that it was not trained on.
+      reading: Reading in which it knows most images.
+    """
+    if not layers.batch_norms(model):
+        return
+    split = test.take(np.arange(min(_STATISTICS_IMAGES, len(test))))
+    images = scoring.prepare(model, split.images, reading)
+    kept = model.get_weights()
+    by_batch, by_running = (
+        scoring.top_1(
+            np.asarray(model(images, training=training), np.float32),
+            split.labels,
+        )
+        for training in (True, False)
+    )
+    # A call in training mode updates the moving statistics.
+    model.set_weights(kept)
+    builder.add(
+        "running_moments",
+        check_running_moments(
+            by_batch=by_batch / 100,
+            by_running=by_running / 100,
+            images=len(images),
+        ),
+    )
+
+
 def check_activity(
     builder: ReportBuilder,
     model: keras.Model,
@@ -296,7 +340,7 @@ def check_activity(
     reading: Reading,
     order: _Array,
 ) -> None:
-    """Checks dead units, batch statistics and the metrics of a model.
+    """Checks dead units and the metrics of a model.
 
     Args:
       builder: Collector of the findings.
@@ -307,31 +351,12 @@ def check_activity(
       order: Label of each of its classes.
     """
     images = scoring.prepare(model, test.images[:_BATCH], reading)
-    labels = test.labels[:_BATCH]
     fractions = layers.dead_fractions(
         lambda batch: model(batch, training=False),
         layers.relu_layers(model),
         images,
     )
     builder.add("dead_relus", probes.check_dead_relus(fractions, len(images)))
-    if layers.batch_norms(model):
-        kept = model.get_weights()
-        outputs = {
-            training: np.asarray(model(images, training=training), np.float32)
-            for training in (True, False)
-        }
-        # A call in training mode updates the moving statistics.
-        model.set_weights(kept)
-        by_batch, by_running = (
-            float((order[outputs[training].argmax(axis=1)] == labels).mean())
-            for training in (True, False)
-        )
-        builder.add(
-            "running_moments",
-            check_running_moments(
-                by_batch=by_batch, by_running=by_running, images=len(images)
-            ),
-        )
     if recipe.loss:
         builder.add(
             "metric", _check_metrics(model, recipe, test, reading, order)

@@ -99,7 +99,7 @@ def find_reading(
     best = score(own_reading(scale) for scale in SCALES)
     if not is_better(hits[best], hits[usual]):
         best = usual
-    plain, readings = best, [best]
+    plain, readings = best, [best, usual]
     if 100 * hits[best].mean() < 100 / num_classes + _UNDERSTOOD:
         readings = [own_reading(scale) for scale in SCALES]
     best = score(

@@ -1,8 +1,8 @@
 """Checks of the GPUs and their driver before anything is computed.
 
 Without them a run on an unsuitable GPU ends with an error of CUDA that names
-neither, or is slow without a word. docs/performance.md has the table of GPUs
-and drivers. What is not known is not checked.
+neither, or is slow without a warning. docs/performance.md has the table of GPUs
+and drivers. Unknown GPUs and drivers pass.
 """
 
 import ctypes

@@ -83,8 +83,8 @@ class Dropout(keras.layers.Layer):
         """Sets units to 0 where the noise is below the rate.
 
         Args:
-          x: [b, d], any float type.
-          noise: float32 [b, d], uniform over 0 to 1.
+          x: Features, [b, d], any float type.
+          noise: Random numbers, float32 [b, d], uniform over 0 to 1.
           training: Whether to drop units. If False, `x` is returned unchanged.
         """
         if not training:

@@ -48,9 +48,12 @@ _POLICIES = {
     "float16": "mixed_float16",
 }
 
+# By the kind of pooling and whether XLA compiles it.
 _POOLING_LAYERS = {
-    "max": keras.layers.MaxPooling2D,
-    "avg": keras.layers.AveragePooling2D,
+    ("max", False): keras.layers.MaxPooling2D,
+    ("max", True): MaxPooling,
+    ("avg", False): keras.layers.AveragePooling2D,
+    ("avg", True): keras.layers.AveragePooling2D,
 }
 
 _Layer = Callable[..., keras.layers.Layer]
@@ -142,9 +145,6 @@ def vgg16(
         epsilon=batch_norm_epsilon,
         synchronized=sync_batch_norm,
     )
-    pooling_layer = (
-        MaxPooling if for_xla and pooling == "max" else _POOLING_LAYERS[pooling]
-    )
     # A head on a flattened feature map has to know its size.
     size = input_size if head_pooling == "flatten" else None
     images = keras.Input((size, size, 3), dtype="float32", name="image")
@@ -167,7 +167,7 @@ def vgg16(
             policy=policy,
         )
         statistics += batch_statistics
-        x = pooling_layer(
+        x = _POOLING_LAYERS[pooling, for_xla](
             2, padding=pool_padding, dtype=policy, name=f"{name}_pool"
         )(x)
     logits, noise = _head(

@@ -132,7 +132,7 @@ def run_plan(
     *,
     index: int | None = None,
 ) -> None:
-    """Makes the runs of a plan that are not finished.
+    """Trains the runs of a plan that are not finished.
 
     Args:
       plan: Plan of the ablation.

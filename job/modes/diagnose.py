@@ -44,7 +44,7 @@ def run(
       labels: Path of a .npy file of their labels.
       command: Arguments of the command that trains `config`. If empty, no
         command is shown.
-      output_format: json, or any other value for text.
+      output_format: Format of the report: json, or any other value for text.
 
     Raises:
       ConfigError: There is nothing to diagnose, or the arguments conflict.
@@ -77,7 +77,8 @@ def run(
         raise errors.ConfigError(f"--images={images}: --keras_model is missing")
     if config is None and not workdir_name:
         raise errors.ConfigError(
-            "--mode=diagnose needs --config, --workdir or --keras_model"
+            "--mode=diagnose: nothing to diagnose. Fix: --config=NAME,"
+            " --workdir=DIR or --keras_model=FILE"
         )
     with contextlib.ExitStack() as stack:
         workdir = None
@@ -117,8 +118,8 @@ def _config_of(
     )
     if changed:
         raise errors.ConfigError(
-            f"--workdir={workdir} holds a run of another config"
-            f" ({'; '.join(changed[:3])}); leave --config out, or choose"
+            f"--workdir={workdir}: contains a run of another config"
+            f" ({'; '.join(changed[:3])}). Fix: leave out --config, or choose"
             " another workdir"
         )
     return given

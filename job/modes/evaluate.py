@@ -24,7 +24,7 @@ def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
       stop: Stop request, polled between two batches.
       require_gpus: Minimum number of GPUs; 0 allows a CPU.
     """
-    stop.saved = "an evaluation leaves nothing behind"
+    stop.saved = "an evaluation writes nothing"
     with workdirs.open_workdir(workdir_name) as workdir:
         saved = run_config.load(workdir.local, str(workdir))
         startup.import_tensorflow()
@@ -86,7 +86,9 @@ def evaluate_checkpoint(
         set_aside=False,
     )
     if not history.step:
-        raise errors.ResumeError(f"{workdir} has no checkpoint yet")
+        raise errors.ResumeError(
+            f"--workdir={workdir}: no checkpoint yet. Fix: train first"
+        )
     evaluator = build.create_evaluator(
         config, strategy, data.test, num_classes=data.num_classes
     )

@@ -108,7 +108,7 @@ def write_report(
       The table, in Markdown.
 
     Raises:
-      ConfigError: None of the folders contains a run.
+      ConfigError: None of the folders contains a run, or one is damaged.
     """
     names = names or [folder.name for folder in folders]
     out = folders[0]
@@ -151,7 +151,8 @@ def write_report(
     files.write_atomically(out / COMPARE_CSV, text.encode())
     for _, name, figure in plots:
         if name:
-            charts.to_png(figure, out / name)
+            with files.translate_errors(out / name):
+                charts.to_png(figure, out / name)
     files.write_atomically(out / COMPARE_PAGE, page)
     return markdown
 
@@ -163,7 +164,9 @@ def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
       folder: Workdir of an ablation or of a single run.
       name: Variant of a single run.
     """
-    record = ablation.read(folder)
+    record, note = ablation.inspect(folder)
+    if note and not run_lib.is_run(folder):
+        raise errors.ConfigError(f"{note}. Fix: repeat the ablation's command")
     if record is None:
         places = [(name, folder)]
     else:

@@ -99,8 +99,8 @@ class Run:
         return [e for e, _ in found], [v for _, v in found]
 
     def figure(self, name: str) -> float | None:
-        """Returns a number of the result, or of the newest checkpoint."""
-        value = (self.result or self.manifest).get(name)
+        """Returns a number of the result; None if absent."""
+        value = self.result.get(name)
         return value if is_number(value) else None
 
     def score(self, name: str) -> float | None:

@@ -149,7 +149,7 @@ class Bucket:
 
         Args:
           name: Name relative to the root.
-          most_bytes: Largest size that is accepted. If None, there is no limit.
+          most_bytes: Largest size that is accepted. If None, any.
 
         Raises:
           FileNotFoundError: The object or the bucket does not exist.

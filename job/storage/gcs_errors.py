@@ -67,19 +67,19 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
         raise
     except auth_errors.DefaultCredentialsError:
         raise errors.StorageError(
-            f"{where}: no credentials were found; on GKE bind the pod's"
-            " service account by Workload Identity, elsewhere run"
+            f"{where}: no credentials were found. Fix: on GKE bind the pod's"
+            " service account by Workload Identity; elsewhere run"
             " `gcloud auth application-default login`"
         ) from None
     except api_errors.NotFound:
         raise errors.StorageError(
-            f"{where}: the bucket {bucket!r} does not exist;"
-            f" `gcloud storage buckets create gs://{bucket}` makes it"
+            f"{where}: the bucket {bucket!r} does not exist. Fix:"
+            f" `gcloud storage buckets create gs://{bucket}`"
         ) from None
     except (api_errors.Forbidden, api_errors.Unauthorized) as error:
         raise errors.StorageError(
-            f"{where}: not allowed ({one_line(error)}); the job's account"
-            f" needs roles/storage.objectUser on bucket {bucket!r}"
+            f"{where}: access denied ({one_line(error)}). Fix: give the job's"
+            f" account roles/storage.objectUser on the bucket {bucket!r}"
         ) from None
     except auth_errors.RefreshError as error:
         raise _kind(error)(
@@ -87,7 +87,7 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
         ) from None
     except api_errors.RetryError as error:
         raise errors.UnavailableError(
-            f"{where}: no success in time; the last try:"
+            f"{where}: no success in time; last attempt:"
             f" {one_line(error.cause or error)}"
         ) from None
     except (

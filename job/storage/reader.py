@@ -109,7 +109,7 @@ def read_bytes(
       name: Name of the file in messages. Defaults to its path.
 
     Raises:
-      DamagedError: It is no regular file, is larger, or may not be read.
+      DamagedError: It is not a regular file, is larger, or may not be read.
       UnavailableError: The disk is away for a moment.
     """
     name = name or str(path)
@@ -130,7 +130,7 @@ def read_bytes(
             f"{name} cannot be read: {files.explain(error)}"
         ) from None
     except ValueError as error:  # A null byte, or a lone surrogate.
-        raise DamagedError(f"{name!a} is no path: {error}") from None
+        raise DamagedError(f"{name!a} is not a path: {error}") from None
     if max(status.st_size, len(content)) > max_bytes:
         raise DamagedError(f"{name} has more than {max_bytes:,} bytes")
     return content

@@ -26,7 +26,7 @@ LIMIT = 10
 _KIND = [{"step": reader.Number(-1, whole=True), "end": str}]
 
 # Recorded end of an attempt that was killed before it could record one.
-_NO_WORD = "killed, or hung, without a word"
+_NO_WORD = "killed or hung without a message"
 
 
 @contextlib.contextmanager
@@ -54,10 +54,10 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         starts = []
     if len(starts) >= LIMIT:
         ends = "; ".join(_count_equal([start["end"] for start in starts]))
-        found = f"step {step}" if step >= 0 else "no checkpoint"
+        found = f"step {step}" if step >= 0 else "the start"
         raise errors.ResumeError(
-            f"{len(starts)} starts in a row found {found} and gained no step"
-            f" ({ends}); fix the cause, then delete"
+            f"{len(starts)} attempts in a row made no progress beyond {found}"
+            f" ({ends}). Fix: remove the cause, then delete"
             f" {file or workdir / STARTS}"
         )
     this: dict[str, Any] = {

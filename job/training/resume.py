@@ -43,16 +43,17 @@ def restore_or_initialize(
     saved, tensors = found
     if not saved.run.keys() >= History.KEYS:
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} says too little of its run"
+            f"the checkpoint of step {saved.step} lacks the metadata of its"
+            " run. Fix: choose another workdir"
         )
     changed = resume.differences(saved.run["config"], fields)
     if saved.run["data_crc32c"] != data_crc32c:
         changed.append("the training images")
     if changed:
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} is of another run"
-            f" ({'; '.join(changed)}); choose another workdir, or change that"
-            " back"
+            f"the checkpoint of step {saved.step} belongs to another run"
+            f" ({'; '.join(changed)}). Fix: choose another workdir, or change"
+            " that back"
         )
     record = take_log(tensors)
     try:
@@ -61,7 +62,7 @@ def restore_or_initialize(
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} does not fit: {error}"
         ) from None
-    logging.info("the checkpoint of step %d is restored", saved.step)
+    logging.info("restored the checkpoint of step %d", saved.step)
     return History(
         fields,
         data_crc32c,
@@ -116,14 +117,15 @@ def restore_on_chief(
     if changed:
         raise errors.ConfigError(
             "this worker has another config or other data than the chief"
-            f" ({'; '.join(changed)}); start all with the same command line"
+            f" ({'; '.join(changed)}). Fix: start all workers with the same"
+            " command line"
         )
     chiefs["fields"] = fields
     history = History(**chiefs)
     if history.step > train_steps:
         raise errors.ResumeError(
-            f"the checkpoint is of step {history.step}, beyond the"
-            f" {train_steps} steps that config.epochs and config.steps ask"
-            " for; choose another workdir for a shorter run"
+            f"the checkpoint of step {history.step} is beyond the last step,"
+            f" {train_steps}, of config.epochs and config.steps. Fix: choose"
+            " another workdir for a shorter run"
         )
     return history

@@ -93,8 +93,8 @@ class Update:
         # After a bad step nothing changes any more, so that memory holds the
         # state before it.
         all_finite_so_far = variables.first_bad_step < 0
-        # One condition decides a good step, because under XLA the host of a GPU
-        # waits for each condition that is evaluated.
+        # XLA compiles these conditions to selects on a GPU, whose host need not
+        # wait for them; see tests/gpu_ready.
         tf.cond(
             all_finite_so_far & finite,
             _branch(lambda: self._apply(step, sums, variables)),

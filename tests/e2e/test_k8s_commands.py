@@ -26,7 +26,9 @@ def blocks() -> list[str]:
         block
         for page in PAGES
         for block in re.findall(
-            r"^```\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.M | re.S
+            r"^```(?:bash|yaml)\n(.*?)^```$",
+            (ROOT / "docs" / page).read_text(),
+            re.M | re.S,
         )
     ]
 

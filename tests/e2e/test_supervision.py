@@ -158,8 +158,8 @@ def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
     done = run_job(*ARGS, f"--workdir={tmp_path}")
     assert done.returncode == 4, done.stderr
     (line,) = done.stderr.strip().splitlines()
-    assert "10 starts in a row found no checkpoint" in line
-    assert "10 x killed, or hung, without a word" in line
+    assert "10 attempts in a row made no progress beyond the start" in line
+    assert "10 x killed or hung without a message" in line
     # As the message says: what is removed is forgotten.
     (tmp_path / STARTS).unlink()
     done = run_job(*ARGS, f"--workdir={tmp_path}", "--config.steps=1")

@@ -68,18 +68,18 @@ def redness_by_filters(kernel):
     return compiled(model, crossentropy(from_logits=True))
 
 
-def redness_by_statistics(*, shift):
+def redness_by_statistics(*, variance):
     """Returns `redness` after a normalization that is undone.
 
     Args:
-      shift: Error of the moving mean, in units of pixels from 0 to 1.
+      variance: Moving variance, as a multiple of that of the images.
     """
     inner = redness(rescale=True)
     norm = keras.layers.BatchNormalization(scale=False, center=False)
     undo = keras.layers.Rescaling(0.2887, offset=0.5)
     model = sequential(inner.layers[0], norm, undo, *inner.layers[1:])
-    norm.moving_mean.assign([0.5 + shift] * 3)
-    norm.moving_variance.assign([0.0833] * 3)
+    norm.moving_mean.assign([0.5] * 3)
+    norm.moving_variance.assign([0.0833 * variance] * 3)
     return compiled(model, crossentropy(from_logits=True))
 
 

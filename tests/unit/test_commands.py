@@ -58,8 +58,10 @@ def job_arguments(command: str) -> list[list[str]]:
     while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
         words = words[1:]
     if words[:1] == ["make"]:
+        # The targets for a cluster refuse variables of this machine.
+        machine = [] if words[1].startswith("k8s-") else ["SET=cpu"]
         expanded = subprocess.run(
-            ["make", "--dry-run", "SET=cpu", "VENV=none", *words[1:]],
+            ["make", "--dry-run", *machine, "VENV=none", *words[1:]],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -76,7 +78,7 @@ def job_arguments(command: str) -> list[list[str]]:
         assert importlib.util.find_spec(words[2]), command
         return [words[3:]] if words[2] in ("job", "job.main") else []
     if words[:2] == ["docker", "run"]:
-        image = next(i for i, word in enumerate(words) if "vgg16" in word)
+        image = next(i for i, x in enumerate(words) if "vgg16-cifar10:" in x)
         return [words[image + 1 :]] if len(words) > image + 1 else []
     if words[:1] == ["kubectl"] and "-k" in words:
         folder = ROOT / words[words.index("-k") + 1]

@@ -11,7 +11,7 @@ from tests.support.jobs import ROOT
 MAKEFILE = (ROOT / "Makefile").read_text()
 # Targets without a line in `make help`.
 ALIASES = {"bench": "benchmark-frameworks", "records": "baselines"}
-INTERNAL = {"need-name"}
+INTERNAL = {"need-run"}
 
 
 def run_make(*arguments: str) -> str:
@@ -64,7 +64,11 @@ def test_an_alias_names_its_target_and_runs_it(former, target):
 
 def test_every_module_that_the_makefile_runs_exists():
     modules = set(re.findall(r" -m ((?:job|benchmarks)[\w.]*)", MAKEFILE))
-    assert modules == {"job.main", "benchmarks.frameworks"}
+    assert modules == {
+        "job.main",
+        "benchmarks.first_hour",
+        "benchmarks.frameworks",
+    }
     for module in modules:
         assert importlib.util.find_spec(module), module
 
@@ -85,3 +89,11 @@ def test_a_config_by_its_short_name_has_the_usual_workdir():
 def test_tensorboard_shows_one_run_or_all():
     assert "--logdir=runs\n" in dry_run("tensorboard")
     assert "--logdir=runs/a\n" in dry_run("tensorboard", "WORKDIR=runs/a")
+
+
+def test_the_first_hour_on_a_gpu_installs_nothing():
+    recipe = dry_run("gpu-first-hour", "DATA=images", "STAGE=train", "RUN=py")
+    assert recipe.split() == [
+        *("py", "-m", "benchmarks.first_hour"),
+        *("--data=images", "--stage=train"),
+    ]

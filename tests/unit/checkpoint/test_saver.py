@@ -117,7 +117,7 @@ def test_an_outage_stops_no_step_and_the_newest_is_saved_after_it(
         assert saving.flush() == step
     assert step > 5
     assert made.committed_steps() == [step]
-    assert "the store is away; tried again in" in caplog.text
+    assert "the store is away; retrying in" in caplog.text
 
 
 def test_a_lost_race_stops_further_commits(made, place, outage):

@@ -25,7 +25,7 @@ def test_config_without_a_preset_is_unchanged(config):
 
 def test_unknown_preset_is_refused_by_name(config):
     config.augment.preset = "weak"
-    with pytest.raises(errors.ConfigError, match=r"preset is 'weak'.*strong"):
+    with pytest.raises(errors.ConfigError, match=r"preset=weak: .*strong"):
         augmentation.use_preset(config, ())
 
 

@@ -118,7 +118,7 @@ def test_every_field_has_a_range_or_is_a_bool():
 )
 def test_value_out_of_range_is_refused_by_name(config, name, value):
     set_field(config, name, value)
-    with pytest.raises(errors.ConfigError, match=rf"config\.{name} is .*must"):
+    with pytest.raises(errors.ConfigError, match=rf"--config\.{name}=.*: must"):
         ranges.check(config)
 
 
@@ -132,12 +132,12 @@ def test_missing_field_is_refused_by_name(config):
 
 def test_unknown_field_and_wrong_type_are_refused_by_name(config):
     config.optimizer.momentm = 0.5
-    with pytest.raises(errors.ConfigError, match=r"momentm is not a field"):
+    with pytest.raises(errors.ConfigError, match=r"momentm: unknown field"):
         ranges.check(config)
     del config.optimizer.momentm
     with config.ignore_type():
         config.epochs = "many"
-    with pytest.raises(errors.ConfigError, match=r"epochs is 'many'.*float"):
+    with pytest.raises(errors.ConfigError, match=r"epochs=many: .*float"):
         ranges.check(config)
 
 
@@ -163,7 +163,7 @@ def test_mixing_needs_an_even_batch_per_replica(config, field):
     ranges.check(config)
     config.augment[field] = 0.5
     ranges.check(config)
-    said = rf"66; .*multiple of 4, such as 68, with config.augment.{field}"
+    said = rf"=66: .*multiple of 4, such as 68, with config.augment.{field}"
     with pytest.raises(errors.ConfigError, match=said):
         ranges.check_replicas(serialization.flatten(config), 2)
     config.distribute.logical_devices = 2
@@ -203,15 +203,13 @@ def test_blocks_unfreeze_from_the_output_to_the_input(config):
     opens.block1, opens.block2 = math.inf, 2.0
     ranges.check(config)
     opens.block3 = 3.0
-    with pytest.raises(
-        errors.ConfigError, match=r"block2 is 2.0; .*at least 3"
-    ):
+    with pytest.raises(errors.ConfigError, match=r"block2=2\.0: .*at least 3"):
         ranges.check(config)
 
 
 def test_random_weights_cannot_be_frozen(config):
     config.transfer.unfreeze_epochs.block1 = 1.0
-    with pytest.raises(errors.ConfigError, match=r"model.weights is ''"):
+    with pytest.raises(errors.ConfigError, match=r"model\.weights='': must"):
         ranges.check(config)
 
 
@@ -229,7 +227,9 @@ def test_pretrained_weights_need_their_own_layers(config, field, value):
     config.model.width = 1.0
     ranges.check(config)
     config.model[field] = value
-    with pytest.raises(errors.ConfigError, match=f"model.{field} is {value!r}"):
+    with pytest.raises(
+        errors.ConfigError, match=f"model.{field}={value!r}: must"
+    ):
         ranges.check(config)
 
 

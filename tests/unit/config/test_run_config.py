@@ -22,15 +22,18 @@ def test_saved_config_is_loaded(config, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "--workdir=gs://b/run: no config.json of a run"),
+        (None, "--workdir=gs://b/run: no config.json found"),
         ("{", "--workdir=gs://b/run: config.json is not valid JSON"),
         ("[" * 100_000, "config.json is nested too deeply"),
         ("[]", r"config.json: it is \[\]; it must be an object"),
         ('{"optimizer": 3}', "config.json: optimizer is 3; it must be an obj"),
         ('{"seed": 1.5}', "config.json: seed is 1.5; it must be an integer"),
-        ('{"optimizer.name": 1}', "config.json: 'optimizer.name' is no field"),
-        ('{"__class__": 1}', "config.json: '__class__' is no field"),
-        ('{"epochs": -1.0}', "--config.epochs=-1.0"),
+        (
+            '{"optimizer.name": 1}',
+            "config.json: 'optimizer.name' is not a field",
+        ),
+        ('{"__class__": 1}', "config.json: '__class__' is not a field"),
+        ('{"epochs": -1.0}', "epochs=-1.0: must"),
     ],
 )
 def test_absent_and_damaged_configs_are_refused(content, message, tmp_path):

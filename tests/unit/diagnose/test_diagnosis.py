@@ -171,7 +171,7 @@ def test_workdir_of_another_config_is_refused(finished):
         "--config=configs/quickstart.py",
     )
     assert done.returncode == 2
-    assert "holds a run of another config" in done.stderr
+    assert "contains a run of another config" in done.stderr
 
 
 def test_table_of_the_document_has_every_mistake():

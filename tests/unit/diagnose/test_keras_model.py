@@ -91,7 +91,9 @@ def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
         ),
         pytest.param(
             "running_moments",
-            functools.partial(keras_models.redness_by_statistics, shift=0.4),
+            functools.partial(
+                keras_models.redness_by_statistics, variance=400.0
+            ),
             id="running_moments",
         ),
     ],
@@ -102,7 +104,7 @@ def test_answers_of_a_model_give_its_mistake_away(check, faulty, find):
 
 
 def test_right_statistics_pass(find):
-    assert find(keras_models.redness_by_statistics(shift=0.0)) == {}
+    assert find(keras_models.redness_by_statistics(variance=1.0)) == {}
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -226,6 +228,15 @@ def test_model_without_training_and_one_with_nan_end_there(find):
     dense = model.layers[-1]
     dense.set_weights([weight * np.nan for weight in dense.get_weights()])
     assert next(iter(find(model))) == "diverged"
+
+
+def test_few_steps_explain_a_low_accuracy(red):
+    builder = ReportBuilder(lambda: None, seconds=60.0)
+    model = compiled(tutorial())
+    model.optimizer.iterations.assign(20)
+    keras_model.check_model(builder, model, red, None, num_classes=10)
+    (found,) = builder.report().findings
+    assert_finding(found, "underfit")
 
 
 def test_dropout_penalty_and_augmentation_can_be_too_strong():

@@ -161,7 +161,9 @@ def test_a_server_of_an_earlier_attempt_is_not_a_worker():
     port = int(other.workers[1].rpartition(":")[2])
     with socket.create_server(("127.0.0.1", port)):
         assert not chief.unreachable([1])
-        with pytest.raises(errors.PeerLostError, match=r"worker 1 .* not come"):
+        with pytest.raises(
+            errors.PeerLostError, match=r"worker 1 .* not start"
+        ):
             wait(chief)
 
 

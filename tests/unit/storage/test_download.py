@@ -15,7 +15,7 @@ def test_an_object_is_downloaded_and_failures_name_it(bucket, monkeypatch):
     assert download.fetch(url, most_bytes=7, what=WHAT) == b"weights"
     for wrong, most, said in (
         (f"{bucket.url}/y.h5", 7, f"{WHAT}: {bucket.url}/y.h5 does not exist"),
-        (url, 6, f"{WHAT} cannot be read: .* 7 bytes, more than 6"),
+        (url, 6, f"{WHAT}: cannot be read .* 7 bytes, more than 6"),
     ):
         with pytest.raises(errors.DataError, match=said):
             download.fetch(wrong, most_bytes=most, what=WHAT)

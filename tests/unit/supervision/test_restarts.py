@@ -28,7 +28,9 @@ def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
     for _ in range(2):  # And stays so.
         with pytest.raises(errors.ResumeError) as refused:
             start(tmp_path, 5, None)
-        assert "10 starts in a row found step 5" in str(refused.value)
+        assert "10 attempts in a row made no progress beyond step 5" in str(
+            refused.value
+        )
         assert "10 x " in str(refused.value)
         assert str(tmp_path / STARTS) in str(refused.value)
 
