@@ -135,7 +135,7 @@ def limit_errors(
     return [
         f"{name}: {value:g}, above {limits[name]:g}"
         for name, value in measured.items()
-        if name != "seconds" and value > limits[name] * _TOLERANCE
+        if name in limits and value > limits[name] * _TOLERANCE
     ]
 
 
