@@ -180,7 +180,7 @@ def test_a_move_leaves_what_was_published_meanwhile(bucket):
             "",
             "the bucket 'no-such-bucket' does not exist",
         ),
-        (None, "403", "roles/storage.objectUser on bucket 'bucket'"),
+        (None, "403", "roles/storage.objectUser on the bucket 'bucket'"),
         (None, "401", "credentials"),
     ],
 )
