@@ -148,7 +148,7 @@ def test_absent_weights_end_the_diagnosis_of_a_config():
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        ([], 2, "needs --config, --workdir or --keras_model"),
+        ([], 2, "--workdir=DIR or --keras_model=FILE"),
         (["--workdir=tests"], 2, "no config.json"),
         (["--keras_model=no.keras"], 3, "the file does not exist"),
         (["--keras_model=no.keras", "--workdir=x"], 2, "leave --workdir out"),
