@@ -43,7 +43,6 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     _flush_logs()
     stop.claim_last_line()
     # A module's own subclass has the name of its kind.
-    mro = type(error).__mro__
     kind = next(
         kind
         for kind in type(error).__mro__
