@@ -78,8 +78,8 @@ class Draws:
         )
 
     def _mine(self, drawn: tf.Tensor) -> tf.Tensor:
-        mine = drawn[self.first : self.first + self.size]
-        return tf.ensure_shape(mine, [self.size, drawn.shape[1]])
+        # Of a static size, which XLA needs if the first position is a tensor.
+        return tf.slice(drawn, [self.first, 0], [self.size, drawn.shape[1]])
 
 
 def uniform(shape: list[int], key: tf.Tensor) -> tf.Tensor:

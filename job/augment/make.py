@@ -75,8 +75,9 @@ def make_augment(
         # an int32 tensor would be copied from the host of a GPU at each step.
         step = tf.convert_to_tensor(step)
         constant = tf.get_static_value(replica)
-        replica = tf.cast(replica, tf.int32) if constant is None else constant
-        first = replica * size
+        first = (
+            tf.cast(replica, tf.int32) if constant is None else int(constant)
+        ) * size
         draws = Draws(seed, step, global_batch_size, first, size, num_images)
         drawn = [
             operation.draw(draws, batch) if _draws_gamma(operation) else None

@@ -129,10 +129,10 @@ class AsyncSaver:
             )
             if self._waiting:
                 logging.warning(
-                    "step %d takes the place of step %d, which was not saved"
-                    " yet",
-                    step,
+                    "dropped the pending checkpoint of step %d in favor of"
+                    " step %d, because the storage is slow",
                     self._waiting[0],
+                    step,
                 )
             # The time starts with the first checkpoint that waits for garbage
             # collection; otherwise each newer one would wait for the full time.
@@ -255,7 +255,7 @@ class AsyncSaver:
                     self._tidy(snapshot[0])
             except Exception as error:
                 # Every error is raised in the loop, not in this thread.
-                logging.error("no checkpoint is saved any more: %s", error)
+                logging.error("checkpoints cannot be saved any more: %s", error)
                 with self._changed:
                     self._fatal = error
                     # Must not be committed: another process may be ahead.

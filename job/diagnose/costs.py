@@ -104,7 +104,6 @@ RATE_TOO_LOW = Cost(
     "docs/diagnose.md: label_smoothing 80.56, at a hundredth of the rate 41.16",
 )
 RATE_TOO_HIGH = unknown("FluxML/model-zoo #220, geifmany/cifar-vgg #3", 45)
-OVERFIT_ONE_BATCH = unknown("32 images should be learned in 40 steps", 40)
 PREPROCESSING = Cost(
     8.01,
     "docs/diagnose.md: 65.54 as the weights expect, 57.53 divided by 255",

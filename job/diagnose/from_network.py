@@ -228,6 +228,12 @@ def probe_other_rates(
                 peak_learning_rate=config.optimizer.peak_learning_rate,
                 batch_norm=config.model.batch_norm,
                 optimizer=config.optimizer.name,
+                usual=recipe.rule_of_thumb(
+                    optimizer=config.optimizer.name,
+                    global_batch_size=config.global_batch_size,
+                    batch_norm=config.model.batch_norm,
+                    pretrained=bool(config.model.weights),
+                ),
             )
             builder.add("learning_rate", found)
             return

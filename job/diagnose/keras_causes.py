@@ -63,14 +63,14 @@ def check_rate(
     builder.add("learning_rate", None)
     if near[0] <= recipe.rate <= near[1] or (accuracy or 0) > _GOOD:
         return
-    better = keras_recipe.typical_rate(near)
     is_far = not 0.99 * far[0] <= recipe.rate <= 1.01 * far[1]
     deep = not normalized and len(trained) >= 8
+    better = keras_recipe.typical_rate(near, deep=deep)
     network = ""
     if deep:
         network = f" for {len(trained)} convolutions without normalization"
     seen = f"{near[0]:.2g} to {near[1]:.2g} is usual"
-    if trial is None or test is None or not trial.is_possible:
+    if deep or trial is None or test is None or not trial.is_possible:
         if not is_far:
             return
     elif accuracy is None:

@@ -255,9 +255,16 @@ def rate_bounds(
     return (near[0] * gain, near[1] * gain), (far[0] * gain, far[1] * gain)
 
 
-def typical_rate(bounds: tuple[float, float]) -> float:
-    """Returns the rate in the middle of its bounds, to one digit."""
-    return float(f"{(bounds[0] * bounds[1]) ** 0.5:.0e}")
+def typical_rate(bounds: tuple[float, float], *, deep: bool) -> float:
+    """Returns the rate in the middle of its bounds, to one digit.
+
+    Args:
+      bounds: Lowest and highest usual rate.
+      deep: Whether the network is deep and has no normalization: a third of
+        the highest rate, which pretrained weights bear too.
+    """
+    middle = bounds[1] / 3 if deep else (bounds[0] * bounds[1]) ** 0.5
+    return float(f"{middle:.0e}")
 
 
 def learning_rate_finding(

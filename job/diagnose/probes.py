@@ -10,7 +10,7 @@ them. So a check needs no model, and another program can bring its own step.
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from job.diagnose import budget, costs
+from job.diagnose import budget
 from job.diagnose.finding import Finding, mistake
 
 # (learning rate) -> loss of the next batch before the update.
@@ -206,7 +206,6 @@ def check_learning(
             "overfit_one_batch",
             seen,
             title="The network cannot memorize one batch",
-            cost=costs.OVERFIT_ONE_BATCH,
         )
     return None
 

@@ -132,6 +132,7 @@ def wrong_rate(
     peak_learning_rate: float,
     batch_norm: bool,
     optimizer: str,
+    usual: float,
 ) -> Finding:
     """Returns the finding of a network that learns at another rate only.
 
@@ -141,7 +142,16 @@ def wrong_rate(
       peak_learning_rate: Learning rate of the run.
       batch_norm: Whether the network has batch normalization.
       optimizer: Name of the optimizer.
+      usual: Usual rate; see `rule_of_thumb`. It is the fix if it lies between
+        the rate that learns and the run's.
     """
+    better = factor * peak_learning_rate
+    if (
+        min(better, peak_learning_rate)
+        <= usual
+        <= max(better, peak_learning_rate)
+    ):
+        better = usual
     direction = "low" if factor > 1 else "high"
     network = "" if batch_norm else " without batch normalization"
     cost = costs.RATE_TOO_LOW if factor > 1 else costs.RATE_TOO_HIGH
@@ -154,10 +164,7 @@ def wrong_rate(
         f" {losses[-1]:.2f} in {len(losses) - 1} steps",
         title=f"The learning rate is too {direction}{network}",
         cost=cost,
-        flags=(
-            "--config.optimizer.peak_learning_rate="
-            f"{factor * peak_learning_rate:.2g}",
-        ),
+        flags=(f"--config.optimizer.peak_learning_rate={better:.2g}",),
     )
 
 

@@ -65,7 +65,7 @@ def split_url(url: str) -> tuple[str, str]:
     parts = path.split("/") if path else []
     if not match or any(part in ("", ".", "..") for part in parts):
         raise errors.ConfigError(
-            f"{url} is not a place in a bucket; it must be gs://BUCKET/PATH"
+            f"{url}: not a path in a bucket. Fix: gs://BUCKET/PATH"
         )
     return match[1], path
 
@@ -101,7 +101,7 @@ class Bucket:
         emulator = os.environ.get(EMULATOR, "")
         if emulator and "://" not in emulator:
             raise errors.StorageError(
-                f"{EMULATOR}={emulator}: it must begin with http://"
+                f"{EMULATOR}={emulator}: must begin with http://"
             )
         with self._translated():
             # No call of ours needs a project.
@@ -216,7 +216,7 @@ class Bucket:
             if (blob.size, blob.crc32c) == wanted:
                 return  # Perhaps by an earlier try whose answer was lost.
             if (blob.metadata or {}).get("writer") != self._id:
-                raise FileExistsError(f"{self}/{name} is there already")
+                raise FileExistsError(f"{self}/{name} exists already")
             blob.delete(
                 if_generation_match=blob.generation, **self._limits(timeout)
             )
@@ -261,7 +261,11 @@ class Bucket:
     def check_writable(self) -> None:
         """See `storage.Storage`: writes, reads, lists and removes a file."""
         if emulator := os.environ.get(EMULATOR):
-            logging.warning("%s is kept by %s, not by Google", self, emulator)
+            logging.warning(
+                "%s is in the emulator %s, not in Google Cloud Storage",
+                self,
+                emulator,
+            )
         name, content = f"probe-{self._id}", self._id.encode()
         try:
             self.publish(
@@ -272,7 +276,7 @@ class Bucket:
             seen = [entry.name for entry in self.find(name)]
             if self.read(name) != content or seen != [name]:
                 raise errors.StorageError(
-                    f"{self}: what is written there is not what is read"
+                    f"{self}: an object was read back with other contents"
                 )
         finally:
             with contextlib.suppress(errors.StorageError):

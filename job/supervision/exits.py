@@ -42,7 +42,14 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     """Prints an error as the last line; returns its exit code."""
     _flush_logs()
     stop.claim_last_line()
-    name = re.sub(r"(?<!^)(?=[A-Z])", " ", type(error).__name__).lower()
+    # A module's own subclass has the name of its kind.
+    mro = type(error).__mro__
+    kind = next(
+        kind
+        for kind in type(error).__mro__
+        if kind.__module__ == errors.__name__
+    )
+    name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"
     # The message may quote a file name or a damaged file.

@@ -26,7 +26,6 @@ def figures(results: "dict[str, Result]") -> Figures:
             "launches": result.program.launches,
             "gigabytes": round(result.program.bytes / 1e9, 4),
             "temporary_gigabytes": round(result.temporary_bytes / 1e9, 3),
-            "seconds": round(result.seconds, 1),
         }
         for name, result in sorted(results.items())
         if not name.endswith("-deterministic")
@@ -53,20 +52,15 @@ def with_table(page: str) -> str:
     stored = cases.read_limits()
     lines = [
         "| config | images per GPU | launches: augmentation, pass, update"
-        " | GB per step | temporary GB | compile seconds |",
-        "|---|---|---|---|---|---|",
+        " | GB per step |",
+        "|---|---|---|---|",
     ]
     for case in cases.CASES:
         parts = [stored[case.name][part] for part in cases.PARTS]
         batch = case.create_config().global_batch_size // case.replicas
         launches = ", ".join(f"{p['launches']:g}" for p in parts)
         total = sum(p["gigabytes"] for p in parts)
-        memory = max(p["temporary_gigabytes"] for p in parts)
-        seconds = sum(p["seconds"] for p in parts)
-        lines.append(
-            f"| {case.name} | {batch:,} | {launches} | {total:.2f}"
-            f" | {memory:.2f} | {seconds:.0f} |"
-        )
+        lines.append(f"| {case.name} | {batch:,} | {launches} | {total:.2f} |")
     text = "".join(f"{line}\n" for line in lines)
     return _TABLE.sub(lambda found: found[1] + text + found[2], page)
 

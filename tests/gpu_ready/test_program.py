@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.gpu_ready import cases
+from tests.gpu_ready import cases, table
 from tests.gpu_ready.program import Program, size
 
 PASS = """
@@ -73,14 +73,21 @@ def test_a_planted_convolution_is_found(old, new, said):
 
 
 def test_a_fifth_more_bytes_or_launches_are_found():
-    limits = {"launches": 100, "gigabytes": 5.0, "seconds": 1.0}
+    limits = {"launches": 100, "gigabytes": 5.0}
     assert cases.limit_errors(limits, limits) == []
-    slow = {"launches": 101, "gigabytes": 6.0, "seconds": 9.0}
+    slow = {"launches": 101, "gigabytes": 6.0}
     assert cases.limit_errors(slow, limits) == ["gigabytes: 6, above 5"]
-    many = {"launches": 120, "gigabytes": 4.0, "seconds": 1.0}
+    many = {"launches": 120, "gigabytes": 4.0}
     assert cases.limit_errors(many, limits) == ["launches: 120, above 100"]
 
 
 def test_what_is_not_a_program_is_refused():
     with pytest.raises(ValueError, match="entry"):
         Program.parse("HloModule empty\n")
+
+
+def test_the_table_of_the_page_is_made_from_the_limits():
+    page = table.PAGE.read_text()
+    assert table.with_table(page) == page, "python -m tests.gpu_ready.table"
+    assert all(case.name in page for case in cases.CASES)
+    assert cases.read_limits().keys() == {case.name for case in cases.CASES}

@@ -297,6 +297,7 @@ CASES = (
         one_hot,
         "binary_crossentropy",
         metrics=("accuracy", "binary_accuracy"),
+        is_fast=True,
     ),
     Case(
         "sigmoid_top_1",

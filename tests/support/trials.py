@@ -1,10 +1,10 @@
 """The trials of a review that ended in a traceback or a hang, once more.
 
-    python -m tests.support.trials [WORDS]
+    python -m tests.support.trials [WORD...]
 
-Prints one line per trial whose name has the words: outcome, exit code, last
-line. Each is the real job with a command line of its own, in a child that is
-forked after TensorFlow's import. "nobody" trials run as another user, which
+Prints one line per trial whose name has one of the words: outcome, exit code,
+last line. Each is the real job with a command line of its own, in a child that
+is forked after TensorFlow's import. "nobody" trials run as another user, which
 takes root.
 """
 
@@ -30,6 +30,7 @@ from configs import smoke
 from job import main as job
 from job.checkpoint import format as format_lib
 from job.config import serialization
+from job.diagnose import diagnosis as diagnosis
 from job.supervision import exits, preemption, startup, termination
 from tests.support.finished_run import write_run
 from tests.support.jobs import ROOT
@@ -722,7 +723,7 @@ def run_trial(
     return f"{word} | {name} | {code} | {last} | {seconds:.0f} s"
 
 
-def main(words: str) -> None:
+def main(words: list[str]) -> None:
     signal.signal(signal.SIGALRM, on_alarm)
     sys.stdout = io.TextIOWrapper(
         os.fdopen(os.dup(1), "wb"), errors="backslashreplace"
@@ -732,7 +733,11 @@ def main(words: str) -> None:
         top = pathlib.Path(folder)
         top.chmod(0o755)
         trained = top / "trained"
-        chosen = [trial for trial in TRIALS if words in trial[0]]
+        chosen = [
+            trial
+            for trial in TRIALS
+            if not words or any(word in trial[0] for word in words)
+        ]
         if any(trial[3:] and trial[3].get("trained") for trial in chosen):
             done = fork(
                 (*SMOKE, f"--workdir={trained}"),
@@ -749,4 +754,4 @@ def main(words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(" ".join(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -303,7 +303,9 @@ def test_an_initial_state_that_is_not_finite_ends_as_diverged(
         return state
 
     monkeypatch.setattr(build, "create_state", create_bad_state)
-    with pytest.raises(errors.DivergedError, match="nothing had been saved"):
+    with pytest.raises(
+        errors.DivergedError, match="no checkpoint had been saved"
+    ):
         run(tmp_path, rollback_config())
 
 
@@ -366,7 +368,7 @@ def test_evaluate_without_a_run_says_so(tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
         evaluate.evaluate_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(errors.ConfigError, match=r"config\.json in it is dam"):
+    with pytest.raises(errors.ConfigError, match=r"config\.json: it is \[1\]"):
         evaluate.evaluate_checkpoint(tmp_path)
 
 

@@ -137,12 +137,13 @@ def test_an_odd_batch_makes_no_pairs():
         make({"mixup_alpha": 1.0}, replicas=2, batch=30)
 
 
-def test_xla_changes_next_to_nothing(split):
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_xla_changes_next_to_nothing(split, replicas):
     fields = {**DEFAULT, "autoaugment": 1.0, "mixup_alpha": 1.0}
-    (batch,) = batches(split, 0)
-    step, replica = tf.constant(0, tf.int64), tf.constant(0)
-    plain = make(fields)(batch, step, replica)
-    compiled = make(fields, jit_compile=True)(batch, step, replica)
+    *_, batch = batches(split, 0, replicas)
+    step, replica = tf.constant(0, tf.int64), tf.constant(replicas - 1)
+    plain = make(fields, replicas)(batch, step, replica)
+    compiled = make(fields, replicas, jit_compile=True)(batch, step, replica)
     apart = np.abs(plain.image.numpy().astype(int) - compiled.image.numpy())
     assert (apart > 0).mean() < 0.01
     np.testing.assert_array_equal(plain.share, compiled.share)

@@ -58,7 +58,7 @@ def test_a_field_changes_images(split, name):
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_has_a_range(name):
     wrong = "none such" if name in NAMED else -1.0
-    with pytest.raises(errors.ConfigError, match=rf"augment\.{name} is"):
+    with pytest.raises(errors.ConfigError, match=rf"augment\.{name}="):
         ranges.check(config_with({name: wrong}))
 
 

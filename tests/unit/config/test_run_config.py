@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from configs import smoke
 from job import errors
 from job.config import run_config, serialization
+from job.storage import workdir
 from job.storage.workdir import CONFIG
 
 
@@ -39,3 +41,44 @@ def test_absent_and_damaged_configs_are_refused(content, message, tmp_path):
         (tmp_path / CONFIG).write_text(content)
     with pytest.raises(errors.ConfigError, match=message):
         run_config.load(tmp_path, "gs://b/run")
+
+
+def claim(folder, *, seed=0, has_saved=False):
+    config = smoke.get_config().unlock()
+    config.seed = seed
+    opened = workdir.Workdir(str(folder), folder)
+    return run_config.claimed(opened, config, lambda: has_saved)
+
+
+def test_the_owner_of_a_workdir_excludes_all_others(tmp_path):
+    folder = tmp_path / "run"
+    with claim(folder):
+        assert run_config.load(folder).seed == 0
+        with pytest.raises(errors.LostRaceError), claim(folder):
+            pass
+        with (
+            pytest.raises(errors.ResumeError, match="seed: 0 -> 1"),
+            claim(folder, seed=1),
+        ):
+            pass
+    assert run_config.load(folder).seed == 0
+    with claim(folder):
+        pass
+    with pytest.raises(errors.ResumeError), claim(folder, seed=1):
+        pass
+
+
+@pytest.mark.parametrize("has_saved", [False, True])
+def test_a_config_is_withdrawn_by_an_error_before_the_first_save(
+    tmp_path, has_saved
+):
+    folder = tmp_path / "run"
+    with pytest.raises(errors.DataError), claim(folder, has_saved=has_saved):
+        raise errors.DataError("no images")
+    assert folder.exists() is has_saved
+    # An older config.json is not this attempt's to remove.
+    with claim(folder):
+        pass
+    with pytest.raises(errors.DataError), claim(folder):
+        raise errors.DataError("no images")
+    assert run_config.load(folder).seed == 0

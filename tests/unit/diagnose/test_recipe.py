@@ -35,6 +35,19 @@ def test_rule_is_lower_without_batch_norm_and_for_pretrained_weights():
     assert rule("sgd", batch_norm=False) == pytest.approx(0.04)
 
 
+@pytest.mark.parametrize(("usual", "fix"), [(3e-4, "0.0003"), (2e-3, "0.0001")])
+def test_rate_that_learns_is_replaced_by_the_usual_one_in_between(usual, fix):
+    found = recipe.wrong_rate(
+        [2.3, 2.0],
+        factor=0.1,
+        peak_learning_rate=1e-3,
+        batch_norm=False,
+        optimizer="adam",
+        usual=usual,
+    )
+    assert found.flags == (f"--config.optimizer.peak_learning_rate={fix}",)
+
+
 def test_fix_of_heavy_augmentation_turns_it_off():
     flags = recipe.light_augmentation(["mixup_alpha=1", "translate=9"])
     assert "--config.augment.mixup_alpha=0" in flags

@@ -88,7 +88,9 @@ def test_an_index_is_one_run(plan):
     run(plan, index=2)
     assert len(starts("first", 5)) == 1
     assert not pathlib.Path("out/second").exists()
-    with pytest.raises(errors.ConfigError, match="4 runs, 0 to 3"):
+    with pytest.raises(
+        errors.ConfigError, match="must be 0 to 3, as the plan has 4 runs"
+    ):
         run(plan, index=4)
 
 

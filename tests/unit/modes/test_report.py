@@ -62,7 +62,7 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
         in (workdir / "report.md").read_text()
     )
     assert "| second |" in "\n".join(outcome.output)
-    with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
+    with pytest.raises(errors.ConfigError, match=r"neither config\.json"):
         report.run([str(workdir), str(workdir / "checkpoints")])
     compared = other.parent / "compared"
     report.run([str(compared), str(workdir), str(other)])

@@ -119,7 +119,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     ):
         assert part in read.text, part
     (workdir / "config.json").unlink()
-    with pytest.raises(errors.ConfigError, match=r"no config\.json of a run"):
+    with pytest.raises(errors.ConfigError, match=r"no config\.json found"):
         page.write(workdir)
 
 

@@ -69,7 +69,7 @@ time.sleep(60)
 @pytest.mark.parametrize(
     ("what", "code", "said"),
     [
-        ("stop", 75, "exit 75: preempted: stopped by SIGTERM, the grace was"),
+        ("stop", 75, "exit 75: preempted: stopped by SIGTERM, the grace"),
         ("hang", 76, "exit 76: hung: no progress for 0.4 s in train at step 7"),
         ("thread", 1, "exit 1: bug: thread planted: division by zero"),
         ("bug", 1, "exit 1: bug: RuntimeError: nobody saw it coming"),

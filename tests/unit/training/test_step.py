@@ -50,7 +50,7 @@ class Trainer:
 
 # Average pooling and a small batch: where float32 rounds differently, a maximum
 # or a ReLU may fall the other way, and from there the two runs part at the
-# pace of any two runs whose weights differ (see docs/distributed-replicas.md).
+# pace of any two runs whose weights differ (see docs/distributed.md).
 SYNCED = {
     "distribute.sync_batch_norm": True,
     "global_batch_size": 16,
