@@ -106,8 +106,7 @@ def fetched(workdir, tmp_path) -> pathlib.Path:
     for entry in bucket.find():
         path = folder / entry.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        (content,) = bucket.read(entry.name)
-        path.write_bytes(content)
+        path.write_bytes(bucket.read(entry.name))
     return folder
 
 
