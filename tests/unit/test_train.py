@@ -215,8 +215,8 @@ def test_settings_after_the_last_step_give_a_warning():
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
     rate, size = build.create_plan(config, 640).warnings
-    assert "learning rate never falls" in rate
-    assert "before what is to begin at step 20: 32 px" in size
+    assert "Fix: --config.optimizer.warmup_epochs=" in rate
+    assert "before the phase that starts at step 20: 32 pixels" in size
 
 
 def rollback_config(replicas=0):
