@@ -43,11 +43,8 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     _flush_logs()
     stop.claim_last_line()
     # A module's own subclass has the name of its kind.
-    kind = next(
-        kind
-        for kind in type(error).__mro__
-        if kind.__module__ == errors.__name__
-    )
+    mro = type(error).__mro__
+    kind = next(c for c in mro if c.__module__ == errors.__name__)
     name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"

@@ -340,7 +340,7 @@ def make_targets(root: pathlib.Path) -> list[Target]:
 
     def restore() -> None:
         store.CheckpointStore(run / "checkpoints").restore_newest(
-            quarantine=False
+            set_aside=False
         )
 
     checkpoint = next((run / "checkpoints").glob("*.safetensors"))
@@ -406,6 +406,20 @@ def _make_inputs(root: pathlib.Path) -> Iterator[Target]:
         sources.load("binary", str(archive), archive_sha256=digest)
 
     yield Target("data.dir, .tar.gz", archive, unpack)
+    # TensorFlow's import takes seconds; no other target needs it.
+    import keras
+
+    from job.diagnose import keras_file
+
+    path = root / "model.keras"
+    inputs = keras.Input((32, 32, 3))
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(inputs))
+    keras.Model(inputs, outputs).save(path)
+
+    def read_model() -> None:
+        keras_file.load(root / "model.keras")
+
+    yield Target("--keras_model, .keras", path, read_model, 0.2)
 
 
 def decode(path: pathlib.Path) -> str:
