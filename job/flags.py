@@ -21,7 +21,7 @@ from job.supervision import preemption, watchdog
 
 # Purpose of each mode, and the flags that it needs.
 MODES = {
-    "train": ("Train or resume the run in --workdir", "--config, --workdir"),
+    "train": ("Train, or resume the run", "--config, --workdir"),
     "config": ("Print every field of the config", "--config"),
     "fetch": ("Download and verify the images", "--config"),
     "evaluate": ("Score the newest checkpoint", "--workdir"),
@@ -29,7 +29,7 @@ MODES = {
     "export": ("Write a SavedModel and a .keras file", "--workdir"),
     "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
     "ablate": ("Train the variants of a plan", "--config, --workdir"),
-    "report": ("Write the report of a run, or compare runs", "--workdir"),
+    "report": ("Write report.html, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
 
