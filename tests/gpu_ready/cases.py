@@ -97,6 +97,7 @@ CASES = (
         others=(T4,),
     ),
     Case("float32", "stem32:30ep", {**_LARGE, "precision": "float32"}),
+    Case("2 replicas", "stem32:30ep", _LARGE, replicas=2),
 )
 
 

@@ -25,7 +25,6 @@ def figures(results: "dict[str, Result]") -> Figures:
         name: {
             "launches": result.program.launches,
             "gigabytes": round(result.program.bytes / 1e9, 4),
-            "temporary_gigabytes": round(result.temporary_bytes / 1e9, 3),
         }
         for name, result in sorted(results.items())
         if not name.endswith("-deterministic")
