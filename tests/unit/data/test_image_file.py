@@ -64,9 +64,9 @@ def test_every_kind_of_pixel_becomes_rgb(pixels):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no PNG or JPEG"),
-        (b"not an image", "no PNG or JPEG"),
-        (encode(Image.new("RGB", (9, 9)), "GIF"), "no PNG or JPEG"),
+        (b"", "not a PNG or JPEG"),
+        (b"not an image", "not a PNG or JPEG"),
+        (encode(Image.new("RGB", (9, 9)), "GIF"), "not a PNG or JPEG"),
         (encode(Image.new("RGB", (99, 99), "red"), "JPEG")[:400], "damaged"),
         (encode(Image.effect_noise((64, 64), 9))[:900], "damaged"),
         (encode(Image.new("1", (10_000, 9_000))), "pixels"),

@@ -209,7 +209,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     unfinished = trained_lib.load_trained(workdir)
     assert unfinished.step == 15
     text = card.write(run_lib.read(workdir), step=15, class_names=(), crc32c="")
-    assert "not finished: using the weights of step 15" in text
+    assert "not finished: these are the weights of step 15" in text
 
 
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):

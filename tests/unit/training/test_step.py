@@ -48,15 +48,15 @@ class Trainer:
         return self.state.snapshot()
 
 
-# Average pooling and a small batch: where float32 rounds differently, a maximum
-# or a ReLU may fall the other way, and from there the two runs part at the
-# pace of any two runs whose weights differ (see docs/distributed.md).
+# A low learning rate: where float32 rounds differently, a ReLU may fall the
+# other way. At a higher rate, two runs part from there on at the pace of any two
+# runs whose weights differ (see docs/distributed.md).
 SYNCED = {
     "distribute.sync_batch_norm": True,
     "global_batch_size": 16,
     "model.pooling": "avg",
     "optimizer.schedule": "constant",
-    "optimizer.peak_learning_rate": 0.01,
+    "optimizer.peak_learning_rate": 1e-4,
     "optimizer.warmup_epochs": 0.0,
 }
 
@@ -65,17 +65,37 @@ def distance(one, other):
     return np.linalg.norm(one - other) / max(np.linalg.norm(one), 1e-12)
 
 
+def farthest_change(one, two, count):
+    """Trains both; returns the largest distance of the changes of a tensor.
+
+    A few ReLUs that fall the other way are at most 0.04 on two kinds of CPUs,
+    and statistics of each replica alone are above 1.
+    """
+    starts = one.state.snapshot(), two.state.snapshot()
+    ends = one.train(count), two.train(count)
+    assert ends[0].keys() == ends[1].keys()
+    return max(
+        distance(ends[0][name] - value, ends[1][name] - starts[1][name])
+        for name, value in starts[0].items()
+        if value.dtype == np.float32 and not name.startswith("window/")
+    )
+
+
 def test_1_and_2_replicas_agree_after_1_and_20_steps(data):
     one, two = Trainer(data, 1, **SYNCED), Trainer(data, 2, **SYNCED)
-    for count in (1, 19):
-        first, second = one.train(count), two.train(count)
-        assert first.keys() == second.keys()
-        for name in first:
-            assert distance(first[name], second[name]) < 1e-4, name
+    assert farthest_change(one, two, 1) < 0.1
+    assert farthest_change(one, two, 19) < 0.1
+    first, second = one.state.snapshot(), two.state.snapshot()
     assert first["step"] == 20
-    assert first["window/correct"] == second["window/correct"]
+    assert abs(first["window/correct"] - second["window/correct"]) <= 1
     # The loss is the global mean, not a replica's.
     assert 2.0 < first["window/loss"] / 20 < 3.0
+
+
+def test_replicas_differ_without_synchronized_statistics(data):
+    changes = {**SYNCED, "distribute.sync_batch_norm": False}
+    one, two = Trainer(data, 1, **changes), Trainer(data, 2, **changes)
+    assert farthest_change(one, two, 1) > 0.3
 
 
 STRONG = {
@@ -93,9 +113,8 @@ def test_mixed_images_train_alike_on_1_and_2_replicas(data, mixing):
             "augment.mixup_alpha": 1.0,
         }
     one, two = Trainer(data, 1, **changes), Trainer(data, 2, **changes)
-    first, second = one.train(3), two.train(3)
-    for name in first:
-        assert distance(first[name], second[name]) < 1e-4, name
+    assert farthest_change(one, two, 3) < 0.1
+    first = one.state.snapshot()
     # Shares of hits, not hits.
     assert 0 < first["window/correct"] < 48
     assert first["window/correct"] % 1 > 0
