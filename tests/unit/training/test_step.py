@@ -49,8 +49,8 @@ class Trainer:
 
 
 # A low learning rate: where float32 rounds differently, a ReLU may fall the
-# other way. At a higher rate, two runs part from there on at the pace of any two
-# runs whose weights differ (see docs/distributed.md).
+# other way. At a higher rate, two runs part from there on at the pace of any
+# two runs whose weights differ (see docs/distributed.md).
 SYNCED = {
     "distribute.sync_batch_norm": True,
     "global_batch_size": 16,
