@@ -170,7 +170,7 @@ lint: $(READY_DEV) ## check the code, the Dockerfile and the wording
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/hadolint Dockerfile
 	@! grep -rnIE -f .ci/dialect --exclude-dir=__pycache__ job configs tests k8s \
-	  Makefile || { echo "the words above are listed in .ci/dialect: see Language in CONTRIBUTING.md"; exit 1; }
+	  docs examples benchmarks README.md CONTRIBUTING.md Makefile || { echo "the words above are listed in .ci/dialect: see Language in CONTRIBUTING.md"; exit 1; }
 
 .PHONY: format
 format: $(READY_DEV) ## apply ruff's fixes and format

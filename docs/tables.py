@@ -92,7 +92,7 @@ def change(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """Returns the difference of two means, or that it is within the noise.
 
     Both means have the standard error NOISE / sqrt(number of runs). A
-    difference below twice its own standard error is no result.
+    difference below twice its own standard error is within noise.
     """
     by = (mean(runs, "accuracy") or 0.0) - (mean(base, "accuracy") or 0.0)
     error = NOISE * math.sqrt(1 / len(runs) + 1 / len(base))
