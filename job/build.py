@@ -67,7 +67,7 @@ def create_strategy(
     replicas = strategy.num_replicas_in_sync
     ranges.check_replicas(serialization.flatten(config), replicas)
     logging.info(
-        "devices: %d replica(s) on %s",
+        "Using %d replica(s) on %s.",
         replicas,
         ", ".join(strategy.extended.worker_devices),
     )
@@ -101,7 +101,7 @@ def load_data(
         test=dataset.limit(data.test, config.data.test_images),
     )
     logging.info(
-        "data: %s, %d training images, %d evaluated images",
+        "Loaded %s data: %d training and %d evaluation images.",
         data.source,
         len(data.train),
         len(data.test),
@@ -237,7 +237,7 @@ def prepare_inputs(
     if not uses_features(config, plan):
         return split, state.model
     base, head = vgg.split_base_and_head(state.model)
-    logging.info("frozen backbone: computing its features once")
+    logging.info("Computing the features of the frozen backbone.")
     resize = create_resize(config)
     batch = batches.batch_size_for(config.model.input_size, at_32=500)
     return features.extract(

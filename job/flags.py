@@ -29,7 +29,7 @@ MODES = {
     "export": ("Write a SavedModel and a .keras file", "--workdir"),
     "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
     "ablate": ("Train the variants of a plan", "--config, --workdir"),
-    "report": ("Write report.html, or compare runs", "--workdir"),
+    "report": ("Write the page of a run, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
 
@@ -277,8 +277,8 @@ def require_config() -> ml_collections.ConfigDict:
     try:
         if not hasattr(config, "unlock"):
             raise errors.ConfigError(
-                f"--config={config_filename()}: get_config() returned no"
-                " ConfigDict"
+                f"--config={config_filename()}: get_config() must"
+                " return a ConfigDict"
             )
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
@@ -366,7 +366,7 @@ def require_seconds(name: str, *, above: float = -1.0) -> float:
         wanted = "above 0" if above >= 0 else "at least 0"
         raise errors.ConfigError(
             f"--{name}={value:g}: must be a time in seconds, {wanted} and at"
-            f" most {_MAX_SECONDS:g}, a month"
+            f" most {_MAX_SECONDS:.0f} (30 days)"
         )
     return value
 
@@ -383,7 +383,7 @@ def require_heartbeat_file() -> pathlib.Path | None:
         is_other = path.exists() and not path.is_file()
     if is_other or not os.access(path.parent, os.W_OK | os.X_OK):
         raise errors.ConfigError(
-            f"{name}: cannot be written. Fix: a file in an existing folder"
-            " that is writable"
+            f"{name}: cannot be written. Fix: choose a file in a writable"
+            " folder"
         )
     return path

@@ -1,4 +1,4 @@
-"""A figure of augmented images, which shows at a glance if it is too much.
+"""Figure of augmented images, which shows whether augmentation is too strong.
 
     picture.write(workdir / AUGMENTATION, images, operations, seed=0)
 

@@ -255,7 +255,7 @@ class AsyncSaver:
                     self._tidy(snapshot[0])
             except Exception as error:
                 # Every error is raised in the loop, not in this thread.
-                logging.error("checkpoints cannot be saved any more: %s", error)
+                logging.error("Stopped saving checkpoints: %s", error)
                 with self._changed:
                     self._fatal = error
                     # Must not be committed: another process may be ahead.

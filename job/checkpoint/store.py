@@ -311,7 +311,7 @@ class CheckpointStore:
         if causes:
             raise errors.ResumeError(
                 f"{self} has no usable checkpoint ({'; '.join(causes)}). Fix:"
-                " to start over, choose another workdir or remove that folder"
+                " choose another workdir, or remove that folder to start over"
             )
         self._newest = -1
         return None
@@ -324,7 +324,7 @@ class CheckpointStore:
         except errors.UnavailableError:
             raise
         except errors.StorageError as error:
-            logging.error("It stays in place and is skipped: %s", error)
+            logging.error("Skipping the file, which cannot be moved: %s", error)
             self._stuck.add(step)
             self._attempted.add(step)
 

@@ -128,8 +128,8 @@ def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     if changed:
         raise errors.ResumeError(
             f"--workdir={workdir}: contains a run of another config"
-            f" ({'; '.join(changed)}). Fix: choose another workdir, change that"
-            f" back, or delete {workdir.file(CONFIG)} of a run that has no"
+            f" ({'; '.join(changed)}). Fix: choose another workdir, undo the"
+            f" change, or delete {workdir.file(CONFIG)} if the run has no"
             " checkpoint"
         )
 
@@ -141,7 +141,7 @@ def _read(workdir: pathlib.Path, name: str) -> dict[str, Any]:
         saved = reader.read_json(workdir / CONFIG, kind, CONFIG)
         if saved is None:
             raise errors.ConfigError(
-                f"{where}: no {CONFIG} found. Fix: the workdir of a run"
+                f"{where}: no {CONFIG} found. Fix: choose a run's workdir"
             )
         _check_names(saved)
     except reader.DamagedError as error:

@@ -91,7 +91,7 @@ def load(
         return _read_from_bucket(source, data_dir, archive_sha256, poll)
 
     with files.translate_errors(
-        f"config.data.dir={data_dir}", kind=errors.DataError
+        f"--config.data.dir={data_dir}", kind=errors.DataError
     ):
         return _read_from_folder(source, data_dir, archive_sha256, poll)
 
@@ -112,11 +112,11 @@ def _read_from_folder(
         module = _PUBLISHED[name]
         found = archive.find(module.VERSION, path)
         if found:
-            logging.info("data: %s version of CIFAR-10 in %s", name, found)
+            logging.info("Found the %s version of CIFAR-10: %s", name, found)
             return module.read(found, archive_sha256, poll)
     found = tfds_source.find(path) if source in ("auto", "tfds") else None
     if found:
-        logging.info("data: tensorflow-datasets in %s", found)
+        logging.info("Found the tensorflow-datasets folder: %s", found)
         return tfds_source.read(found, poll=poll)
     known = [
         f"{module.VERSION.folder} or {module.VERSION.archive}"

@@ -78,7 +78,7 @@ class Recipe:
 
 
 def read_recipe(model: keras.Model) -> Recipe:
-    """Returns how a model was compiled; an empty recipe if it was not."""
+    """Returns the compiled recipe of a model; an empty one if uncompiled."""
     if not model.compiled or model.optimizer is None:
         return Recipe()
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)

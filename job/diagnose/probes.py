@@ -49,9 +49,9 @@ def guessing_loss(num_classes: int) -> float:
 def run_steps(
     train_step: TrainStep, rates: Sequence[float], seconds: float
 ) -> Iterator[tuple[float, float]]:
-    """Trains a step per learning rate; yields (rate, loss) pairs.
+    """Runs one training step per learning rate and yields its loss.
 
-    It ends after a loss that is not finite.
+    Each item is (learning rate, loss). The first non-finite loss is the last.
 
     Args:
       train_step: Function that makes a step on always the same batch.

@@ -86,7 +86,7 @@ class Cluster:
           DeviceError: This worker's port is in use or not permitted.
         """
         logging.info(
-            "worker %d of %d; the others: %s",
+            "Starting worker %d of %d. Waiting for: %s.",
             self.index,
             len(self.workers),
             self.names(self.others()) or "none",
@@ -145,7 +145,7 @@ class Cluster:
             )
         except OSError as error:
             raise errors.DeviceError(
-                f"worker {self.index} cannot listen at port {port}:"
+                f"worker {self.index} cannot listen on port {port}:"
                 f" {error.strerror}. Fix: set JOB_WORKER_PORT to a port that is"
                 " free and that this user may open"
             ) from None

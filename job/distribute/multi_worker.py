@@ -63,7 +63,7 @@ def create_strategy(
     except tf.errors.UnknownError as error:
         # TensorFlow's server reports so an address in use or of another host.
         raise errors.DeviceError(
-            f"worker {cluster.index} cannot listen at"
+            f"worker {cluster.index} cannot listen on"
             f" {cluster.workers[cluster.index]}: {error.message}"
         ) from None
 

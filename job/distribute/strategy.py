@@ -116,7 +116,7 @@ def create_strategy(
 
 
 def split_cpu(count: int) -> int:
-    """Makes `count` logical CPU devices, once a process; returns `count`.
+    """Makes `count` logical CPU devices, once per process; returns `count`.
 
     Raises:
       DeviceError: TensorFlow has started already with fewer.
@@ -130,8 +130,8 @@ def split_cpu(count: int) -> int:
         have = len(tf.config.list_logical_devices("CPU"))
         if have < count:
             raise errors.DeviceError(
-                f"config.distribute.logical_devices={count}: TensorFlow runs"
-                f" already with {have}; split the CPU first"
+                f"--config.distribute.logical_devices={count}: TensorFlow has"
+                f" started with {have}. Fix: create the strategy first"
             ) from None
     return count
 

@@ -178,7 +178,7 @@ class Workers:
         return sent["value"]
 
     def barrier(self) -> None:
-        """Waits for all workers; the last call before the process ends."""
+        """Waits for all workers; must be the last call of the process."""
         self.any(False)
         # A worker that returned from the first sum may exit while its last
         # message to another one is still on its way: the second sum waits.

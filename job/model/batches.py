@@ -63,7 +63,7 @@ def predict_in_batches(
     """Applies a function to images, batch by batch.
 
     Args:
-      function: uint8 [b, 32, 32, 3] images to [b, ...]; see
+      function: Function from uint8 [b, 32, 32, 3] images to [b, ...]; see
         `compile_for_batches`.
       images: uint8 [n, 32, 32, 3], n at least 1.
       batch_size: Images per batch, b.

@@ -51,11 +51,13 @@ def run(
       DataError: A file is absent, damaged or not what it should be.
     """
     if bool(images) != bool(labels):
-        raise errors.ConfigError("--images and --labels belong together")
+        raise errors.ConfigError(
+            "--images and --labels belong together. Fix: give both"
+        )
     if keras_model and workdir_name:
         raise errors.ConfigError(
-            f"--keras_model={keras_model}: not a part of a run. Fix: leave"
-            " --workdir out"
+            f"--keras_model={keras_model}: not possible with --workdir. Fix:"
+            " leave out --workdir"
         )
     if keras_model:
         startup.import_tensorflow()
@@ -74,7 +76,10 @@ def run(
         )
         return _show(report, output_format)
     if images:
-        raise errors.ConfigError(f"--images={images}: --keras_model is missing")
+        raise errors.ConfigError(
+            f"--images={images}: --keras_model is missing. Fix: add"
+            " --keras_model=FILE"
+        )
     if config is None and not workdir_name:
         raise errors.ConfigError(
             "--mode=diagnose: nothing to diagnose. Fix: --config=NAME,"

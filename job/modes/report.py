@@ -36,9 +36,9 @@ def run(names: Sequence[str]) -> Outcome:
             # The first one may be for the comparison alone.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
-                    f"{workdir}: neither {CONFIG} of a run nor {ABLATION} of an"
-                    " ablation in a folder found. Fix: a workdir of a run or an"
-                    " ablation"
+                    f"--workdir={workdir}: neither {CONFIG} of a run nor"
+                    f" {ABLATION} of an ablation found. Fix: choose the workdir"
+                    " of a run or an ablation"
                 )
         for workdir in runs:
             workdir.check_writable()

@@ -50,7 +50,7 @@ class Storage(Protocol):
         timeout: float | None = None,
         range_bytes: int = RANGE_BYTES,
     ) -> AbstractContextManager[BinaryIO]:
-        """Opens a file for reading; FileNotFoundError if it is absent."""
+        """Opens a file for reading; raises FileNotFoundError if absent."""
 
     def verify(self, name: str) -> None:
         """Raises UnavailableError if a file's bytes do not arrive intact."""
@@ -77,7 +77,7 @@ class Storage(Protocol):
         """
 
     def move(self, name: str, to: str) -> None:
-        """Renames a file; FileNotFoundError if it is absent."""
+        """Renames a file; raises FileNotFoundError if it is absent."""
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
         """Deletes a file if it exists."""

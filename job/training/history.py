@@ -96,7 +96,9 @@ class History:
         for name in ("replicas", "versions") if self.starts else ():
             before = self.starts[-1].get(name)
             if before != start[name]:
-                logging.info("%s: %s, before %s", name, start[name], before)
+                logging.info(
+                    "Changed %s from %s to %s.", name, before, start[name]
+                )
         planned = self.planned_steps()
         if planned and planned[-1] != train_steps:
             logging.warning(

@@ -151,8 +151,8 @@ def log_costs(network: keras.Model, phases: Sequence[Phase]) -> None:
             network, phase.input_size, phase.trainable_blocks
         )
         logging.info(
-            "compute from step %d: %d pixels, %.3f GFLOP per image forward,"
-            " %.3f per training image",
+            "Training from step %d at %d pixels: %.3f GFLOP per image forward,"
+            " %.3f GFLOP per training image.",
             phase.first_step,
             phase.input_size,
             cost.forward,

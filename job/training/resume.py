@@ -62,7 +62,7 @@ def restore_or_initialize(
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} does not fit: {error}"
         ) from None
-    logging.info("restored the checkpoint of step %d", saved.step)
+    logging.info("Restored the checkpoint of step %d.", saved.step)
     return History(
         fields,
         data_crc32c,

@@ -352,6 +352,6 @@ def test_damaged_checkpoints_are_set_aside_and_the_run_resumes(
     wait_for_step(workdir, process, newer + 7)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
-    assert f"restored the checkpoint of step {older}" in output
+    assert f"Restored the checkpoint of step {older}" in output
     assert output.count("Damaged checkpoint") == 1
     finish(workdir, tmp_path, uninterrupted[0])

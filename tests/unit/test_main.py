@@ -272,6 +272,8 @@ def test_sigint_during_any_import_ends_with_75(tmp_path, module):
     (tmp_path / "sitecustomize.py").write_text(
         textwrap.dedent(f"""
             import signal, sys
+            # A shell's background processes ignore it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             class Interrupt:
                 def find_spec(name, path, target=None):
                     if name == "{module}":

@@ -16,7 +16,7 @@ INTERNAL = {"need-run"}
 
 def run_make(*arguments: str) -> str:
     return subprocess.run(
-        ["make", *arguments],
+        ["make", "--no-print-directory", *arguments],
         cwd=ROOT,
         check=True,
         capture_output=True,
