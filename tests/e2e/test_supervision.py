@@ -139,7 +139,7 @@ def test_a_thread_that_fails_ends_the_job_loudly(tmp_path):
     done = run_faulty("data", "thread", tmp_path)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
-    assert last_line(done) == "bug: thread planted failed, so the job ends"
+    assert last_line(done) == "bug: thread planted failed, so the job exits"
 
 
 def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
@@ -157,7 +157,7 @@ def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
         process.communicate()
     done = run_job(*ARGS, f"--workdir={tmp_path}")
     assert done.returncode == 4, done.stderr
-    (line,) = done.stderr.strip().splitlines()
+    line = last_line(done)
     assert "10 attempts in a row made no progress beyond the start" in line
     assert "10 x killed or hung without a message" in line
     # As the message says: what is removed is forgotten.
