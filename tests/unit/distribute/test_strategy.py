@@ -27,7 +27,7 @@ def test_a_cpu_will_do_where_no_gpu_is_asked_for():
 
 def test_more_logical_devices_than_the_process_has_is_refused():
     tf.zeros([])  # TensorFlow runs from here on.
-    with pytest.raises(errors.DeviceError, match=r"=3: .* already with 2"):
+    with pytest.raises(errors.DeviceError, match=r"=3: .* started with 2"):
         strategy.create_strategy(logical_devices=3)
 
 
