@@ -69,8 +69,11 @@ LONG = "x" * 300
         ([SMOKE, "--workdir=x", "--grace_seconds=0"], "above 0"),
         ([SMOKE, "--workdir=x", "--grace_seconds=nan"], "--grace_seconds=nan"),
         ([SMOKE, "--workdir=x", "--watchdog_seconds=-1"], "at least 0"),
-        ([SMOKE, "--workdir=x", "--grace_seconds=1e10"], "2.592e+06"),
-        ([SMOKE, "--workdir=x", "--watchdog_seconds=1e300"], "2.592e+06"),
+        ([SMOKE, "--workdir=x", "--grace_seconds=1e10"], "2592000 (30 days)"),
+        (
+            [SMOKE, "--workdir=x", "--watchdog_seconds=1e300"],
+            "2592000 (30 days)",
+        ),
         ([SMOKE, "--workdir=x", "--upload_seconds=nan"], "=nan"),
         ([SMOKE, "--workdir=x", "--heartbeat_file=/dev/null"], "/dev/null"),
         ([SMOKE, "--workdir=x", f"--heartbeat_file={LONG}"], "too long"),

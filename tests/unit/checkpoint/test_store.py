@@ -445,7 +445,9 @@ def test_a_damaged_one_that_may_not_be_moved_is_skipped(place, caplog):
     hooks = [refuse]
     made = hooked(place, hooks)
     assert newest(made) == 7
-    assert "is skipped: not allowed" in caplog.text
+    assert (
+        "Skipping the file, which cannot be moved: not allowed" in caplog.text
+    )
     with pytest.raises(errors.UnavailableError, match="cannot be set aside"):
         made.save(14, tensors(14), RUN)
     made.save(21, tensors(21), RUN)

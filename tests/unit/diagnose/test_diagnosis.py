@@ -151,7 +151,7 @@ def test_absent_weights_end_the_diagnosis_of_a_config():
         ([], 2, "--workdir=DIR or --keras_model=FILE"),
         (["--workdir=tests"], 2, "no config.json"),
         (["--keras_model=no.keras"], 3, "the file does not exist"),
-        (["--keras_model=no.keras", "--workdir=x"], 2, "leave --workdir out"),
+        (["--keras_model=no.keras", "--workdir=x"], 2, "leave out --workdir"),
         (["--keras_model=a.keras", "--images=x.npy"], 2, "belong together"),
         (["--images=x.npy", "--labels=y.npy"], 2, "--keras_model is missing"),
     ],
