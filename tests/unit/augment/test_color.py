@@ -44,11 +44,11 @@ def test_hue_turns_as_in_the_standard_library():
     assert (got != images).mean() > 0.5
 
 
-def test_grey_and_smooth_are_pillows_to_the_last_bit():
+def test_gray_and_smooth_are_pillows_to_the_last_bit():
     images = tf.constant(IMAGES, tf.float32)
-    grey, smooth = color.grey(images).numpy(), color.smooth(images).numpy()
+    gray, smooth = color.gray(images).numpy(), color.smooth(images).numpy()
     for i, image in enumerate(map(Image.fromarray, IMAGES)):
-        np.testing.assert_array_equal(grey[i, ..., 0], image.convert("L"))
+        np.testing.assert_array_equal(gray[i, ..., 0], image.convert("L"))
         wanted = np.asarray(image.filter(ImageFilter.SMOOTH))
         np.testing.assert_array_equal(smooth[i], wanted[1:-1, 1:-1])
 

@@ -16,14 +16,14 @@ def random_images(n):
 @pytest.mark.parametrize("pixels", [8, 5])
 def test_cutout_paints_one_square_clipped_at_the_border(pixels):
     images = random_images(30)
-    centre = RNG.integers(0, 32, (30, 2))
-    centre[0] = (0, 31)
+    center = RNG.integers(0, 32, (30, 2))
+    center[0] = (0, 31)
     painted = mixing.cutout(
         tf.constant(images, tf.float32),
-        tf.constant(centre, tf.float32),
+        tf.constant(center, tf.float32),
         pixels=pixels,
     ).numpy()
-    for image, (row, column), got in zip(images, centre, painted, strict=True):
+    for image, (row, column), got in zip(images, center, painted, strict=True):
         wanted = image.copy()
         top, left = row - pixels // 2, column - pixels // 2
         wanted[max(0, top) : top + pixels, max(0, left) : left + pixels] = (

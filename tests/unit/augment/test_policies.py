@@ -226,8 +226,8 @@ def test_randaugment_grows_with_its_magnitude():
                 }.get(name)
                 if value is None:
                     value = value_of(name, 9, sign)
-                    centre = float(name in policies.BLENDS)
-                    value = centre + (value - centre) * magnitude / 10
+                    center = float(name in policies.BLENDS)
+                    value = center + (value - center) * magnitude / 10
                     if name.startswith("translate"):
                         value = int(sign * magnitude / 10 * 150 / 331 * 32)
                 np.testing.assert_allclose(
@@ -255,5 +255,5 @@ def test_randaugment_draws_every_operation_twice():
 
 
 def test_an_unknown_operation_is_refused():
-    with pytest.raises(ValueError, match="no operation 'blur'"):
+    with pytest.raises(ValueError, match="unknown operation 'blur'"):
         policies.row("blur", 1)
