@@ -94,7 +94,7 @@ def uniform(shape: list[int], key: tf.Tensor) -> tf.Tensor:
     bits = tf.random.stateless_uniform(
         shape, key, minval=None, maxval=None, dtype=tf.uint32, alg="philox"
     )
-    # 23 bits are the mantissa of a float from 1 to 2, as in TensorFlow's kernel.
+    # 23 bits are the mantissa of a float from 1 to 2, as in TensorFlow.
     mantissa = tf.bitwise.bitwise_and(bits, tf.constant(0x7FFFFF, tf.uint32))
     one = tf.constant(0x3F800000, tf.uint32)
     return tf.bitcast(tf.bitwise.bitwise_or(mantissa, one), tf.float32) - 1.0

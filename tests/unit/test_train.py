@@ -216,7 +216,7 @@ def test_settings_after_the_last_step_give_a_warning():
     config.model.progressive_epochs = (2.0,)
     rate, size = build.create_plan(config, 640).warnings
     assert "Fix: --config.optimizer.warmup_epochs=" in rate
-    assert "before the phase that starts at step 20: 32 pixels" in size
+    assert "Omitting the phase from step 20 on (32 pixels" in size
 
 
 def rollback_config(replicas=0):
@@ -304,7 +304,7 @@ def test_an_initial_state_that_is_not_finite_ends_as_diverged(
 
     monkeypatch.setattr(build, "create_state", create_bad_state)
     with pytest.raises(
-        errors.DivergedError, match="no checkpoint had been saved"
+        errors.DivergedError, match="no checkpoint was saved"
     ):
         run(tmp_path, rollback_config())
 
