@@ -30,7 +30,7 @@ from job.training.state import TrainState
 from job.training.step import TrainSteps
 from job.training.supervisor import Supervisor
 
-# Longest call of the compiled loop, which delays the response to a stop request.
+# Longest call of the compiled loop, which delays the response to a stop.
 _CALL_SECONDS = 2.0
 
 

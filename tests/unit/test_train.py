@@ -215,7 +215,7 @@ def test_settings_after_the_last_step_give_a_warning():
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
     rate, size = build.create_plan(config, 640).warnings
-    assert "Fix: --config.optimizer.warmup_epochs=" in rate
+    assert "Fix: set --config.optimizer.warmup_epochs=" in rate
     assert "Omitting the phase from step 20 on (32 pixels" in size
 
 
