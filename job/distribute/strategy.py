@@ -177,7 +177,7 @@ def _no_gpus_because() -> str:
     searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
         return (
-            f"LD_LIBRARY_PATH lacks {GKE_LIBRARIES}, which contains the driver's"
+            f"LD_LIBRARY_PATH lacks {GKE_LIBRARIES}, which has the driver's"
             " libraries. Fix: add it, as the image's gpu target does"
         )
     if not shutil.which("nvidia-smi"):

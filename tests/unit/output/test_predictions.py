@@ -36,7 +36,7 @@ def test_the_worst_mistakes_come_first():
     split = dataset.Split(np.zeros((4, 32, 32, 3), np.uint8), labels)
     found = predictions.predict(logits, split, dataset.CLASS_NAMES)
     assert found.mistakes.tolist() == [2, 3, 0]
-    with pytest.raises(ValueError, match="4 predictions of 3"):
+    with pytest.raises(ValueError, match="4 predictions do not match 3"):
         predictions.predict(logits, split.take(np.arange(3)), ())
 
 

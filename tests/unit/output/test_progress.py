@@ -96,7 +96,7 @@ def test_a_run_reports_its_remaining_time_once_it_is_measured(tmp_path, caplog):
     )
     reporter.close()
     assert caplog.messages == [
-        "about 89 s left: 98 steps at 20 images/s",
+        "Estimated time left: 89 s for 98 steps at 20 images/s",
         "step 30/100  epoch 0.60  train loss 2.314  accuracy 9.3%  lr 0.020"
         "  2,216 images/s  ETA 0 s",
         "step 50/100  epoch 1.00  test loss 1.500  accuracy 58.51%",
