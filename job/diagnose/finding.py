@@ -44,7 +44,7 @@ class Cost:
 
     @property
     def order(self) -> float:
-        """Points by which findings are ordered."""
+        """Returns the points by which findings are ordered."""
         if self.points is None or self.points < NOISE:
             return self.rank
         return self.points

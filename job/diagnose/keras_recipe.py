@@ -68,7 +68,7 @@ class Recipe:
 
     @property
     def is_one_hot(self) -> bool:
-        """Whether the loss takes one value per class, not a class number."""
+        """Returns whether the loss takes one value per class."""
         return "sparse" not in self.loss
 
     def __str__(self) -> str:

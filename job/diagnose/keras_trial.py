@@ -48,7 +48,7 @@ class Trial:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the model is compiled, small enough and can be copied."""
+        """Returns whether the model is compiled, small and can be copied."""
         return (
             bool(self._recipe.loss)
             and self._recipe.rate is not None

@@ -103,7 +103,7 @@ class Trial:
 
     @property
     def model(self) -> keras.Model:
-        """The network with its current weights."""
+        """Returns the network with its current weights."""
         return self._state.model
 
     def feed(self, images: _Array, labels: _Array) -> None:

@@ -56,7 +56,7 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes the files of the run."""
+        """Returns whether this worker writes the files of the run."""
         return self.index == 0
 
     def others(self) -> dict[int, str]:

@@ -71,17 +71,17 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """Most probable class of each image, int64 [n]."""
+        """Returns the most probable class of each image, int64 [n]."""
         return self.probabilities.argmax(1)
 
     @property
     def confidence(self) -> np.ndarray:
-        """Probability of the most probable class, float32 [n]."""
+        """Returns the probability of the most probable class, float32 [n]."""
         return self.probabilities.max(1)
 
     @property
     def accuracy(self) -> float:
-        """Fraction of images whose most probable class is correct, 0 to 1."""
+        """Returns the fraction of correct predictions, 0 to 1."""
         return float((self.predicted == self.labels).mean())
 
     def confusion(self) -> np.ndarray:

@@ -67,7 +67,7 @@ class Progress:
 
     @property
     def has_bar(self) -> bool:
-        """Whether a bar is shown, as on a terminal."""
+        """Returns whether a bar is shown, as on a terminal."""
         return not self._bar.disable
 
     def update(self, step: int, text: str) -> None:

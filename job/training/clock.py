@@ -64,7 +64,7 @@ class Clock:
 
     @property
     def step_seconds(self) -> float | None:
-        """Median seconds per step of recent calls; None before two calls."""
+        """Returns the median seconds per step of recent calls, or None."""
         if not self._calls:
             return None
         return statistics.median(
@@ -73,13 +73,16 @@ class Clock:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second of recent calls, at first with the compilation."""
+        """Returns the images per second of recent calls.
+
+        The first calls include the compilation.
+        """
         steps, seconds = self._first or (1, 1.0)
         return self._global_batch_size / (self.step_seconds or seconds / steps)
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the first call of the current function has returned."""
+        """Returns whether the current function was called before."""
         return self._first is not None
 
     def longest_call_seconds(self, steps: int) -> float:
@@ -91,7 +94,7 @@ class Clock:
 
     @property
     def compile_seconds(self) -> float:
-        """Time of all first calls minus the time of their steps, in seconds."""
+        """Returns the seconds of all first calls without those of steps."""
         steps, seconds = self._first or (0, 0.0)
         extra = max(0.0, seconds - steps * (self.step_seconds or 0.0))
         return round(self._compiled + extra, 3)

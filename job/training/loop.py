@@ -130,7 +130,7 @@ class Loop:
 
     @property
     def compile_seconds(self) -> float:
-        """Compile time of the first call of each phase, in seconds."""
+        """Returns the compile time of all phases so far, in seconds."""
         return self._clock.compile_seconds
 
     def run(self, *, until: int) -> None:

@@ -40,7 +40,7 @@ class SharedSaver:
 
     @property
     def committed_step(self) -> int | None:
-        """Newest committed step that is shared by all workers, or None."""
+        """Returns the newest committed step on all workers, or None."""
         return self._committed
 
     def save(

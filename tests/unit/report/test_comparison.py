@@ -102,7 +102,7 @@ def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
     (tmp_path / ABLATION).write_text("{}")
     with pytest.raises(errors.ConfigError, match=r"ablation\.json: variants"):
         comparison.write_report([tmp_path])
-    with pytest.raises(errors.ConfigError, match="no run in none"):
+    with pytest.raises(errors.ConfigError, match="none: no run was found"):
         comparison.write_report([tmp_path / "none"])
 
 

@@ -46,7 +46,7 @@ def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
         "Confusion matrix",
         "The 25 most confident mistakes",
         "automobile 90.0%",
-        "1 restart. 3 min 00 s from the first start to the end",
+        "1 restart. The run took 3 min 00 s",
         "took the other 2 min 00 s",
         "node-a",
         "momentum 0.9 0.5",
@@ -101,7 +101,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
         (workdir / name).unlink()
     read = look_at(workdir)
     for part in (
-        "Not finished: the newest checkpoint is that of step 20",
+        "the newest checkpoint, step 20",
         "predictions.npz is missing: a run writes it at its end",
         "augmentation.png is missing",
         "75.00 % test accuracy so far",
@@ -113,9 +113,9 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     (workdir / "metrics.jsonl").unlink()
     read = look_at(workdir)
     for part in (
-        "no checkpoint yet",
+        "The run has no checkpoint yet",
         "metrics.jsonl has no line yet",
-        "The first checkpoint will list them",
+        "Restarts are listed after the first checkpoint",
     ):
         assert part in read.text, part
     (workdir / "config.json").unlink()
@@ -160,16 +160,16 @@ def test_the_diagnosis_is_shown(workdir):
     ):
         assert part in text, part
     files.write_json(workdir / DIAGNOSE, {"findings": [], "facts": {}})
-    assert "No known mistake was found" in look_at(workdir).text
+    assert "No known mistakes were found" in look_at(workdir).text
 
 
 def test_synthetic_images_are_named(workdir):
-    assert "has seen no photograph" in look_at(workdir).text
+    assert "was not trained on photographs" in look_at(workdir).text
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["source"] = "binary"
     (workdir / "config.json").write_text(json.dumps(config))
     text = look_at(workdir).text
-    assert "has seen no photograph" not in text
+    assert "was not trained on photographs" not in text
     assert "CIFAR-10, read as binary" in text
 
 
