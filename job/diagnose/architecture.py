@@ -1,8 +1,8 @@
-"""Checks of a network by its description: normalization, head, frozen base.
+"""Checks of a network's normalization, head and frozen base.
 
     check_large_head(head_units=(4096, 4096), input_size=32, ...)
 
-They need neither TensorFlow nor data.
+The checks need neither TensorFlow nor data.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ _BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 # arXiv:1803.08494).
 _SMALL_BATCH = 16
 
-# Momentum of the moving statistics above which a short run may end before they
-# have converged, and the number of time constants that convergence takes.
+# Momentum above which the moving statistics may not converge in a short run,
+# and the number of time constants until convergence.
 _FAST_MOMENTUM = 0.9
 _TIME_CONSTANTS = 10
 
@@ -26,13 +26,14 @@ _TIME_CONSTANTS = 10
 def check_batch_norm(
     *, batch_norm: bool, pretrained: bool, learns: bool | None, rate: float
 ) -> Finding | None:
-    """Looks for a deep network that is trained without batch normalization.
+    """Looks for a deep network without batch normalization.
 
     Args:
       batch_norm: Whether the network has batch normalization.
-      pretrained: Whether it starts from weights that were trained without.
-      learns: Whether a probe learned one batch; see `probes.check_learning`.
-        None if no probe was run.
+      pretrained: Whether it starts from weights that were trained without batch
+        normalization.
+      learns: Whether a probe learned one batch; see `probes.check_learning`. If
+        None, no probe was run.
       rate: Usual learning rate with batch normalization.
     """
     if batch_norm or pretrained:
@@ -65,7 +66,7 @@ def check_replica_batch(
       batch_norm: Whether the network has batch normalization.
       synchronized: Whether the statistics are computed over all replicas.
       global_batch_size: Number of images per step.
-      replicas: Number of replicas that share them.
+      replicas: Number of replicas that share a batch.
     """
     size = global_batch_size // (1 if synchronized else replicas)
     if not batch_norm or size >= _SMALL_BATCH:
@@ -74,7 +75,7 @@ def check_replica_batch(
     return mistake(
         "replica_batch",
         f"{size} images share their statistics ({global_batch_size} per step,"
-        f" {replicas} replicas); below {_SMALL_BATCH} these are noise",
+        f" {replicas} replicas); below {_SMALL_BATCH} the statistics are noise",
         fix=flag + " or --config.distribute.sync_batch_norm=true"
         if replicas > 1
         else "",
@@ -101,9 +102,9 @@ def check_batch_norm_momentum(
         return None
     return mistake(
         "batch_norm_momentum",
-        f"momentum {momentum:g} over {steps} steps: {time_constants:.1f} time"
-        f" constants of the {_TIME_CONSTANTS} needed; {momentum**steps:.0%} of"
-        " the statistics are still the initial ones",
+        f"momentum {momentum:g} over {steps} steps gives {time_constants:.1f}"
+        f" of {_TIME_CONSTANTS} time constants; {momentum**steps:.0%} of the"
+        " statistics are still the initial ones",
         flags=(f"--config.model.batch_norm_momentum={_FAST_MOMENTUM}",),
     )
 
@@ -122,7 +123,7 @@ def check_large_head(
       head_units: Units of each dense layer before the logits.
       input_size: Height and width of the images, in pixels.
       width: Multiplier of the convolutions' filters.
-      flatten: Whether the last feature map is flattened, not averaged.
+      flatten: Whether the last feature map is flattened instead of averaged.
       num_classes: Number of classes.
     """
     convolutions, channels = 0, 3
@@ -151,7 +152,7 @@ def check_large_head(
 
 
 def check_frozen_base(*, input_size: int, frozen: bool) -> Finding | None:
-    """Looks for a base none of whose convolutions train.
+    """Looks for a base without trainable convolutions.
 
     Args:
       input_size: Height and width of the images, in pixels.
@@ -177,15 +178,14 @@ def check_preprocessing(
     Args:
       preprocessing: Preprocessing of the network.
       pretrained: Whether the weights are ImageNet's VGG16 of
-        keras.applications. It was trained on BGR, 0 to 255, minus ImageNet's
-        mean.
+        keras.applications, which expect BGR, 0 to 255, minus ImageNet's mean.
     """
     if not pretrained or preprocessing == "caffe":
         return None
     return mistake(
         "preprocessing",
         f"preprocessing {preprocessing}; the weights expect BGR from 0 to 255"
-        " less ImageNet's mean",
+        " minus ImageNet's mean",
         cost=costs.PREPROCESSING,
         flags=("--config.model.preprocessing=auto",),
     )

@@ -1,9 +1,9 @@
-"""All checks of a config, a run or a .keras file: the table of contents.
+"""Diagnosis of a config, a run or a .keras file, by all checks.
 
     report = diagnose(config, None, StopRequest())
     print(report)
 
-The checks themselves are in the modules that are called here.
+The checks are in other modules of this package.
 """
 
 import contextlib
@@ -36,8 +36,8 @@ from job.storage.workdir import DIAGNOSE, FAILURE, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 
-# Seconds of all probes together. The rest of two minutes is for TensorFlow's
-# import, the data and the compilation.
+# Time limit of all probes together, in seconds. The rest of two minutes is for
+# TensorFlow's import, the data and the compilation.
 _SECONDS = 80.0
 
 
@@ -49,21 +49,20 @@ def diagnose(
     seconds: float = _SECONDS,
     command: Sequence[str] = (),
 ) -> Report:
-    """Looks for known mistakes in a config, and in its run if there is one.
+    """Looks for known mistakes in a config, and in its run if one exists.
 
-    A run is left unchanged, whether it has ended or not. Its metrics log and
-    its newest checkpoint are read. diagnose.json is written beside them, if the
-    workdir is a local directory.
+    The metrics log and the newest checkpoint are read. The run is not changed,
+    except for diagnose.json in a local workdir.
 
     Args:
-      config: Config of the run, checked; it names the data.
+      config: Checked config of the run, which also names the data.
       workdir: Workdir of the run, or an empty one for the file. If None,
         nothing is written.
       stop: Stop request, polled after each check.
-      seconds: Seconds of all probes together, by `budget.clock`. Checks that
-        exceed them are skipped.
-      command: Arguments of the command that trains this config, for the one
-        with all fixes.
+      seconds: Time limit of all probes together in seconds of `budget.clock`.
+        Later probes are skipped.
+      command: Arguments of the command that trains this config. The report adds
+        all fixes to it.
 
     Raises:
       JobError: The data or the weights cannot be loaded.
@@ -95,7 +94,7 @@ def diagnose(
         builder.summary = (
             f"The budget is {plan.train_steps:,} steps of"
             f" {config.global_batch_size} images, {epochs:.2g} epochs of all"
-            f" 50,000. Measured: {expected}."
+            f" 50,000. Measured for comparison: {expected}."
         )
     replicas = result.get("replicas") or _num_replicas(config)
     check_config(builder, config, plan, data, replicas=replicas)
@@ -114,13 +113,13 @@ def diagnose(
 
 
 def _configure_gpus() -> None:
-    """Sets the GPUs as `strategy.create_strategy` does.
+    """Configures the GPUs as `strategy.create_strategy` does.
 
-    Memory that grows on demand leaves room for a run on the same GPU.
+    Memory that grows on demand permits a run on the same GPU.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
-        # This process may have initialized the GPU, which fixes the setting.
+        # After the initialization of a GPU its setting cannot change.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
 
@@ -144,14 +143,13 @@ def diagnose_model(
     Args:
       path: Path of the .keras file.
       stop: Stop request, polled after each check.
-      config: Config that names the data; its other fields are not used. If
-        None, no data set is used.
-      images: Path of a .npy file with images that the model is used on.
+      config: Config whose data fields are used. If None, no data set is used.
+      images: Path of a .npy file with images for the model.
       labels: Path of a .npy file with their labels.
 
     Raises:
-      DataError: A file is damaged, of another kind, or names code of its
-        author; or the arrays are not images and labels.
+      DataError: A file is damaged, has another format or refers to foreign
+        code, or the arrays are not images and labels.
     """
     stop.saved = "a diagnosis changes nothing"
     _configure_gpus()
@@ -183,10 +181,10 @@ def check_config(
     *,
     replicas: int,
 ) -> None:
-    """Checks the fields of a config.
+    """Runs all checks of a config.
 
     Args:
-      builder: Collector of the findings, with those of the network's probes.
+      builder: Collector of the findings, including those of the probes.
       config: Config of the run.
       plan: Plan of the run.
       data: Data set of the run.
@@ -195,7 +193,7 @@ def check_config(
     stuck = builder.found("stuck_at_chance")
     learns = None
     if builder.found("learning_rate"):
-        learns = True  # At another rate.
+        learns = True  # The network learns at another learning rate.
     elif stuck is not None:
         learns = not (stuck or builder.found("overfit_one_batch"))
     checks = from_config.check_fields(
@@ -221,14 +219,14 @@ def check_run(
     data: Dataset,
     workdir: Workdir,
 ) -> None:
-    """Checks the files of a run.
+    """Runs all checks of the files of a run.
 
     Args:
       builder: Collector of the findings.
       config: Config of the run.
       plan: Plan of the run.
       lines: Complete lines of metrics.jsonl.
-      result: Content of result.json. Empty if the run has not ended.
+      result: Contents of result.json. Empty if the run has not ended.
       data: Data set of the run.
       workdir: Workdir of the run.
     """

@@ -1,8 +1,8 @@
-"""All checks that need only the fields of a config.
+"""Checks of the fields of a config.
 
     check_fields(serialization.flatten(config), train_steps=1_000, ...)
 
-They need neither TensorFlow nor data.
+The checks need neither TensorFlow nor data.
 """
 
 import math
@@ -14,7 +14,7 @@ from job.config.serialization import INFINITE
 from job.diagnose import architecture, recipe
 from job.diagnose.finding import Finding
 
-# Images of an epoch of CIFAR-10.
+# Number of training images of CIFAR-10.
 FULL_EPOCH = 50_000
 
 
@@ -33,7 +33,7 @@ def check_fields(
 
     Args:
       fields: Flattened config; see `serialization.flatten`.
-      train_steps: Number of steps of the run; see `Plan`.
+      train_steps: Number of steps of the run.
       num_images: Number of images in the training split.
       replicas: Number of replicas that share a batch.
       synthetic: Whether the images are synthetic.
@@ -43,7 +43,7 @@ def check_fields(
       preprocessing: Preprocessing of the network; see `build.preprocessing`.
 
     Returns:
-      Finding of each check by its name; None where it found nothing.
+      Finding or None of each check, by its name.
     """
     batch_size = fields["global_batch_size"]
     epochs = round(train_steps * batch_size / num_images, 2)

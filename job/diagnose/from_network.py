@@ -1,8 +1,8 @@
-"""Checks that train a run's network for a few steps, on one batch.
+"""Checks that train a run's network on one batch for a few steps.
 
     check_network(builder, config, plan, data.train, num_classes=10)
 
-Each probe has a function of its own and starts from the initial weights.
+Each probe starts from the initial weights.
 """
 
 import ml_collections
@@ -16,15 +16,15 @@ from job.diagnose.report_builder import ReportBuilder
 from job.diagnose.trial import Trial
 from job.training.plan import Plan
 
-# Checks of whether the network can learn one batch.
+# Names of the checks of learning on one batch.
 _LEARNING = ("stuck_at_chance", "overfit_one_batch")
 _CHECKS = ("first_loss", *_LEARNING, "dead_relus", "learning_rate")
 
-# Fewest images in a batch of large images.
+# Smallest batch of large images.
 _MIN_BATCH = 8
-# Number of 32 px images in which dead units are counted.
+# Number of 32 px images for the count of dead units.
 _DEAD_RELU_IMAGES = 64
-# Multiples of a learning rate that does not learn, and the steps at each.
+# Multiples of a learning rate that fails, and the number of steps at each.
 _RATES, _RATE_STEPS = (0.1, 0.01, 10.0, 100.0, 1000.0), 100
 
 
@@ -37,7 +37,7 @@ def check_network(
     num_classes: int,
     has_run: bool,
 ) -> None:
-    """Runs all probes of a network, as far as the budget allows.
+    """Runs the probes of a network within the budget.
 
     Args:
       builder: Collector of the findings.
@@ -45,8 +45,8 @@ def check_network(
       plan: Plan of the run.
       split: Training images.
       num_classes: Number of classes.
-      has_run: Whether a run exists, so that its pretrained weights are no
-        longer needed. Then the probes are skipped without them.
+      has_run: Whether a run exists. If so, absent pretrained weights are not an
+        error, and the probes are skipped.
 
     Raises:
       DataError: The pretrained weights are absent or damaged.
@@ -64,7 +64,7 @@ def check_network(
     )
     rate = config.optimizer.peak_learning_rate
     if config.optimizer.name == "sgd":
-        # The linear rule, for the smaller batch.
+        # The linear rule gives the learning rate for the smaller batch.
         rate *= batch_size / config.global_batch_size
     precision = config.precision
     if precision == "float16" and not tf.config.list_physical_devices("GPU"):
@@ -87,18 +87,18 @@ def check_network(
         probe_other_rates(
             builder, config, trial, rate=rate, num_classes=num_classes
         )
-    # The network can learn at another learning rate.
+    # The network learns at another learning rate.
     builder.drop(*_LEARNING, "dead_relus", where="learning_rate")
 
 
 def balanced_batch(split: Split, count: int) -> Split:
-    """Returns images of all classes, as equal in number as possible.
+    """Returns images of all classes in nearly equal numbers.
 
     Args:
-      split: Labelled images.
+      split: Images and labels.
       count: Number of images.
     """
-    # A stable sort gives the first image of each class, then the second one.
+    # The stable sort gives the first image of each class, then the second one.
     order = np.argsort(split.labels, kind="stable")
     labels = split.labels[order]
     starts = np.searchsorted(labels, labels)
@@ -116,7 +116,7 @@ def probe_learning(
     rate: float,
     num_classes: int,
 ) -> bool:
-    """Trains on one batch, to see whether the network can memorize it.
+    """Trains on one batch and checks whether the network memorizes it.
 
     Args:
       builder: Collector of the findings.
@@ -127,7 +127,7 @@ def probe_learning(
       num_classes: Number of classes.
 
     Returns:
-      Whether there was time enough for a conclusion.
+      Whether the time sufficed for a conclusion.
     """
     losses = probes.overfit(
         trial.step,
@@ -140,7 +140,7 @@ def probe_learning(
         f" on the same {images} images, at learning rate {rate:.2g}"
     )
     if config.model.weights:
-        # Pretrained features are of any scale, and a head adapts to it fast.
+        # Pretrained features have any scale, to which a head adapts quickly.
         builder.skip("pretrained weights", "first_loss")
     else:
         builder.add(
@@ -170,7 +170,7 @@ def probe_dead_relus(
     trial: Trial,
     split: Split,
 ) -> None:
-    """Counts the units of a trained network that are 0 for all images.
+    """Counts the units that are 0 for all images after some steps.
 
     Args:
       builder: Collector of the findings.
@@ -203,12 +203,12 @@ def probe_other_rates(
     rate: float,
     num_classes: int,
 ) -> None:
-    """Trains a network that does not learn at other learning rates.
+    """Tries other learning rates on a network that does not learn.
 
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      trial: Network; it is reset.
+      trial: Network, which is reset.
       rate: Learning rate of the run, scaled to the batch.
       num_classes: Number of classes.
     """

@@ -1,10 +1,10 @@
-"""Copies of a Keras model that train for some steps, to test a hypothesis.
+"""Copies of a Keras model that train for some steps.
 
     trial = Trial(model, recipe, split, Reading("unit"))
     trial.accuracy(0.001, test_images, test_labels)     # after 40 more steps
     trial.loss(0.001)                                   # of a new copy
 
-The model itself is never changed.
+The model itself is not changed.
 """
 
 import keras
@@ -19,27 +19,27 @@ from job.diagnose.pixels import Reading
 _Array = npt.NDArray
 
 _BATCH = 32
-# Steps of a copy with the model's weights, and of one with new weights.
+# Number of steps of a copy with the model's weights, and with new weights.
 CONTINUED_STEPS, NEW_STEPS = 40, 100
-# Multiplications per image above which training takes too long.
+# Number of multiplications per image above which training takes too long.
 _AFFORDABLE = 5e7
-# Fall of the loss that counts as learning, in nats.
+# Decrease of the loss that shows learning, in nats.
 LEARNED = 0.1
 
 
 class Trial:
-    """Trains copies of a model at several learning rates."""
+    """Trainer of copies of a model at several learning rates."""
 
     def __init__(
         self, model: keras.Model, recipe: Recipe, split: Split, reading: Reading
     ) -> None:
-        """Keeps what is needed; nothing is trained yet.
+        """Stores the arguments without training.
 
         Args:
-          model: Model of images.
-          recipe: How it was compiled.
-          split: Training images, 0 to 255, with their labels.
-          reading: Reading in which the model is given them.
+          model: Image classifier.
+          recipe: Compiled recipe of the model.
+          split: Training images, 0 to 255, and their labels.
+          reading: Reading of these images for the model.
         """
         self._model = model
         self._recipe = recipe
@@ -56,12 +56,12 @@ class Trial:
         )
 
     def accuracy(self, rate: float, images: _Array, labels: _Array) -> float:
-        """Returns the accuracy in % after some more steps at a rate.
+        """Returns the accuracy in % after some more steps.
 
         Args:
-          rate: Learning rate.
+          rate: Learning rate of the steps.
           images: Images to score, as the model takes them.
-          labels: Their labels.
+          labels: Labels of these images.
         """
         steps = CONTINUED_STEPS
         copy = self._fit(rate, steps, self._reading, new=False)[0]
@@ -69,14 +69,14 @@ class Trial:
         return scoring.top_1(outputs, labels)
 
     def loss(self, rate: float, reading: Reading | None = None) -> float:
-        """Returns how far the loss of a new copy falls, in nats.
+        """Returns the decrease of the loss of a new copy, in nats.
 
         Args:
-          rate: Learning rate.
-          reading: Reading of the images, if another than the trial's.
+          rate: Learning rate of the steps.
+          reading: Reading of the images. If None, that of the trial.
 
         Returns:
-          Loss of the first tenth of the steps, less that of the last tenth.
+          Loss of the first tenth of the steps minus that of the last tenth, or
           NaN if it is not finite.
         """
         reading = reading or self._reading

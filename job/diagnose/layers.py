@@ -1,10 +1,10 @@
-"""Layers of a Keras model, and their outputs.
+"""Layers of a Keras model and their outputs.
 
     with outputs_of(relu_layers(model)) as outputs:
         model(images)
     outputs["block1_conv1_relu"]        # float [n, h, w, c]
 
-Layers of inner models count as layers of the model.
+Layers of nested models count as layers of the model.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 
 def flat_layers(model: keras.Model) -> list[keras.Layer]:
-    """Returns the layers of a model and of its inner models, once each."""
+    """Returns the layers of a model and of its nested models, once each."""
     found: list[keras.Layer] = []
     for layer in model.layers:
         inner = flat_layers(layer) if hasattr(layer, "layers") else [layer]
@@ -57,10 +57,10 @@ def convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
 
 @contextlib.contextmanager
 def outputs_of(layers: Sequence[keras.Layer]) -> Iterator[dict[str, Any]]:
-    """Records what layers return, by their names.
+    """Records the outputs of layers by their names.
 
     Args:
-      layers: Layers of a model or of its inner models, with unique names.
+      layers: Layers of a model or of its nested models, with unique names.
     """
     kept: dict[str, Any] = {}
     calls = {layer: layer.call for layer in layers}
@@ -88,11 +88,11 @@ def dead_fractions(
 
     Args:
       model: Function of the images that calls the layers.
-      layers: Layers whose outputs end in ReLU.
+      layers: Layers that end in ReLU.
       images: Batch of images, as the model takes it.
 
     Returns:
-      Fraction by the name of the layer, 0 to 1.
+      Fraction of dead units, 0 to 1, by the name of the layer.
     """
     fractions = {}
     with outputs_of(layers) as outputs:
@@ -104,16 +104,16 @@ def dead_fractions(
 
 
 def has_frozen_base(model: keras.Model) -> bool:
-    """Returns whether the model has convolutions and all of them are frozen."""
+    """Returns whether a model has convolutions, all of which are frozen."""
     found = convolutions(model)
     return bool(found) and not any(layer.trainable_variables for layer in found)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Returns the multiplications of a forward pass of one image.
+    """Returns the number of multiplications of a forward pass of one image.
 
-    Counted are convolutions and dense layers. A size that the model leaves
-    open counts as 32 pixels.
+    Only convolutions and dense layers are counted. A size that the model does
+    not fix counts as 32 pixels.
     """
     count = 0
     for layer in flat_layers(model):
@@ -126,7 +126,7 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def output_activation(model: keras.Model) -> str:
-    """Returns the name of the activation that ends a model, or ""."""
+    """Returns the name of the activation at the end of a model, or ""."""
     last = flat_layers(model)[-1]
     if isinstance(last, keras.layers.Softmax):
         return "softmax"
@@ -136,7 +136,7 @@ def output_activation(model: keras.Model) -> str:
 
 
 def head_fraction(model: keras.Model) -> float:
-    """Returns the fraction of a model's weights that dense layers have."""
+    """Returns the fraction of a model's weights in dense layers, 0 to 1."""
     dense = sum(
         layer.count_params()
         for layer in flat_layers(model)
@@ -158,8 +158,8 @@ def first_kernel_crc32c(model: keras.Model) -> str:
     """Returns the checksum of the first convolution's kernel.
 
     Returns:
-      crc32c of its float32 bytes, 8 hexadecimal digits. Empty if the model has
-      no convolution.
+      crc32c of the float32 bytes in 8 hexadecimal digits, or "" for a model
+      without convolutions.
     """
     for layer in convolutions(model):
         kernel = np.asarray(layer.kernel, np.float32)

@@ -2,7 +2,7 @@
 
     check_weight_decay(optimizer="sgd", weight_decay=5e-3, ...)
 
-They need neither TensorFlow nor data.
+The checks need neither TensorFlow nor data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,28 +12,27 @@ from job.config import augmentation
 from job.diagnose import costs
 from job.diagnose.finding import Finding, mistake
 
-# Learning rate of SGD with momentum 0.9 per 128 images of a batch. Published
-# recipes for VGG16 agree on it, by the linear rule (Goyal et al. 2017,
+# Learning rate of SGD with momentum 0.9 per 128 images of a batch, as in
+# published recipes for VGG16 by the linear rule (Goyal et al. 2017,
 # arXiv:1706.02677).
 _SGD_RATE = 0.1
 _SGD_BATCH = 128
-# Default of Keras, and of the paper.
+# Default learning rate of Adam in Keras and in the paper.
 _ADAM_RATE = 1e-3
 # Tolerated ratios of a learning rate to the rule. Published recipes for VGG16
-# lie between 0.5 and 2. Rates that are too large break a run sooner than rates
-# that are too small.
+# are between 0.5 and 2. A large learning rate is worse than a small one.
 _LOWEST_RATIO, _HIGHEST_RATIO = 1 / 10, 3.0
 
-# Coupled weight decay of published VGG16 recipes: 1e-4 to 1e-3.
+# Coupled weight decay of published VGG16 recipes, 1e-4 to 1e-3.
 _LARGE_DECAY = 4e-3
 _SMALL_DECAY_PER_STEP = 1e-5
 
-# Epochs from which heavy augmentation has been seen to pay.
+# Number of epochs from which heavy augmentation increased the accuracy.
 _LONG_RUN = 30.0
-# Epochs of 50,000 images below which no run has been measured to learn much.
+# Number of epochs of 50,000 images below which no measured run learned much.
 _SHORT_RUN = 1.95
 
-# Fields of config.augment, and the values from which they count as heavy.
+# Field of config.augment -> value from which it is heavy.
 _HEAVY = {
     "autoaugment": 0.5,
     "randaugment_magnitude": 6.0,
@@ -69,7 +68,7 @@ def rule_of_thumb(
       optimizer: Name of the optimizer, sgd (momentum 0.9) or adam.
       global_batch_size: Number of images per step, B.
       batch_norm: Whether the network has batch normalization.
-      pretrained: Whether pretrained weights are trained further.
+      pretrained: Whether the network starts from pretrained weights.
     """
     if optimizer == "adam":
         if pretrained:
@@ -96,8 +95,7 @@ def check_rate_rule(
       global_batch_size: Number of images per step.
       batch_norm: Whether the network has batch normalization.
       pretrained: Whether the network starts from pretrained weights.
-      frozen: Whether only the head is trained. It has no rule: the scale of
-        its features decides.
+      frozen: Whether only the head is trained, for which no rule exists.
     """
     rule = rule_of_thumb(
         optimizer=optimizer,
@@ -137,13 +135,13 @@ def wrong_rate(
     """Returns the finding of a network that learns at another rate only.
 
     Args:
-      losses: Losses of one batch at the other rate, one per step.
-      factor: The other rate, as a multiple of the run's.
+      losses: Losses of one batch at the other learning rate, one per step.
+      factor: Ratio of the other learning rate to that of the run.
       peak_learning_rate: Learning rate of the run.
       batch_norm: Whether the network has batch normalization.
       optimizer: Name of the optimizer.
-      usual: Usual rate; see `rule_of_thumb`. It is the fix if it lies between
-        the rate that learns and the run's.
+      usual: Usual learning rate; see `rule_of_thumb`. It is the fix if it is
+        between the two others.
     """
     better = factor * peak_learning_rate
     if (
@@ -159,8 +157,8 @@ def wrong_rate(
         cost = costs.DEEP_RATE
     return mistake(
         "learning_rate",
-        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
-        f" {factor:g} times that it falls from {losses[0]:.2f} to"
+        f"the loss of one batch does not fall at {peak_learning_rate:g}, but at"
+        f" {factor:g} times this learning rate it falls from {losses[0]:.2f} to"
         f" {losses[-1]:.2f} in {len(losses) - 1} steps",
         title=f"The learning rate is too {direction}{network}",
         cost=cost,
@@ -179,8 +177,8 @@ def check_constant_rate(
 
     Args:
       schedule: Name of the schedule: cosine, linear or constant.
-      warmup_epochs: Number of epochs in which the learning rate increases.
-      epochs: Number of epochs of the run.
+      warmup_epochs: Linear warm-up in epochs.
+      epochs: Length of the run in epochs.
       frozen: Whether only the head is trained, which needs no schedule.
     """
     if frozen or (schedule != "constant" and warmup_epochs < epochs):
@@ -188,7 +186,7 @@ def check_constant_rate(
     seen = f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}"
     flags = [f"--config.optimizer.warmup_epochs={epochs / 5:.3g}"]
     if schedule == "constant":
-        seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
+        seen = f"epoch {epochs:g} has the learning rate of the first epoch"
         flags.append("--config.optimizer.schedule=linear")
     return mistake("constant_rate", seen, flags=tuple(flags))
 
@@ -196,12 +194,12 @@ def check_constant_rate(
 def check_warmup(
     *, optimizer: str, warmup_epochs: float, epochs: float, frozen: bool
 ) -> Finding | None:
-    """Looks for a high rate of SGD without a warm-up, in a short run.
+    """Looks for SGD without a warm-up in a short run.
 
     Args:
       optimizer: Name of the optimizer.
-      warmup_epochs: Number of epochs in which the learning rate increases.
-      epochs: Number of epochs of the run.
+      warmup_epochs: Linear warm-up in epochs.
+      epochs: Length of the run in epochs.
       frozen: Whether only the head is trained.
     """
     if frozen or optimizer != "sgd" or warmup_epochs or epochs >= _LONG_RUN:
@@ -222,15 +220,14 @@ def check_augmentation(
     Args:
       augment: Fields of `config.augment`.
       synthetic: Whether the images are synthetic.
-      frozen: Whether only the head is trained, on features that are computed
-        once.
+      frozen: Whether only the head is trained, on fixed features.
     """
     if frozen or augmentation.is_enabled(augment):
         return None
     strengths = augmentation.strengths(augment)
     return mistake(
         "no_augmentation",
-        f"flip none and {len(strengths)} strengths of 0",
+        f"the flip is none, and {len(strengths)} strengths are 0",
         cost=costs.NO_AUGMENTATION_SYNTHETIC
         if synthetic
         else costs.NO_AUGMENTATION,
@@ -242,7 +239,7 @@ def check_augmentation(
 
 
 def heavy_augmentation(augment: Mapping[str, Any]) -> list[str]:
-    """Returns the fields with a heavy setting, as NAME=VALUE.
+    """Returns the heavy fields of an augmentation as NAME=VALUE.
 
     Args:
       augment: Fields of `config.augment`.
@@ -255,10 +252,10 @@ def heavy_augmentation(augment: Mapping[str, Any]) -> list[str]:
 
 
 def light_augmentation(heavy: Sequence[str]) -> tuple[str, ...]:
-    """Returns flags that replace heavy augmentation by flip and translation.
+    """Returns the flags that replace heavy augmentation by light augmentation.
 
     Args:
-      heavy: Heavy settings; see `heavy_augmentation`.
+      heavy: Heavy fields; see `heavy_augmentation`.
     """
     names = [each.partition("=")[0] for each in heavy]
     return (
@@ -275,7 +272,7 @@ def check_over_augmentation(
 
     Args:
       augment: Fields of `config.augment`.
-      epochs: Number of epochs of the run.
+      epochs: Length of the run in epochs.
     """
     heavy = heavy_augmentation(augment)
     if len(heavy) < 2 or epochs >= _LONG_RUN:
@@ -298,13 +295,13 @@ def check_budget(
     frozen: bool,
     synthetic: bool,
 ) -> Finding | None:
-    """Looks for a run that ends before a network can have learned.
+    """Looks for a run that is too short for learning.
 
     Args:
       epochs: Length of the run in epochs of 50,000 images.
       steps: Number of steps of the run.
       width: Multiplier of the filters.
-      train_images: Number of training images that are used. 0 for all.
+      train_images: Number of training images. If 0, all of them.
       frozen: Whether only the head is trained.
       synthetic: Whether the images are synthetic, which are learned faster.
     """
@@ -312,8 +309,8 @@ def check_budget(
         return None
     return mistake(
         "short_run",
-        f"{steps:,} steps show as many images as {epochs:.2g} epochs of all"
-        f" 50,000; {costs.expected_accuracy(width, epochs)}",
+        f"{steps:,} steps are {epochs:.2g} epochs of all 50,000 images;"
+        f" {costs.expected_accuracy(width, epochs)}",
         flags=longer_run(8, train_images=train_images),
     )
 
@@ -322,8 +319,8 @@ def longer_run(epochs: int, *, train_images: int) -> tuple[str, ...]:
     """Returns the flags of a longer run on all images.
 
     Args:
-      epochs: Number of epochs.
-      train_images: Number of training images that are used now. 0 for all.
+      epochs: Length of the longer run in epochs.
+      train_images: Current number of training images. If 0, all of them.
     """
     flags = (f"--config.epochs={epochs}", "--config.steps=0")
     return (*flags, "--config.data.train_images=0") if train_images else flags
@@ -336,11 +333,11 @@ def decay_per_step(
     weight_decay: float,
     momentum: float,
 ) -> float:
-    """Returns the fraction of a weight that a step removes, at a steady rate.
+    """Returns the fraction of a weight that weight decay removes per step.
 
-    Coupled decay (SGD of this job and of PyTorch) passes through the momentum,
-    which multiplies it by 1 / (1 - momentum). Decoupled decay (AdamW, and
-    `weight_decay` of every Keras optimizer) does not.
+    Momentum multiplies coupled decay (SGD of this job and of PyTorch) by
+    1 / (1 - momentum). It does not affect decoupled decay (AdamW and all Keras
+    optimizers).
 
     Args:
       optimizer: Name of the optimizer. sgd is coupled, others are decoupled.
@@ -378,7 +375,7 @@ def check_weight_decay(
         intended = weight_decay * (1 - momentum)
     elif optimizer == "adam" and 0 < per_step < _SMALL_DECAY_PER_STEP:
         title = "The weight decay is SGD's value in AdamW's convention"
-        # This has the effect of 5e-4 with SGD at its usual rate.
+        # This value has the effect of 5e-4 with SGD at its usual learning rate.
         intended = 0.05
     else:
         return None

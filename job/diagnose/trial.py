@@ -1,13 +1,12 @@
-"""A run's network, trained for a few steps that can be undone.
+"""Training of a run's network for a few steps, with a reset.
 
     trial = Trial(config, plan, precision="float32", batch_size=32, ...)
     trial.feed(images, labels)          # [steps, b, 32, 32, 3], [steps, b]
-    trial.step(0.1)                     # the first batch's loss
+    trial.step(0.1)                     # loss of the first batch
     trial.reset()
 
-The step is the job's own (`job.training.step`), on one device, without
-augmentation, dropout or label smoothing. What is not learned under these
-conditions cannot be learned at all.
+The step is that of the job (`job.training.step`), on one device, without
+augmentation, dropout or label smoothing, any of which makes learning harder.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ _Array = npt.NDArray
 
 
 class Trial:
-    """Trains a run's network on given batches."""
+    """Trainer of a run's network on given batches."""
 
     def __init__(
         self,
@@ -41,15 +40,14 @@ class Trial:
         first_weights: dict[str, _Array],
         num_classes: int,
     ) -> None:
-        """Builds the network; the first step compiles it.
+        """Builds the network, which the first step compiles.
 
         Args:
           config: Config of the run.
-          plan: Plan of the run: which blocks are trained, and the ratio of
-            their learning rates to the run's.
+          plan: Plan of the run, with its trainable blocks and learning rates.
           precision: Precision of the trial: float32, bfloat16 or float16.
           batch_size: Number of images per step.
-          first_weights: Weights that are not initialized at random; see
+          first_weights: Initial weights that are not random; see
             `build.first_weights`.
           num_classes: Number of classes.
         """
@@ -79,8 +77,8 @@ class Trial:
             build.keep_images,
             update.OptimizerSettings(
                 name=config.optimizer.name,
-                # The factor, which a rollback changes, is the learning rate
-                # here, so that one compiled step serves all rates.
+                # A trial sets learning_rate_factor to its learning rate, so
+                # that one compiled step suffices for all of them.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
                     name: phases.Group(0, group.learning_rate_scale)
@@ -97,7 +95,7 @@ class Trial:
             trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=batch_size,
-            # As in the run, since a probe compares the speed of two trials.
+            # The layers are those of the run, so that the speed is comparable.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 
@@ -107,7 +105,7 @@ class Trial:
         return self._state.model
 
     def feed(self, images: _Array, labels: _Array) -> None:
-        """Sets the batches of the next steps, which are repeated.
+        """Sets the batches of the next steps, to be repeated in turn.
 
         Args:
           images: Images, uint8 [batches, b, 32, 32, 3].
@@ -124,10 +122,10 @@ class Trial:
         """Trains one step.
 
         Args:
-          rate: Learning rate.
+          rate: Learning rate of the step.
 
         Returns:
-          Loss before the update. NaN if it is not finite.
+          Loss before the update, or NaN if it is not finite.
         """
         assert self._batches is not None
         window = self._state.window["loss"]
@@ -143,7 +141,7 @@ class Trial:
 
         Args:
           images: Images, uint8 [b, 32, 32, 3].
-          training: Whether batch normalization uses the batch's statistics.
+          training: Whether batch normalization uses the batch statistics.
 
         Returns:
           Logits, [b, k].
@@ -152,5 +150,5 @@ class Trial:
         return self._state.model(resized, training=training)[0]
 
     def reset(self) -> None:
-        """Restores the state before the first step."""
+        """Restores the state from before the first step."""
         self._state.restore(self._start)

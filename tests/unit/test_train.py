@@ -157,7 +157,7 @@ def test_another_recipe_in_the_same_workdir_is_refused_by_name(finished):
         run(workdir, config)
     config = smoke.get_config()
     config.epochs = 1.0
-    with pytest.raises(errors.ResumeError, match="beyond the last step, 10"):
+    with pytest.raises(errors.ResumeError, match="after the last step, 10"):
         run(workdir, config)
     assert sorted(workdir.rglob("*")) == before
 

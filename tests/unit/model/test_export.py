@@ -159,7 +159,7 @@ def test_the_export_has_a_model_card(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
     assert f"{100 * result['test_accuracy']:.2f} %" in text
-    assert "Synthetic images, not CIFAR-10" in text
+    assert "The images are synthetic, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
     folder = exported / "export"
@@ -209,7 +209,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     unfinished = trained_lib.load_trained(workdir)
     assert unfinished.step == 15
     text = card.write(run_lib.read(workdir), step=15, class_names=(), crc32c="")
-    assert "not finished: these are the weights of step 15" in text
+    assert "not finished. These are the weights of step 15" in text
 
 
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):

@@ -102,7 +102,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     read = look_at(workdir)
     for part in (
         "the newest checkpoint, step 20",
-        "predictions.npz is missing: a run writes it at its end",
+        "predictions.npz is missing, because a run writes it at its end",
         "augmentation.png is missing",
         "75.00 % test accuracy so far",
         "1 restart.",

@@ -11,7 +11,7 @@ def test_another_version_is_refused_with_the_purpose():
     tensorflow_workarounds.check_version("the input pipeline")
     for version in ("2.22.0", "2.2.1", "3.0.0"):
         with pytest.raises(
-            errors.ConfigError, match=f"{version} is installed, and the input"
+            errors.ConfigError, match=f"{version} is installed, but the input"
         ):
             tensorflow_workarounds.check_version("the input pipeline", version)
 
