@@ -110,8 +110,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.transfer.unfreeze_epochs.block4 = 0.0
     config.transfer.unfreeze_epochs.block5 = 0.0
     # Ratio of a block's learning rate to that of the next one towards the
-    # output (Howard and Ruder 2018, arXiv:1801.06146). The head has the learning
-    # rate of the schedule.
+    # output (Howard and Ruder 2018, arXiv:1801.06146). The head has the
+    # learning rate of the schedule.
     config.transfer.layer_decay = 1.0
     # Linear warm-up of a block after it was unfrozen, in epochs.
     config.transfer.warmup_epochs = 0.0
