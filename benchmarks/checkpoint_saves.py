@@ -3,12 +3,12 @@
     python -m benchmarks.checkpoint_saves streams
     python -m benchmarks.checkpoint_saves saves
 
-`streams` compares one upload with parts that are uploaded at the same time and
-composed into one object, on a local server that limits each stream and delays
-each answer. It prints the fastest of three uploads and its CPU time in the
-client. `saves` measures the job's saver without a limit. It prints the time of
-the copy and the call, the time until the commit, and the time of a read. Both
-print a Markdown table. The module does not import TensorFlow.
+`streams` compares one upload with parallel uploads of parts, which are composed
+into one object. A local server limits each stream and delays each answer. The
+command prints the fastest of three uploads and its CPU time in the client.
+`saves` measures the job's saver without a limit. It prints the time of the copy
+and the call, the time until the commit, and the time of a read. Both print a
+Markdown table. The module does not import TensorFlow.
 """
 
 import concurrent.futures

@@ -20,7 +20,7 @@ class Settings:
     Attributes:
       batch: Number of images per step, over all replicas.
       width: Multiplier of the filters of VGG16.
-      precision: float32, bfloat16 or float16.
+      precision: Precision of the training, float32, bfloat16 or float16.
       compile: Whether PyTorch compiles the step.
       replicas: Number of replicas of the job on one CPU.
     """

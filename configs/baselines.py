@@ -7,10 +7,10 @@
     autoaugment_cutout  the same, AutoAugment, Cutout, avg   95.76 %
 
 They are not reproductions. The figures are those of the sources in their best
-epoch on the test set of original images. The sources are
-chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the last epoch)
-and yhhhli/SNN_Calibration (VGG16, 300 epochs), the highest figure for VGG16
-that we found. docs/results.md has the figures of this job.
+epoch on the test set of original images. One source is
+chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the last
+epoch). The other, yhhhli/SNN_Calibration (VGG16, 300 epochs), has the highest
+figure for VGG16 that we found. docs/results.md has the figures of this job.
 
 Both use Nesterov momentum and bfloat16, unlike their sources, and do not decay
 the scales and biases of batch normalization. Further differences:

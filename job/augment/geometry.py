@@ -25,8 +25,8 @@ def alternating_flip(
     """Returns whether to flip each image, which is so in every other epoch.
 
     A random half of the images is flipped in the first epoch. In contrast to
-    independent random flips, no image repeats in two epochs in a row (Jordan
-    2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", arXiv:2404.00498).
+    independent random flips, an image never repeats in two consecutive epochs
+    (Jordan 2024, arXiv:2404.00498).
 
     Args:
       index: Index of each image in the training split, int32 [b].
@@ -67,7 +67,7 @@ def flip_and_translate(
       images: Images, [b, h, w, c], any type.
       mirrored: Whether to flip each image, bool [b]. If None, none is flipped.
       shift: Integer offsets down and to the right, float32 [b, 2].
-      fill: reflect, nearest or zero.
+      fill: Source of outside pixels: reflect, nearest or zero.
 
     Returns:
       Images, [b, h, w, c]. Pixel (y, x) is the flipped image's pixel
@@ -182,7 +182,7 @@ def warp_bilinear(
       images: Images, float32 [b, h, w, c], 0 to 255.
       matrix: Affine maps, float32 [b, 2, 3], from (y, x, 1) of a pixel of the
         result to the position (y, x) that is read.
-      fill: reflect, nearest or zero.
+      fill: Source of outside pixels: reflect, nearest or zero.
 
     Returns:
       Images, float32 [b, h, w, c], rounded to integers.
@@ -219,7 +219,7 @@ def warp_nearest(
     Args:
       images: Images, [b, h, w, c], of a float type.
       matrices: Affine maps, each float32 [b, 2, 3], as in `warp_bilinear`.
-      fill: reflect, nearest or zero.
+      fill: Source of outside pixels: reflect, nearest or zero.
 
     Returns:
       Images, [b, h, w, c], of the same type.

@@ -17,7 +17,7 @@ GREY = (125, 123, 114)
 def cutout(images: tf.Tensor, center: tf.Tensor, *, pixels: int) -> tf.Tensor:
     """Covers a square of each image with gray.
 
-    DeVries & Taylor 2017, arXiv:1708.04552.
+    Cutout is due to DeVries & Taylor 2017, arXiv:1708.04552.
 
     Args:
       images: Images, float [b, h, w, 3], 0 to 255.
@@ -75,7 +75,7 @@ def random_mix(
 
 
 def cutmix_box(drawn: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Returns the boxes of CutMix (Yun et al. 2019, arXiv:1905.04899; alpha 1).
+    """Returns the boxes of CutMix with alpha 1 (Yun et al., arXiv:1905.04899).
 
     Args:
       drawn: Fraction of the image outside of the box (before clipping), and the

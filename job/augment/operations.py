@@ -52,7 +52,7 @@ class Operation(Protocol):
         """Returns the random numbers for a batch."""
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """Returns the changed batch; the same numbers give the same images."""
+        """Returns the changed batch, which depends only on the arguments."""
 
 
 @dataclasses.dataclass(frozen=True)

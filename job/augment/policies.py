@@ -1,9 +1,10 @@
 """AutoAugment and RandAugment on whole batches, with operations per image.
 
-An operation with its value is a row of numbers: an affine map, a blend and a
-color table, all but one of them neutral (`row`). A policy is a constant array
-of rows, of which each image draws two. The computation is therefore equal for
-all images and policies, and runs once for all operations of a kind:
+An operation with its value is a row of numbers; see `row`. These are an affine
+map, a blend and a color table, all but one of them neutral. A policy is a
+constant array of rows, of which each image draws two. The computation is
+therefore equal for all images and policies. It runs once for all operations of
+a kind:
 
     blend, colors    of the first operation
     warp             of both, in one gather of pixels

@@ -7,7 +7,7 @@ A check is a function of plain values that returns a finding or None. It works
 in a notebook too.
 
     diagnosis        all checks of a config, a run or a .keras file
-    report_builder   collection of findings, within a budget of time
+    report_builder   collection of findings, within a time budget
     finding, costs   result of a check, report, cost of each mistake
 
     from_config      all checks of the fields of a config:

@@ -4,10 +4,10 @@
     model.optimizer, model.loss
 
 A .keras file is a zip archive with a description of layers and their weights.
-It is read in Keras' safe mode. A file with classes from outside Keras is
-refused, because a Lambda, a custom object or a wrapped model of another library
-would run code of the file's author. HDF5 files, SavedModel folders and pickles
-are refused too.
+It is read in Keras' safe mode. A Lambda, a custom object or a wrapped model of
+another library would run code of the file's author, so a file with classes from
+outside Keras is refused. HDF5 files, SavedModel folders and pickles are refused
+too.
 """
 
 import json

@@ -119,7 +119,7 @@ class Trial:
         self._batches = pipeline.distribute(self._strategy, lambda own: batches)
 
     def step(self, rate: float) -> float:
-        """Trains one step.
+        """Runs one training step.
 
         Args:
           rate: Learning rate of the step.

@@ -64,8 +64,8 @@ def _check_gpu(name: str, capability: tuple[int, int], precision: str) -> None:
         logging.warning(
             "TensorFlow 2.21's wheel has no machine code for %s, so the driver"
             " compiles its kernels at the first start, which takes minutes and"
-            " failed with earlier versions. Fix, if the run fails: use NVIDIA's"
-            " TensorFlow container",
+            " failed with earlier versions. Fix: use NVIDIA's TensorFlow"
+            " container if the run fails",
             described,
         )
     if precision == "bfloat16" and capability < _FIRST_WITH_BFLOAT16:

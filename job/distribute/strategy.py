@@ -79,7 +79,7 @@ def create_strategy(
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # The GPU is in use already.
-            logging.info("Kept the memory setting of %s in use", gpu.name)
+            logging.info("Kept the memory settings of %s", gpu.name)
     if cluster:
         return multi_worker.create_strategy(
             cluster,

@@ -24,19 +24,19 @@ class Initializers:
 
     he_fan_out: N(0, 2 / fan_out) for kernels, N(0, 0.01^2) for the head, as in
       torchvision's VGG (He et al. 2015, arXiv:1502.01852).
-    glorot: Uniform, by fan_in and fan_out, the default of Keras.
+    glorot: Uniform by fan_in and fan_out, the default of Keras.
     torch: U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) for kernels and biases, the
       default of PyTorch.
-    dirac: he_fan_out, except that the first filters of a convolution are the
-      identity, one per input channel (Zagoruyko & Komodakis 2017, DiracNets;
-      partial as in Jordan 2024, arXiv:2404.00498).
+    dirac: he_fan_out, but with an identity filter per input channel in each
+      convolution (Zagoruyko & Komodakis 2017, DiracNets; partial as in Jordan
+      2024, arXiv:2404.00498).
     """
 
     def __init__(self, init: str, *, seed: int, num_layers: int) -> None:
         """Derives two seeds per layer, for its kernel and its bias.
 
         Args:
-          init: he_fan_out, glorot, torch or dirac.
+          init: Name of the distribution: he_fan_out, glorot, torch or dirac.
           seed: Seed of the run, 0 or larger.
           num_layers: Number of layers that have weights.
         """

@@ -1,7 +1,7 @@
 """2x2 max pooling that XLA compiles to elementwise operations on a GPU.
 
 XLA turns the gradient of `tf.nn.max_pool2d` into a scatter with atomic
-additions, which reads and writes 5 GB per step of VGG16 at 1,024 images (see
+additions. At 1,024 images it moves 5 GB per step of VGG16 (see
 docs/performance.md). The maximum of four slices has the same value and, bit by
 bit, the same gradient, ties included, without a scatter.
 """

@@ -57,7 +57,7 @@ def interpolation_matrix(size: int, new_size: int, method: str) -> np.ndarray:
     Args:
       size: Number of pixels of the row, n.
       new_size: Number of pixels of the scaled row, m.
-      method: nearest, bilinear or bicubic (Keys 1981 with a = -0.5).
+      method: Kernel: nearest, bilinear or bicubic (Keys 1981 with a = -0.5).
 
     Returns:
       Matrix, float32 [m, n], whose rows sum to 1.

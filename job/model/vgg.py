@@ -1,8 +1,8 @@
 """VGG16 (Simonyan & Zisserman, arXiv:1409.1556) and its form for 32 pixels.
 
 The network has blocks of 2, 2, 3, 3 and 3 convolutions, each with ReLU and
-optional batch normalization, and a pooling layer at the end of each block. Its
-input is raw pixels, 0 to 255, because the first layer standardizes them.
+optional batch normalization. Each block ends with a pooling layer. The input is
+raw pixels, 0 to 255, because the first layer standardizes them.
 
     network = vgg16(width=1.0, precision="bfloat16", seed=0, ...)
     logits, statistics = network(images, training=True)
@@ -313,7 +313,8 @@ def split_base_and_head(
 
     Returns:
       The base, from images to [b, f] features, and the head, from the features
-      (and the random numbers, if there is dropout) to the outputs of `network`.
+      to the outputs of `network`. With dropout the head has a second input, the
+      random numbers.
     """
     features = network.get_layer(_FEATURES).output
     images, *noise = network.inputs

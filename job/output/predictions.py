@@ -120,7 +120,7 @@ class Predictions:
         """Returns the expected calibration error, 0 to 1.
 
         It is the mean over images of the difference between a bin's confidence
-        and its accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
+        and accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
         """
         return sum(
             b.count / len(self.labels) * abs(b.confidence - b.accuracy)

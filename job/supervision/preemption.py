@@ -4,10 +4,10 @@
     stop.install()      # before the import of TensorFlow, which takes seconds
     stop.check()        # between two pieces of work
 
-The main thread polls the request, saves its state and exits. If it cannot poll
-(during a compilation or a call into native code), a thread ends the process
-shortly before the end of the grace period, or immediately on a second signal.
-The module does not import TensorFlow.
+The main thread polls the request, saves its state and exits. During a
+compilation or another native call it cannot poll. A thread then ends the
+process shortly before the end of the grace period, or immediately on a second
+signal. The module does not import TensorFlow.
 """
 
 import contextlib

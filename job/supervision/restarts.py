@@ -34,9 +34,9 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     """Counts this attempt, unless the block ends with an expected error.
 
     Preempted attempts and those that lost a worker count too, because
-    Kubernetes does not count them. An attempt that ends with another JobError
-    (a wrong field, no data, no device) does not count, because a restart would
-    end in the same way. Progress or the end of the run resets the count.
+    Kubernetes does not count them. An attempt that ends with another JobError,
+    such as a wrong field, does not count, because a restart would end in the
+    same way. Progress or the end of the run resets the count.
 
     Args:
       workdir: Folder of the run, created if absent.

@@ -101,9 +101,9 @@ class History:
         planned = self.planned_steps()
         if planned and planned[-1] != train_steps:
             logging.warning(
-                "Changed the length of the run from %d to %d steps, to which"
-                " the learning rate adapts from now on. Fix, for a single"
-                " schedule: choose another workdir",
+                "Changed the length of the run from %d to %d steps, which the"
+                " learning rate follows from now on. Fix: choose another"
+                " workdir for a single schedule",
                 planned[-1],
                 train_steps,
             )

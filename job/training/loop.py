@@ -102,7 +102,7 @@ class Loop:
           history: Earlier attempts of the run.
           reporter: Metrics log and progress display.
           supervisor: Stop requests, watchdog and workers.
-          on_nonfinite: stop or rollback; see `configs/default.py`.
+          on_nonfinite: Policy, stop or rollback; see `configs/default.py`.
           on_call: Function called with this loop at the start and after each
             call of the compiled steps. It may change the state or request a
             stop.

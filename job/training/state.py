@@ -39,8 +39,8 @@ class TrainState:
       window: Sums since the last logged step: "loss" (means of the steps),
         "correct" (examples) and "steps". They are part of a checkpoint, so that
         a kill does not change the metrics log.
-      loss_scale: "scale", and "good_steps" since its last change. Empty unless
-        the precision is float16.
+      loss_scale: Variables "scale", and "good_steps" since its last change.
+        Empty unless the precision is float16.
       first_bad_step: First step whose loss or gradient is not finite, int64 [],
         or -1.
       learning_rate_factor: Multiplier of the scheduled learning rate, float32
