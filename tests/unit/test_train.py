@@ -303,9 +303,7 @@ def test_an_initial_state_that_is_not_finite_ends_as_diverged(
         return state
 
     monkeypatch.setattr(build, "create_state", create_bad_state)
-    with pytest.raises(
-        errors.DivergedError, match="no checkpoint was saved"
-    ):
+    with pytest.raises(errors.DivergedError, match="no checkpoint was saved"):
         run(tmp_path, rollback_config())
 
 

@@ -1,4 +1,4 @@
-"""Cost of a probe."""
+"""Tests of the cost of a probe."""
 
 from job.diagnose import budget
 
@@ -10,6 +10,6 @@ def test_larger_images_are_fewer():
     assert budget.num_images(1, 224**2) == 1
 
 
-def test_clock_does_not_go_back():
+def test_clock_never_decreases():
     first = budget.clock()
     assert 0 <= first <= budget.clock()

@@ -1,4 +1,4 @@
-"""The page of a run: its text, and its layout in a real browser."""
+"""Tests of the page of a run, with its layout in a browser."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def change(workdir, name, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
+def test_page_shows_the_run_without_a_server(workdir):
     text = page.write(workdir).read_text(encoding="utf-8")
     read = Reader(text)
     for part in (
@@ -96,7 +96,7 @@ def test_the_same_run_gives_the_same_page(workdir):
     assert page.write(workdir).read_bytes() == first
 
 
-def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
+def test_missing_files_are_named_and_others_shown(workdir):
     for name in ("result.json", PREDICTIONS, "augmentation.png"):
         (workdir / name).unlink()
     read = look_at(workdir)
@@ -123,7 +123,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
         page.write(workdir)
 
 
-def test_a_run_that_diverged_says_so(workdir):
+def test_divergence_is_shown(workdir):
     (workdir / "result.json").unlink()
     files.write_json(workdir / FAILURE, {"error": "the loss of step 7 is NaN"})
     line = '{"step": 25, "split": "train", "epoch": 2.5, "loss": 8e13}\n'
@@ -230,7 +230,7 @@ def test_a_damaged_config_ends_with_a_message(workdir, content):
         page.write(workdir)
 
 
-def test_many_classes_have_a_table_in_place_of_the_matrix(workdir):
+def test_many_classes_have_a_table_instead_of_the_matrix(workdir):
     labels = np.arange(300) % 30
     split = dataset.Split(np.zeros((300, 32, 32, 3), np.uint8), labels)
     logits = np.eye(30)[np.where(labels < 3, labels + 1, labels)]
@@ -266,8 +266,8 @@ def look(browser, url, *options, home):
     ).stdout
 
 
-# Measures the page in a window of a width, from inside a frame: a browser's
-# own window is never as narrow as a phone.
+# Measures the page in a frame of a given width, because a browser's own window
+# is wider than a phone.
 _MEASURE = """<!DOCTYPE html><body style="margin:0">
 <iframe src="{page}" style="width:{width}px;height:4000px;border:0"></iframe>
 <script>
@@ -322,7 +322,7 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(
     with Image.open(shot) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape == (2000, 1280, 3)
-    # Curves in their colour, on a page that is mostly empty.
+    # The page is mostly empty, with curves in their colors.
     first = np.abs(pixels.astype(int) - [0, 0x72, 0xB2]).max(2) < 8
     assert first.sum() > 1000
     assert (pixels == 255).all(2).mean() > 0.5
