@@ -42,8 +42,8 @@ def test_arrays_without_images_are_refused(images):
 @pytest.mark.parametrize(
     ("labels", "one_hot_loss", "evidence"),
     [
-        pytest.param(LABELS + 1, None, "from 1 to 10", id="from_1"),
-        pytest.param(LABELS + 0.5, None, "not whole", id="halves"),
+        pytest.param(LABELS + 1, None, "are 1 to 10", id="from_1"),
+        pytest.param(LABELS + 0.5, None, "not integers", id="halves"),
         pytest.param(np.eye(10)[LABELS], False, "sparse loss", id="one_hot"),
         pytest.param(LABELS, True, "one-hot labels", id="whole"),
         pytest.param(np.eye(10)[LABELS] / 2, None, "sum to 1", id="half"),

@@ -54,21 +54,21 @@ def test_absent_and_foreign_files_are_refused(tmp_path):
         keras_file.load(tmp_path / "none.keras")
     (tmp_path / "a.h5").write_bytes(b"x")
     with pytest.raises(
-        errors.DataError, match=r"not a \.keras file. Fix: keras.models"
+        errors.DataError, match=r"not a \.keras file. Fix: run keras.models"
     ):
         keras_file.load(tmp_path / "a.h5")
     (tmp_path / "saved").mkdir()
-    with pytest.raises(errors.DataError, match=r"a folder.*Fix: model\.save"):
+    with pytest.raises(errors.DataError, match=r"a folder.*Fix: call model\.save"):
         keras_file.load(tmp_path / "saved")
     (tmp_path / "text.keras").write_text("no zip")
-    with pytest.raises(errors.DataError, match="no zip"):
+    with pytest.raises(errors.DataError, match="not a zip"):
         keras_file.load(tmp_path / "text.keras")
 
 
 def test_truncated_file_is_refused(good):
     content = good.read_bytes()
     good.write_bytes(content[: len(content) // 2])
-    with pytest.raises(errors.DataError, match="no zip"):
+    with pytest.raises(errors.DataError, match="not a zip"):
         keras_file.load(good)
 
 

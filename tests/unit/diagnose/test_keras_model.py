@@ -330,7 +330,7 @@ def test_arrays_are_diagnosed_in_memory_without_changing_the_model(red):
 
 def test_model_that_does_not_classify_images_is_refused(red):
     vector = keras_models.sequential(keras.layers.Dense(10), input_shape=(7,))
-    with pytest.raises(ValueError, match="must be images"):
+    with pytest.raises(ValueError, match="a model of images"):
         diagnose_model(vector, red.images, red.labels)
 
 

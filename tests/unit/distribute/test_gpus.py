@@ -96,7 +96,7 @@ def test_blackwell_causes_one_warning(install, caplog, capability):
 @pytest.mark.parametrize("capability", [(7, 0), (7, 5)])
 def test_bfloat16_on_an_old_gpu_causes_a_warning(install, caplog, capability):
     install(capability, OPEN.format("580.65"), (13, 0))
-    assert "Fix: --config.precision=float16" in caplog.text
+    assert "Fix: set --config.precision=float16" in caplog.text
     caplog.clear()
     install(capability, OPEN.format("580.65"), (13, 0), precision="float16")
     assert not caplog.text

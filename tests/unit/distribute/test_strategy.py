@@ -55,7 +55,7 @@ def test_a_missing_gpu_names_what_is_missing(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/usr/lib", "not in LD_LIBRARY_PATH"),
+        ("/usr/lib", "LD_LIBRARY_PATH lacks"),
         ("/usr/lib:{gke}", "container toolkit"),
     ],
 )

@@ -238,7 +238,7 @@ def test_many_classes_have_a_table_instead_of_the_matrix(workdir):
     predictions.predict(logits, split, names).save(workdir / PREDICTIONS)
     read = look_at(workdir)
     assert "Confusion matrix" not in read.text
-    assert "The 20 least accurate classes" in read.text
+    assert "the 20 least accurate classes" in read.text
     assert "class 2 0.0 class 3 (100.0%)" in read.text
 
 

@@ -22,7 +22,7 @@ def test_changed_length_is_recorded_once(config, caplog):
     for train_steps in (10, 10, 20, 20):
         history.begin(replicas=1, train_steps=train_steps)
     assert history.planned_steps() == [10, 20]
-    assert caplog.text.count("changed from 10 to") == 1
+    assert caplog.text.count("from 10 to 20 steps") == 1
 
 
 def test_a_checkpoint_has_what_a_resume_needs(config):
