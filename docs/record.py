@@ -1,20 +1,20 @@
-"""Records docs/terminal.svg: the first two commands of README.md, really run.
+"""Records docs/terminal.svg: two commands of README.md, really run.
 
     python -m venv .venv-record
     .venv-record/bin/pip install termtosvg==1.1.0
     python -m docs.record .venv-record/bin/termtosvg
 
 `data` holds CIFAR-10 (`make fetch DATA=data`), and runs/quickstart is absent.
-The output is not edited. Only the pauses are shortened, and a burst of lines
-appears line by line, so that it can be read.
+The pauses are shortened, lines that come at once appear one by one, and the
+lines of TensorFlow's own log are left out. Nothing else is edited.
 """
 
-import errno
 import fcntl
 import json
 import os
 import pathlib
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -27,9 +27,10 @@ _COMMANDS = (
     "make diagnose CONFIG=configs/naive.py DATA=data",
 )
 _COLUMNS, _ROWS = 96, 30
-# Seconds of the recording: the longest pause, the pause after a command, and
-# the pause between two lines.
-_PAUSE, _END, _LINE = 0.2, 3.0, 0.1
+# Seconds of the recording: the longest pause, the pause after a line, and the
+# pause after the last one.
+_PAUSE, _LINE, _END = 0.035, 0.12, 2.5
+_TENSORFLOW = re.compile(r"(WARNING: All log|[IWE]0000 )[^\n]*\n")
 
 
 def run(command: str) -> list[tuple[float, str]]:
@@ -39,26 +40,25 @@ def run(command: str) -> list[tuple[float, str]]:
       command: Line of a shell.
 
     Returns:
-      Seconds since the start and text of each piece of output.
+      Seconds since the start and text of each piece of output, whole lines or
+      what ends in a carriage return.
     """
     process, terminal = pty.fork()
     if not process:
         os.execvp("bash", ["bash", "-c", command])
     size = struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
-    start, pieces = time.monotonic(), []
+    start, pieces, rest = time.monotonic(), [], b""
     while True:
         try:
             data = os.read(terminal, 65536)
-        except OSError as e:
-            if e.errno != errno.EIO:
-                raise
+        except OSError:  # The end, on Linux.
             break
-        if not data:
-            break
-        pieces.append((time.monotonic() - start, data))
+        *ended, rest = re.split(rb"(?<=[\r\n])(?!\n)", rest + data)
+        at = time.monotonic() - start
+        pieces += [(at, line.decode(errors="replace")) for line in ended]
     os.waitpid(process, 0)
-    return [(at, data.decode(errors="replace")) for at, data in pieces]
+    return pieces
 
 
 def shortened(
@@ -71,17 +71,18 @@ def shortened(
       pieces: Result of `run`.
       now: Seconds of the recording before the command.
     """
-    events = [(now, "\x1b[2J\x1b[H$ ")]
+    events = [(now, "\x1b[?25l\x1b[2J\x1b[H$ ")]
     for number, letter in enumerate(command):
         events.append((now + 0.5 + 0.03 * number, letter))
     now, last = events[-1][0] + 0.5, 0.0
     events.append((now, "\r\n"))
     for at, text in pieces:
-        now, last = now + min(at - last, _PAUSE), at
-        for line in text.splitlines(keepends=True):
-            events.append((now, line))
-            now += _LINE if line.endswith("\n") else 0.0
-    # An event that changes nothing ends the recording.
+        if not _TENSORFLOW.match(text):
+            now += min(at - last, _PAUSE)
+            events.append((now, text))
+            now += _LINE if text.endswith("\n") else 0.0
+        last = at
+    # An event that changes nothing is the end.
     return [*events, (now + _END, "\x1b[0m")]
 
 
@@ -103,7 +104,7 @@ def main(termtosvg: str) -> None:
         output = pathlib.Path(__file__).with_name("terminal.svg")
         subprocess.run(
             [termtosvg, "render", cast.name, output, "-t", "window_frame"]
-            + ["-m", "50", "-D", "3000"],
+            + ["-m", "40", "-D", "1000"],
             check=True,
         )
     print(f"{output.stat().st_size:,} bytes, {events[-1][0]:.0f} s")
