@@ -89,7 +89,8 @@ diagnose: $(READY) ## explain a low accuracy (WORKDIR=, CONFIG= or MODEL=)
 .PHONY: predict
 predict: $(READY) ## classify image files with a run (INPUT=FILE)
 	$(RUN) -m job.main --mode=predict --workdir=$(WORKDIR) \
-	  $(foreach input,$(or $(wildcard $(INPUT)),$(INPUT)),--input=$(input)) $(ARGS)
+	  $(foreach input,$(or $(wildcard $(INPUT)),$(INPUT)),--input=$(input)) $(ARGS) \
+	  $(if $(INPUT)$(findstring --input,$(ARGS)),,$(error INPUT is missing. Fix: INPUT=FILE))
 
 .PHONY: export
 export: $(READY) ## write WORKDIR/export: SavedModel, .keras file, model card
