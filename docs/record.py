@@ -102,10 +102,9 @@ def main(termtosvg: str) -> None:
         cast.write("\n".join(map(json.dumps, lines)) + "\n")
         cast.flush()
         output = pathlib.Path(__file__).with_name("terminal.svg")
+        looks = ("-t", "window_frame", "-m", "40", "-D", "1000")
         subprocess.run(
-            [termtosvg, "render", cast.name, output, "-t", "window_frame"]
-            + ["-m", "40", "-D", "1000"],
-            check=True,
+            [termtosvg, "render", cast.name, str(output), *looks], check=True
         )
     print(f"{output.stat().st_size:,} bytes, {events[-1][0]:.0f} s")
 

@@ -162,7 +162,8 @@ def test_every_accuracy_in_prose_is_one_of_a_result_file(name):
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_pasted_diagnoses_have_the_words_and_costs_of_today(page):
     text = page.read_text()
-    for title, check in re.findall(r"^Finding \d+: (.+) \[(\w+)\]$", text, re.M):
+    findings = re.findall(r"^Finding \d+: (.+) \[(\w+)\]$", text, re.M)
+    for title, check in findings:
         # The check words the title of a finding that has none in the file.
         assert finding.MISTAKES[check].get("title", title) == title
     known = [x for x in vars(costs).values() if isinstance(x, finding.Cost)]
