@@ -38,9 +38,9 @@ def test_page_shows_the_run_without_a_server(workdir):
     read = Reader(text)
     for part in (
         "Finished after 20 steps (2 epochs)",
-        "75.00 % test accuracy",
-        "81.25 % with flip TTA",
-        "15.00 % calibration error",
+        "75.00% test accuracy",
+        "81.25% with flip TTA",
+        "15.00% calibration error",
         "Training images 640",
         "Not diagnosed yet",
         "Confusion matrix",
@@ -104,7 +104,7 @@ def test_missing_files_are_named_and_others_shown(workdir):
         "the newest checkpoint, step 20",
         "predictions.npz is missing, because a run writes it at its end",
         "augmentation.png is missing",
-        "75.00 % test accuracy so far",
+        "75.00% test accuracy so far",
         "1 restart.",
     ):
         assert part in read.text, part

@@ -38,8 +38,8 @@ def test_code_span_ends_at_its_fence(name):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.12345, "12.35 %"),
-        (1, "100.00 %"),
+        (0.12345, "12.35%"),
+        (1, "100.00%"),
         (float("nan"), ""),
         (10**400, ""),
         (1e308, ""),
