@@ -27,8 +27,8 @@ def jitter(
         brightness, and at least 0. If 0, the brightness is not changed.
       contrast: Strength for the contrast, as for the brightness.
       saturation: Strength for the saturation, as for the brightness.
-      hue: Largest rotation of the hue in either direction, in turns, at most
-        0.5. If 0, the hue is not changed.
+      hue: Largest rotation of the hue in either direction, in full circles, at
+        most 0.5. If 0, the hue is not changed.
     """
 
     def factor(strength: float, column: int) -> tf.Tensor:

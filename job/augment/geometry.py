@@ -1,7 +1,7 @@
 """Geometric operations: flip, translation and affine warps.
 
 The center of pixel (y, x) is at (y, x). Coordinates are float32 even if they
-are integers (see `draws`). `fill` chooses the pixels outside of the image:
+are integers (see `draws`). `fill` is the source of pixels outside of the image:
 
     reflect   c b | a b c d | c b     the border is not repeated
     nearest   a a | a b c d | d d

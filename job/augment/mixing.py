@@ -3,9 +3,9 @@
     cutout(images, center, pixels=8)
     images, share = random_mix(images, mixup_share=share, ...)
 
-Images are mixed in pairs: position i of the global batch with i XOR 1, so that
-a pair never spans two replicas. A replica's batch must be even. Both images of
-a pair get the same weight or the same box.
+Position i of the global batch is mixed with position i XOR 1, so that a pair
+never spans two replicas. The batch size of a replica must be even. Both images
+of a pair get the same weight or the same box.
 """
 
 import tensorflow as tf

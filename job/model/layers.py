@@ -1,6 +1,6 @@
-"""Layers that Keras lacks: standardization, dropout, batch normalization.
+"""Layers for standardization, dropout and batch normalization.
 
-All of them are pure: they assign no variable and draw no random number.
+Unlike those of Keras, they neither assign variables nor draw random numbers.
 """
 
 from collections.abc import Sequence

@@ -58,7 +58,7 @@ def test_absent_and_foreign_files_are_refused(tmp_path):
     ):
         keras_file.load(tmp_path / "a.h5")
     (tmp_path / "saved").mkdir()
-    with pytest.raises(errors.DataError, match=r"a folder.*Fix: call model\.save"):
+    with pytest.raises(errors.DataError, match=r"a folder.*call model\.save"):
         keras_file.load(tmp_path / "saved")
     (tmp_path / "text.keras").write_text("no zip")
     with pytest.raises(errors.DataError, match="not a zip"):
