@@ -95,7 +95,7 @@ class Trial:
             trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=batch_size,
-            # The layers are those of the run, so that the speed is comparable.
+            # XLA is used as in the run, because a probe compares two trials.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 
