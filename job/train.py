@@ -1,9 +1,8 @@
 """Training of a run, from its config to its result.
 
-`train_and_evaluate` creates the objects of a run in the order in which an
-image meets them, then runs one loop: train some steps on the device, log,
-evaluate, save. A restart is the normal case: it resumes from the newest
-checkpoint.
+`train_and_evaluate` creates the objects of a run, then runs one loop. Each turn
+of the loop trains some steps on the device, logs, evaluates and saves. A
+restarted run resumes from the newest checkpoint.
 
     result = train_and_evaluate(config, pathlib.Path("runs/a"), StopRequest())
 """
@@ -60,22 +59,24 @@ def train_and_evaluate(
     publish: Callable[[], None] = lambda: None,
     on_call: Callable[[Loop], None] = lambda loop: None,
 ) -> dict[str, Any]:
-    """Trains until the last step, from the newest checkpoint if there is one.
+    """Trains until the last step, from the newest checkpoint if one exists.
 
     Args:
-      config: Every field of `configs/default.py`, checked by `ranges.check`.
+      config: Config with every field of `configs/default.py`, checked by
+        `ranges.check`.
       workdir: Directory for all output. Created if needed.
-      stop: Stop request, polled in each part: data, training, evaluation.
-      watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
-        nothing is watched.
-      data: Images to train on and to score. If None, those of `config.data`.
-      storage: Storage of the checkpoints. If None, a folder in `workdir`.
-      name: Name of the workdir in the report. If empty, its path.
+      stop: Stop request, polled while data is loaded, in training and in
+        evaluation.
+      watchdog: Watchdog, notified wherever `stop` is polled. If None, a hang is
+        not detected.
+      data: Training and test images. If None, loaded as in `config.data`.
+      storage: Storage of the checkpoints. Defaults to a folder in `workdir`.
+      name: Name of the workdir in the report. Defaults to its path.
       cluster: Addresses of the workers, each of which calls this function. If
         None, there is one worker. Only the chief's checkpoints and workdir
-        count.
-      publish: Function called by the chief when all files are written, before
-        the other workers may exit.
+        are used.
+      publish: Function called by the chief after all files are written and
+        before the other workers exit.
       on_call: Function called with the loop after each call of the compiled
         steps; see `Loop`.
 
@@ -83,7 +84,8 @@ def train_and_evaluate(
       The contents of `result.json`.
 
     Raises:
-      JobError: See `errors`. Committed checkpoints stay.
+      JobError: The run failed or was stopped; see `errors`. Committed
+        checkpoints are kept.
     """
     supervisor = Supervisor(stop, watchdog)
     supervisor.poll()
@@ -161,11 +163,11 @@ def prepare_workdir(
     history: History,
     data: Dataset,
 ) -> None:
-    """Creates the workdir; sets its files to the step that was restored."""
+    """Creates the workdir and resets its files to the restored step."""
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(workdir / CONFIG, serialization.to_json(config))
     if history.step < plan.train_steps:
-        # A result that exists is that of a shorter run.
+        # An existing result belongs to a shorter run.
         for name in (RESULT, REPORT, PREDICTIONS, FAILURE):
             (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
@@ -217,7 +219,7 @@ def write_results(
 def write_page(
     workdir: pathlib.Path, checkpoints: store.CheckpointStore, name: str
 ) -> None:
-    """Writes `report.html`; on an error it only logs a warning."""
+    """Writes `report.html`, or logs a warning if that fails."""
     with best_effort(REPORT):
         from job.report import page  # Imports matplotlib, which takes a second.
 
@@ -226,7 +228,7 @@ def write_page(
 
 @contextlib.contextmanager
 def best_effort(name: str) -> Iterator[None]:
-    """Logs a warning instead of raising; for files that nothing depends on.
+    """Logs a warning instead of raising, for files that nothing depends on.
 
     Args:
       name: Name of the file in the warning.
@@ -235,4 +237,4 @@ def best_effort(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         kind, reason = type(error).__name__, errors.first_line(error)
-        logging.warning("%s was not written (%s: %s)", name, kind, reason)
+        logging.warning("Skipped writing %s (%s: %s)", name, kind, reason)

@@ -41,7 +41,7 @@ def use_preset(
 
 
 def is_enabled(augment: Mapping[str, Any]) -> bool:
-    """Returns whether training shows an image in more than one way.
+    """Returns whether any augmentation is enabled.
 
     Args:
       augment: Fields of `config.augment`.

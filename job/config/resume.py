@@ -1,4 +1,4 @@
-"""The fields that may change when a run is resumed, and those that must not.
+"""Config fields that may change on resume, and those that must not.
 
     resume.fingerprint(fields)             # hash of the fields that must not
     resume.differences(saved, fields)      # descriptions of those that differ

@@ -1,4 +1,4 @@
-"""The config of an existing run, as its workdir holds it.
+"""Config of an existing run, read from its workdir.
 
     config = run_config.load(workdir)          # fit for this version of the job
     fields = run_config.read_fields(workdir)   # perhaps of another version
@@ -43,7 +43,7 @@ def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
 
 
 def read_fields(workdir: pathlib.Path, name: str = "") -> serialization.Fields:
-    """Returns the flattened config of a run, also of another version's run.
+    """Returns the flattened config of a run of any version of the job.
 
     The known fields have the types of configs/default.py.
 
@@ -71,12 +71,13 @@ def claimed(
     Args:
       workdir: Open workdir of the run.
       config: Config of this attempt.
-      has_saved: Returns whether this attempt has committed a checkpoint.
+      has_saved: Function that returns whether this attempt has committed a
+        checkpoint.
 
     Raises:
-      LostRaceError: Another process works on the same run.
-      ResumeError: The workdir holds a run of another config.
-      ConfigError: The config in it is damaged.
+      LostRaceError: Another process trains the same run.
+      ResumeError: The workdir contains a run of another config.
+      ConfigError: The config in the workdir is damaged.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -105,7 +106,7 @@ def claimed(
 
 
 def _publish(workdir: Workdir, config: ml_collections.ConfigDict) -> bool:
-    """Creates config.json; returns whether there was none."""
+    """Creates config.json and returns True, or returns False if it exists."""
     path = workdir.local / CONFIG
     if path.exists():
         return False
@@ -127,7 +128,7 @@ def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     )
     if changed:
         raise errors.ResumeError(
-            f"--workdir={workdir}: contains a run of another config"
+            f"--workdir={workdir}: the workdir contains a run of another config"
             f" ({'; '.join(changed)}). Fix: choose another workdir, undo the"
             f" change, or delete {workdir.file(CONFIG)} if the run has no"
             " checkpoint"
@@ -168,7 +169,7 @@ def _kind(defaults: dict[str, Any]) -> dict[str, reader.Kind]:
 
 
 def _check_names(nested: dict[str, Any]) -> None:
-    """Refuses names that are none of fields: ConfigDict raises many errors."""
+    """Raises DamagedError for a name that ConfigDict does not accept."""
     for name, value in nested.items():
         if not name.isidentifier() or name.startswith("_"):
             raise reader.DamagedError(f"{CONFIG}: {name[:40]!a} is not a field")

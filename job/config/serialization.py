@@ -25,7 +25,7 @@ Fields = dict[str, Any]
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Fields:
     """Returns {dotted name: value} of every field, in the config's order.
 
-    All values are JSON values: a tuple becomes a list, infinity `INFINITE`.
+    All values are JSON values. A tuple becomes a list, infinity `INFINITE`.
 
     Args:
       config: Config or group of a config.
@@ -68,7 +68,7 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def from_json(nested: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that `to_json` converted; its values are unchecked.
+    """Returns the config that `to_json` converted, with unchecked values.
 
     A field that was added to the job after the config was saved gets its
     default, which leaves the results of a run as they were.

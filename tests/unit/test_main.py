@@ -21,7 +21,7 @@ LONG = "x" * 300
     ("args", "said"),
     [
         ([], "--config is missing"),
-        (["--confg=x"], "--confg=x: unknown flag. Fix: --config=x"),
+        (["--confg=x"], "--confg=x: unknown flag. Fix: use --config=x"),
         (["--mode=fly", SMOKE], "fly"),
         ([SMOKE], "--workdir is missing"),
         ([SMOKE, "--workdir=gs://"], "gs://BUCKET/PATH"),
@@ -33,14 +33,14 @@ LONG = "x" * 300
         ([SMOKE, "--workdir=x", "--config.data.dir=y"], "must be empty"),
         (["--mode=predict", "--workdir=x", "--input="], "--input is missing"),
         (["--mode=predict", "--input=x.png"], "--workdir is missing"),
-        ([SMOKE, "--workdir=x", "--lr=1"], "Fix: --config.optimizer.peak_le"),
+        ([SMOKE, "--workdir=x", "--lr=1"], "use --config.optimizer.peak_lea"),
         (
             [SMOKE, "--workdir=x", "--config.lr=1"],
             "optimizer.peak_learning_rat",
         ),
-        (["--config=smok", "--workdir=x"], "Fix: --config=smoke"),
+        (["--config=smok", "--workdir=x"], "Fix: use --config=smoke"),
         (["--config=configs/augment_presets.py"], "does not define get_config"),
-        ([SMOKE, "--workdir=x", "train"], "Fix: --mode=train"),
+        ([SMOKE, "--workdir=x", "train"], "Fix: use --mode=train"),
         (
             [SMOKE, "--workdir=x", "--config.modl.width=1"],
             "config.model.width=1",

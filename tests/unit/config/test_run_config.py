@@ -1,4 +1,4 @@
-"""The config that a workdir holds."""
+"""Config of an existing run, read from its workdir."""
 
 import json
 
@@ -25,9 +25,9 @@ def test_saved_config_is_loaded(config, tmp_path):
         (None, "--workdir=gs://b/run: no config.json found"),
         ("{", "--workdir=gs://b/run: config.json is not valid JSON"),
         ("[" * 100_000, "config.json is nested too deeply"),
-        ("[]", r"config.json: it is \[\]; it must be an object"),
-        ('{"optimizer": 3}', "config.json: optimizer is 3; it must be an obj"),
-        ('{"seed": 1.5}', "config.json: seed is 1.5; it must be an integer"),
+        ("[]", r"config.json: the value is \[\], not an object"),
+        ('{"optimizer": 3}', "config.json: optimizer is 3, not an obj"),
+        ('{"seed": 1.5}', "config.json: seed is 1.5, not an integer"),
         (
             '{"optimizer.name": 1}',
             "config.json: 'optimizer.name' is not a field",
