@@ -86,7 +86,7 @@ def limit(split: Split, images: int) -> Split:
 
     Args:
       split: Images to choose from.
-      images: Number of images. If 0 or larger than the split, all.
+      images: Number of images. If 0 or above the split's size, all are kept.
     """
     if not 0 < images < len(split):
         return split
@@ -95,11 +95,11 @@ def limit(split: Split, images: int) -> Split:
 
 
 def hold_out(dataset: Dataset, fraction: float) -> Dataset:
-    """Returns a data set that is evaluated on held-out training images.
+    """Returns a data set whose test split is held-out training images.
 
-    For tuning: settings that were chosen by the test images report an accuracy
-    that is too high. The held-out images are the same for every seed, so that
-    runs can be compared.
+    Tuning needs it, because settings that were chosen by the test images report
+    too high an accuracy. The held-out images are the same for every seed, so
+    that runs can be compared.
 
     Args:
       dataset: Data set as it was loaded.

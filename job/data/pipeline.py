@@ -1,9 +1,9 @@
-"""The images of each step: a pure function of (seed, step).
+"""Images of each step, a pure function of (seed, step).
 
-An epoch's order is a stateless permutation, so no iterator has to be saved: a
+An epoch's order is a stateless permutation, so no iterator has to be saved. A
 run that resumes at step s gets the batches from s on. Epochs follow one another
-without a gap: position p of the run is image `order(p // n)[p % n]`. So each
-image is seen exactly once per epoch, even if the batch size does not divide n.
+without a gap, as position p of the run is image `order(p // n)[p % n]`. So each
+image is used exactly once per epoch, even if the batch size does not divide n.
 
     batches = train_batches(split, seed=0, global_batch_size=512, first_step=0)
     batches = eval_batches(split, global_batch_size=1000)
@@ -37,7 +37,7 @@ class TrainBatch(NamedTuple):
       image: uint8 [b, 32, 32, 3], 0 to 255.
       label: int32 [b], 0 to the number of classes - 1.
       index: int32 [b], index of the image in the training split.
-      epoch: int32 [b], number of times the run has seen the image before.
+      epoch: int32 [b], number of earlier uses of the image in the run.
     """
 
     image: tf.Tensor
@@ -63,7 +63,7 @@ class EvalBatch(NamedTuple):
 def train_indices(
     positions: tf.Tensor, *, num_images: int, seed: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the images at positions of the run.
+    """Returns the image indices at positions of the run.
 
     Args:
       positions: int64 [b], ascending positions in the run, from 0.
@@ -125,8 +125,8 @@ def train_batches(
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
-    # AutoGraph has nothing to convert here, is slow to find that out, and
-    # leaves a temporary file per function if the process ends abruptly.
+    # AutoGraph has nothing to convert here. It takes time, and leaves a
+    # temporary file per function if the process ends abruptly.
     @tf.autograph.experimental.do_not_convert
     def gather(number: tf.Tensor) -> TrainBatch:
         positions = _positions(number, size, num_replicas, own)
@@ -189,9 +189,9 @@ def eval_batches(
 def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a data set without tf.data's autotuning, which has no use here.
 
-    The tuning thread may miss its end: TensorFlow 2.21 wakes it before setting
-    the flag that it checks. Deleting an iterator then waits for up to a minute,
-    holding Python's global lock.
+    The tuning thread may miss its end, because TensorFlow 2.21 wakes it before
+    setting the flag that it checks. Deleting an iterator then waits for up to a
+    minute, holding Python's global lock.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -230,8 +230,8 @@ def _positions(
     number: tf.Tensor, size: int, num_replicas: int, own: range
 ) -> tf.Tensor:
     """Returns the run's positions in a worker's n-th element, int64 [size]."""
-    step, place = number // len(own), number % len(own)
-    element = step * num_replicas + own.start + place
+    step, index = number // len(own), number % len(own)
+    element = step * num_replicas + own.start + index
     return element * size + tf.range(size, dtype=tf.int64)
 
 

@@ -35,7 +35,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(split):
     )
     assert [a.name for a in answers] == [str(n) for n in range(10)]
     bad = answers.pop(5)
-    assert (bad.top, bad.error) == ((), "it is not a PNG or JPEG image")
+    assert (bad.top, bad.error) == ((), "the file is not a PNG or JPEG image")
     images = tf.constant(split.images[:9])
     said = tf.nn.softmax(network(images, training=False)[0]).numpy()
     for answer, expected in zip(answers, said, strict=True):
@@ -50,7 +50,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(split):
     rows = [classify.to_row(answer, 9) for answer in (answers[0], bad)]
     assert rows[0].startswith("0          ")
     assert "%" in rows[0]
-    assert rows[1] == "5          not read: it is not a PNG or JPEG image"
+    assert rows[1] == "5          not read: the file is not a PNG or JPEG image"
 
 
 def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
@@ -72,7 +72,7 @@ def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
     assert sum(one["probability"] for one in first["top"]) <= 1.0001
     assert second == {
         "input": f"{folder}/b.jpg",
-        "error": "it is not a PNG or JPEG image",
+        "error": "the file is not a PNG or JPEG image",
     }
     assert done.returncode == 3
     assert "data error: 1 of 2 files" in done.stderr.splitlines()[-1]
