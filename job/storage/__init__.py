@@ -70,7 +70,7 @@ class Storage(Protocol):
         Args:
           name: Name of the file.
           content: uint8 arrays of rank 1, which are joined.
-          timeout: See above.
+          timeout: Limit for the tries of each request, in seconds.
 
         Raises:
           FileExistsError: The name is taken by another file.

@@ -1,4 +1,4 @@
-"""Downloads single objects that others keep in a bucket: images, weights.
+"""Download of single objects from a bucket, such as images or weights.
 
     fetch("gs://bucket/x.h5", most_bytes=2**28, what="model.weights=...")
 
@@ -13,16 +13,16 @@ from job import errors
 def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
     """Downloads an object.
 
-    It takes the right to read the object, and none to list its neighbors.
+    The account needs permission to read the object, but not to list the bucket.
 
     Args:
-      url: gs://BUCKET/OBJECT.
-      most_bytes: Largest size that is accepted.
+      url: URL of the object, gs://BUCKET/OBJECT.
+      most_bytes: Largest accepted size in bytes.
       what: Flag or config field that names the object, with its value; the
         subject of error messages.
 
     Raises:
-      ConfigError: The URL is not that of an object in a bucket.
+      ConfigError: The URL does not name an object in a bucket.
       DataError: The object does not exist, is too large or cannot be read.
       UnavailableError: The bucket did not answer in time; a later try may
         succeed.
@@ -34,8 +34,12 @@ def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
     try:
         return gcs.Bucket(folder).read(name, most_bytes=most_bytes)
     except FileNotFoundError:
-        raise errors.DataError(f"{what}: {url} does not exist") from None
+        raise errors.DataError(
+            f"{what}: {url} does not exist. Fix: correct the URL"
+        ) from None
     except errors.UnavailableError as error:
         raise errors.UnavailableError(f"{what}: {error}") from None
     except errors.StorageError as error:
-        raise errors.DataError(f"{what}: cannot be read ({error})") from None
+        raise errors.DataError(
+            f"{what}: the object cannot be read ({error})"
+        ) from None
