@@ -66,7 +66,7 @@ class AblationPlan:
             variants = module["get_variants"](name)
         except (OSError, KeyError, ValueError) as error:
             raise errors.ConfigError(
-                f"--config={config}: not an ablation plan ({error}). Fix:"
+                f"--config={config}: not an ablation plan ({error}). Fix: use"
                 " --config=configs/ablations.py:ladder"
             ) from None
         cumulative = tuple(module.get("CUMULATIVE", {}).get(name, ()))
@@ -91,18 +91,18 @@ def run(
     Args:
       config_filename: Config file and plan, FILE:PLAN.
       workdir_name: Directory of the plan.
-      stop: Stop request, passed on to the current run.
+      stop: Stop request, passed to the current run.
       seeds: Seeds of each variant.
       arguments: Flags for each run.
-      index: Index of the only run to make. If None, JOB_COMPLETION_INDEX of
-        the environment, else all runs.
+      index: Index of the only run to train, from 0. Defaults to
+        JOB_COMPLETION_INDEX of the environment, or to all runs.
 
     Raises:
       ConfigError: The plan or run does not exist, or the workdir is a bucket.
     """
     if "://" in workdir_name:
         raise errors.ConfigError(
-            f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix:"
+            f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix: use"
             " --workdir=runs/NAME"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
@@ -138,7 +138,7 @@ def run_plan(
       plan: Plan of the ablation.
       workdir: Directory above those of the runs. Created if needed.
       arguments: Flags for each run, such as --config.data.dir=DIR.
-      stop: Stop request, passed on to the current run.
+      stop: Stop request, passed to the current run.
       index: Index in `plan.runs()` of the only run to train. If None, all
         runs are trained.
 
@@ -176,21 +176,28 @@ def run_plan(
             *arguments,
             f"--config.seed={seed}",
         ]
-        logging.info("run %d of %d: %s", number + 1, len(runs), variant)
-        logging.info("%s", shlex.join(command))
+        logging.info(
+            "Starting run %d of %d: %s",
+            number + 1,
+            len(runs),
+            shlex.join(command),
+        )
         if _failed(where, command):
-            logging.info("skipped: diverged in an earlier attempt")
+            logging.info(
+                "Skipped the run, which diverged in an earlier attempt"
+            )
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
-            failure = _read_failure(where) or {"exit_code": code}  # Its own.
+            # The run may have written the cause.
+            failure = _read_failure(where) or {"exit_code": code}
             failure["command"] = shlex.join(command)
             files.write_json(where / FAILURE, failure)
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
-                f"{variant}, seed {seed} exited with {code}; its last line"
-                " is above",
+                f"{where}: the run exited with {code}. Fix: see its last line"
+                " above",
                 code,
             )
         else:
@@ -208,10 +215,10 @@ def _read_failure(where: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:
-    """Runs a command and returns its exit code; passes a stop request on."""
-    told = False
+    """Runs a command and returns its exit code; forwards a stop request."""
+    terminated = False
     # The run has a process group of its own, because a terminal sends Ctrl-C to
-    # a whole group. Together with the signal that is passed on, the run would
+    # a whole group. Together with the signal that is forwarded, the run would
     # get two, and the second one ends it immediately. The run also has to
     # notice that this process has ended.
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
@@ -220,6 +227,6 @@ def _run(command: Sequence[str], stop: StopRequest) -> int:
             try:
                 return process.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                if stop.requested and not told:
+                if stop.requested and not terminated:
                     process.terminate()
-                    told = True
+                    terminated = True

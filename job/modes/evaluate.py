@@ -55,7 +55,7 @@ def evaluate_checkpoint(
 
     Args:
       workdir: Directory of the run, finished or not.
-      poll: Function called between two batches; its exceptions pass.
+      poll: Function called between two batches. Its exceptions propagate.
       storage: Storage of the checkpoints. If None, a folder in `workdir`.
       require_gpus: Minimum number of GPUs; 0 allows a CPU.
 
@@ -63,7 +63,7 @@ def evaluate_checkpoint(
       The step, and the fields of `Scores` except the logits.
 
     Raises:
-      ConfigError: `workdir` holds no run.
+      ConfigError: `workdir` does not contain a run.
       ResumeError: The run has no usable checkpoint.
     """
     from job import build

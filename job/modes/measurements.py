@@ -2,14 +2,14 @@
 
     measured = measure(config, StopRequest(), rounds=10)
 
-The bare step is the compiled step on one batch on the device: no input, no
-augmentation, no logging. The job is the training loop with all of them. Both
+The bare step is the compiled step on one batch on the device, without input,
+augmentation or logging. The job is the training loop with all of them. Both
 train the same variables, in turn, a few seconds each, so that other load on the
-machine affects both; the result is the median of the pairs. In between run the
-augmentation alone, for as many steps of one replica's images, and a large
-matrix product in the step's precision, whose rate is the reference for the
-utilization of the hardware. A save is timed alone and spread over the steps
-between two checkpoints.
+machine affects both. The result is the median of the pairs. Each round also
+times the augmentation alone, for as many steps of one replica's images. A large
+matrix product in the step's precision is the reference for the utilization of
+the hardware. A save is timed alone and spread over the steps between two
+checkpoints.
 """
 
 import dataclasses
@@ -50,10 +50,10 @@ ROUNDS = 10
 SEGMENT_SECONDS = 4.0
 _SAVES = 10
 _EVALUATIONS = 3
-# Height and width of the matrices whose product is the reference: so large that
-# a larger one is not faster.
+# Height and width of the matrices whose product is the reference, large enough
+# that a larger one is not faster.
 _MATRIX_SIZE = {"CPU": 2048, "GPU": 8192}
-# Products per call: on a GPU one takes little longer than its launch.
+# Products per call, as one on a GPU takes little longer than its launch.
 _PRODUCTS = {"CPU": 1, "GPU": 50}
 # Interval that disables log lines, evaluations and checkpoints.
 _NEVER = 10**9
@@ -68,16 +68,16 @@ class Measured:
       replicas: Number of replicas.
       test_images: Number of images of an evaluation.
       steps: Steps per segment.
-      first_step: From loading the data to the end of the first step.
-      compiling: Compilation of the step.
+      first_step: Time from loading the data to the end of the first step.
+      compiling: Compile time of the step.
       step_tflop: Cost of a step, in 10^12 floating-point operations.
-      bare: Segments of the bare step.
-      job: Segments of the job, in pairs with `bare`.
-      augmenting: Segments of the augmentation.
+      bare: Times of segments of the bare step.
+      job: Times of segments of the job, in pairs with `bare`.
+      augmenting: Times of segments of the augmentation.
       matrix_tflops: Rates of the matrix product, in 10^12 operations per
         second.
-      evaluating: Evaluations.
-      stalls: Saves, as far as they block the loop.
+      evaluating: Times of evaluations.
+      stalls: Times for which a save blocks the loop.
       commits: Bytes and seconds of each save.
       input_rates: Images per second of the input pipeline.
       save_to: Name of the storage of the saves.
@@ -121,7 +121,7 @@ def measure(
       storage: Storage of the timed saves, which are removed again. If None, a
         temporary folder.
       rounds: Number of rounds.
-      segment_seconds: Time of a segment.
+      segment_seconds: Duration of a segment, in seconds.
     """
     start = time.perf_counter()
     strategy = build.create_strategy(config)
@@ -272,7 +272,7 @@ def _create_augment(
     data: Dataset,
     plan: Plan,
 ) -> Callable[[int], None]:
-    """Returns a function that augments one batch, time and again."""
+    """Returns a function that augments one batch repeatedly."""
     replicas = strategy.num_replicas_in_sync
     augment = build.create_augment(config, strategy, plan)
     with tf.device("CPU:0"):
@@ -315,8 +315,8 @@ def _create_multiply(
 ) -> Callable[[], float]:
     """Returns a function that measures a large matrix product.
 
-    It returns the rate of one device, in 10^12 operations per second, as the
-    best of three. Type and accumulation are those of the step.
+    The function returns the rate of one device, in 10^12 operations per second,
+    as the best of three. Type and accumulation are those of the step.
     """
     device = strategy.extended.worker_devices[0]
     kind = "GPU" if "GPU" in device else "CPU"
@@ -355,7 +355,7 @@ def _peak_memory() -> dict[str, int]:
 
 
 def _stall(loop: Loop, saver: AsyncSaver) -> float:
-    """Returns how long a save blocks the loop, in seconds."""
+    """Returns the time for which a save blocks the loop, in seconds."""
     loop.state.step.assign_add(1)  # Each step is committed once only.
     loop.step = int(loop.state.step.numpy())
     seconds = _seconds(loop.save)
@@ -364,7 +364,7 @@ def _stall(loop: Loop, saver: AsyncSaver) -> float:
 
 
 def _input_rate(config: ml_collections.ConfigDict, inputs: Split) -> float:
-    """Returns inputs per second of the pipeline alone: shuffled and endless."""
+    """Returns the inputs per second of the shuffled pipeline alone."""
     batches = iter(
         pipeline.train_batches(
             inputs,
@@ -374,7 +374,7 @@ def _input_rate(config: ml_collections.ConfigDict, inputs: Split) -> float:
         )
     )
 
-    # Where there is a GPU, reading a pixel would take the batch there.
+    # With a GPU, reading a pixel would copy the batch to it.
     @tf.function(autograph=False)
     def take(count: tf.Tensor) -> tf.Tensor:
         def body(done: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, ...]:

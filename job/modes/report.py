@@ -16,10 +16,10 @@ def run(names: Sequence[str]) -> Outcome:
 
     Args:
       names: Workdirs of runs or of an ablation. The first one receives the
-        comparison and need not hold a run.
+        comparison and need not contain a run.
 
     Raises:
-      ConfigError: A workdir holds neither a run nor an ablation.
+      ConfigError: A workdir contains neither a run nor an ablation.
     """
     from job.report import comparison, page
     from job.report import run as run_lib

@@ -33,18 +33,19 @@ def run(
     config_name: str,
     upload_seconds: float,
 ) -> Outcome:
-    """Trains until the last step; a finished run is only reported.
+    """Trains until the last step, or only reports a finished run.
 
     Args:
       config: Checked config.
       workdir: Open workdir of the run.
-      stop: Stop request, polled all the time.
+      stop: Stop request, polled throughout.
       watchdog: Watchdog, not started yet.
       config_name: Config file and variant, for the first line of the log.
-      upload_seconds: Interval between two uploads to a gs:// workdir.
+      upload_seconds: Interval between two uploads to a gs:// workdir, in
+        seconds.
 
     Raises:
-      JobError: See `errors`.
+      JobError: The run failed or was stopped; see `errors`.
     """
     fields = serialization.flatten(config)
     cluster = None
@@ -64,7 +65,10 @@ def run(
     else:
         workdir.check_writable()
         logging.info(
-            "config %s  workdir %s  seed %d", config_name, workdir, config.seed
+            "Starting config %s, workdir %s, seed %d",
+            config_name,
+            workdir,
+            config.seed,
         )
         result = _train(
             config, workdir, stop, watchdog, cluster, upload_seconds
@@ -89,7 +93,7 @@ def _train(
     cluster: environment.Cluster | None,
     upload_seconds: float,
 ) -> dict[str, Any]:
-    """Trains as the only worker or as the chief; returns the result."""
+    """Trains as the only worker or the chief, and returns the result."""
     fields = serialization.flatten(config)
     workdir.check_writable()
     checkpoints = store.CheckpointStore(workdir.checkpoints)
@@ -108,7 +112,7 @@ def _train(
                 workdir.local, max(saved, default=-1), workdir.file(STARTS)
             )
         )
-        workdir.push(STARTS)  # Before anything ends this attempt.
+        workdir.push(STARTS)  # A kill may end this attempt at any time.
         watchdog.start()
         stop.check()
         startup.import_tensorflow()
@@ -178,7 +182,7 @@ def _follow_chief(
 
 
 def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:
-    """Returns the summary of a finished run: a name and a value per line.
+    """Returns the summary of a finished run, a name and a value per line.
 
     Args:
       result: Contents of `result.json`.

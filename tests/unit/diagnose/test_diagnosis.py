@@ -152,7 +152,7 @@ def test_absent_weights_end_the_diagnosis_of_a_config():
         (["--workdir=tests"], 2, "no config.json"),
         (["--keras_model=no.keras"], 3, "the file does not exist"),
         (["--keras_model=no.keras", "--workdir=x"], 2, "leave out --workdir"),
-        (["--keras_model=a.keras", "--images=x.npy"], 2, "belong together"),
+        (["--keras_model=a.keras", "--images=x.npy"], 2, "one of the two"),
         (["--images=x.npy", "--labels=y.npy"], 2, "--keras_model is missing"),
     ],
     ids=["nothing", "no_run", "no_model", "model_and_run", "half", "arrays"],

@@ -1,4 +1,4 @@
-"""The benchmark runs, and reports what it says it reports; no timing here."""
+"""Fields of the benchmark's report, without any assertion on times."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from job.modes import benchmark, measurements
 from job.supervision import preemption
 
 
-def test_it_reports_step_job_augmentation_and_input(config, tmp_path):
+def test_report_has_step_job_augmentation_and_input(config, tmp_path):
     outcome = benchmark.run(
         config,
         str(tmp_path / "bench"),
@@ -32,9 +32,9 @@ def test_it_reports_step_job_augmentation_and_input(config, tmp_path):
     assert report["model_flop_utilization"]["median"] > 0
     assert report["matrix_product_tflops"]["median"] > 0
     assert report["compile_seconds"] > 0
-    # No process with TensorFlow in it does with less than 100 MB.
+    # A process with TensorFlow needs more than 100 MB.
     assert report["peak_memory_bytes"]["host"] > 1e8
-    # The saves that were timed are removed.
+    # The timed saves are removed.
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {
         "benchmark.json"
     }
@@ -49,7 +49,7 @@ def test_several_nodes_are_refused(config):
 
 
 def test_a_frozen_base_is_measured_on_its_features(config):
-    """A run extracts them once and trains the head alone."""
+    """A run extracts the features once and trains only the head."""
     config.model.batch_norm = False
     config.model.width = 0.0625
     config.augment.flip = "none"

@@ -1,4 +1,4 @@
-"""--mode=report: pages of runs, and a comparison of several."""
+"""Mode report: pages of runs, and a comparison of several."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from tests.support.jobs import run_job
 
 @pytest.fixture
 def workdir(tmp_path):
-    """Workdir of a finished run."""
+    """Returns the workdir of a finished run."""
     finished_run.write_run(tmp_path)
     return tmp_path
 
 
-def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
+def test_the_page_of_a_run_in_a_bucket_is_uploaded(workdir, bucket):
     for path in workdir.rglob("*"):
         if path.is_file():
             name = path.relative_to(workdir).as_posix()
@@ -45,9 +45,7 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
     assert outcome.output == [f"{bucket.url}/{REPORT}"]
 
 
-def test_the_mode_makes_pages_and_compares_where_there_are_several(
-    workdir, tmp_path_factory
-):
+def test_several_runs_get_pages_and_a_comparison(workdir, tmp_path_factory):
     report.run([str(workdir)])
     assert (workdir / REPORT).exists()
     assert not (workdir / "report.md").exists()
@@ -69,7 +67,7 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     assert "| second |" in (compared / "report.md").read_text()
 
 
-def test_a_run_that_diverges_leaves_a_report_that_says_so(
+def test_the_report_of_a_diverged_run_names_the_divergence(
     config, tmp_path, monkeypatch
 ):
     from job import train as train_lib
