@@ -1,4 +1,4 @@
-"""A data set of 3 classes, from the training to the diagnosis of its run."""
+"""Data set of 3 classes, from training to the diagnosis of its run."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def three_classes(monkeypatch):
 
 @pytest.fixture
 def config():
-    """A network too narrow to learn, so that the diagnosis has findings."""
+    """Returns a config too narrow to learn, so that the run has findings."""
     config = naive.get_config().unlock()
     config.update_from_flattened_dict(
         {
