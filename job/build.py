@@ -77,7 +77,7 @@ def create_strategy(
 def load_data(
     config: ml_collections.ConfigDict, poll: Callable[[], None] = lambda: None
 ) -> dataset.Dataset:
-    """Returns the data set; its test split may be a held-out slice.
+    """Returns the data set, with a held-out slice for its test split if set.
 
     Args:
       config: Config of the run.
@@ -145,7 +145,7 @@ def create_model(
 
     Args:
       config: Config of the run.
-      precision: Compute type: float32, bfloat16 or float16.
+      precision: Compute type, one of float32, bfloat16 or float16.
       num_classes: Number of classes.
       dropout: Dropout rate.
       jit_compile: Whether XLA compiles what the network computes.

@@ -1,4 +1,4 @@
-"""Format of a checkpoint: one safetensors file, verified when it is read.
+"""Format of a checkpoint, a safetensors file that is verified on reading.
 
     pieces = encode(step, tensors, run, writer="9f...")
     header = read_header(file, size)
@@ -102,8 +102,8 @@ class Header:
 
     Attributes:
       step: Training step of the checkpoint.
-      run: Resume metadata, of JSON types only: config, seed, replicas,
-        versions, earlier attempts.
+      run: Resume metadata of JSON types, such as config, seed, replicas,
+        versions and earlier attempts.
       tensors: Tensors by name, in the order of the file.
       writer: Id of the process that wrote it.
     """
@@ -156,7 +156,7 @@ def encode(
 
     Args:
       step: Training step of the checkpoint.
-      tensors: Tensors by name: float32, int32, int64 or uint8.
+      tensors: Tensors by name, of type float32, int32, int64 or uint8.
       run: Resume metadata; see `Header`.
       writer: Id of this process; see `Header`.
     """

@@ -1,4 +1,4 @@
-"""Asynchronous saving: a thread writes checkpoints while training continues.
+"""Asynchronous saver of checkpoints, a thread that writes during training.
 
     saver = AsyncSaver(store)
     saver.save(step, tensors, run)       # returns immediately
@@ -66,7 +66,7 @@ class AsyncSaver:
         """Starts the thread, a daemon.
 
         Args:
-          store: Store of the checkpoints; only this saver may save to it.
+          store: Store of the checkpoints, used for saving by this saver only.
           committed_step: Step of the checkpoint that the run resumed from, if
             any.
           on_commit: Function that the thread calls with each committed step.
@@ -118,9 +118,12 @@ class AsyncSaver:
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> None:
-        """Enqueues a checkpoint; the arrays must not change afterwards.
+        """Enqueues a checkpoint, whose arrays must not change afterwards.
 
-        See `CheckpointStore.save` for the arguments and `check` for the errors.
+        The arguments are those of `CheckpointStore.save`.
+
+        Raises:
+          JobError: Saving has ended; see `check`.
         """
         self.check()
         with self._changed:
@@ -180,8 +183,7 @@ class AsyncSaver:
 
         Raises:
           LostRaceError: Another process trains this run.
-          StorageError: A checkpoint was not committed; the message has the
-            cause.
+          StorageError: A checkpoint was not committed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -231,7 +233,7 @@ class AsyncSaver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *unused: Any) -> None:
-        # The code that raised a JobError has already waited for the save.
+        # The raiser of a JobError has already waited for the save.
         if kind is None or not issubclass(kind, errors.JobError):
             with contextlib.suppress(errors.JobError):
                 self.wait(_LAST_SECONDS)
@@ -272,7 +274,7 @@ class AsyncSaver:
             del snapshot  # Frees its memory while this thread waits.
 
     def _tidy(self, step: int) -> None:
-        """Deletes old checkpoints; a flush with a timeout does not wait."""
+        """Deletes old checkpoints, while a flush with a timeout can return."""
         with self._changed:
             self._running = None
             self._tidying = True
@@ -282,7 +284,7 @@ class AsyncSaver:
     def _save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> bool:
-        """Commits a checkpoint; returns False if a newer one replaces it."""
+        """Commits a checkpoint, or returns False if a newer one replaces it."""
         begun = time.monotonic()
         content = self._store.encode(step, tensors, run)
         waits = itertools.count()

@@ -1,4 +1,4 @@
-"""Commit protocol of checkpoints: save and restore.
+"""Store of checkpoints with a commit protocol.
 
     store = CheckpointStore(disk.Disk(folder), keep=2)
     store.save(step, tensors, run)       # committed when it returns
@@ -41,7 +41,7 @@ _DIRECTORY = re.compile(r"step-[0-9]{8,}/.+")
 # Timeout of each deletion, because a caller that waits for a save waits for it
 # too.
 _CALL_SECONDS = 5.0
-# Size of the first range of a file whose header alone is read.
+# Size of the first range of a file if only its header is read.
 _HEADER_RANGE_BYTES = 256 * 2**10
 # How often another process may delete a checkpoint while it is being read.
 _READS = 5
@@ -64,7 +64,7 @@ def superseded(
     Args:
       steps: Committed steps, ascending.
       keep: Number of newest checkpoints to keep.
-      scores: Score of each committed step; the checkpoint with the highest
+      scores: Score of each committed step. The checkpoint with the highest
         score (the newest of equal ones) is kept too. If None, only the newest
         checkpoints are kept.
     """
@@ -90,7 +90,7 @@ class CheckpointStore:
           storage: Storage of the checkpoints, or the path of a local folder.
           keep: Number of newest checkpoints to keep, at least 2: the newest one
             may turn out to be unreadable.
-          best_by: Name of a score in `Header.run`; the checkpoint with the
+          best_by: Name of a score in `Header.run`. The checkpoint with the
             highest one is kept too. If "", only the newest are kept.
         """
         if keep < 2:
@@ -269,7 +269,7 @@ class CheckpointStore:
           Header and all tensors. None if no checkpoint was ever committed.
 
         Raises:
-          StorageError: The storage does not answer; nothing is set aside.
+          StorageError: The storage does not answer. Nothing is set aside.
           ResumeError: All checkpoints are damaged, or another version of the
             job wrote them. The user decides whether to start over.
         """

@@ -1,4 +1,4 @@
-"""The config of a run: checked, expanded, saved and compared.
+"""Checks, presets, storage and comparison of a run's config.
 
     ranges         valid values of each field, and valid combinations
     augmentation   presets and strengths of the augment group

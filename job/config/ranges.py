@@ -208,14 +208,16 @@ def check(config: ml_collections.ConfigDict) -> None:
 def _check_values(
     fields: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
-    """Checks each field by itself: its name, its type and its range."""
+    """Checks the name, type and range of each field."""
     for name in sorted(defaults.keys() - fields.keys()):
         raise errors.ConfigError(
-            f"config.{name} is missing. Fix: start with configs/default.py"
+            f"--config: the field {name} is missing. Fix: start with"
+            " configs/default.py"
         )
     for name in sorted(fields.keys() - defaults.keys()):
         raise errors.ConfigError(
-            f"config.{name}: unknown field. Fix: use one of configs/default.py"
+            f"--config.{name}: unknown field. Fix: use one of"
+            " configs/default.py"
         )
     for name, value in fields.items():
         kind = type(defaults[name])

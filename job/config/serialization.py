@@ -29,8 +29,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Fields:
 
     Args:
       config: Config or group of a config.
-      prefix: Dotted name of the group, with a dot at its end. Defaults to the
-        whole config.
+      prefix: Dotted name of the group, with a dot at its end. Empty for the
+        complete config.
     """
     flat: Fields = {}
     for name, value in config.items():
@@ -70,8 +70,8 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def from_json(nested: dict[str, Any]) -> ml_collections.ConfigDict:
     """Returns the config that `to_json` converted, with unchecked values.
 
-    A field that was added to the job after the config was saved gets its
-    default, which leaves the results of a run as they were.
+    A field that is newer than the saved config gets its default, which does not
+    change the results of a run.
 
     Args:
       nested: Nested dicts of JSON values.

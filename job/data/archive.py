@@ -57,7 +57,7 @@ def find(version: Version, path: pathlib.Path) -> pathlib.Path | None:
     Args:
       version: Version to look for.
       path: Path of the folder, of its parent, of the archive or of its folder.
-        Every file counts as an archive; `read` raises if it is not one.
+        Any file counts as an archive, for which `read` may raise DataError.
     """
     if path.is_file():
         return path

@@ -52,8 +52,8 @@ class Dataset:
 
     Attributes:
       train: Training split.
-      test: Evaluated split: the test images, or held-out training images.
-      source: tfds, binary, python or synthetic.
+      test: Evaluated split, the test images or held-out training images.
+      source: Name of the source, tfds, binary, python or synthetic.
       class_names: Names of the classes, in the order of the labels.
     """
 

@@ -43,7 +43,8 @@ class Input:
 
     Attributes:
       name: Path or gs:// URL.
-      read: Function that returns the content; raises DataError or StorageError.
+      read: Function that returns the content or raises DataError or
+        StorageError.
     """
 
     name: str

@@ -8,10 +8,10 @@ image is used exactly once per epoch, even if the batch size does not divide n.
     batches = train_batches(split, seed=0, global_batch_size=512, first_step=0)
     batches = eval_batches(split, global_batch_size=1000)
 
-Both yield one element per replica and step, in the order of the replicas: with
+Both yield one element per replica and step, in the order of the replicas. With
 R replicas, elements s * R to s * R + R - 1 are step s. `tf.distribute` assigns
 them in this way, and plain iteration with `num_replicas=1` yields global
-batches. One of several workers creates the elements of its own replicas only.
+batches. A worker creates the elements of its own replicas only.
 
     iterator = distribute(strategy, lambda own: train_batches(...))
 """
@@ -71,7 +71,7 @@ def train_indices(
       seed: Seed of the order.
 
     Returns:
-      int32 [b] index of the image, 0 to n - 1, and int32 [b] epoch.
+      Index of each image, int32 [b], 0 to n - 1, and its epoch, int32 [b].
     """
     epoch = positions // num_images
     within = positions % num_images
@@ -161,7 +161,7 @@ def eval_batches(
       own_replicas: Replicas to create elements for. If None, all.
 
     Returns:
-      Endless elements of equal shape; every `eval_steps(...)` steps are one
+      Endless elements of equal shape. `eval_steps(...)` steps are one
       evaluation.
     """
     size = global_batch_size // num_replicas
@@ -181,8 +181,8 @@ def eval_batches(
         )
 
     elements = tf.data.Dataset.range(steps * len(own))
-    # Endless, because tf.distribute handles the end of a data set with
-    # optionals, which are slow; the caller knows the number of steps.
+    # The data set is endless, because tf.distribute handles its end with
+    # optionals, which are slow. The caller has the number of steps.
     return untuned(elements.map(gather).repeat().prefetch(len(own)))
 
 
@@ -236,5 +236,5 @@ def _positions(
 
 
 def eval_steps(num_images: int, global_batch_size: int) -> int:
-    """Returns the number of steps per evaluation; the last one is padded."""
+    """Returns the number of steps per evaluation, the last one padded."""
     return -(-num_images // global_batch_size)

@@ -112,7 +112,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load(content: bytes) -> Any:
-    """Returns the object in a pickle; strings of Python 2 are bytes."""
+    """Returns the object in a pickle, with strings of Python 2 as bytes."""
     tuples = 0
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name not in _OPCODES:

@@ -51,12 +51,12 @@ def load(
     """Loads a data set into memory (184 MB for CIFAR-10).
 
     Args:
-      source: Name of the source: tfds (downloaded if absent), binary, python,
+      source: Name of the source, tfds (downloaded if absent), binary, python,
         synthetic, or auto for the one that `data_dir` contains. auto means tfds
         if `data_dir` is "".
       data_dir: Folder of the binary or Python version, its parent, its .tar.gz,
         a TFDS folder, or the gs:// path of the .tar.gz or its folder. If "",
-        TFDS' own folder; binary and python need a value, synthetic none.
+        TFDS' own folder. binary and python need a value, synthetic none.
       archive_sha256: Checksum of the .tar.gz, hexadecimal. If "", that of the
         official archive.
       synthetic_train_images: Number of training images of the synthetic source.
@@ -99,7 +99,7 @@ def load(
 def _read_from_folder(
     source: str, data_dir: str, archive_sha256: str, poll: Callable[[], None]
 ) -> dataset.Dataset:
-    """Reads what a folder or a file contains; see `load`."""
+    """Loads the data set from a local folder or file; see `load`."""
     path = pathlib.Path(os.path.expanduser(data_dir))
     if source == "tfds" and not tfds_source.find(path):
         # The source was named: TFDS downloads to this folder.
@@ -158,8 +158,8 @@ def _read_from_bucket(
     Args:
       source: Name of the version, binary or python, or auto for the version of
         the archive's official name. auto means binary for a folder.
-      url: gs://BUCKET/OBJECT of the archive, or gs://BUCKET/PATH of the folder
-        that holds it under its official name.
+      url: URL of the archive, or of the folder that contains it under its
+        official name.
       archive_sha256: Checksum of the archive; see `archive.read`.
       poll: Function called between two files; see `archive.read`.
     """

@@ -2,11 +2,11 @@
 
     draw(8000, 2000, seed=0)   # Dataset; takes about 3 s
 
-Each image is one shape with random position, rotation, size and color, on a
-background of two colors and a ripple, under a second, smaller blob, uneven
-light and noise. Color, position and brightness are independent of the class, so
-a network has to learn form. With few images it overfits without augmentation,
-and it starts slowly without normalization.
+Each image has one shape with random position, rotation, size and color. The
+background has two colors and a ripple. A smaller blob, uneven light and noise
+are added. Color, position and brightness are independent of the class, so a
+network has to learn form. With few images it overfits without augmentation, and
+it starts slowly without normalization.
 """
 
 from collections.abc import Callable

@@ -49,8 +49,8 @@ def read(
 ) -> dataset.Dataset:
     """Reads both splits into memory, ordered by the examples' ids.
 
-    The ids count the records of the official binary version (`train_00000`), so
-    the order, and with it the run, is the same as from the binary source.
+    The ids count the records of the official binary version (`train_00000`). So
+    the order equals that of the binary source, and a run has equal results.
 
     Args:
       data_dir: Folder that `find` returned. If None, TFDS' own folder.
@@ -99,7 +99,7 @@ def read(
 def _check_network() -> None:
     """Raises ConnectionError if the download cannot succeed."""
     if urllib.request.getproxies():
-        return  # Behind a proxy, names need not resolve here.
+        return  # With a proxy, names need not resolve on this machine.
     answered = threading.Event()
 
     def connect() -> None:
@@ -109,7 +109,7 @@ def _check_network() -> None:
         except OSError:
             pass
 
-    # In a thread, because name resolution has no timeout of its own.
+    # A thread is needed, because name resolution has no timeout.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)

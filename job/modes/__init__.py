@@ -1,4 +1,4 @@
-"""Programs of the job, one module per `--mode`; config needs none.
+"""Programs of the job, one module per `--mode` except config.
 
 Each has a function `run` with plain arguments that returns an `Outcome` and
 prints nothing. The modules import TensorFlow only after all checks that do not
@@ -14,7 +14,7 @@ class Outcome:
     """Result of a mode, for the user and for Kubernetes.
 
     Attributes:
-      output: Lines for standard output; may be computed while it is read.
+      output: Lines for standard output, possibly computed while they are read.
       summary: Termination message of a pod. If empty, the mode's name.
     """
 

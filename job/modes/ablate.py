@@ -1,14 +1,14 @@
-"""`--mode=ablate`: trains the runs of an ablation plan, one after another.
+"""Mode ablate, which trains the runs of an ablation plan one after another.
 
     plan = AblationPlan.load("configs/ablations.py:ladder", seeds=(0, 1))
     run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
 
-A plan is a config file with two functions: `get_variants(plan)` returns the
+A plan is a config file with two functions. `get_variants(plan)` returns the
 names of the runs, and `get_config("PLAN/VARIANT")` the config of one. The
 optional `CUMULATIVE` maps a plan to the variants that add to the one before
 them. Each run is a process with the command that a user would type. A run that
-diverges is a result; any other failure ends the ablation. Repeating the command
-resumes it, and a finished run ends immediately. Imports no TensorFlow.
+diverges is a result, but any other failure ends the ablation. Repeating the
+command resumes it, and a finished run ends immediately. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -215,12 +215,12 @@ def _read_failure(where: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:
-    """Runs a command and returns its exit code; forwards a stop request."""
+    """Runs a command, forwards a stop request, and returns the exit code."""
     terminated = False
     # The run has a process group of its own, because a terminal sends Ctrl-C to
-    # a whole group. Together with the signal that is forwarded, the run would
-    # get two, and the second one ends it immediately. The run also has to
-    # notice that this process has ended.
+    # a group. Together with the forwarded signal, the run would get two, and
+    # the second one ends it immediately. The run also has to notice that this
+    # process has ended.
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, process_group=0, env=environment) as process:
         while True:

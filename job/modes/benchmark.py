@@ -1,4 +1,4 @@
-"""`--mode=benchmark`: measures the speed of a config on this machine."""
+"""Mode benchmark, which measures the speed of a config on this machine."""
 
 import contextlib
 import math
@@ -32,8 +32,8 @@ def run(
 
     Args:
       config: Checked config. Its strategy must not be multi_worker.
-      workdir_name: Workdir for benchmark.json; the timed saves go there too.
-        If None, nothing is kept.
+      workdir_name: Workdir for benchmark.json and the timed saves. If None,
+        nothing is kept.
       stop: Stop request, polled between two rounds.
       upload_seconds: Interval between two uploads to a gs:// workdir, in
         seconds.

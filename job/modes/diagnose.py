@@ -1,4 +1,4 @@
-"""`--mode=diagnose`: findings on a config, a run or a Keras model."""
+"""Mode diagnose, which reports findings on a config, run or Keras model."""
 
 import contextlib
 import json
@@ -35,8 +35,8 @@ def run(
     """Returns the findings on a config, a run or a Keras model.
 
     Args:
-      config: Checked config. If None, the workdir's. With a Keras model it
-        names the data set. If None, there is no data set.
+      config: Checked config. If None, that of the workdir. With a Keras model
+        it names the data set, which is optional.
       workdir_name: Workdir of a run. If None, `config` alone is diagnosed.
       stop: Stop request, polled between two checks.
       keras_model: Path of a .keras file. If None, there is no Keras model.
@@ -45,7 +45,7 @@ def run(
       labels: Path of a .npy file of their labels.
       command: Arguments of the command that trains `config`. If empty, no
         command is shown.
-      output_format: Format of the report: json, or any other value for text.
+      output_format: Format of the report, json or any other value for text.
 
     Raises:
       ConfigError: Nothing was given to diagnose, or the arguments conflict.

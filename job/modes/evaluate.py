@@ -1,4 +1,4 @@
-"""`--mode=evaluate`: scores the newest checkpoint of a run."""
+"""Mode evaluate, which scores the newest checkpoint of a run."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from job.supervision.preemption import StopRequest
 
 
 def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
-    """Scores the newest checkpoint; writes nothing.
+    """Scores the newest checkpoint without writing anything.
 
     Args:
       workdir_name: Workdir of the run.
@@ -48,7 +48,7 @@ def evaluate_checkpoint(
     storage: Storage | None = None,
     require_gpus: int = 0,
 ) -> dict[str, Any]:
-    """Returns the scores of a run's newest checkpoint; writes nothing.
+    """Returns the scores of a run's newest checkpoint.
 
     Runs on the devices of this machine. Scores do not depend on the devices
     that the run was trained on.
@@ -60,7 +60,7 @@ def evaluate_checkpoint(
       require_gpus: Minimum number of GPUs; 0 allows a CPU.
 
     Returns:
-      The step, and the fields of `Scores` except the logits.
+      Step of the checkpoint, and the fields of `Scores` except the logits.
 
     Raises:
       ConfigError: `workdir` does not contain a run.
@@ -87,7 +87,8 @@ def evaluate_checkpoint(
     )
     if not history.step:
         raise errors.ResumeError(
-            f"--workdir={workdir}: no checkpoint yet. Fix: train first"
+            f"--workdir={workdir}: the run has no checkpoint yet. Fix: train"
+            " first"
         )
     evaluator = build.create_evaluator(
         config, strategy, data.test, num_classes=data.num_classes

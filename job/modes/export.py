@@ -1,4 +1,4 @@
-"""`--mode=export`: writes a SavedModel, a .keras file and a model card."""
+"""Mode export, which writes a SavedModel, a .keras file and a model card."""
 
 from absl import logging
 

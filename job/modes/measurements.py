@@ -116,7 +116,7 @@ def measure(
     """Measures the speed of a config on this machine.
 
     Args:
-      config: Checked config; data is loaded as for training.
+      config: Checked config, whose data is loaded as for training.
       stop: Stop request, polled between two rounds.
       storage: Storage of the timed saves, which are removed again. If None, a
         temporary folder.
@@ -356,7 +356,7 @@ def _peak_memory() -> dict[str, int]:
 
 def _stall(loop: Loop, saver: AsyncSaver) -> float:
     """Returns the time for which a save blocks the loop, in seconds."""
-    loop.state.step.assign_add(1)  # Each step is committed once only.
+    loop.state.step.assign_add(1)  # Each step is committed only once.
     loop.step = int(loop.state.step.numpy())
     seconds = _seconds(loop.save)
     saver.flush()

@@ -1,4 +1,4 @@
-"""`--mode=predict`: classifies image files with a trained network."""
+"""Mode predict, which classifies image files with a trained network."""
 
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +23,7 @@ def run(
       workdir_name: Workdir of the run.
       inputs: PNG or JPEG files, folders of them, or gs:// paths of either.
       stop: Stop request, polled between two batches.
-      output_format: table or jsonl.
+      output_format: Format of the answers, table or jsonl.
 
     Raises:
       ConfigError: No input was given, or the workdir does not contain a run.

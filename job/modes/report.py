@@ -1,4 +1,4 @@
-"""`--mode=report`: writes the page of each run, and their comparison."""
+"""Mode report, which writes the page of each run, and their comparison."""
 
 import contextlib
 import pathlib
@@ -12,7 +12,7 @@ from job.storage.workdir import ABLATION, COMPARE_PAGE, CONFIG, REPORT
 
 
 def run(names: Sequence[str]) -> Outcome:
-    """Writes the report of each run; compares them if there are several.
+    """Writes the report of each run, and the comparison of several runs.
 
     Args:
       names: Workdirs of runs or of an ablation. The first one receives the
@@ -33,7 +33,7 @@ def run(names: Sequence[str]) -> Outcome:
         runs = [each for each in found if run_lib.is_run(each.local)]
         for workdir in found:
             known = workdir in runs or (workdir.local / ABLATION).exists()
-            # The first one may be for the comparison alone.
+            # The first workdir may be for the comparison only.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
                     f"--workdir={workdir}: neither {CONFIG} of a run nor"

@@ -1,4 +1,4 @@
-"""`--mode=train`: starts a run, resumes it, or reports its result."""
+"""Mode train, which starts a run, resumes it, or reports its result."""
 
 import contextlib
 import os

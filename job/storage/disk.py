@@ -55,7 +55,7 @@ class Disk:
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """See `storage.Storage`."""
+        """Implements `Storage.find`."""
         with _translated(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise errors.ResumeError(
@@ -83,7 +83,7 @@ class Disk:
         timeout: float | None = None,
         range_bytes: int = RANGE_BYTES,
     ) -> Iterator[BinaryIO]:
-        """See `storage.Storage`."""
+        """Implements `Storage.open`."""
         path = self._root / name
         with (
             _translated(path),
@@ -92,7 +92,7 @@ class Disk:
             yield file
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`; a disk returns its bytes intact."""
+        """Implements `Storage.verify` without a check, as disks need none."""
 
     def publish(
         self,
@@ -101,7 +101,7 @@ class Disk:
         *,
         timeout: float | None = None,
     ) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.publish`."""
         path = self._root / name
         staged = self._staged(path)
         with files.translate_errors(path, passing=(FileExistsError,)):
@@ -118,21 +118,21 @@ class Disk:
             self._delete_abandoned(path)
 
     def move(self, name: str, to: str) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.move`."""
         path = self._root / name
         with _translated(path):
             path.rename(self._root / to)
             _sync_folder(path.parent)
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.delete`."""
         path = self._root / name
         with _translated(path), contextlib.suppress(FileNotFoundError):
             path.unlink()
             _sync_folder(path.parent)
 
     def check_writable(self) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.check_writable`."""
         probe = self._staged(self._root / "probe")
         with _translated(probe):
             _make_folder(self._root)

@@ -18,14 +18,13 @@ def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
     Args:
       url: URL of the object, gs://BUCKET/OBJECT.
       most_bytes: Largest accepted size in bytes.
-      what: Flag or config field that names the object, with its value; the
-        subject of error messages.
+      what: Flag or config field that names the object, with its value, for
+        error messages.
 
     Raises:
       ConfigError: The URL does not name an object in a bucket.
       DataError: The object does not exist, is too large or cannot be read.
-      UnavailableError: The bucket did not answer in time; a later try may
-        succeed.
+      UnavailableError: The bucket did not answer in time.
     """
     # Slow to import, and used by this function only.
     from job.storage import gcs

@@ -87,7 +87,7 @@ def translate_errors(
       kind: Error to raise.
 
     Raises:
-      JobError: The file cannot be read or written; of type `kind`.
+      JobError: The file cannot be read or written. The type is `kind`.
       UnavailableError: A network disk is temporarily unavailable.
     """
     translated: tuple[type[Exception], ...] = (OSError, *others)

@@ -4,7 +4,7 @@
     storage.check_writable()     # raises StorageError, with a fix
 
 Uses google-cloud-storage with Application Default Credentials (on GKE, Workload
-Identity); `STORAGE_EMULATOR_HOST` names another endpoint. TensorFlow's own
+Identity). `STORAGE_EMULATOR_HOST` names another endpoint. TensorFlow's own
 gs:// sends no checksum and no precondition and has no deadline.
 
 An upload requires that the name is free (ifGenerationMatch=0), declares the
@@ -80,7 +80,7 @@ class Bucket:
         timeout_seconds: float = _TIMEOUT_SECONDS,
         read_seconds: float = READ_SECONDS,
     ) -> None:
-        """Finds credentials; sends no request yet.
+        """Finds credentials without sending a request.
 
         Args:
           url: URL of the path, gs://BUCKET/PATH.
@@ -114,7 +114,7 @@ class Bucket:
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """See `storage.Storage`."""
+        """Implements `Storage.find`."""
         cut = len(self._full(""))
         with self._translated(prefix):
             return sorted(
@@ -138,7 +138,7 @@ class Bucket:
         timeout: float | None = None,
         range_bytes: int = RANGE_BYTES,
     ) -> Iterator[BinaryIO]:
-        """See `storage.Storage`; the file is read in ranges."""
+        """Implements `Storage.open`, and reads the file in ranges."""
         with self._reading(name):
             yield self._blob(name).open(
                 "rb", chunk_size=range_bytes, **self._limits(timeout)
@@ -167,7 +167,7 @@ class Bucket:
             return blob.download_as_bytes(checksum="crc32c", **self._limits())
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`; the file is downloaded and not kept."""
+        """Implements `Storage.verify` by a download that is not kept."""
         with self._reading(name), open(os.devnull, "wb") as nothing:
             self._blob(name).download_to_file(
                 nothing, checksum="crc32c", **self._limits()
@@ -180,7 +180,7 @@ class Bucket:
         *,
         timeout: float | None = None,
     ) -> None:
-        """See `storage.Storage`; needs memory for one request."""
+        """Implements `Storage.publish`, with memory for one request."""
         crc32c = 0
         for piece in content:
             crc32c = google_crc32c.extend(crc32c, piece)
@@ -234,7 +234,7 @@ class Bucket:
             )
 
     def move(self, name: str, to: str) -> None:
-        """See `storage.Storage`; a bucket can only copy and delete."""
+        """Implements `Storage.move` by a copy and a deletion."""
         with self._reading(name):
             blob = self._blob(name)
             blob.reload(**self._limits())
@@ -254,12 +254,12 @@ class Bucket:
                 )
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.delete`."""
         with self._translated(name), contextlib.suppress(api_errors.NotFound):
             self._blob(name).delete(**self._limits(timeout))
 
     def check_writable(self) -> None:
-        """See `storage.Storage`; writes, reads, lists and removes a file."""
+        """Implements `Storage.check_writable` with every kind of request."""
         if emulator := os.environ.get(EMULATOR):
             logging.warning(
                 "Using the emulator %s, not Google Cloud Storage, for %s",

@@ -5,10 +5,10 @@
     with mirror.kept_up(60.0):   # uploads every minute and at the end
         ...
 
-These are all files but the checkpoints: config, metrics log, events, results.
-Users read the copy, and a later attempt checks it for a finished run. Nothing
-else depends on it, as a checkpoint contains the metrics log of its run. So a
-failed upload is logged and repeated later. Imports no TensorFlow.
+These are all files but the checkpoints, such as config, metrics log, events and
+results. Users read the copy, and a later attempt checks it for a finished run.
+Nothing else depends on it, as a checkpoint contains the metrics log of its run.
+So a failed upload is logged and repeated later. Imports no TensorFlow.
 """
 
 import contextlib
@@ -47,16 +47,16 @@ class Mirror:
         last: str,
         events: str,
     ) -> None:
-        """Prepares the copy; transfers nothing yet.
+        """Prepares the copy without a transfer.
 
         Args:
           folder: Local folder, copied with its subfolders except for files
             whose name begins with a dot.
           bucket: Destination of the copies.
-          pulled: Names that `pull` fetches. No other name of the bucket ever
+          pulled: Names that `pull` downloads. No other name of the bucket
             becomes a local path.
-          last: Name of the file that is uploaded after all others: a finished
-            run is recognized by it.
+          last: Name of the file that is uploaded after all others, by which a
+            finished run is recognized.
           events: Subfolder of TensorBoard events.
         """
         self._folder = folder
@@ -204,7 +204,7 @@ class Mirror:
                 self._try()
 
     def _try(self, timeout: float | None = None) -> None:
-        """Uploads changed files; logs the first of consecutive failures."""
+        """Uploads changed files, or logs the first of consecutive failures."""
         try:
             self.push(timeout)
         except errors.StorageError as error:

@@ -76,7 +76,7 @@ def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
     }
     assert done.returncode == 3
     assert "data error: 1 of 2 files" in done.stderr.splitlines()[-1]
-    assert "not finished: using the weights of step 20" in done.stderr
+    assert "Using the weights of step 20 of an unfinished run" in done.stderr
 
 
 @pytest.mark.parametrize(
