@@ -513,6 +513,10 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                     "evaluate.every_epochs": 2.0,
                 }
             ),
+            "baseline_tuned": {
+                **_fields(baselines.get_config("tuned")),
+                "evaluate.every_epochs": 2.0,
+            },
             "stem32": {},
             # As many operations, in more epochs.
             "stem32_20ep": {
