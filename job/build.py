@@ -335,7 +335,7 @@ def create_operations(
 ) -> tuple[Operation, ...]:
     """Returns the enabled operations of the augmentation."""
     fields = config.augment.to_dict()
-    del fields["preset"]  # Expanded by `augmentation.use_preset`.
+    del fields["preset"]  # `augmentation.use_preset` has expanded it.
     return augment_lib.create_operations(fields)
 
 

@@ -221,7 +221,7 @@ def write_page(
 ) -> None:
     """Writes `report.html`, or logs a warning if that fails."""
     with best_effort(REPORT):
-        from job.report import page  # Imports matplotlib, which takes a second.
+        from job.report import page  # The import takes a second.
 
         page.write(workdir, checkpoints, name=name)
 

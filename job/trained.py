@@ -73,7 +73,7 @@ def load_trained(
             f"{checkpoints}: the checkpoint of step {saved.step} does not"
             f" belong to {CONFIG} ({'; '.join(changed)}). Fix: undo the change"
         )
-    # For its side effects: memory growth on GPUs, and no TF32.
+    # The call enables memory growth on GPUs and disables TF32.
     strategy_lib.create_strategy()
     class_names = load_class_names(workdir, config.data.source)
     network = build.create_model(

@@ -34,12 +34,12 @@ from job.storage import reader
 # Version 0.1.0 of the job wrote format 1, a directory of several files.
 FORMAT = 2
 
-# Limits of what a reader accepts: a header of 200 tensors has 60 KB, and the
-# largest network at 224 pixels, with averages and two moments, 2.2 GB.
+# Limits of a reader. A header of 200 tensors has 60 KB, and the largest network
+# at 224 pixels, with averages and two moments, has 2.2 GB.
 _MAX_HEADER_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 32 * 2**30
 _MAX_DIMENSIONS = 8
-# Unit of reading. A multiple of the size of every dtype.
+# Unit of reading in bytes, a multiple of the size of every dtype.
 BLOCK_BYTES = 16 * 2**20
 
 _DTYPES = {"F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "|u1"}

@@ -139,7 +139,7 @@ class AsyncSaver:
                     step,
                 )
             # The time starts with the first checkpoint that waits for garbage
-            # collection; otherwise each newer one would wait for the full time.
+            # collection. Otherwise each newer one would wait for the full time.
             if not self._running and not self._waiting:
                 self._since = time.monotonic()
             self._waiting = (step, tensors, run)
@@ -263,7 +263,7 @@ class AsyncSaver:
                 logging.error("Stopped saving checkpoints: %s", error)
                 with self._changed:
                     self._fatal = error
-                    # Must not be committed: another process may be ahead.
+                    # It must not be committed, as another process may be ahead.
                     self._waiting = None
                 return
             finally:

@@ -43,7 +43,7 @@ _DIRECTORY = re.compile(r"step-[0-9]{8,}/.+")
 _CALL_SECONDS = 5.0
 # Size of the first range of a file if only its header is read.
 _HEADER_RANGE_BYTES = 256 * 2**10
-# How often another process may delete a checkpoint while it is being read.
+# Number of attempts to read, as another process may delete a checkpoint.
 _READS = 5
 
 

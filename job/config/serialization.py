@@ -15,7 +15,7 @@ import ml_collections
 
 from configs import default
 
-# Stands for infinity in a flattened config and in config.json, as JSON has no
+# Text for infinity in a flattened config and in config.json, as JSON has no
 # infinite numbers.
 INFINITE = "inf"
 

@@ -26,7 +26,7 @@ from job.data.dataset import Split
 from job.supervision import tensorflow_workarounds
 
 _SHUFFLE_ROUNDS = 12
-# Threads that gather images: two gather a million images per second.
+# Threads that gather images. Two gather a million images per second.
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -80,9 +80,9 @@ def train_indices(
         same = tf.zeros_like(epochs)
         seeds = tf.stack([same + seed, epochs, same], axis=-1)
         # tf.random.experimental.index_shuffle is this op with 4 rounds, which
-        # are too few: two images of a batch share a batch of another epoch 17
-        # times as often as by chance (n 50,000, batch 256); from 6 rounds on
-        # as often as by chance. tests/unit/data/test_pipeline.py counts it.
+        # are too few. Two images of a batch then share a batch of another epoch
+        # 17 times as often as by chance (n 50,000, batch 256), but from 6
+        # rounds on as often. tests/unit/data/test_pipeline.py counts it.
         return tf.raw_ops.RandomIndexShuffle(
             index=within,
             seed=tf.cast(seeds, tf.int32),
@@ -213,8 +213,8 @@ def distribute(
         lambda context: create(own_replicas_of(context))
     )
     # TensorFlow's own prefetching data set of each device would be tuned too.
-    # (The operation that sets options has a kernel for GPUs, as those of that
-    # data set have.)
+    # The operation that sets options has a kernel for GPUs, as those of that
+    # data set have.
     with tensorflow_workarounds.map_device_datasets(untuned):
         return iter(batches)
 

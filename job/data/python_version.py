@@ -100,7 +100,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in _NUMPY_NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name} is refused")
 
-        # A class per name, as a pickle may change the class itself.
+        # Each name has its own class, as a pickle may change the class.
         class Record:
             def __init__(self, *arguments: Any) -> None:
                 self.arguments = arguments

@@ -102,7 +102,7 @@ def _read_from_folder(
     """Loads the data set from a local folder or file; see `load`."""
     path = pathlib.Path(os.path.expanduser(data_dir))
     if source == "tfds" and not tfds_source.find(path):
-        # The source was named: TFDS downloads to this folder.
+        # The source was named, so TFDS downloads to this folder.
         return tfds_source.read(path, download=True, poll=poll)
     if not path.exists():
         raise errors.DataError(

@@ -163,7 +163,7 @@ def measure(
             job.append(_seconds(functools.partial(loop.run, until=until)))
             augmenting.append(_seconds(functools.partial(augment, count)))
             rates.append(multiply())
-        loop.score()  # Compiles.
+        loop.score()  # The first call compiles.
         evaluating = [_seconds(loop.score) for _ in range(_EVALUATIONS)]
         stalls = [_stall(loop, saver) for _ in range(_SAVES)]
         commits = saver.commits
@@ -178,7 +178,7 @@ def measure(
         steps=count,
         first_step=first_step,
         compiling=loop.compile_seconds,
-        # Without the extraction of features, which happens once.
+        # The difference excludes the extraction of features.
         step_tflop=training.tflop(2) - training.tflop(1),
         bare=bare,
         job=job,
@@ -290,7 +290,7 @@ def _create_augment(
 
         @tf.function(autograph=False)
         def steps(count: tf.Tensor) -> tf.Tensor:
-            # Counted in int32, which stays on the host of a GPU.
+            # An int32 counter stays on the host of a GPU.
             def body(done: tf.Tensor, total: tf.Tensor) -> tuple:
                 step = tf.cast(done, tf.int64)
                 images = augment(batch, step, tf.constant(0)).image

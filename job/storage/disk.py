@@ -45,7 +45,7 @@ class Disk:
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
-        # Part of the names of temporary files: two threads of a process, or
+        # Part of the names of temporary files, as two threads of a process, or
         # processes of two machines, must not write to the same one.
         self._id = uuid.uuid4().hex[:12]
 

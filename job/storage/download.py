@@ -26,7 +26,7 @@ def fetch(url: str, *, most_bytes: int, what: str) -> bytes:
       DataError: The object does not exist, is too large or cannot be read.
       UnavailableError: The bucket did not answer in time.
     """
-    # Slow to import, and used by this function only.
+    # The import is slow, and only this function needs it.
     from job.storage import gcs
 
     folder, name = posixpath.split(url)

@@ -46,7 +46,7 @@ READ_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 # Wait between two tries, with jitter.
 _RETRY = storage_retry.DEFAULT_RETRY.with_delay(initial=0.2, maximum=8.0)
-# Size of one request of an upload: what is sent again after a failure.
+# Size of one request of an upload, which is sent again after a failure.
 _UPLOAD_BYTES = 32 * 2**20
 
 # https://cloud.google.com/storage/docs/naming-buckets
@@ -214,7 +214,7 @@ class Bucket:
                         f"{self}/{name}: {gcs_errors.one_line(error)}"
                     ) from None
             if (blob.size, blob.crc32c) == wanted:
-                return  # Perhaps by an earlier try whose answer was lost.
+                return  # The answer to an earlier try may have been lost.
             if (blob.metadata or {}).get("writer") != self._id:
                 raise FileExistsError(f"{self}/{name} already exists")
             blob.delete(

@@ -25,7 +25,7 @@ from job.storage import files
 # Size limit of a JSON file in bytes, far above the size of any run's files.
 MAX_JSON_BYTES = 2**24
 
-# Nesting limit of JSON: a config has two levels.
+# Nesting limit of JSON. A config has two levels.
 _MAX_DEPTH = 16
 
 # Each measured number fits into float32.
@@ -129,7 +129,7 @@ def read_bytes(
         raise DamagedError(
             f"{name} cannot be read: {files.explain(error)}"
         ) from None
-    except ValueError as error:  # A null byte, or a lone surrogate.
+    except ValueError as error:  # The name has a null byte or a surrogate.
         raise DamagedError(f"{name!a} is not a path: {error}") from None
     if max(status.st_size, len(content)) > max_bytes:
         raise DamagedError(f"{name} has more than {max_bytes:,} bytes")
