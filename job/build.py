@@ -185,7 +185,7 @@ def first_weights(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """Returns the pretrained weights that a run starts from, if any.
 
     Returns:
-      float32 arrays by variable path; see `TrainState.load_weights`.
+      Weights by variable path, float32; see `TrainState.load_weights`.
 
     Raises:
       DataError: The file that the config names does not contain VGG16 weights.

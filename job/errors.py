@@ -76,11 +76,11 @@ class PreemptedError(JobError):
 
 
 class LostRaceError(PreemptedError):
-    """Stop of a run that another process trains and is ahead with."""
+    """Stop of a run whose steps another process has committed first."""
 
 
 class HungError(JobError):
-    """Stop of a run without progress; only `watchdog` uses the exit code."""
+    """Error for a run without progress, with the exit code of `watchdog`."""
 
     exit_code = 76
 

@@ -29,7 +29,7 @@ MODES = {
     "export": ("Write a SavedModel and a .keras file", "--workdir"),
     "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
     "ablate": ("Train the variants of a plan", "--config, --workdir"),
-    "report": ("Write the page of a run, or compare runs", "--workdir"),
+    "report": ("Write a run's page, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
 
@@ -54,7 +54,7 @@ WORKDIR = flags.DEFINE_string(
 UPLOAD_SECONDS = flags.DEFINE_float(
     "upload_seconds",
     60.0,
-    "Upload metrics, events and results to a gs:// workdir at this interval, in"
+    "Upload metrics, events and results to a gs:// workdir at this interval in"
     " seconds. Checkpoints are uploaded immediately.",
     lower_bound=1.0,
 )
@@ -72,7 +72,7 @@ INDEX = flags.DEFINE_integer(
     lower_bound=0,
 )
 RUNS = flags.DEFINE_list(
-    "runs", [], "Compare the runs of these workdirs; write to --workdir."
+    "runs", [], "Compare the runs of these workdirs, and write to --workdir."
 )
 INPUT = flags.DEFINE_multi_string(
     "input",
@@ -107,9 +107,8 @@ MODE = flags.DEFINE_enum("mode", "train", list(MODES), "Run this mode.")
 GRACE_SECONDS = flags.DEFINE_float(
     "grace_seconds",
     preemption.GRACE_SECONDS,
-    "Exit 2 s before this time after SIGTERM, in seconds. Set it to"
-    " terminationGracePeriodSeconds (GKE Spot: 15) or to docker stop"
-    " --timeout.",
+    "Expect a kill this many seconds after SIGTERM, and exit 2 s earlier. Use"
+    " terminationGracePeriodSeconds (GKE Spot: 15) or docker stop --timeout.",
 )
 WATCHDOG_SECONDS = flags.DEFINE_float(
     "watchdog_seconds",
@@ -134,7 +133,7 @@ Train VGG16 on CIFAR-10, resume after a kill, and explain a low accuracy.
   python -m job.main --mode=diagnose --workdir=runs/b
   python -m job.main --mode=predict --workdir=runs/b --input=photo.png
 
---config.GROUP.FIELD=VALUE changes a field of the config; configs/default.py
+--config.GROUP.FIELD=VALUE changes a field of the config. configs/default.py
 explains all fields. Exit codes: 0 done, 2 flag or config, 3 data or storage,
 4 cannot resume, 5 diverged, 69 devices absent, 74 no answer in time,
 75 preempted (the same command resumes), 76 hung.

@@ -81,8 +81,8 @@ class Tensor:
     """Type, shape and checksum of a tensor.
 
     Attributes:
-      dtype: Type by its safetensors name: F32, I32, I64 or U8.
-      shape: Shape.
+      dtype: Safetensors name of the type, F32, I32, I64 or U8.
+      shape: Lengths of the dimensions.
       crc32c: Checksum of its bytes, 8 hexadecimal digits.
     """
 

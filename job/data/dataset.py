@@ -31,8 +31,8 @@ class Split:
     """Labelled images.
 
     Attributes:
-      images: uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
-      labels: int32 [n], 0 to the number of classes - 1.
+      images: Images, uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
+      labels: Labels, int32 [n], 0 to the number of classes - 1.
     """
 
     images: np.ndarray
@@ -48,7 +48,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """Data set in memory.
 
     Attributes:
       train: Training split.

@@ -39,7 +39,7 @@ _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L")
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An image file.
+    """Image file.
 
     Attributes:
       name: Path or gs:// URL.
@@ -165,7 +165,7 @@ def decode(content: bytes) -> np.ndarray:
       content: Bytes of a PNG or JPEG file.
 
     Returns:
-      uint8 [32, 32, 3], RGB, 0 to 255.
+      Image, uint8 [32, 32, 3], RGB, 0 to 255.
 
     Raises:
       DataError: The content is not a PNG or JPEG image, is damaged, or has more

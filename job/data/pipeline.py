@@ -34,10 +34,10 @@ class TrainBatch(NamedTuple):
     """One replica's part of a training step, b images.
 
     Attributes:
-      image: uint8 [b, 32, 32, 3], 0 to 255.
-      label: int32 [b], 0 to the number of classes - 1.
-      index: int32 [b], index of the image in the training split.
-      epoch: int32 [b], number of earlier uses of the image in the run.
+      image: Images, uint8 [b, 32, 32, 3], 0 to 255.
+      label: Labels, int32 [b], 0 to the number of classes - 1.
+      index: Indices of the images in the training split, int32 [b].
+      epoch: Numbers of earlier uses of the images in the run, int32 [b].
     """
 
     image: tf.Tensor
@@ -50,9 +50,10 @@ class EvalBatch(NamedTuple):
     """One replica's part of an evaluation step, b images.
 
     Attributes:
-      image: uint8 [b, 32, 32, 3], 0 to 255.
-      label: int32 [b], 0 to the number of classes - 1.
-      mask: float32 [b], 1.0, and 0.0 for images that pad the last batch.
+      image: Images, uint8 [b, 32, 32, 3], 0 to 255.
+      label: Labels, int32 [b], 0 to the number of classes - 1.
+      mask: Weights of the images, float32 [b], 1.0, or 0.0 for images that pad
+        the last batch.
     """
 
     image: tf.Tensor
@@ -66,7 +67,7 @@ def train_indices(
     """Returns the image indices at positions of the run.
 
     Args:
-      positions: int64 [b], ascending positions in the run, from 0.
+      positions: Ascending positions in the run, int64 [b], from 0.
       num_images: Number of images in the training split, n.
       seed: Seed of the order.
 
@@ -205,7 +206,7 @@ def distribute(
     """Returns an iterator over per-replica batches, on the replicas' devices.
 
     Args:
-      strategy: Strategy that steps run under.
+      strategy: Strategy whose replicas run the steps.
       create: Function of a worker's own replicas that returns its batches, one
         element per replica and step.
     """

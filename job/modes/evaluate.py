@@ -22,7 +22,7 @@ def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
     Args:
       workdir_name: Workdir of the run.
       stop: Stop request, polled between two batches.
-      require_gpus: Minimum number of GPUs; 0 allows a CPU.
+      require_gpus: Minimum number of GPUs. 0 allows a CPU.
     """
     stop.saved = "an evaluation writes nothing"
     with workdirs.open_workdir(workdir_name) as workdir:
@@ -56,8 +56,8 @@ def evaluate_checkpoint(
     Args:
       workdir: Directory of the run, finished or not.
       poll: Function called between two batches. Its exceptions propagate.
-      storage: Storage of the checkpoints. If None, a folder in `workdir`.
-      require_gpus: Minimum number of GPUs; 0 allows a CPU.
+      storage: Storage of the checkpoints. Defaults to a folder in `workdir`.
+      require_gpus: Minimum number of GPUs. 0 allows a CPU.
 
     Returns:
       Step of the checkpoint, and the fields of `Scores` except the logits.

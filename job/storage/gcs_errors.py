@@ -59,7 +59,7 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
     Raises:
       StorageError: The bucket does not exist, access is denied, or the request
         failed permanently.
-      UnavailableError: No try succeeded in time; a later one may succeed.
+      UnavailableError: No try succeeded in time.
     """
     try:
         yield
