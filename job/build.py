@@ -148,7 +148,7 @@ def create_model(
       precision: Compute type, one of float32, bfloat16 or float16.
       num_classes: Number of classes.
       dropout: Dropout rate.
-      jit_compile: Whether XLA compiles what the network computes.
+      jit_compile: Whether XLA compiles the network.
     """
     any_size = any(size % 32 for size in config.model.progressive_sizes)
     return vgg.vgg16(

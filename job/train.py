@@ -81,7 +81,7 @@ def train_and_evaluate(
         steps; see `Loop`.
 
     Returns:
-      The contents of `result.json`.
+      Contents of `result.json`.
 
     Raises:
       JobError: The run failed or was stopped; see `errors`. Committed

@@ -8,9 +8,9 @@
 At most one checkpoint is being written and one is pending. If the store is
 slow, a newer checkpoint replaces the pending one, so that at most two snapshots
 are held. An outage of an hour costs neither steps nor memory. A failed save is
-logged immediately. If the cause may pass, it is retried at growing intervals
-until a newer checkpoint replaces it or the patience ends. After that, or after
-another cause, the next call of any method raises the error. Imports no
+logged immediately. A transient failure is retried at growing intervals until a
+newer checkpoint replaces it or the patience ends. After that, or after a
+permanent failure, the next call of any method raises the error. Imports no
 TensorFlow.
 """
 

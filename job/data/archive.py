@@ -25,7 +25,7 @@ _MAX_ARCHIVE_BYTES = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """One of the versions in which CIFAR-10 is published.
+    """Published version of CIFAR-10.
 
     Attributes:
       folder: Name of the folder in the archive.

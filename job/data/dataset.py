@@ -28,7 +28,7 @@ CLASS_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
       images: Images, uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
@@ -70,8 +70,8 @@ class Dataset:
     def checksum(self) -> str:
         """Returns the crc32c, 8 hexadecimal digits, of the training split.
 
-        Two runs on equal training images and labels, in equal order, have
-        equal checksums, whichever source the images came from.
+        Equal images and labels in equal order have equal checksums, from any
+        source.
         """
         crc = 0
         for start in range(0, len(self.train), 10_000):

@@ -18,7 +18,7 @@ RANGE_BYTES = 16 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file in a listing.
+    """File in a listing.
 
     Attributes:
       name: Name relative to the root.

@@ -44,8 +44,8 @@ class Reading(NamedTuple, Generic[_Value]):
     """Content of a file that is optional in a report.
 
     Attributes:
-      value: The intact part. None if there is none.
-      note: File and field that are damaged. Empty if absent or intact.
+      value: Intact part of the content. None if there is none.
+      note: Damaged file and field. Empty if the file is absent or intact.
     """
 
     value: _Value | None
@@ -73,7 +73,7 @@ class Number:
         return f"{kind} from {self.low:g} to {self.high:g}"
 
     def accepts(self, value: Any) -> bool:
-        """Returns whether a JSON value is such a number."""
+        """Returns whether a JSON value is a number of this kind."""
         if value is None:
             return self.null
         types = (int,) if self.whole else (int, float)

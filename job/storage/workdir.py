@@ -106,12 +106,12 @@ class Workdir:
 
     @property
     def root(self) -> Storage:
-        """All files of the run."""
+        """Storage of all files of the run."""
         return self.storage("")
 
     @property
     def checkpoints(self) -> Storage:
-        """The run's checkpoints."""
+        """Storage of the run's checkpoints."""
         return self.storage(CHECKPOINTS)
 
     def check_writable(self) -> None:
