@@ -75,7 +75,7 @@ def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
         "error": "the file is not a PNG or JPEG image",
     }
     assert done.returncode == 3
-    assert "data error: 1 of 2 files" in done.stderr.splitlines()[-1]
+    assert "1 of 2 files could not be read" in done.stderr.splitlines()[-1]
     assert "Using the weights of step 20 of an unfinished run" in done.stderr
 
 
