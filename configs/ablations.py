@@ -268,6 +268,8 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 "data.test_images": 2000,
                 "evaluate.tta": False,
                 "epochs": 100.0,
+                # Tuned on held-out images at 32 and 64 pixels.
+                "optimizer.weight_decay": 3.0,
             },
         ),
         {

@@ -7,11 +7,11 @@
     autoaugment_cutout  the same, AutoAugment, Cutout, avg   95.76 %
     tuned               common, tuned on held-out images
 
-The first two are not reproductions. The figures belong to the recipes that they are
-modelled on, both the best epoch on the test set, on the original images:
-chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the last
-epoch) and yhhhli/SNN_Calibration (VGG16, 300 epochs), the highest figure for
-VGG16 that we found. docs/results.md has the figures of this job.
+The first two are not reproductions. The figures belong to the recipes that
+they are modelled on, both the best epoch on the test set, on the original
+images: chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the
+last epoch) and yhhhli/SNN_Calibration (VGG16, 300 epochs), the highest figure
+for VGG16 that we found. docs/results.md has the figures of this job.
 
 Both differ from their source: Nesterov momentum, no weight decay on the scales
 and biases of batch normalization, and bfloat16. Further differences:

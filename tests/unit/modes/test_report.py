@@ -36,7 +36,7 @@ def test_the_page_of_a_run_in_a_bucket_is_uploaded(workdir, bucket):
     read = Reader(there[REPORT].decode())
     for part in (
         bucket.url,
-        "15.00 %",
+        "15.00%",
         "1 restart.",
         "most confident mistakes",
     ):
