@@ -1,8 +1,7 @@
 """Layers of a Keras model, and their outputs.
 
-    with outputs_of(relu_layers(model)) as outputs:
-        model(images)
-    outputs["block1_conv1_relu"]        # float [n, h, w, c]
+    fractions = dead_fractions(model, relu_layers(model), images)
+    max(fractions, key=lambda one: one[1])      # ("block1_conv1_relu", 0.02)
 
 Layers of inner models count as layers of the model.
 """
@@ -56,34 +55,36 @@ def convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
 
 
 @contextlib.contextmanager
-def outputs_of(layers: Sequence[keras.Layer]) -> Iterator[dict[str, Any]]:
-    """Records what layers return, by their names.
+def outputs_of(
+    layers: Sequence[keras.Layer],
+) -> Iterator[dict[keras.Layer, Any]]:
+    """Records what layers return.
 
     Args:
-      layers: Layers of a model or of its inner models, with unique names.
+      layers: Layers of a model or of its inner models, which may have the same
+        names.
     """
-    kept: dict[str, Any] = {}
-    calls = {layer: layer.call for layer in layers}
+    kept: dict[keras.Layer, Any] = {}
 
-    def record(layer: keras.Layer) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            kept[layer.name] = calls[layer](*args, **kwargs)
-            return kept[layer.name]
+    def record(layer: keras.Layer, call: Callable) -> Callable:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            kept[layer] = call(*args, **kwargs)
+            return kept[layer]
 
-        return call
+        return recorded
 
     for layer in layers:
-        layer.call = record(layer)
+        layer.call = record(layer, layer.call)
     try:
         yield kept
     finally:
         for layer in layers:
-            layer.call = calls[layer]
+            del layer.call  # The class has the method.
 
 
 def dead_fractions(
     model: Callable[[Any], Any], layers: Sequence[keras.Layer], images: Any
-) -> dict[str, float]:
+) -> list[tuple[str, float]]:
     """Returns the fraction of units of each layer that are 0 for all images.
 
     Args:
@@ -92,14 +93,15 @@ def dead_fractions(
       images: Batch of images, as the model takes it.
 
     Returns:
-      Fraction by the name of the layer, 0 to 1.
+      Name and fraction, 0 to 1, of each layer.
     """
-    fractions = {}
+    fractions = []
     with outputs_of(layers) as outputs:
         model(images)
-    for name, output in outputs.items():
+    for layer, output in outputs.items():
         units = np.asarray(output, np.float32).reshape(-1, output.shape[-1])
-        fractions[name] = float((units.max(axis=0) <= 0).mean())
+        dead = float((units.max(axis=0) <= 0).mean())
+        fractions.append((layer.name, dead))
     return fractions
 
 
