@@ -2,12 +2,15 @@
 
 import json
 import math
+import threading
 
 import pytest
 
 from configs import smoke
 from job import errors
+from job.checkpoint.saver import THREAD
 from job.modes import benchmark, measurements
+from job.storage import disk
 from job.supervision import preemption
 
 
@@ -38,6 +41,27 @@ def test_it_reports_step_job_augmentation_and_input(config, tmp_path):
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {
         "benchmark.json"
     }
+
+
+def test_a_stop_between_two_rounds_closes_and_removes_everything(
+    config, tmp_path
+):
+    class StopsAtTheFirstRound(preemption.StopRequest):
+        def check(self):
+            raise errors.PreemptedError("stopped")
+
+    config.model.width = 0.0625
+    before = {*threading.enumerate()}
+    place = disk.Disk(tmp_path / "saves")
+    with pytest.raises(errors.PreemptedError):
+        measurements.measure(
+            config, StopsAtTheFirstRound(), storage=place, segment_seconds=0.05
+        )
+    for thread in {*threading.enumerate()} - before:
+        if thread.name == THREAD:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert not place.find()
 
 
 def test_several_nodes_are_refused(config):
