@@ -40,6 +40,12 @@ def run(names: Sequence[str]) -> Outcome:
                     f" {ABLATION} of an ablation found. Fix: choose the workdir"
                     " of a run or an ablation"
                 )
+            if workdir.mirror and (workdir.local / ABLATION).exists():
+                raise errors.ConfigError(
+                    f"--workdir={workdir}: an ablation in a bucket cannot be"
+                    " compared. Fix: copy it to a folder, with"
+                    f" `gcloud storage cp -r {workdir} DIR`"
+                )
         for workdir in runs:
             workdir.check_writable()
             page.write(

@@ -58,9 +58,10 @@ COMPARISON = "report.md"
 WATERFALL = "waterfall.png"
 CURVES = "curves.png"
 
-# The files that a resumed run reads or removes.
-RESUMED = frozenset(
+# The files that a resumed run or a report reads, or a run removes.
+PULLED = frozenset(
     {
+        ABLATION,
         AUGMENTATION,
         CONFIG,
         DIAGNOSE,
@@ -249,7 +250,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
     ) as folder_name:
         local = pathlib.Path(folder_name)
         mirror = Mirror(
-            local, bucket, pulled=RESUMED, last=RESULT, events=EVENTS
+            local, bucket, pulled=PULLED, last=RESULT, events=EVENTS
         )
         mirror.pull()
         yield Workdir(url, local, mirror)

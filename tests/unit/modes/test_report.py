@@ -45,6 +45,12 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
     assert outcome.output == [f"{bucket.url}/{REPORT}"]
 
 
+def test_an_ablation_in_a_bucket_is_not_compared(bucket):
+    bucket.put("ablation.json", b'{"variants": ["a"], "seeds": [0]}')
+    with pytest.raises(errors.ConfigError, match="gcloud storage cp -r gs://"):
+        report.run([bucket.url])
+
+
 def test_the_mode_makes_pages_and_compares_where_there_are_several(
     workdir, tmp_path_factory
 ):
