@@ -10,6 +10,7 @@ The modules below this one take plain arguments and never see a ConfigDict.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,7 @@ from job.augment.operations import Operation
 from job.checkpoint import store
 from job.config import augmentation, ranges, serialization
 from job.data import dataset, pipeline, sources
+from job.distribute import environment
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
@@ -58,7 +60,10 @@ def create_strategy(
     """
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
-        require_gpus=config.distribute.require_gpus,
+        require_gpus=max(
+            config.distribute.require_gpus,
+            environment.required_gpus(os.environ),
+        ),
         all_reduce=config.distribute.all_reduce,
         cluster=cluster,
         precision=config.precision,

@@ -86,9 +86,7 @@ def print_lines(lines: Iterable[str]) -> None:
 def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
     """Runs the program that --mode names, with the values of its flags."""
     if mode == "evaluate":
-        return evaluate.run(
-            flags.require_workdir(), stop, require_gpus=flags.required_gpus()
-        )
+        return evaluate.run(flags.require_workdir(), stop)
     if mode == "report":
         return report.run([flags.require_workdir(), *flags.RUNS.value])
     if mode == "predict":
@@ -122,6 +120,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
             flags.config_filename(),
             flags.require_workdir(),
             stop,
+            strategy=config.distribute.strategy,
             seeds=range(config.seed, config.seed + flags.SEEDS.value),
             arguments=flags.child_arguments(),
             index=flags.INDEX.value,

@@ -1,9 +1,10 @@
-"""Workers of a run on several nodes, from TF_CONFIG or an Indexed Job.
+"""Workers and GPUs that the environment sets.
 
     cluster = from_environment(os.environ)
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
-Each worker is a process with the same command line. Imports no TensorFlow, so
+The workers come from TF_CONFIG or an Indexed Job; each is a process with the
+same command line. Imports no TensorFlow, so
 that a wrong variable ends the job immediately.
 """
 
@@ -149,6 +150,24 @@ class Cluster:
                 f" {error.strerror}. Fix: set JOB_WORKER_PORT to a port that is"
                 " free and that this user may open"
             ) from None
+
+
+def required_gpus(environment: Mapping[str, str]) -> int:
+    """Returns the number of GPUs that JOB_REQUIRE_GPUS asks for.
+
+    GPU images set the variable. It is not a flag, because a user's own
+    arguments replace those of the image.
+
+    Raises:
+      ConfigError: The variable is not a number.
+    """
+    given = environment.get("JOB_REQUIRE_GPUS", "")
+    if given and not (given.isdecimal() and len(given) < 7):
+        raise errors.ConfigError(
+            f"JOB_REQUIRE_GPUS={given} in the environment: not a number of"
+            " GPUs. Fix: JOB_REQUIRE_GPUS=0 allows a CPU"
+        )
+    return int(given or 0)
 
 
 def from_environment(environment: Mapping[str, str]) -> Cluster:

@@ -82,6 +82,7 @@ def run(
     workdir_name: str,
     stop: StopRequest,
     *,
+    strategy: str,
     seeds: Sequence[int],
     arguments: Sequence[str],
     index: int | None,
@@ -92,14 +93,22 @@ def run(
       config_filename: Config file and plan, FILE:PLAN.
       workdir_name: Directory of the plan.
       stop: Stop request, passed on to the current run.
+      strategy: Field distribute.strategy of the plan's config.
       seeds: Seeds of each variant.
       arguments: Flags for each run.
       index: Index of the only run to make. If None, JOB_COMPLETION_INDEX of
         the environment, else all runs.
 
     Raises:
-      ConfigError: The plan or run does not exist, or the workdir is a bucket.
+      ConfigError: The plan or run does not exist, the workdir is a bucket, or
+        the runs are for several nodes.
     """
+    if strategy == "multi_worker":
+        raise errors.ConfigError(
+            "--config.distribute.strategy=multi_worker: --mode=ablate trains"
+            " each run on one node, and JOB_COMPLETION_INDEX is the index of"
+            " the run. Fix: --config.distribute.strategy=auto"
+        )
     if "://" in workdir_name:
         raise errors.ConfigError(
             f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix:"

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 from job import errors
 from job.config import run_config, serialization
+from job.distribute import environment
 from job.modes import Outcome
 from job.storage import Storage
 from job.storage import workdir as workdirs
@@ -16,15 +18,15 @@ from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
 
-def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
+def run(workdir_name: str, stop: StopRequest) -> Outcome:
     """Scores the newest checkpoint; writes nothing.
 
     Args:
       workdir_name: Workdir of the run.
       stop: Stop request, polled between two batches.
-      require_gpus: Minimum number of GPUs; 0 allows a CPU.
     """
     stop.saved = "an evaluation writes nothing"
+    require_gpus = environment.required_gpus(os.environ)
     with workdirs.open_workdir(workdir_name) as workdir:
         saved = run_config.load(workdir.local, str(workdir))
         startup.import_tensorflow()
