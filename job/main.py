@@ -28,6 +28,7 @@ from collections.abc import Iterable
 
 from job import errors, flags
 from job.modes import (
+    KEPT,
     Outcome,
     ablate,
     benchmark,
@@ -85,6 +86,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
     """Runs the program that --mode names, with the values of its flags."""
+    stop.saved = KEPT.get(mode, stop.saved)
     if mode == "evaluate":
         return evaluate.run(flags.require_workdir(), stop)
     if mode == "report":

@@ -5,13 +5,12 @@
 They need neither TensorFlow nor data.
 """
 
+import math
 from collections.abc import Sequence
 
 from job.diagnose import costs
 from job.diagnose.finding import Finding, mistake
-
-# Number of convolutions and filters of each block.
-_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+from job.model.spec import kernel_shapes
 
 # Images per replica below which batch statistics are noise (Wu & He 2018,
 # arXiv:1803.08494).
@@ -125,14 +124,10 @@ def check_large_head(
       flatten: Whether the last feature map is flattened, not averaged.
       num_classes: Number of classes.
     """
-    convolutions, channels = 0, 3
-    for depth, base in _BLOCKS:
-        for _ in range(depth):
-            filters = max(1, round(base * width))
-            convolutions += 9 * channels * filters
-            channels = filters
+    shapes = [*kernel_shapes(width=width).values()]
+    convolutions = sum(math.prod(shape) for shape in shapes)
     size = input_size // 32 if flatten else 1
-    head, features = 0, size * size * channels
+    head, features = 0, size * size * shapes[-1][-1]
     for units in (*head_units, num_classes):
         head += features * units
         features = units

@@ -6,7 +6,6 @@
 The checks themselves are in the modules that are called here.
 """
 
-import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +29,7 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
+from job.distribute import strategy
 from job.output import metrics, results
 from job.storage import files, reader
 from job.storage.workdir import DIAGNOSE, FAILURE, Workdir
@@ -68,14 +68,13 @@ def diagnose(
     Raises:
       JobError: The data or the weights cannot be loaded.
     """
-    stop.saved = "a diagnosis changes nothing"
     builder = ReportBuilder(stop.check, seconds=seconds)
     local = workdir.local if workdir else None
     output = local if workdir and not workdir.mirror else None
     lines = from_run.complete_lines(metrics.read(local)) if local else []
     result = results.inspect(local).value if local else None
     result = result if isinstance(result, dict) else {}
-    _configure_gpus()
+    strategy.configure_gpus()
     data = build.load_data(config, stop.check)
     plan = build.create_plan(config, len(data.train))
     if output:
@@ -113,18 +112,6 @@ def diagnose(
     return report
 
 
-def _configure_gpus() -> None:
-    """Sets the GPUs as `strategy.create_strategy` does.
-
-    Memory that grows on demand leaves room for a run on the same GPU.
-    """
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # This process may have initialized the GPU, which fixes the setting.
-        with contextlib.suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
-
-
 def _num_replicas(config: ml_collections.ConfigDict) -> int:
     return config.distribute.logical_devices or max(
         1, len(tf.config.list_physical_devices("GPU"))
@@ -153,8 +140,7 @@ def diagnose_model(
       DataError: A file is damaged, of another kind, or names code of its
         author; or the arrays are not images and labels.
     """
-    stop.saved = "a diagnosis changes nothing"
-    _configure_gpus()
+    strategy.configure_gpus()
     model = keras_file.load(path)
     if images and labels:
         x = from_data.load_array(images, "images")

@@ -21,6 +21,7 @@ from job.data.dataset import Dataset, Split
 from job.diagnose import budget, costs, from_config, from_run, recipe
 from job.diagnose.finding import Finding
 from job.diagnose.report_builder import ReportBuilder
+from job.model import batches
 from job.storage.workdir import Workdir
 from job.training.plan import Plan
 from job.training.state import load_evaluated
@@ -65,8 +66,8 @@ def check_checkpoint(
         builder.skip("the run has no checkpoint yet", *_CHECKS)
         return
     step, network = loaded
-    batch_size = budget.num_images(
-        _BATCH, config.model.input_size**2, at_least=_MIN_BATCH
+    batch_size = batches.batch_size_for(
+        config.model.input_size, _BATCH, at_least=_MIN_BATCH
     )
     accuracy = _make_accuracy(config, network, batch_size, builder)
     rng = np.random.default_rng(0)

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from job import build, errors
 from job.data.dataset import Split
-from job.diagnose import budget, layers, probes, recipe
+from job.diagnose import layers, probes, recipe
 from job.diagnose.report_builder import ReportBuilder
 from job.diagnose.trial import Trial
+from job.model import batches
 from job.training.plan import Plan
 
 # Checks of whether the network can learn one batch.
@@ -59,8 +60,8 @@ def check_network(
             raise
         builder.skip(str(error), *_CHECKS)
         return
-    batch_size = budget.num_images(
-        probes.BATCH, config.model.input_size**2, at_least=_MIN_BATCH
+    batch_size = batches.batch_size_for(
+        config.model.input_size, probes.BATCH, at_least=_MIN_BATCH
     )
     rate = config.optimizer.peak_learning_rate
     if config.optimizer.name == "sgd":
@@ -178,7 +179,7 @@ def probe_dead_relus(
       trial: Network after some steps.
       split: Training images.
     """
-    count = budget.num_images(_DEAD_RELU_IMAGES, config.model.input_size**2)
+    count = batches.batch_size_for(config.model.input_size, _DEAD_RELU_IMAGES)
     images = split.images[:count]
     fractions = layers.dead_fractions(
         lambda batch: trial.logits(batch, training=True),

@@ -6,6 +6,7 @@ check_frozen_base(model, imagenet=True)
 
 from collections.abc import Callable
 
+import google_crc32c
 import keras
 import numpy as np
 
@@ -30,16 +31,11 @@ _STRONG_AUGMENTATION = {
 }
 
 
-def has_imagenet_weights(
-    model: keras.Model, kernel: str = IMAGENET_KERNEL
-) -> bool:
-    """Returns whether the first convolution is that of ImageNet's VGG16.
-
-    Args:
-      model: Model of images.
-      kernel: Checksum of ImageNet's kernel.
-    """
-    return layers.first_kernel_crc32c(model) == kernel
+def has_imagenet_weights(model: keras.Model) -> bool:
+    """Returns whether the first convolution is that of ImageNet's VGG16."""
+    found = layers.convolutions(model)
+    kernel = np.asarray(found[0].kernel, np.float32) if found else np.zeros(0)
+    return f"{google_crc32c.value(kernel.tobytes()):08x}" == IMAGENET_KERNEL
 
 
 def check_finite(model: keras.Model) -> Finding | None:

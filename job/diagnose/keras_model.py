@@ -112,7 +112,6 @@ def check_model(
     *,
     num_classes: int,
     given: Reading | None = None,
-    imagenet_kernel: str = keras_layers.IMAGENET_KERNEL,
 ) -> None:
     """Runs all checks of a model.
 
@@ -125,10 +124,9 @@ def check_model(
       num_classes: Number of classes.
       given: Reading in which the user gives the images to the model. None if
         unknown.
-      imagenet_kernel: Checksum of the first kernel of ImageNet's VGG16.
     """
     recipe = keras_recipe.read_recipe(model)
-    imagenet = keras_layers.has_imagenet_weights(model, imagenet_kernel)
+    imagenet = keras_layers.has_imagenet_weights(model)
     keras_recipe.check_description(
         builder, model, recipe, num_classes=num_classes, imagenet=imagenet
     )

@@ -10,7 +10,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import google_crc32c
 import keras
 import numpy as np
 import tensorflow as tf
@@ -154,16 +153,3 @@ def is_normalized(model: keras.Model) -> bool:
         and not isinstance(layer, keras.layers.Normalization)
         for layer in flat_layers(model)
     )
-
-
-def first_kernel_crc32c(model: keras.Model) -> str:
-    """Returns the checksum of the first convolution's kernel.
-
-    Returns:
-      crc32c of its float32 bytes, 8 hexadecimal digits. Empty if the model has
-      no convolution.
-    """
-    for layer in convolutions(model):
-        kernel = np.asarray(layer.kernel, np.float32)
-        return f"{google_crc32c.value(kernel.tobytes()):08x}"
-    return ""

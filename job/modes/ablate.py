@@ -161,7 +161,6 @@ def run_plan(
             f"--index={index}: must be 0 to {len(runs) - 1}, as the plan has"
             f" {len(runs)} runs"
         )
-    stop.saved = "finished runs are kept, and the current one can be resumed"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
         workdir / ABLATION,

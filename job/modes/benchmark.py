@@ -38,7 +38,6 @@ def run(
       upload_seconds: Interval between two uploads to a gs:// workdir.
       **measuring: Further arguments of `measurements.measure`.
     """
-    stop.saved = "the benchmark has no result yet; run it again"
     if config.distribute.strategy == "multi_worker":
         raise errors.ConfigError(
             "--config.distribute.strategy=multi_worker: --mode=benchmark"

@@ -25,7 +25,6 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
       workdir_name: Workdir of the run.
       stop: Stop request, polled between two batches.
     """
-    stop.saved = "an evaluation writes nothing"
     require_gpus = environment.required_gpus(os.environ)
     with workdirs.open_workdir(workdir_name) as workdir:
         saved = run_config.load(workdir.local, str(workdir))

@@ -18,7 +18,6 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
       workdir_name: Workdir of the run.
       stop: Stop request, polled between two parts.
     """
-    stop.saved = "an earlier export is kept"
     with workdirs.open_workdir(workdir_name) as workdir:
         run_config.load(workdir.local, str(workdir))
         workdir.check_writable()

@@ -118,7 +118,7 @@ def write_report(
         for found in _find(folder, name)
     ]
     if not found:
-        said = ", ".join(render.printable(name) for name in names)
+        said = ", ".join(errors.printable(name) for name in names)
         raise errors.ConfigError(f"--runs: no run in {said}. Fix: train first")
     variants = [
         Variant(name, tuple(run for variant, run in found if variant == name))
@@ -269,7 +269,7 @@ def to_csv(variants: Sequence[Variant], fields: Sequence[str]) -> str:
             values += [run.figure(name) for name in _RESULTS]
             values += [json.dumps(run.fields.get(name)) for name in fields]
             writer.writerow(
-                render.printable(v) if isinstance(v, str) else v for v in values
+                errors.printable(v) if isinstance(v, str) else v for v in values
             )
     return text.getvalue()
 
