@@ -29,6 +29,7 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
+from job.diagnose.settings import FULL_EPOCH, Settings
 from job.distribute import strategy
 from job.output import metrics, results
 from job.storage import files, reader
@@ -88,7 +89,7 @@ def diagnose(
         has_run=bool(lines),
     )
     epochs = plan.train_steps * config.global_batch_size
-    epochs /= from_config.FULL_EPOCH
+    epochs /= FULL_EPOCH
     if data.source != "synthetic":
         expected = costs.expected_accuracy(config.model.width, epochs)
         builder.summary = (
@@ -184,17 +185,17 @@ def check_config(
         learns = True  # At another rate.
     elif stuck is not None:
         learns = not (stuck or builder.found("overfit_one_batch"))
-    checks = from_config.check_fields(
+    run = Settings(
         serialization.flatten(config),
         train_steps=plan.train_steps,
         num_images=len(data.train),
-        replicas=replicas,
-        synthetic=data.source == "synthetic",
-        learns=learns,
         num_classes=data.num_classes,
+        replicas=replicas,
+        is_synthetic=data.source == "synthetic",
         preprocessing=build.preprocessing(config),
+        learns=learns,
     )
-    for name, found in checks.items():
+    for name, found in from_config.check_fields(run).items():
         builder.add(name, found)
 
 

@@ -18,9 +18,10 @@ from job import build, errors
 from job.checkpoint import store
 from job.config import augmentation
 from job.data.dataset import Dataset, Split
-from job.diagnose import budget, costs, from_config, from_run, recipe
+from job.diagnose import budget, costs, from_run, recipe
 from job.diagnose.finding import Finding
 from job.diagnose.report_builder import ReportBuilder
+from job.diagnose.settings import FULL_EPOCH
 from job.model import batches
 from job.storage.workdir import Workdir
 from job.training.plan import Plan
@@ -84,7 +85,7 @@ def check_checkpoint(
             augmented=augmentation.is_enabled(augment),
         ),
     )
-    epochs = step * config.global_batch_size / from_config.FULL_EPOCH
+    epochs = step * config.global_batch_size / FULL_EPOCH
     builder.summary = (
         f"{100 * test_accuracy:.1f}% of the images that it was not trained on"
         f" are recognized, {100 * train_accuracy:.1f}% of the training images,"
