@@ -37,6 +37,7 @@ from job.storage.workdir import (
 )
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
+from job.training import plan as plan_lib
 from job.training import resume
 from job.training.history import History
 from job.training.loop import Loop, Training
@@ -97,7 +98,7 @@ def train_and_evaluate(
     supervisor.poll("build")
 
     plan = build.create_plan(config, len(data.train))
-    for warning in plan.warnings:
+    for warning in plan_lib.unreached_phases(plan):
         logging.warning("%s", warning)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     log_costs(state.model, plan.phases)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The tests are about CPUs, byte by byte; also where there is a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# The variables of `make test ARGS=...` are not those of the tests' own make.
+os.environ.pop("MAKEFLAGS", None)
 
 import ml_collections
 import numpy as np

@@ -70,16 +70,15 @@ def check_network(
     precision = config.precision
     if precision == "float16" and not tf.config.list_physical_devices("GPU"):
         precision = "float32"
+    batch = balanced_batch(split, batch_size)
     trial = Trial(
         config,
         plan,
+        batch,
         precision=precision,
-        batch_size=batch_size,
         first_weights=first_weights,
         num_classes=num_classes,
     )
-    batch = balanced_batch(split, batch_size)
-    trial.feed(batch.images[None], batch.labels[None])
     if probe_learning(
         builder, config, trial, len(batch), rate=rate, num_classes=num_classes
     ):

@@ -10,17 +10,20 @@ that a wrong variable ends the job immediately.
 
 import dataclasses
 import functools
-import json
 import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import logging
 
 from job import errors
+from job.storage import reader
+
+# Contents of TF_CONFIG; see `reader.Kind`.
+_TF_CONFIG = {"cluster": {"chief?": [str], "worker?": [str]}, "task": dict}
 
 # Port of TensorFlow's own examples.
 PORT = 2222
@@ -252,20 +255,17 @@ def host_names(text: str, count: int) -> list[str]:
 
 def _from_tf_config(text: str) -> Cluster:
     try:
-        parsed = json.loads(text)
-    except ValueError as error:
-        _refuse(f"TF_CONFIG is not valid JSON: {error}")
-    parsed = parsed if isinstance(parsed, dict) else {}
-    jobs, task = parsed.get("cluster"), parsed.get("task")
-    if not isinstance(jobs, dict) or not isinstance(task, dict):
-        _refuse("TF_CONFIG must have a cluster and a task, each an object")
+        parsed = reader.parse_json(text.encode(), _TF_CONFIG, "TF_CONFIG")
+    except reader.DamagedError as error:
+        _refuse(f"{error}")
+    jobs, task = parsed["cluster"], parsed["task"]
     unknown = jobs.keys() - {"chief", "worker"}
     if unknown:
         _refuse(
             f"TF_CONFIG has {', '.join(sorted(unknown))} in its cluster: this"
             " job knows chief and worker"
         )
-    chiefs, workers = (_addresses(jobs, name) for name in ("chief", "worker"))
+    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
     if len(chiefs) > 1 or not chiefs + workers:
         _refuse("TF_CONFIG's cluster must have workers, and at most one chief")
     kind, index = task.get("type"), task.get("index")
@@ -279,15 +279,6 @@ def _from_tf_config(text: str) -> Cluster:
         )
     ahead = len(chiefs) if kind == "worker" else 0
     return Cluster((*chiefs, *workers), ahead + index)
-
-
-def _addresses(jobs: dict[str, Any], name: str) -> tuple[str, ...]:
-    found = jobs.get(name, [])
-    if not isinstance(found, list) or not all(
-        isinstance(address, str) for address in found
-    ):
-        _refuse(f"TF_CONFIG's {name} must be a list of HOST:PORT")
-    return tuple(found)
 
 
 def _number(

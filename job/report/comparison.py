@@ -124,7 +124,7 @@ def write_report(
         Variant(name, tuple(run for variant, run in found if variant == name))
         for name in dict.fromkeys(variant for variant, _ in found)
     ]
-    record = ablation.read(out)
+    record, _ = ablation.inspect(out)
     plots = _plots(variants, record.cumulative if record else ())
     heads, rows = table(variants)
     fields = differences(variants)

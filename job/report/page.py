@@ -70,7 +70,7 @@ def to_html(run: run_lib.Run) -> bytes:
         class_rows=_class_rows(run.scored) if run.scored else [],
         clock_seconds=_clock_seconds(run),
         train_seconds=(run.result or run.manifest).get("train_seconds"),
-        rollbacks=run_lib.dicts(run.manifest.get("rollbacks")),
+        rollbacks=run.manifest.get("rollbacks", []),
         defaults=serialization.flatten(default.get_config()),
     )
 

@@ -79,7 +79,7 @@ class Run:
     @property
     def starts(self) -> list[dict[str, Any]]:
         """Attempts of the run, as the newest checkpoint lists them."""
-        return dicts(self.manifest.get("starts"))
+        return self.manifest.get("starts", [])
 
     @property
     def is_synthetic(self) -> bool:
@@ -149,37 +149,27 @@ def read(
         fields=fields,
         lines=take(metrics.inspect(workdir), []),
         result=take(results.inspect(workdir), {}),
-        failure=take(_read_json(workdir / FAILURE, _FAILURE), {}),
+        failure=take(_inspect_json(workdir / FAILURE, _FAILURE), {}),
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
         scored=take(predictions.inspect(workdir / PREDICTIONS)),
-        augmentation=take(_read_png(workdir / AUGMENTATION)),
-        diagnosis=take(_read_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
+        augmentation=take(
+            reader.inspect(lambda: _read_png(workdir / AUGMENTATION))
+        ),
+        diagnosis=take(_inspect_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
         notes=list(dict.fromkeys(notes)),
     )
 
 
-def _read_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
-    try:
-        return Reading(reader.read_json(path, kind))
-    except reader.DamagedError as error:
-        return Reading(None, str(error))
+def _inspect_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
+    return reader.inspect(lambda: reader.read_json(path, kind))
 
 
-def _read_png(path: pathlib.Path) -> Reading[bytes]:
-    try:
-        content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
-        if content is not None and not content.startswith(_PNG):
-            raise reader.DamagedError(f"{path} is not a PNG file")
-        return Reading(content)
-    except reader.DamagedError as error:
-        return Reading(None, str(error))
-
-
-def dicts(value: Any) -> list[dict[str, Any]]:
-    """Returns the dicts in a list; none if the value is not a list."""
-    items = value if isinstance(value, list) else []
-    return [item for item in items if isinstance(item, dict)]
+def _read_png(path: pathlib.Path) -> bytes | None:
+    content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
+    if content is not None and not content.startswith(_PNG):
+        raise reader.DamagedError(f"{path} is not a PNG file")
+    return content
 
 
 def texts(value: Any) -> dict[str, str]:

@@ -18,6 +18,7 @@ from job.modes import evaluate
 from job.output import metrics, results
 from job.storage.workdir import METRICS
 from job.supervision import preemption, startup
+from job.training import plan
 from job.training.history import take_log
 
 
@@ -207,15 +208,12 @@ def test_saves_that_are_left_to_us_are_some_time_apart(
     assert saved == wanted
 
 
-def test_settings_after_the_last_step_give_a_warning():
+def test_a_phase_after_the_last_step_gives_a_warning():
     config = smoke.get_config()
-    plan = build.create_plan(config, 640)
-    assert plan.warnings == ()
-    config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
+    assert not [*plan.unreached_phases(build.create_plan(config, 640))]
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
-    rate, size = build.create_plan(config, 640).warnings
-    assert "Fix: --config.optimizer.warmup_epochs=" in rate
+    (size,) = plan.unreached_phases(build.create_plan(config, 640))
     assert "before the phase that starts at step 20: 32 pixels" in size
 
 
