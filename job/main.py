@@ -26,10 +26,8 @@ import threading
 import traceback
 from collections.abc import Iterable
 
-from job import errors, flags
+from job import errors, flags, modes
 from job.modes import (
-    KEPT,
-    Outcome,
     ablate,
     benchmark,
     diagnose,
@@ -84,9 +82,9 @@ def print_lines(lines: Iterable[str]) -> None:
             return
 
 
-def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
+def run_mode(mode: str, stop: preemption.StopRequest) -> modes.Outcome:
     """Runs the program that --mode names, with the values of its flags."""
-    stop.saved = KEPT.get(mode, stop.saved)
+    stop.saved = modes.KEPT.get(mode, stop.saved)
     if mode == "evaluate":
         return evaluate.run(flags.require_workdir(), stop)
     if mode == "report":
@@ -109,7 +107,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
         )
     config = flags.require_config()
     if mode == "config":
-        return Outcome([str(config)])
+        return modes.Outcome([str(config)])
     if mode == "fetch":
         return fetch.run(config, stop)
     upload_seconds = flags.require_seconds("upload_seconds", above=0.0)

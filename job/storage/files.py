@@ -56,7 +56,7 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
 
 def write_flushed(path: pathlib.Path, *content: bytes | memoryview) -> None:
     """Writes a file and waits until its bytes are on the disk."""
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         for piece in content:
             file.write(piece)
         file.flush()
