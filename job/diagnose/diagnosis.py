@@ -29,7 +29,7 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
-from job.diagnose.settings import FULL_EPOCH, Settings
+from job.diagnose.settings import Settings
 from job.distribute import strategy
 from job.output import metrics, results
 from job.storage import files, reader
@@ -73,8 +73,7 @@ def diagnose(
     local = workdir.local if workdir else None
     output = local if workdir and not workdir.mirror else None
     lines = from_run.complete_lines(metrics.read(local)) if local else []
-    result = results.inspect(local).value if local else None
-    result = result if isinstance(result, dict) else {}
+    result = (results.inspect(local).value if local else None) or {}
     strategy.configure_gpus()
     data = build.load_data(config, stop.check)
     plan = build.create_plan(config, len(data.train))
@@ -88,19 +87,19 @@ def diagnose(
         num_classes=data.num_classes,
         has_run=bool(lines),
     )
-    epochs = plan.train_steps * config.global_batch_size
-    epochs /= FULL_EPOCH
-    if data.source != "synthetic":
-        expected = costs.expected_accuracy(config.model.width, epochs)
-        builder.summary = (
-            f"The budget is {plan.train_steps:,} steps of"
-            f" {config.global_batch_size} images, {epochs:.2g} epochs of all"
-            f" 50,000. Measured: {expected}."
-        )
     replicas = result.get("replicas") or _num_replicas(config)
-    check_config(builder, config, plan, data, replicas=replicas)
+    run = _create_settings(builder, config, plan, data, replicas=replicas)
+    if not run.is_synthetic:
+        expected = costs.expected_accuracy(run["model.width"], run.full_epochs)
+        builder.summary = (
+            f"The budget is {run.train_steps:,} steps of"
+            f" {run['global_batch_size']} images, {run.full_epochs:.2g} epochs"
+            f" of all 50,000. Measured: {expected}."
+        )
+    for name, found in from_config.check_fields(run).items():
+        builder.add(name, found)
     if workdir and (lines or result):
-        check_run(builder, config, plan, lines, result, data, workdir)
+        check_run(builder, config, run, lines, result, data, workdir)
     failure = _read_failure(local) if local else None
     if failure:
         builder.summary = f"The run ended early: {failure.get('error')}"
@@ -162,30 +161,22 @@ def diagnose_model(
     return builder.report()
 
 
-def check_config(
+def _create_settings(
     builder: ReportBuilder,
     config: ml_collections.ConfigDict,
     plan: Plan,
     data: Dataset,
     *,
     replicas: int,
-) -> None:
-    """Checks the fields of a config.
-
-    Args:
-      builder: Collector of the findings, with those of the network's probes.
-      config: Config of the run.
-      plan: Plan of the run.
-      data: Data set of the run.
-      replicas: Number of replicas that share a batch.
-    """
+) -> Settings:
+    """Returns what the checks need to know, with the results of the probes."""
     stuck = builder.found("stuck_at_chance")
     learns = None
     if builder.found("learning_rate"):
         learns = True  # At another rate.
     elif stuck is not None:
         learns = not (stuck or builder.found("overfit_one_batch"))
-    run = Settings(
+    return Settings(
         serialization.flatten(config),
         train_steps=plan.train_steps,
         num_images=len(data.train),
@@ -195,14 +186,12 @@ def check_config(
         preprocessing=build.preprocessing(config),
         learns=learns,
     )
-    for name, found in from_config.check_fields(run).items():
-        builder.add(name, found)
 
 
 def check_run(
     builder: ReportBuilder,
     config: ml_collections.ConfigDict,
-    plan: Plan,
+    run: Settings,
     lines: Sequence[Mapping[str, Any]],
     result: dict[str, Any],
     data: Dataset,
@@ -213,28 +202,16 @@ def check_run(
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      plan: Plan of the run.
+      run: What the checks know of the run.
       lines: Complete lines of metrics.jsonl.
       result: Content of result.json. Empty if the run has not ended.
       data: Data set of the run.
       workdir: Workdir of the run.
     """
-    builder.add(
-        "stuck_at_chance",
-        from_run.check_metrics_stuck(lines, num_classes=data.num_classes),
-    )
-    builder.add(
-        "diverged",
-        from_run.check_diverged(
-            lines,
-            result,
-            rate=config.optimizer.peak_learning_rate,
-            batch_norm=config.model.batch_norm,
-        ),
-    )
-    from_checkpoint.check_checkpoint(
-        builder, config, plan, data, workdir, lines
-    )
+    stuck = from_run.check_metrics_stuck(lines, num_classes=run.num_classes)
+    builder.add("stuck_at_chance", stuck)
+    builder.add("diverged", from_run.check_diverged(run, lines, result))
+    from_checkpoint.check_checkpoint(builder, config, run, data, workdir, lines)
 
 
 def _read_failure(workdir: pathlib.Path) -> dict[str, Any] | None:

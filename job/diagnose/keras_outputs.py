@@ -85,10 +85,8 @@ def find_reading(
         for reading in readings:
             if reading not in hits:
                 poll()
-                prepared = scoring.prepare(model, images, reading)
-                classes = scoring.classes_of(
-                    scoring.outputs_of(model, prepared)
-                )
+                outputs = scoring.answers(model, images, reading)
+                classes = scoring.classes_of(outputs)
                 if model.outputs[0].shape[-1] == num_classes:
                     order = scoring.best_order(classes, labels, num_classes)
                     classes = order[classes]

@@ -53,7 +53,11 @@ class Settings:
     @property
     def full_epochs(self) -> float:
         """Number of epochs of 50,000 images with as many images."""
-        return self.train_steps * self["global_batch_size"] / FULL_EPOCH
+        return self.full_epochs_of(self.train_steps)
+
+    def full_epochs_of(self, steps: int) -> float:
+        """Returns the epochs of 50,000 images with the images of some steps."""
+        return steps * self["global_batch_size"] / FULL_EPOCH
 
     @property
     def is_pretrained(self) -> bool:

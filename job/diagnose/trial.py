@@ -29,7 +29,14 @@ _Array = npt.NDArray
 
 
 class Trial:
-    """Trains a run's network on one batch."""
+    """Trains a run's network on one batch.
+
+    Attributes:
+      config: Config of the run.
+      batch: Images of every step.
+      num_classes: Number of classes.
+      rate: Learning rate of the run, for the size of the batch.
+    """
 
     def __init__(
         self,
@@ -53,6 +60,13 @@ class Trial:
             `build.first_weights`.
           num_classes: Number of classes.
         """
+        self.config = config
+        self.batch = batch
+        self.num_classes = num_classes
+        self.rate = config.optimizer.peak_learning_rate
+        if config.optimizer.name == "sgd":
+            # The linear rule, for the smaller batch.
+            self.rate *= len(batch) / config.global_batch_size
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
             ["GPU:0" if gpus else "CPU:0"]
