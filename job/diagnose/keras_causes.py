@@ -4,6 +4,7 @@ check_rate(builder, trial, accuracy)
 explain_guessing(builder, trial, num_classes)
 """
 
+import keras
 import numpy as np
 
 from job.diagnose import (
@@ -41,7 +42,8 @@ def check_rate(
     if not recipe.optimizer or layers.has_frozen_base(model):
         return
     normalized = layers.is_normalized(model)
-    trained = [c for c in layers.convolutions(model) if c.trainable_variables]
+    found = layers.find(model, keras.layers.Conv2D)
+    trained = [layer for layer in found if layer.trainable_variables]
     bounds = keras_recipe.rate_bounds(
         recipe, convolutions=len(trained), normalized=normalized
     )
@@ -149,7 +151,7 @@ def explain_guessing(
             twice = trial.loss(recipe.rate or 0.0, Reading("unit"))
         if twice < min(LEARNED, falls / 2):
             seen += f", by {twice:.2f} if its pixels are divided by 255 before"
-            builder.add("scaled_twice", keras_outputs.scaled_twice(seen))
+            builder.add("scaled_twice", mistake("scaled_twice", seen))
             return
         name = "shuffled_labels"
         seen += ": network and learning rate can learn these images"

@@ -298,7 +298,7 @@ def check_statistics(builder: ReportBuilder, trial: Trial, test: Split) -> None:
       test: Images that it was not trained on.
     """
     model = trial.model
-    if not layers.batch_norms(model):
+    if not layers.find(model, keras.layers.BatchNormalization):
         return
     split = test.take(np.arange(min(_STATISTICS_IMAGES, len(test))))
     images = scoring.prepare(model, split.images, trial.reading)

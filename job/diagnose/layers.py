@@ -7,6 +7,7 @@ Layers of inner models count as layers of the model.
 """
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -35,22 +36,9 @@ def relu_layers(model: keras.Model) -> list[keras.Layer]:
     ]
 
 
-def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """Returns the Keras BatchNormalization layers."""
-    return [
-        layer
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-
-
-def convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
-    """Returns the Keras Conv2D layers, in the order of the model."""
-    return [
-        layer
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.Conv2D)
-    ]
+def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
+    """Returns the layers of some classes, in the order of the model."""
+    return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
 
 
 @contextlib.contextmanager
@@ -106,7 +94,7 @@ def dead_fractions(
 
 def has_frozen_base(model: keras.Model) -> bool:
     """Returns whether the model has convolutions and all of them are frozen."""
-    found = convolutions(model)
+    found = find(model, keras.layers.Conv2D)
     return bool(found) and not any(layer.trainable_variables for layer in found)
 
 
@@ -117,9 +105,7 @@ def multiply_adds(model: keras.Model) -> int:
     open counts as 32 pixels.
     """
     count = 0
-    for layer in flat_layers(model):
-        if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            continue
+    for layer in find(model, keras.layers.Conv2D | keras.layers.Dense):
         places = layer.output.shape[1:-1]
         size = int(np.prod([each or 32 for each in places]))
         count += size * int(np.prod(layer.kernel.shape))
@@ -138,11 +124,8 @@ def output_activation(model: keras.Model) -> str:
 
 def head_fraction(model: keras.Model) -> float:
     """Returns the fraction of a model's weights that dense layers have."""
-    dense = sum(
-        layer.count_params()
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.Dense)
-    )
+    layers = find(model, keras.layers.Dense)
+    dense = sum(layer.count_params() for layer in layers)
     return dense / max(1, model.count_params())
 
 
