@@ -105,19 +105,18 @@ def test_a_run_that_diverges_leaves_a_report_that_says_so(
 
 
 def test_runs_with_equal_last_names_are_compared_by_their_paths(
-    trained_run, tmp_path
+    workdir, tmp_path_factory
 ):
-    for name in ("a", "b"):
-        shutil.copytree(trained_run, tmp_path / name / "seed-0")
-    runs = [str(tmp_path / name / "seed-0") for name in ("a", "b")]
-    out = tmp_path / "new"
-    report = ("--mode=report", f"--workdir={out}")
-    done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [str(folder / name / "seed-0") for name in ("a", "b")]
+    for run in runs:
+        shutil.copytree(workdir, run)
+    out = folder / "new"
+    mode = ("--mode=report", f"--workdir={out}")
+    done = run_job(*mode, f"--runs={runs[0]},{folder / 'c'}")
     assert done.returncode == 2
     assert "neither config.json of a run" in done.stderr
     assert not out.exists()
-    done = run_job(*report, f"--runs={','.join(runs)}")
-    assert done.returncode == 0, done.stderr
+    report.run([str(out), *runs])
     table = (out / "report.md").read_text()
     assert [f"| {name} |" in table for name in runs] == [True, True]
-    assert (tmp_path / "b" / "seed-0" / "report.html").exists()
