@@ -18,6 +18,7 @@ import numpy as np
 from configs import stem32
 from job import train
 from job.data.dataset import Dataset, Split
+from job.storage.workdir import Workdir
 from job.supervision.preemption import StopRequest
 
 # A record: the coarse label, the fine label, then 1,024 bytes each of red,
@@ -56,7 +57,8 @@ def main(folder: str, workdir: str) -> None:
     stop.install()
     config = stem32.get_config("8ep")
     data = load(pathlib.Path(folder))
-    train.train_and_evaluate(config, pathlib.Path(workdir), stop, data=data)
+    place = Workdir(pathlib.Path(workdir))
+    train.train_and_evaluate(config, place, stop, data=data)
 
 
 if __name__ == "__main__":

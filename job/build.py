@@ -35,7 +35,7 @@ from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage
-from job.storage.workdir import AUGMENTATION, CHECKPOINTS
+from job.storage.workdir import AUGMENTATION
 from job.training import phases, step, update
 from job.training import plan as plan_lib
 from job.training.evaluate import Evaluator
@@ -531,13 +531,11 @@ def create_reporter(
 
 
 def create_checkpoints(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    storage: Storage | None,
+    config: ml_collections.ConfigDict, storage: Storage
 ) -> store.CheckpointStore:
-    """Returns the checkpoints of a run; a folder in `workdir` by default."""
+    """Returns the checkpoints of a run."""
     return store.CheckpointStore(
-        storage or workdir / CHECKPOINTS,
+        storage,
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )

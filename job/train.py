@@ -5,7 +5,8 @@ image meets them, then runs one loop: train some steps on the device, log,
 evaluate, save. A restart is the normal case: it resumes from the newest
 checkpoint.
 
-    result = train_and_evaluate(config, pathlib.Path("runs/a"), StopRequest())
+    place = Workdir(pathlib.Path("runs/a"))
+    result = train_and_evaluate(config, place, StopRequest())
 """
 
 import contextlib
@@ -19,14 +20,13 @@ from absl import logging
 
 from job import build, errors
 from job.augment import picture
-from job.checkpoint import store
 from job.config import serialization
 from job.data.dataset import Dataset
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
 from job.output import metrics, predictions, results
 from job.output.results import Scores
-from job.storage import Storage, files
+from job.storage import files
 from job.storage.workdir import (
     AUGMENTATION,
     CONFIG,
@@ -34,6 +34,7 @@ from job.storage.workdir import (
     PREDICTIONS,
     REPORT,
     RESULT,
+    Workdir,
 )
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
@@ -50,33 +51,26 @@ from job.training.supervisor import Supervisor
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
+    workdir: Workdir,
     stop: StopRequest,
     watchdog: Watchdog | None = None,
     *,
     data: Dataset | None = None,
-    storage: Storage | None = None,
-    name: str = "",
     cluster: Cluster | None = None,
-    publish: Callable[[], None] = lambda: None,
     on_call: Callable[[Loop], None] = lambda loop: None,
 ) -> dict[str, Any]:
     """Trains until the last step, from the newest checkpoint if there is one.
 
     Args:
       config: Every field of `configs/default.py`, checked by `ranges.check`.
-      workdir: Directory for all output. Created if needed.
+      workdir: Place for all output. Created if needed.
       stop: Stop request, polled in each part: data, training, evaluation.
       watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
         nothing is watched.
       data: Images to train on and to score. If None, those of `config.data`.
-      storage: Storage of the checkpoints. If None, a folder in `workdir`.
-      name: Name of the workdir in the report. If empty, its path.
       cluster: Addresses of the workers, each of which calls this function. If
         None, there is one worker. Only the chief's checkpoints and workdir
         count.
-      publish: Function called by the chief when all files are written, before
-        the other workers may exit.
       on_call: Function called with the loop after each call of the compiled
         steps; see `Loop`.
 
@@ -103,7 +97,7 @@ def train_and_evaluate(
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     log_costs(state.model, plan.phases)
     evaluation = build.create_evaluation(config, strategy, data, workers)
-    checkpoints = build.create_checkpoints(config, workdir, storage)
+    checkpoints = build.create_checkpoints(config, workdir.checkpoints)
     history = resume.restore_on_chief(
         checkpoints,
         state,
@@ -113,7 +107,7 @@ def train_and_evaluate(
         train_steps=plan.train_steps,
     )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
-    prepare_workdir(workdir, config, plan, history, data)
+    prepare_workdir(workdir.local, config, plan, history, data)
     build.initialize_state(config, state, workers, is_new=not history.step)
     inputs, network = build.prepare_inputs(
         config, data.train, state, plan, supervisor.poll
@@ -122,7 +116,7 @@ def train_and_evaluate(
         config, strategy, state, plan, inputs, network
     )
     reporter = build.create_reporter(
-        config, workdir, plan, training, first_step=history.step
+        config, workdir.local, plan, training, first_step=history.step
     )
     saver = create_saver(checkpoints, workers, history, stop)
     loop = Loop(
@@ -145,12 +139,12 @@ def train_and_evaluate(
 
     supervisor.beat("report", plan.train_steps, seconds=LONG_SECONDS)
     result = write_results(
-        workdir, config, plan, data, state, training, scores, history
+        workdir.local, config, plan, data, state, training, scores, history
     )
     supervisor.beat("end", plan.train_steps, seconds=LONG_SECONDS)
     if workers.is_chief:
-        write_page(workdir, checkpoints, name)
-        publish()
+        write_page(workdir)
+        workdir.push_last()  # Before the other workers may exit.
     workers.barrier()
     return result
 
@@ -215,14 +209,12 @@ def write_results(
     return result
 
 
-def write_page(
-    workdir: pathlib.Path, checkpoints: store.CheckpointStore, name: str
-) -> None:
+def write_page(workdir: Workdir) -> None:
     """Writes `report.html`; on an error it only logs a warning."""
     with best_effort(REPORT):
         from job.report import page  # Imports matplotlib, which takes a second.
 
-        page.write(workdir, checkpoints, name=name)
+        page.write(workdir)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from google.cloud import storage as cloud_storage
 
 from configs import smoke
 from job.data import dataset
+from job.storage.workdir import Workdir
 from tests.support import places
 from tests.support.gcs_server import StrictServer
 from tests.support.jobs import from_environment
@@ -63,7 +64,7 @@ def trained_run(tmp_path_factory) -> pathlib.Path:
     config = smoke.get_config().unlock()
     config.model.width = 0.0625
     workdir = tmp_path_factory.mktemp("trained")
-    train.train_and_evaluate(config, workdir, preemption.StopRequest())
+    train.train_and_evaluate(config, Workdir(workdir), preemption.StopRequest())
     return workdir
 
 

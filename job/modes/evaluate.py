@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +10,7 @@ from job import errors
 from job.config import run_config, serialization
 from job.distribute import environment
 from job.modes import Outcome
-from job.storage import Storage
 from job.storage import workdir as workdirs
-from job.storage.workdir import CHECKPOINTS
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
@@ -27,14 +24,11 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
     """
     require_gpus = environment.required_gpus(os.environ)
     with workdirs.open_workdir(workdir_name) as workdir:
-        saved = run_config.load(workdir.local, str(workdir))
+        saved = run_config.load(workdir)
         startup.import_tensorflow()
         with startup.translate_out_of_memory(serialization.flatten(saved)):
             scores = evaluate_checkpoint(
-                workdir.local,
-                stop.check,
-                storage=workdir.checkpoints,
-                require_gpus=require_gpus,
+                workdir, stop.check, require_gpus=require_gpus
             )
     return Outcome(
         [json.dumps(scores, indent=2)],
@@ -43,10 +37,9 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
 
 
 def evaluate_checkpoint(
-    workdir: pathlib.Path,
+    workdir: workdirs.Workdir,
     poll: Callable[[], None] = lambda: None,
     *,
-    storage: Storage | None = None,
     require_gpus: int = 0,
 ) -> dict[str, Any]:
     """Returns the scores of a run's newest checkpoint; writes nothing.
@@ -55,9 +48,8 @@ def evaluate_checkpoint(
     that the run was trained on.
 
     Args:
-      workdir: Directory of the run, finished or not.
+      workdir: Workdir of the run, finished or not.
       poll: Function called between two batches; its exceptions pass.
-      storage: Storage of the checkpoints. If None, a folder in `workdir`.
       require_gpus: Minimum number of GPUs; 0 allows a CPU.
 
     Returns:
@@ -80,7 +72,7 @@ def evaluate_checkpoint(
     data = build.load_data(config, poll)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     history = resume.restore_or_initialize(
-        store.CheckpointStore(storage or workdir / CHECKPOINTS),
+        store.CheckpointStore(workdir.checkpoints),
         state,
         serialization.flatten(config),
         data.checksum(),

@@ -38,6 +38,7 @@ from job.storage.workdir import (
     CURVES,
     REPORT,
     WATERFALL,
+    Workdir,
 )
 
 # Standard deviation of the accuracy of one run between seeds, in percentage
@@ -176,7 +177,7 @@ def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
             for seed in record.seeds
         ]
     return [
-        (variant, run_lib.read(place))
+        (variant, run_lib.read(Workdir(place)))
         for variant, place in places
         if run_lib.is_run(place)
     ]

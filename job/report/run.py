@@ -20,11 +20,11 @@ from job.storage import reader
 from job.storage.reader import Reading
 from job.storage.workdir import (
     AUGMENTATION,
-    CHECKPOINTS,
     CONFIG,
     DIAGNOSE,
     FAILURE,
     PREDICTIONS,
+    Workdir,
 )
 
 _MAX_PNG_BYTES = 2**24
@@ -117,26 +117,18 @@ def is_run(workdir: pathlib.Path) -> bool:
     return (workdir / CONFIG).exists()
 
 
-def read(
-    workdir: pathlib.Path,
-    checkpoints: store.CheckpointStore | None = None,
-    *,
-    name: str = "",
-) -> Run:
+def read(workdir: Workdir) -> Run:
     """Returns the files of a run.
 
     Args:
-      workdir: Folder of the run, finished or not.
-      checkpoints: Checkpoints of the run. If None, those in `workdir`.
-      name: Workdir as the user gave it. If "", the path of `workdir`.
+      workdir: Workdir of the run, finished or not.
 
     Raises:
       ConfigError: `workdir` does not contain a run.
       StorageError: The checkpoints cannot be listed.
     """
-    fields = run_config.read_fields(workdir, name)
-    checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
-    newest = checkpoints.newest_header()
+    fields, local = run_config.read_fields(workdir), workdir.local
+    newest = store.CheckpointStore(workdir.checkpoints).newest_header()
     notes: list[str] = []
 
     def take(reading: Reading[Any], default: Any = None) -> Any:
@@ -145,18 +137,18 @@ def read(
         return default if reading.value is None else reading.value
 
     return Run(
-        name=name or str(workdir),
+        name=str(workdir),
         fields=fields,
-        lines=take(metrics.inspect(workdir), []),
-        result=take(results.inspect(workdir), {}),
-        failure=take(_inspect_json(workdir / FAILURE, _FAILURE), {}),
+        lines=take(metrics.inspect(local), []),
+        result=take(results.inspect(local), {}),
+        failure=take(_inspect_json(local / FAILURE, _FAILURE), {}),
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
-        scored=take(predictions.inspect(workdir / PREDICTIONS)),
+        scored=take(predictions.inspect(local / PREDICTIONS)),
         augmentation=take(
-            reader.inspect(lambda: _read_png(workdir / AUGMENTATION))
+            reader.inspect(lambda: _read_png(local / AUGMENTATION))
         ),
-        diagnosis=take(_inspect_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
+        diagnosis=take(_inspect_json(local / DIAGNOSE, _DIAGNOSIS), {}),
         notes=list(dict.fromkeys(notes)),
     )
 

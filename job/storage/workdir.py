@@ -20,6 +20,7 @@ module spells them out:
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import tempfile
@@ -80,21 +81,22 @@ class Workdir:
     """The workdir of a run.
 
     Attributes:
-      name: Name as it was given: a folder or gs://BUCKET/PATH.
       local: Folder that modules read and write. It need not exist.
+      name: Name as it was given: a folder or gs://BUCKET/PATH. If empty, the
+        path of `local`.
       mirror: Upload from `local` to the bucket. None for a folder.
     """
 
-    name: str
     local: pathlib.Path
+    name: str = ""
     mirror: Mirror | None = None
 
     def __str__(self) -> str:
-        return self.name
+        return self.name or str(self.local)
 
     def file(self, name: str) -> str:
         """Returns the path or URL of a file, as a user finds it."""
-        return f"{self.name.rstrip('/')}/{name}"
+        return f"{str(self).rstrip('/')}/{name}"
 
     def storage(self, folder: str) -> Storage:
         """Returns a subfolder as a storage."""
@@ -110,7 +112,7 @@ class Workdir:
         """All files of the run."""
         return self.storage("")
 
-    @property
+    @functools.cached_property
     def checkpoints(self) -> Storage:
         """The run's checkpoints."""
         return self.storage(CHECKPOINTS)
@@ -235,7 +237,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
             (local / CONFIG).stat()
-        yield Workdir(name, local)
+        yield Workdir(local, name)
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(
@@ -253,4 +255,4 @@ def open_workdir(name: str) -> Iterator[Workdir]:
             local, bucket, pulled=PULLED, last=RESULT, events=EVENTS
         )
         mirror.pull()
-        yield Workdir(url, local, mirror)
+        yield Workdir(local, url, mirror)

@@ -81,8 +81,8 @@ def test_a_run_that_diverges_leaves_a_report_that_says_so(
     from job import train as train_lib
 
     def diverge(config, workdir, *args, **kwargs):
-        finished_run.write_run(workdir)
-        (workdir / RESULT).unlink()
+        finished_run.write_run(workdir.local)
+        (workdir.local / RESULT).unlink()
         raise errors.DivergedError("the loss of step 7 is not finite")
 
     monkeypatch.setattr(train_lib, "train_and_evaluate", diverge)
