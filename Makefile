@@ -33,8 +33,9 @@ typed = $(if $(filter command,$(origin $(1))),$($(1)))
 run_name := $(or $(call typed,NAME),$(shell date -u +%y%m%d-%H%M%S))
 run_folder = k8s/runs/$(run_name)
 
-# The default is gpu if an NVIDIA driver is loaded, otherwise cpu.
-SET ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+# The default is gpu if an NVIDIA driver is loaded, otherwise cpu. In WSL2 the
+# driver is that of Windows, and only its library is visible.
+SET ?= $(if $(wildcard /proc/driver/nvidia/version /usr/lib/wsl/lib/libcuda.so*),gpu,cpu)
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(SET)
 READY_DEV := $(VENV)/.ready-dev-$(SET)
@@ -88,7 +89,8 @@ diagnose: $(READY) ## explain a low accuracy (WORKDIR=, CONFIG= or MODEL=)
 .PHONY: predict
 predict: $(READY) ## classify image files with a run (INPUT=FILE)
 	$(RUN) -m job.main --mode=predict --workdir=$(WORKDIR) \
-	  $(foreach input,$(or $(wildcard $(INPUT)),$(INPUT)),--input=$(input)) $(ARGS)
+	  $(foreach input,$(or $(wildcard $(INPUT)),$(INPUT)),--input=$(input)) $(ARGS) \
+	  $(if $(INPUT)$(findstring --input,$(ARGS)),,$(error INPUT is missing. Fix: INPUT=FILE))
 
 .PHONY: export
 export: $(READY) ## write WORKDIR/export: SavedModel, .keras file, model card
@@ -242,7 +244,7 @@ need-run:
 $(READY): requirements/$(SET).txt
 	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
 	  sys.exit(0 if ok else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
-	@echo "Creating the environment in $(VENV) (once, one to two minutes)"
+	@echo "Creating the environment in $(VENV) with the $(SET) packages (once, one to two minutes)"
 	@# tensorflow-cpu and tensorflow install the same files, so an environment
 	@# holds only one of them.
 	@if ls $(VENV)/.ready-* 2> /dev/null | grep -qv -e '-$(SET)$$'; then \

@@ -15,7 +15,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Returns a config that takes two minutes on 2 CPU cores."""
+    """Returns a config that takes about a minute on 2 CPU cores."""
     config = default.get_config()
     config.data.source = "synthetic"
     config.epochs = 12.0

@@ -6,14 +6,15 @@
     variant  width  accuracy  flip TTA  seeds  time    hardware
     200ep    1      not run                            1 GPU
     100ep    1      not run                            1 GPU
-    30ep     1      not run                            1 GPU
+    30ep     1      not run                   2 h      2 CPU cores, an estimate
     20ep     0.5    88.63 %   89.31 %   2      19 min  2 CPU cores
     16ep     0.5    88.20 %   88.69 %   2      19 min  2 CPU cores
     8ep      0.5    85.79 %   86.36 %   2      14 min  2 CPU cores
 
 Accuracy of the last epoch, mean of seeds 0 and 1 (88.38, 88.87; 88.16, 88.23;
 86.01, 85.57). The images are quality-75 JPEGs of CIFAR-10, so the figures do
-not compare with published ones.
+not compare with published ones. The times are upper bounds, as other programs
+shared the machine.
 """
 
 import ml_collections

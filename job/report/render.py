@@ -66,7 +66,7 @@ def breakable(value: Any) -> Markup:
 
 def percent(fraction: Any) -> str:
     """Returns a fraction as a percentage; "" if it is not a number."""
-    return number(fraction, ".2%").replace("%", " %")
+    return number(fraction, ".2%")
 
 
 def number(value: Any, form: str = ",.0f", unit: str = "") -> str:

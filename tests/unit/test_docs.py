@@ -8,6 +8,7 @@ import pytest
 from configs import default
 from docs import fields, tables
 from job.config import serialization
+from job.diagnose import costs, finding
 from tests.support.jobs import ROOT
 
 PAGES = sorted(
@@ -156,6 +157,23 @@ def test_every_accuracy_in_prose_is_one_of_a_result_file(name):
     text = re.sub(r"(<!-- results).*?(<!-- end -->)", "", text, flags=re.DOTALL)
     stated = set(re.findall(r"(?<![\d.,+-])[1-9]\d\.\d\d(?![\d.]| ?s\b)", text))
     assert stated <= tables.accuracies() | PUBLISHED
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_pasted_diagnoses_have_the_words_and_costs_of_today(page):
+    text = page.read_text()
+    findings = re.findall(r"^Finding \d+: (.+) \[(\w+)\]$", text, re.M)
+    for title, check in findings:
+        # The check words the title of a finding that has none in the file.
+        assert finding.MISTAKES[check].get("title", title) == title
+    known = [x for x in vars(costs).values() if isinstance(x, finding.Cost)]
+    known += [
+        finding.Cost(None, entry["source"])
+        for entry in finding.MISTAKES.values()
+        if "source" in entry
+    ]
+    pasted = set(re.findall(r"^  Cost +(.+)$", text, re.M))
+    assert pasted <= {cost.text() for cost in known}
 
 
 def test_table_of_fields_is_made_from_the_default_config():

@@ -8,6 +8,7 @@ import numpy as np
 from configs import smoke
 from examples import cifar100
 from job import train
+from job.diagnose.finding import Report
 from job.storage.workdir import Workdir
 from job.supervision.preemption import StopRequest
 from tests.support.jobs import ROOT
@@ -25,6 +26,9 @@ def test_the_notebook_runs():
         exec(compile(cell, f"cell {number}", "exec"), names)
     assert len(cells) > 3
     assert names["last"] < names["first"]
+    report = names["report"]
+    assert isinstance(report, Report)
+    assert report.findings[0].check == "loss"
 
 
 def write_cifar100(folder: pathlib.Path, images: int) -> None:

@@ -36,7 +36,7 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
     read = Reader(there[REPORT].decode())
     for part in (
         bucket.url,
-        "15.00 %",
+        "15.00%",
         "1 restart.",
         "most confident mistakes",
     ):

@@ -20,8 +20,8 @@ def write(run, step=20, class_names=dataset.CLASS_NAMES, crc32c=""):
 def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
     text = write(run_lib.read(Workdir(workdir)), crc32c="00c0ffee")
     for part in (
-        "| test accuracy | 75.00 % |",
-        "| expected calibration error | 15.00 % |",
+        "| test accuracy | 75.00% |",
+        "| expected calibration error | 15.00% |",
         "| `optimizer.momentum` | `0.5` |",
         "crc32c `00c0ffee`",
         "0 airplane, 1 automobile",
@@ -36,7 +36,7 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
     (workdir / RESULT).unlink()
     text = write(run_lib.read(Workdir(workdir)), step=15)
     assert "not finished: these are the weights of step 15" in text
-    assert "| newest test accuracy | 75.00 % at epoch 2 |" in text
+    assert "| newest test accuracy | 75.00% at epoch 2 |" in text
 
 
 def test_a_card_of_a_result_without_figures(workdir):

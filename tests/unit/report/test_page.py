@@ -40,9 +40,9 @@ def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
     read = Reader(text)
     for part in (
         "Finished after 20 steps (2 epochs)",
-        "75.00 % test accuracy",
-        "81.25 % with flip TTA",
-        "15.00 % calibration error",
+        "75.00% test accuracy",
+        "81.25% with flip TTA",
+        "15.00% calibration error",
         "Training images 640",
         "Not diagnosed yet",
         "Confusion matrix",
@@ -106,7 +106,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
         "Not finished: the newest checkpoint is that of step 20",
         "predictions.npz is missing: a run writes it at its end",
         "augmentation.png is missing",
-        "75.00 % test accuracy so far",
+        "75.00% test accuracy so far",
         "1 restart.",
     ):
         assert part in read.text, part

@@ -38,8 +38,8 @@ def test_a_code_span_ends_where_it_should(name):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.12345, "12.35 %"),
-        (1, "100.00 %"),
+        (0.12345, "12.35%"),
+        (1, "100.00%"),
         (float("nan"), ""),
         (10**400, ""),
         (1e308, ""),
