@@ -148,7 +148,7 @@ test: $(READY_DEV) ## run the tests: up to 8 minutes on 2 cores
 
 .PHONY: test-faults
 test-faults: $(READY_DEV) ## run the fault tests: kills and outages of the real job
-	$(RUN) -m pytest -m faults $(ARGS)
+	$(RUN) -m pytest -n 2 --dist loadfile -m faults $(ARGS)
 
 .PHONY: test-diagnose
 test-diagnose: $(READY_DEV) ## train models with planted mistakes and diagnose them

@@ -10,6 +10,7 @@ The modules below this one take plain arguments instead of a ConfigDict.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,7 @@ from job.augment.operations import Operation
 from job.checkpoint import store
 from job.config import augmentation, ranges, serialization
 from job.data import dataset, pipeline, sources
+from job.distribute import environment
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
@@ -33,7 +35,7 @@ from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage
-from job.storage.workdir import AUGMENTATION, CHECKPOINTS
+from job.storage.workdir import AUGMENTATION
 from job.training import phases, step, update
 from job.training import plan as plan_lib
 from job.training.evaluate import Evaluator
@@ -58,7 +60,10 @@ def create_strategy(
     """
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
-        require_gpus=config.distribute.require_gpus,
+        require_gpus=max(
+            config.distribute.require_gpus,
+            environment.required_gpus(os.environ),
+        ),
         all_reduce=config.distribute.all_reduce,
         cluster=cluster,
         precision=config.precision,
@@ -531,13 +536,11 @@ def create_reporter(
 
 
 def create_checkpoints(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    storage: Storage | None,
+    config: ml_collections.ConfigDict, storage: Storage
 ) -> store.CheckpointStore:
-    """Returns the checkpoints of a run, by default a folder in `workdir`."""
+    """Returns the checkpoint store of a run."""
     return store.CheckpointStore(
-        storage or workdir / CHECKPOINTS,
+        storage,
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )

@@ -100,6 +100,15 @@ class RunFailedError(JobError):
         self.exit_code = exit_code if exit_code > 0 else 1
 
 
+def kind_of(error: JobError) -> type[JobError]:
+    """Returns the class of this module that an error is of.
+
+    A module's own subclass has the name and the exit code of its kind.
+    """
+    mro = type(error).__mro__
+    return next(kind for kind in mro if kind.__module__ == __name__)
+
+
 def printable(text: str) -> str:
     """Returns text without control characters, which could forge output."""
     return "".join(

@@ -15,7 +15,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from job import errors
-from job.config import augmentation, command_line, ranges
+from job.config import augmentation, command_line, ranges, serialization
+from job.distribute import environment
 from job.storage import files
 from job.supervision import preemption, watchdog
 
@@ -283,10 +284,10 @@ def require_config() -> ml_collections.ConfigDict:
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
         ranges.check(config)
-        distribute = config.distribute
-        if required_gpus() > distribute.require_gpus:
-            distribute.require_gpus = required_gpus()
-            ranges.check(config)  # The rules apply to the image's GPUs too.
+        ranges.check_devices(
+            serialization.flatten(config),
+            required_gpus=environment.required_gpus(os.environ),
+        )
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(
@@ -330,21 +331,6 @@ def child_arguments() -> list[str]:
         for name in ("grace_seconds", "watchdog_seconds", "heartbeat_file")
         if flags.FLAGS[name].present
     ]
-
-
-def required_gpus() -> int:
-    """Returns the number of GPUs in JOB_REQUIRE_GPUS.
-
-    GPU images set the variable. It is not a flag, because a user's own
-    arguments replace those of the image.
-    """
-    given = os.environ.get("JOB_REQUIRE_GPUS", "")
-    if given and not (given.isdecimal() and len(given) < 7):
-        raise errors.ConfigError(
-            f"JOB_REQUIRE_GPUS={given}: must be a number of GPUs. Fix: change"
-            " the variable; 0 allows a CPU"
-        )
-    return int(given or 0)
 
 
 def require_workdir() -> str:

@@ -26,9 +26,8 @@ import threading
 import traceback
 from collections.abc import Iterable
 
-from job import errors, flags
+from job import errors, flags, modes
 from job.modes import (
-    Outcome,
     ablate,
     benchmark,
     diagnose,
@@ -83,12 +82,11 @@ def print_lines(lines: Iterable[str]) -> None:
             return
 
 
-def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
+def run_mode(mode: str, stop: preemption.StopRequest) -> modes.Outcome:
     """Runs a mode with the values of its flags and returns its outcome."""
+    stop.saved = modes.KEPT.get(mode, stop.saved)
     if mode == "evaluate":
-        return evaluate.run(
-            flags.require_workdir(), stop, require_gpus=flags.required_gpus()
-        )
+        return evaluate.run(flags.require_workdir(), stop)
     if mode == "report":
         return report.run([flags.require_workdir(), *flags.RUNS.value])
     if mode == "predict":
@@ -109,7 +107,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
         )
     config = flags.require_config()
     if mode == "config":
-        return Outcome([str(config)])
+        return modes.Outcome([str(config)])
     if mode == "fetch":
         return fetch.run(config, stop)
     upload_seconds = flags.require_seconds("upload_seconds", above=0.0)
@@ -122,6 +120,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
             flags.config_filename(),
             flags.require_workdir(),
             stop,
+            strategy=config.distribute.strategy,
             seeds=range(config.seed, config.seed + flags.SEEDS.value),
             arguments=flags.child_arguments(),
             index=flags.INDEX.value,

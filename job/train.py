@@ -4,7 +4,8 @@
 of the loop trains some steps on the device, logs, evaluates and saves. A
 restarted run resumes from the newest checkpoint.
 
-    result = train_and_evaluate(config, pathlib.Path("runs/a"), StopRequest())
+    workdir = Workdir(pathlib.Path("runs/a"))
+    result = train_and_evaluate(config, workdir, StopRequest())
 """
 
 import contextlib
@@ -18,14 +19,13 @@ from absl import logging
 
 from job import build, errors
 from job.augment import picture
-from job.checkpoint import store
 from job.config import serialization
 from job.data.dataset import Dataset
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
 from job.output import metrics, predictions, results
 from job.output.results import Scores
-from job.storage import Storage, files
+from job.storage import files
 from job.storage.workdir import (
     AUGMENTATION,
     CONFIG,
@@ -33,9 +33,11 @@ from job.storage.workdir import (
     PREDICTIONS,
     REPORT,
     RESULT,
+    Workdir,
 )
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
+from job.training import plan as plan_lib
 from job.training import resume
 from job.training.history import History
 from job.training.loop import Loop, Training
@@ -48,15 +50,12 @@ from job.training.supervisor import Supervisor
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
+    workdir: Workdir,
     stop: StopRequest,
     watchdog: Watchdog | None = None,
     *,
     data: Dataset | None = None,
-    storage: Storage | None = None,
-    name: str = "",
     cluster: Cluster | None = None,
-    publish: Callable[[], None] = lambda: None,
     on_call: Callable[[Loop], None] = lambda loop: None,
 ) -> dict[str, Any]:
     """Trains until the last step, from the newest checkpoint if one exists.
@@ -64,19 +63,15 @@ def train_and_evaluate(
     Args:
       config: Config with every field of `configs/default.py`, checked by
         `ranges.check`.
-      workdir: Directory for all output. Created if needed.
+      workdir: Workdir for all output. Created if needed.
       stop: Stop request, polled while data is loaded, in training and in
         evaluation.
       watchdog: Watchdog, notified wherever `stop` is polled. If None, a hang is
         not detected.
       data: Training and test images. If None, loaded as in `config.data`.
-      storage: Storage of the checkpoints. Defaults to a folder in `workdir`.
-      name: Name of the workdir in the report. Defaults to its path.
       cluster: Addresses of the workers, each of which calls this function. If
         None, there is one worker. Only the chief's checkpoints and workdir
         are used.
-      publish: Function called by the chief after all files are written and
-        before the other workers exit.
       on_call: Function called with the loop after each call of the compiled
         steps; see `Loop`.
 
@@ -99,12 +94,12 @@ def train_and_evaluate(
     supervisor.poll("build")
 
     plan = build.create_plan(config, len(data.train))
-    for warning in plan.warnings:
+    for warning in plan_lib.unreached_phases(plan):
         logging.warning("%s", warning)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     log_costs(state.model, plan.phases)
     evaluation = build.create_evaluation(config, strategy, data, workers)
-    checkpoints = build.create_checkpoints(config, workdir, storage)
+    checkpoints = build.create_checkpoints(config, workdir.checkpoints)
     history = resume.restore_on_chief(
         checkpoints,
         state,
@@ -114,7 +109,7 @@ def train_and_evaluate(
         train_steps=plan.train_steps,
     )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
-    prepare_workdir(workdir, config, plan, history, data)
+    prepare_workdir(workdir.local, config, plan, history, data)
     build.initialize_state(config, state, workers, is_new=not history.step)
     inputs, network = build.prepare_inputs(
         config, data.train, state, plan, supervisor.poll
@@ -123,7 +118,7 @@ def train_and_evaluate(
         config, strategy, state, plan, inputs, network
     )
     reporter = build.create_reporter(
-        config, workdir, plan, training, first_step=history.step
+        config, workdir.local, plan, training, first_step=history.step
     )
     saver = create_saver(checkpoints, workers, history, stop)
     loop = Loop(
@@ -146,12 +141,12 @@ def train_and_evaluate(
 
     supervisor.beat("report", plan.train_steps, seconds=LONG_SECONDS)
     result = write_results(
-        workdir, config, plan, data, state, training, scores, history
+        workdir.local, config, plan, data, state, training, scores, history
     )
     supervisor.beat("end", plan.train_steps, seconds=LONG_SECONDS)
     if workers.is_chief:
-        write_page(workdir, checkpoints, name)
-        publish()
+        write_page(workdir)
+        workdir.push_last()  # Before the other workers may exit.
     workers.barrier()
     return result
 
@@ -216,14 +211,12 @@ def write_results(
     return result
 
 
-def write_page(
-    workdir: pathlib.Path, checkpoints: store.CheckpointStore, name: str
-) -> None:
+def write_page(workdir: Workdir) -> None:
     """Writes `report.html`, or logs a warning if that fails."""
     with best_effort(REPORT):
         from job.report import page  # The import takes a second.
 
-        page.write(workdir, checkpoints, name=name)
+        page.write(workdir)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Trained network, restored from a run's workdir.
 
-trained = load_trained(pathlib.Path("runs/a"))
+trained = load_trained(Workdir(pathlib.Path("runs/a")))
 trained.network(trained.resize(images), training=False)
 """
 
@@ -18,8 +18,7 @@ from job.data import sources
 from job.distribute import strategy as strategy_lib
 from job.model import resize as resize_lib
 from job.output import predictions, results
-from job.storage import Storage
-from job.storage.workdir import CHECKPOINTS, CONFIG, PREDICTIONS
+from job.storage.workdir import CONFIG, PREDICTIONS, Workdir
 from job.training.state import load_evaluated
 
 
@@ -44,28 +43,24 @@ class Trained:
     data_crc32c: str
 
 
-def load_trained(
-    workdir: pathlib.Path, *, storage: Storage | None = None, name: str = ""
-) -> Trained:
+def load_trained(workdir: Workdir) -> Trained:
     """Returns the network of a run's newest checkpoint, without its images.
 
     Args:
-      workdir: Directory of the run, finished or not.
-      storage: Storage of its checkpoints. Defaults to a folder in `workdir`.
-      name: Name of the workdir in messages. Defaults to its path.
+      workdir: Workdir of the run, finished or not.
 
     Raises:
       ConfigError: `workdir` does not contain a run.
       ResumeError: The run has no usable checkpoint.
     """
-    config = run_config.load(workdir, name)
+    config = run_config.load(workdir)
     fields = serialization.flatten(config)
-    checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
     found = checkpoints.restore_newest(set_aside=False)
     if found is None:
         raise errors.ResumeError(
-            f"--workdir={name or workdir}: the run has no checkpoint yet. Fix:"
-            " train first"
+            f"--workdir={workdir}: the run has no checkpoint yet. Fix: train"
+            " first"
         )
     saved, tensors = found
     if changed := resume.differences(saved.run.get("config", {}), fields):
@@ -75,7 +70,7 @@ def load_trained(
         )
     # The call enables memory growth on GPUs and disables TF32.
     strategy_lib.create_strategy()
-    class_names = load_class_names(workdir, config.data.source)
+    class_names = load_class_names(workdir.local, config.data.source)
     network = build.create_model(
         config, "float32", num_classes=len(class_names)
     )

@@ -31,7 +31,6 @@ import numpy as np
 from job import errors
 from job.storage import reader
 
-# Version 0.1.0 of the job wrote format 1, a directory of several files.
 FORMAT = 2
 
 # Limits of a reader. A header of 200 tensors has 60 KB, and the largest network

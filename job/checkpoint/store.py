@@ -12,7 +12,6 @@ TensorFlow.
 
 import math
 import pathlib
-import posixpath
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -35,8 +34,6 @@ _NAME = re.compile(r"step-([0-9]{8,18})\.safetensors")
 # A damaged checkpoint that was set aside.
 SET_ASIDE = ".damaged-"
 _SET_ASIDE = re.compile(r"step-[0-9]{8,18}\.safetensors\.damaged-.+")
-# A checkpoint of version 0.1.0.
-_DIRECTORY = re.compile(r"step-[0-9]{8,}/.+")
 
 # Timeout of each deletion, because a caller that waits for a save waits for it
 # too.
@@ -229,7 +226,6 @@ class CheckpointStore:
         """Returns the steps of all checkpoints, ascending, without reading any.
 
         Raises:
-          ResumeError: The checkpoints are of version 0.1.0.
           StorageError: The storage does not answer.
         """
         return [*self._find()]
@@ -242,11 +238,7 @@ class CheckpointStore:
         Raises:
           StorageError: The storage does not answer.
         """
-        try:
-            found = self._find()
-        except errors.ResumeError:  # The checkpoints are of version 0.1.0.
-            return None
-        for entry in reversed(found.values()):
+        for entry in reversed(self._find().values()):
             try:
                 return self._read_header(entry)
             except (RetiredError, InvalidCheckpointError, NewerFormatError):
@@ -292,7 +284,7 @@ class CheckpointStore:
             for entry in entries
             if _SET_ASIDE.fullmatch(entry.name)
         ]
-        for step, entry in reversed(self._by_step(entries).items()):
+        for step, entry in reversed(_by_step(entries).items()):
             try:
                 found = self._read(entry)
             except NewerFormatError as error:
@@ -335,20 +327,7 @@ class CheckpointStore:
 
     def _find(self, timeout: float | None = None) -> dict[int, Entry]:
         """Returns the committed files by step, ascending."""
-        return self._by_step(self._storage.find(_PREFIX, timeout=timeout))
-
-    def _by_step(self, entries: Sequence[Entry]) -> dict[int, Entry]:
-        found = {}
-        for entry in entries:
-            if match := _NAME.fullmatch(entry.name):
-                found[int(match[1])] = entry
-            elif _DIRECTORY.fullmatch(entry.name):
-                raise errors.ResumeError(
-                    f"{self}/{posixpath.dirname(entry.name)}: checkpoints of"
-                    " version 0.1.0 are not supported. Fix: resume with version"
-                    " 0.1.0, or choose another workdir"
-                )
-        return dict(sorted(found.items()))
+        return _by_step(self._storage.find(_PREFIX, timeout=timeout))
 
     def _read(self, entry: Entry) -> tuple[Header, dict[str, np.ndarray]]:
         try:
@@ -384,3 +363,12 @@ class CheckpointStore:
                 return format_lib.read_header(file, entry.size)
         except FileNotFoundError:
             raise RetiredError from None
+
+
+def _by_step(entries: Sequence[Entry]) -> dict[int, Entry]:
+    found = {
+        int(match[1]): entry
+        for entry in entries
+        if (match := _NAME.fullmatch(entry.name))
+    }
+    return dict(sorted(found.items()))

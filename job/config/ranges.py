@@ -202,7 +202,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             " train on the images of a folder",
         )
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
-    _check_devices(fields)
+    check_devices(fields)
 
 
 def _check_values(
@@ -289,7 +289,17 @@ def _check_transfer(fields: Mapping[str, Any]) -> None:
             )
 
 
-def _check_devices(fields: Mapping[str, Any]) -> None:
+def check_devices(fields: Mapping[str, Any], *, required_gpus: int = 0) -> None:
+    """Checks the fields of devices against each other.
+
+    Args:
+      fields: Flattened config.
+      required_gpus: GPUs that the environment requires, whatever the config
+        requires.
+
+    Raises:
+      ConfigError: Two fields exclude each other; the message names them.
+    """
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # XLA works with one replica, which has no statistics to synchronize.
         raise error(
@@ -298,10 +308,8 @@ def _check_devices(fields: Mapping[str, Any]) -> None:
             "auto or off with distribute.sync_batch_norm, because XLA cannot"
             " compile a sum over replicas",
         )
-    if (
-        fields["distribute.require_gpus"]
-        and fields["distribute.logical_devices"]
-    ):
+    required = fields["distribute.require_gpus"] or required_gpus
+    if required and fields["distribute.logical_devices"]:
         raise error(
             "distribute.logical_devices",
             fields["distribute.logical_devices"],

@@ -9,7 +9,6 @@ Imports no TensorFlow.
 """
 
 import contextlib
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,34 +26,26 @@ from job.storage.workdir import CONFIG, Workdir
 _PUBLISH_SECONDS = 2.0
 
 
-def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
+def load(workdir: Workdir) -> ml_collections.ConfigDict:
     """Reads and checks the config of the run in `workdir`.
-
-    Args:
-      workdir: Local directory of the run.
-      name: Name of the workdir in error messages. Defaults to its path.
 
     Raises:
       ConfigError: The file is absent or damaged, or a value is out of range.
     """
-    config = serialization.from_json(_read(workdir, name))
+    config = serialization.from_json(_read(workdir))
     ranges.check(config)
     return config
 
 
-def read_fields(workdir: pathlib.Path, name: str = "") -> serialization.Fields:
+def read_fields(workdir: Workdir) -> serialization.Fields:
     """Returns the flattened config of a run of any version of the job.
 
     The known fields have the types of configs/default.py.
 
-    Args:
-      workdir: Local directory of the run.
-      name: Name of the workdir in error messages. Defaults to its path.
-
     Raises:
       ConfigError: The file is absent or damaged.
     """
-    return serialization.flatten(_read(workdir, name))
+    return serialization.flatten(_read(workdir))
 
 
 @contextlib.contextmanager
@@ -124,7 +115,7 @@ def _publish(workdir: Workdir, config: ml_collections.ConfigDict) -> bool:
 def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     """Raises ResumeError if the run in a workdir has another config."""
     changed = resume.differences(
-        read_fields(workdir.local, str(workdir)), serialization.flatten(config)
+        read_fields(workdir), serialization.flatten(config)
     )
     if changed:
         raise errors.ResumeError(
@@ -135,11 +126,11 @@ def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
         )
 
 
-def _read(workdir: pathlib.Path, name: str) -> dict[str, Any]:
-    where = f"--workdir={name or workdir}"
+def _read(workdir: Workdir) -> dict[str, Any]:
+    where = f"--workdir={workdir}"
     kind = _kind(serialization.to_json(default.get_config()))
     try:
-        saved = reader.read_json(workdir / CONFIG, kind, CONFIG)
+        saved = reader.read_json(workdir.local / CONFIG, kind, CONFIG)
         if saved is None:
             raise errors.ConfigError(
                 f"{where}: no {CONFIG} found. Fix: choose a run's workdir"

@@ -10,6 +10,9 @@ import google_crc32c
 import numpy as np
 
 IMAGE_SIZE = 32
+# Statistics of CIFAR-10's training images, red, green and blue, 0 to 255.
+PIXEL_MEAN = (125.307, 122.950, 113.865)
+PIXEL_STD = (62.993, 62.089, 66.705)
 # CIFAR-10's classes, as its file formats number them. Other code takes the
 # classes from `Dataset.class_names`.
 CLASS_NAMES = (

@@ -85,9 +85,9 @@ def load(path: pathlib.Path) -> keras.Model:
         )
     except Exception as error:
         # Keras passes on any exception of a layer.
-        first = (str(error).strip().splitlines() or ["?"])[0][:200]
         raise errors.DataError(
-            f"{where} cannot be loaded ({type(error).__name__}: {first})"
+            f"{where} cannot be loaded ({type(error).__name__}:"
+            f" {errors.first_line(error)})"
         ) from None
     if problem := shape_problem(model):
         raise errors.DataError(f"{where} {problem}")

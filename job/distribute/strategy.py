@@ -6,6 +6,7 @@ If requested devices are absent, the job exits and names the missing part.
     strategy.num_replicas_in_sync
 """
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -55,8 +56,7 @@ def create_strategy(
         TensorFlow that has started before the CPU could be split.
       ConfigError: Hierarchical on an odd number of GPUs, or on several nodes.
     """
-    # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    configure_gpus()
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
@@ -74,15 +74,6 @@ def create_strategy(
     if len(gpus) < require_gpus:
         raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
     gpu_checks.check(gpus, precision=precision)
-    for gpu in gpus:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except (
-            RuntimeError
-        ):  # The GPUs are in use already; they stay as they are.
-            logging.info(
-                "memory growth of %s cannot be changed any more", gpu.name
-            )
     if cluster:
         return multi_worker.create_strategy(
             cluster,
@@ -113,6 +104,16 @@ def create_strategy(
         [f"GPU:{i}" for i in range(len(gpus))],
         cross_device_ops=operations[all_reduce],
     )
+
+
+def configure_gpus() -> None:
+    """Makes GPUs compute in float32 and take memory as they need it."""
+    # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # A GPU that is in use already stays as it is.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def split_cpu(count: int) -> int:

@@ -8,6 +8,17 @@ need it.
 import dataclasses
 from collections.abc import Iterable
 
+# State after a stop of each mode, for the last line of the job.
+KEPT = {
+    "ablate": "finished runs are kept, and the current one can be resumed",
+    "benchmark": "the benchmark has no result yet; run it again",
+    "diagnose": "a diagnosis changes nothing",
+    "evaluate": "an evaluation writes nothing",
+    "export": "an earlier export is kept",
+    "fetch": "downloaded files are kept",
+    "predict": "printed answers are complete",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:

@@ -82,6 +82,7 @@ def run(
     workdir_name: str,
     stop: StopRequest,
     *,
+    strategy: str,
     seeds: Sequence[int],
     arguments: Sequence[str],
     index: int | None,
@@ -92,14 +93,22 @@ def run(
       config_filename: Config file and plan, FILE:PLAN.
       workdir_name: Directory of the plan.
       stop: Stop request, passed to the current run.
+      strategy: Field distribute.strategy of the plan's config.
       seeds: Seeds of each variant.
       arguments: Flags for each run.
       index: Index of the only run to train, from 0. Defaults to
         JOB_COMPLETION_INDEX of the environment, or to all runs.
 
     Raises:
-      ConfigError: The plan or run does not exist, or the workdir is a bucket.
+      ConfigError: The plan or run does not exist, the workdir is a bucket, or
+        the runs are for several nodes.
     """
+    if strategy == "multi_worker":
+        raise errors.ConfigError(
+            "--config.distribute.strategy=multi_worker: --mode=ablate trains"
+            " each run on one node, and JOB_COMPLETION_INDEX is the index of"
+            " the run. Fix: use --config.distribute.strategy=auto"
+        )
     if "://" in workdir_name:
         raise errors.ConfigError(
             f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix: use"
@@ -152,7 +161,6 @@ def run_plan(
             f"--index={index}: must be 0 to {len(runs) - 1}, as the plan has"
             f" {len(runs)} runs"
         )
-    stop.saved = "finished runs are kept, and the current one can be resumed"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
         workdir / ABLATION,

@@ -39,7 +39,6 @@ def run(
         seconds.
       **measuring: Further arguments of `measurements.measure`.
     """
-    stop.saved = "the benchmark has no result yet; run it again"
     if config.distribute.strategy == "multi_worker":
         raise errors.ConfigError(
             "--config.distribute.strategy=multi_worker: --mode=benchmark"

@@ -116,7 +116,7 @@ def _config_of(
     """Returns the config of the run in `workdir`, or `given` if it fits."""
     if not (workdir.local / CONFIG).exists() and given is not None:
         return given
-    saved = run_config.load(workdir.local, str(workdir))
+    saved = run_config.load(workdir)
     if given is None:
         return saved
     changed = resume.differences(

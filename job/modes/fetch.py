@@ -17,7 +17,6 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
     Raises:
       DataError: The images are absent or damaged.
     """
-    stop.saved = "downloaded files are kept"
     startup.import_tensorflow()
     from job.data import sources
 

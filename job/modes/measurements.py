@@ -12,6 +12,7 @@ the hardware. A save is timed alone and spread over the steps between two
 checkpoints.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -135,11 +136,16 @@ def measure(
     training = build.create_training(
         config, strategy, state, plan, inputs, network
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory())
         scratch = pathlib.Path(folder)
         checkpoints = storage or disk.Disk(scratch / CHECKPOINTS)
-        saver = AsyncSaver(store.CheckpointStore(checkpoints))
+        opened.callback(_delete_all, checkpoints)
+        saver = opened.enter_context(
+            AsyncSaver(store.CheckpointStore(checkpoints))
+        )
         log = metrics.MetricsLog(scratch, first_step=0)
+        opened.callback(log.close)
         loop = _create_loop(
             config, strategy, data, state, plan, training, log, saver
         )
@@ -167,10 +173,6 @@ def measure(
         evaluating = [_seconds(loop.score) for _ in range(_EVALUATIONS)]
         stalls = [_stall(loop, saver) for _ in range(_SAVES)]
         commits = saver.commits
-        saver.close()
-        log.close()
-        for entry in checkpoints.find():
-            checkpoints.delete(entry.name)
     return Measured(
         plan=plan,
         replicas=strategy.num_replicas_in_sync,
@@ -229,6 +231,18 @@ def _create_loop(
     )
 
 
+def _create_batches(
+    config: ml_collections.ConfigDict, split: Split, replicas: int
+) -> tf.data.Dataset:
+    return pipeline.train_batches(
+        split,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        first_step=0,
+        num_replicas=replicas,
+    )
+
+
 def _create_bare(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
@@ -239,13 +253,7 @@ def _create_bare(
 ) -> Callable[[int], None]:
     """Returns a function that runs steps on one batch and waits for them."""
     replicas = strategy.num_replicas_in_sync
-    batches = pipeline.train_batches(
-        inputs,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        first_step=0,
-        num_replicas=replicas,
-    )
+    batches = _create_batches(config, inputs, replicas)
     same = pipeline.distribute(
         strategy, lambda own: batches.take(replicas).cache().repeat()
     )
@@ -276,13 +284,7 @@ def _create_augment(
     replicas = strategy.num_replicas_in_sync
     augment = build.create_augment(config, strategy, plan)
     with tf.device("CPU:0"):
-        (batch,) = pipeline.train_batches(
-            data.train,
-            seed=config.seed,
-            global_batch_size=config.global_batch_size,
-            first_step=0,
-            num_replicas=replicas,
-        ).take(1)
+        (batch,) = _create_batches(config, data.train, replicas).take(1)
     with tf.device(strategy.extended.worker_devices[0]):
         # An iterator leaves its batch on the host, from where each call would
         # copy it to the GPU.
@@ -354,6 +356,11 @@ def _peak_memory() -> dict[str, int]:
     return peak
 
 
+def _delete_all(checkpoints: Storage) -> None:
+    for entry in checkpoints.find():
+        checkpoints.delete(entry.name)
+
+
 def _stall(loop: Loop, saver: AsyncSaver) -> float:
     """Returns the time for which a save blocks the loop, in seconds."""
     loop.state.step.assign_add(1)  # Each step is committed only once.
@@ -365,14 +372,7 @@ def _stall(loop: Loop, saver: AsyncSaver) -> float:
 
 def _input_rate(config: ml_collections.ConfigDict, inputs: Split) -> float:
     """Returns the inputs per second of the shuffled pipeline alone."""
-    batches = iter(
-        pipeline.train_batches(
-            inputs,
-            seed=config.seed,
-            global_batch_size=config.global_batch_size,
-            first_step=0,
-        )
-    )
+    batches = iter(_create_batches(config, inputs, 1))
 
     # With a GPU, reading a pixel would copy the batch to it.
     @tf.function(autograph=False)

@@ -29,7 +29,6 @@ def run(
       ConfigError: No input was given, or the workdir does not contain a run.
       DataError: Some files are unreadable. It is raised after the last line.
     """
-    stop.saved = "printed answers are complete"
     names = [name for name in inputs if name]
     if not names:
         raise errors.ConfigError(
@@ -37,7 +36,7 @@ def run(
             " folder or the gs:// path of either"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
-        run_config.load(workdir.local, str(workdir))
+        run_config.load(workdir)
         from job.data import image_file
 
         files = image_file.find(names)
@@ -45,9 +44,7 @@ def run(
         from job import trained as trained_lib
         from job.model import classify
 
-        trained = trained_lib.load_trained(
-            workdir.local, storage=workdir.checkpoints, name=str(workdir)
-        )
+        trained = trained_lib.load_trained(workdir)
 
     def lines() -> Iterator[str]:
         width = min(60, max(len(file.name) for file in files))

@@ -5,7 +5,6 @@ import pathlib
 from collections.abc import Sequence
 
 from job import errors
-from job.checkpoint import store
 from job.modes import Outcome
 from job.storage import workdir as workdirs
 from job.storage.workdir import ABLATION, COMPARE_PAGE, CONFIG, REPORT
@@ -40,13 +39,15 @@ def run(names: Sequence[str]) -> Outcome:
                     f" {ABLATION} of an ablation found. Fix: choose the workdir"
                     " of a run or an ablation"
                 )
+            if workdir.mirror and (workdir.local / ABLATION).exists():
+                raise errors.ConfigError(
+                    f"--workdir={workdir}: an ablation in a bucket cannot be"
+                    " compared. Fix: copy it to a folder, with"
+                    f" `gcloud storage cp -r {workdir} DIR`"
+                )
         for workdir in runs:
             workdir.check_writable()
-            page.write(
-                workdir.local,
-                store.CheckpointStore(workdir.checkpoints),
-                name=str(workdir),
-            )
+            page.write(workdir)
             output.append(f"{workdir.file(REPORT)}")
         if len(found) > 1 or first not in runs:
             first.check_writable()

@@ -55,7 +55,7 @@ def run(
         devices = fields["distribute.logical_devices"] or 1
         ranges.check_replicas(fields, devices * len(cluster.workers))
     output = []
-    result = results.finished(workdir.local, fields)
+    result = results.finished(workdir, fields)
     if result:
         output.append(f"The run in {workdir} is finished: nothing left to do.")
     elif cluster and not cluster.is_chief:
@@ -125,14 +125,7 @@ def _train(
             _recorded_divergence(workdir),
         ):
             return train.train_and_evaluate(
-                config,
-                workdir.local,
-                stop,
-                watchdog,
-                storage=workdir.checkpoints,
-                name=str(workdir),
-                cluster=cluster,
-                publish=workdir.push_last,
+                config, workdir, stop, watchdog, cluster=cluster
             )
 
 
@@ -147,11 +140,7 @@ def _recorded_divergence(workdir: workdirs.Workdir) -> Iterator[None]:
         failure = {"exit_code": error.exit_code, "error": str(error)}
         with train.best_effort(FAILURE):
             files.write_json(workdir.local / FAILURE, failure)
-        train.write_page(
-            workdir.local,
-            store.CheckpointStore(workdir.checkpoints),
-            str(workdir),
-        )
+        train.write_page(workdir)
         raise
 
 
@@ -176,9 +165,8 @@ def _follow_chief(
         startup.translate_out_of_memory(serialization.flatten(config)),
         workers.translate_lost_worker(cluster),
     ):
-        train.train_and_evaluate(
-            config, pathlib.Path(folder), stop, watchdog, cluster=cluster
-        )
+        own = workdirs.Workdir(pathlib.Path(folder))
+        train.train_and_evaluate(config, own, stop, watchdog, cluster=cluster)
 
 
 def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:

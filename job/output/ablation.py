@@ -1,6 +1,6 @@
 """The record of an ablation: which runs it has, and where they are stored.
 
-    record = ablation.read(workdir)       # None: not an ablation's workdir
+    record, note = ablation.inspect(workdir)   # None: no ablation
     for variant in record.variants:
         folder = ablation.run_folder(workdir, variant, record.seeds[0])
 
@@ -40,11 +40,6 @@ class Record:
 def run_folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
     """Returns the workdir of one run of an ablation."""
     return workdir / variant / f"seed-{seed}"
-
-
-def read(workdir: pathlib.Path) -> Record | None:
-    """Returns an ablation's record; None if absent or damaged."""
-    return inspect(workdir).value
 
 
 def inspect(workdir: pathlib.Path) -> reader.Reading[Record]:

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from job.errors import printable
 from job.output.plotting import Axes, Figure, plt, ticker
 from job.output.predictions import Bin
-from job.report.render import printable, shorten
+from job.report.render import shorten
 
 # Inches of 72 points: 360 units of SVG, about a phone's width.
 _WIDTH, _HEIGHT = 5.0, 3.2

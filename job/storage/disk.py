@@ -107,7 +107,7 @@ class Disk:
         with files.translate_errors(path, passing=(FileExistsError,)):
             _make_folder(path.parent)
             try:
-                _write_flushed(staged, content)
+                files.write_flushed(staged, *(one.data for one in content))
                 _publish(staged, path)
             except FileExistsError:
                 if not path.is_file() or not _holds(path, content):
@@ -164,14 +164,6 @@ def _make_folder(folder: pathlib.Path) -> None:
     _make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
-
-
-def _write_flushed(path: pathlib.Path, content: Sequence[np.ndarray]) -> None:
-    with path.open("wb") as file:
-        for piece in content:
-            file.write(piece.data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _publish(staged: pathlib.Path, path: pathlib.Path) -> None:

@@ -54,10 +54,11 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
-def write_flushed(path: pathlib.Path, content: bytes) -> None:
+def write_flushed(path: pathlib.Path, *content: bytes | memoryview) -> None:
     """Writes a file and waits until its bytes are on the disk."""
-    with open(path, "wb") as file:
-        file.write(content)
+    with path.open("wb") as file:
+        for piece in content:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 

@@ -20,6 +20,7 @@ other module spells out:
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import tempfile
@@ -58,9 +59,10 @@ COMPARISON = "report.md"
 WATERFALL = "waterfall.png"
 CURVES = "curves.png"
 
-# The files that a resumed run reads or removes.
-RESUMED = frozenset(
+# The files that a resumed run or a report reads, or a run removes.
+PULLED = frozenset(
     {
+        ABLATION,
         AUGMENTATION,
         CONFIG,
         DIAGNOSE,
@@ -79,21 +81,22 @@ class Workdir:
     """Workdir of a run.
 
     Attributes:
-      name: Name as typed, a folder or gs://BUCKET/PATH.
       local: Folder that modules read and write. It need not exist.
+      name: Name as typed, a folder or gs://BUCKET/PATH. Defaults to the path of
+        `local`.
       mirror: Upload from `local` to the bucket. None for a folder.
     """
 
-    name: str
     local: pathlib.Path
+    name: str = ""
     mirror: Mirror | None = None
 
     def __str__(self) -> str:
-        return self.name
+        return self.name or str(self.local)
 
     def file(self, name: str) -> str:
         """Returns the path or URL of a file, as a user finds it."""
-        return f"{self.name.rstrip('/')}/{name}"
+        return f"{str(self).rstrip('/')}/{name}"
 
     def storage(self, folder: str) -> Storage:
         """Returns a subfolder as a storage."""
@@ -109,7 +112,7 @@ class Workdir:
         """Storage of all files of the run."""
         return self.storage("")
 
-    @property
+    @functools.cached_property
     def checkpoints(self) -> Storage:
         """Storage of the run's checkpoints."""
         return self.storage(CHECKPOINTS)
@@ -240,7 +243,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
             (local / CONFIG).stat()
-        yield Workdir(name, local)
+        yield Workdir(local, name)
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(
@@ -255,7 +258,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
     ) as folder_name:
         local = pathlib.Path(folder_name)
         mirror = Mirror(
-            local, bucket, pulled=RESUMED, last=RESULT, events=EVENTS
+            local, bucket, pulled=PULLED, last=RESULT, events=EVENTS
         )
         mirror.pull()
-        yield Workdir(url, local, mirror)
+        yield Workdir(local, url, mirror)

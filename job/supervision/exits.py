@@ -42,10 +42,8 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     """Prints an error as the last line; returns its exit code."""
     _flush_logs()
     stop.claim_last_line()
-    # A module's own subclass has the name of its kind.
-    mro = type(error).__mro__
-    kind = next(c for c in mro if c.__module__ == errors.__name__)
-    name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
+    kind = errors.kind_of(error).__name__
+    name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"
     # The message may quote a file name or a damaged file.

@@ -33,7 +33,6 @@ class Plan:
       learning_rate: Learning rate as a function of the step.
       groups: Training schedule of each block and of the head.
       phases: Phases of the run, each with a compiled step of its own.
-      warnings: Warnings for settings that have no effect before the end.
     """
 
     train_steps: int
@@ -47,7 +46,6 @@ class Plan:
     learning_rate: optimizer.LearningRateFn
     groups: dict[str, phases_lib.Group]
     phases: tuple[phases_lib.Phase, ...]
-    warnings: tuple[str, ...] = ()
 
     def epoch(self, done: int) -> float:
         """Returns the epochs that `done` steps are."""
@@ -77,6 +75,17 @@ class Plan:
     def phase(self, done: int) -> phases_lib.Phase:
         """Returns the phase of the step that follows `done` steps."""
         return [p for p in self.phases if p.first_step <= done][-1]
+
+
+def unreached_phases(plan: Plan) -> Iterator[str]:
+    """Yields a warning for each phase that begins after the last step."""
+    for phase in plan.phases:
+        if phase.first_step >= plan.train_steps:
+            yield (
+                f"the run ends at step {plan.train_steps}, before the phase"
+                f" that starts at step {phase.first_step}: {phase.input_size}"
+                f" pixels, training {', '.join(sorted(phase.trainable_blocks))}"
+            )
 
 
 def create_plan(
@@ -140,7 +149,7 @@ def create_plan(
         warmup_epochs=unfreeze_warmup_epochs,
         steps=to_steps,
     )
-    plan = Plan(
+    return Plan(
         train_steps=train_steps,
         num_images=num_images,
         global_batch_size=global_batch_size,
@@ -167,32 +176,3 @@ def create_plan(
             final_size=input_size,
         ),
     )
-    warnings = _warnings(plan, schedule=schedule, warmup_epochs=warmup_epochs)
-    return dataclasses.replace(plan, warnings=tuple(warnings))
-
-
-def _warnings(
-    plan: Plan, *, schedule: str, warmup_epochs: float
-) -> Iterator[str]:
-    """Yields a warning for each setting that has no effect before the end.
-
-    Args:
-      plan: Plan of the run.
-      schedule: Decay of the learning rate: cosine, linear or constant.
-      warmup_epochs: Epochs of linear warm-up.
-    """
-    steps = plan.train_steps
-    epochs = plan.epoch(steps)
-    if schedule != "constant" and warmup_epochs >= epochs:
-        yield (
-            f"--config.optimizer.warmup_epochs={warmup_epochs:g}: not shorter"
-            f" than the run, {epochs:g} epochs, so the learning rate never"
-            f" falls. Fix: --config.optimizer.warmup_epochs={epochs / 5:g}"
-        )
-    for phase in plan.phases:
-        if phase.first_step >= steps:
-            yield (
-                f"the run ends at step {steps}, before the phase that starts at"
-                f" step {phase.first_step}: {phase.input_size} pixels, training"
-                f" {', '.join(sorted(phase.trainable_blocks))}"
-            )

@@ -7,9 +7,8 @@ A run that resumes with them continues as if it had never stopped.
     state.snapshot()               # {"model/block1_conv1/kernel": array, ...}
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -205,8 +204,7 @@ class TrainState:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class ReplicaVariables:
+class ReplicaVariables(NamedTuple):
     """All variables of a state but `step`, or one replica's copies of them.
 
     The fields are those of `TrainState`.
@@ -221,14 +219,6 @@ class ReplicaVariables:
     loss_scale: dict[str, tf.Variable]
     first_bad_step: tf.Variable
     learning_rate_factor: tf.Variable
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields by name, without copying a variable.
-
-        tf.distribute replaces the variables in a dictionary by the copies of
-        each replica; it does not look into a dataclass.
-        """
-        return dict(vars(self))
 
 
 def load_evaluated(

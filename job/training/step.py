@@ -10,7 +10,6 @@ checkpoint or another number of replicas sees the same values.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -110,10 +109,10 @@ def make_train_steps(
     def replica_update(
         step: tf.Variable,
         sums: StepSums | tf.Tensor,
-        copies: dict[str, Any],
+        copies: ReplicaVariables,
     ) -> None:
         def apply(sums: StepSums | tf.Tensor) -> None:
-            update(step, bucket.unpack(sums), ReplicaVariables(**copies))
+            update(step, bucket.unpack(sums), copies)
 
         if jit_compile:
             # Without XLA it is hundreds of small kernels, each with a launch.
@@ -126,9 +125,8 @@ def make_train_steps(
             sums = strategy.extended.reduce_to(
                 tf.distribute.ReduceOp.SUM, sums, destinations=state.step
             )
-        variables = state.replica_variables().as_dict()
         strategy.extended.update(
-            state.step, replica_update, args=(sums, variables)
+            state.step, replica_update, args=(sums, state.replica_variables())
         )
 
     return _make_loop(train_step)

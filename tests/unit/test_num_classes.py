@@ -61,19 +61,19 @@ def config():
 
 
 def test_run_and_diagnosis_of_three_classes(three_classes, config, tmp_path):
-    train.train_and_evaluate(config, tmp_path, StopRequest())
+    train.train_and_evaluate(config, Workdir(tmp_path), StopRequest())
     found = predictions.load(tmp_path / PREDICTIONS)
     assert found.probabilities.shape == (30, 3)
     assert found.class_names == NAMES
     assert found.confusion().shape == (3, 3)
 
-    trained = trained_lib.load_trained(tmp_path)
+    trained = trained_lib.load_trained(Workdir(tmp_path))
     assert trained.class_names == NAMES
     assert trained.network.outputs[0].shape == (None, 3)
 
     report = diagnosis.diagnose(
-        run_config.load(tmp_path),
-        Workdir(str(tmp_path), tmp_path),
+        run_config.load(Workdir(tmp_path)),
+        Workdir(tmp_path),
         StopRequest(),
         seconds=600.0,
     )

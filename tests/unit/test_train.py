@@ -16,13 +16,16 @@ from job.checkpoint import store
 from job.config import resume, serialization
 from job.modes import evaluate
 from job.output import metrics, results
-from job.storage.workdir import METRICS
+from job.storage.workdir import METRICS, Workdir
 from job.supervision import preemption, startup
+from job.training import plan
 from job.training.history import take_log
 
 
 def run(workdir, config):
-    return train.train_and_evaluate(config, workdir, preemption.StopRequest())
+    return train.train_and_evaluate(
+        config, Workdir(workdir), preemption.StopRequest()
+    )
 
 
 def run_until(step, workdir, config, on_call=lambda loop: None):
@@ -33,7 +36,9 @@ def run_until(step, workdir, config, on_call=lambda loop: None):
         on_call(loop)
         stop.requested = loop.step >= step
 
-    train.train_and_evaluate(config, workdir, stop, on_call=request_stop)
+    train.train_and_evaluate(
+        config, Workdir(workdir), stop, on_call=request_stop
+    )
 
 
 @pytest.fixture(scope="module")
@@ -207,15 +212,12 @@ def test_automatic_saves_are_some_time_apart(
     assert saved == wanted
 
 
-def test_settings_after_the_last_step_give_a_warning():
+def test_a_phase_after_the_last_step_gives_a_warning():
     config = smoke.get_config()
-    plan = build.create_plan(config, 640)
-    assert plan.warnings == ()
-    config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
+    assert not [*plan.unreached_phases(build.create_plan(config, 640))]
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
-    rate, size = build.create_plan(config, 640).warnings
-    assert "Fix: --config.optimizer.warmup_epochs=" in rate
+    (size,) = plan.unreached_phases(build.create_plan(config, 640))
     assert "before the phase that starts at step 20: 32 pixels" in size
 
 
@@ -247,7 +249,7 @@ def test_a_rollback_halves_the_learning_rate(tmp_path):
     workdirs = tmp_path / "unstopped", tmp_path / "stopped"
     result = train.train_and_evaluate(
         rollback_config(2),
-        workdirs[0],
+        Workdir(workdirs[0]),
         preemption.StopRequest(),
         on_call=watch,
     )
@@ -283,7 +285,7 @@ def test_three_rollbacks_are_tried(tmp_path):
     ):
         train.train_and_evaluate(
             rollback_config(),
-            tmp_path,
+            Workdir(tmp_path),
             preemption.StopRequest(),
             on_call=lambda loop: plant_nan(loop, highest_good_factor=0.0),
         )
@@ -347,7 +349,7 @@ def test_out_of_memory_names_the_fields_to_reduce(finished, tmp_path):
 
 def test_evaluate_scores_what_training_scored(finished):
     workdir, result = finished
-    scores = evaluate.evaluate_checkpoint(workdir)
+    scores = evaluate.evaluate_checkpoint(Workdir(workdir))
     assert scores["step"] == 20
     assert scores["accuracy"] == result["test_accuracy"]
     assert scores["accuracy_tta"] == result["test_accuracy_tta"]
@@ -360,26 +362,26 @@ def test_evaluate_runs_on_the_devices_of_the_machine(finished, tmp_path):
     fields = json.loads((workdir / "config.json").read_text())
     fields["distribute"]["require_gpus"] = 8
     (workdir / "config.json").write_text(json.dumps(fields))
-    scores = evaluate.evaluate_checkpoint(workdir)
+    scores = evaluate.evaluate_checkpoint(Workdir(workdir))
     assert scores["accuracy"] == finished[1]["test_accuracy"]
 
 
 def test_evaluate_without_a_run_is_refused(tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
-        evaluate.evaluate_checkpoint(tmp_path)
+        evaluate.evaluate_checkpoint(Workdir(tmp_path))
     (tmp_path / "config.json").write_text("[1]")
     with pytest.raises(errors.ConfigError, match=r"the value is \[1\], not an"):
-        evaluate.evaluate_checkpoint(tmp_path)
+        evaluate.evaluate_checkpoint(Workdir(tmp_path))
 
 
 def test_a_finished_run_is_recognized_without_its_data(finished):
     workdir, result = finished
     fields = serialization.flatten(smoke.get_config())
-    assert results.finished(workdir, fields) == result
-    assert results.finished(workdir, {**fields, "epochs": 3.0}) is None
-    assert results.finished(workdir, {**fields, "seed": 1}) is None
+    assert results.finished(Workdir(workdir), fields) == result
+    assert results.finished(Workdir(workdir), {**fields, "epochs": 3.0}) is None
+    assert results.finished(Workdir(workdir), {**fields, "seed": 1}) is None
     other = {**fields, "data.source": "binary", "data.dir": "x"}
-    assert results.finished(workdir, other) is None
+    assert results.finished(Workdir(workdir), other) is None
 
 
 def test_a_finished_run_stays_finished_when_a_field_is_added(
@@ -394,9 +396,9 @@ def test_a_finished_run_stays_finished_when_a_field_is_added(
     (workdir / "config.json").write_text(json.dumps(saved))
     (workdir / "result.json").write_text(json.dumps(result))
     fields = serialization.flatten(smoke.get_config())
-    assert results.finished(workdir, fields) == result
+    assert results.finished(Workdir(workdir), fields) == result
     changed = {**fields, "optimizer.clip_norm": 1.0}
-    assert results.finished(workdir, changed) is None
+    assert results.finished(Workdir(workdir), changed) is None
 
 
 def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):

@@ -9,6 +9,7 @@ from job.data import sources
 from job.model import resize as resize_lib
 from job.model import spec, vgg, weights
 from job.output import metrics
+from job.storage.workdir import Workdir
 from job.supervision import preemption
 
 INF = float("inf")
@@ -68,7 +69,7 @@ def test_opened_blocks_train_and_frozen_ones_keep_every_byte(
         states[loop.step] = weights_of(loop.state)
 
     train.train_and_evaluate(
-        config, tmp_path, preemption.StopRequest(), on_call=record
+        config, Workdir(tmp_path), preemption.StopRequest(), on_call=record
     )
 
     def changed(before, after):
@@ -103,13 +104,13 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
             stop.requested = True
 
     stop, stopping = preemption.StopRequest(), False
-    train.train_and_evaluate(config, unstopped, stop, on_call=record)
+    train.train_and_evaluate(config, Workdir(unstopped), stop, on_call=record)
     wanted = finals[6]
     stopping = True
     with pytest.raises(errors.PreemptedError):
-        train.train_and_evaluate(config, stopped, stop, on_call=record)
+        train.train_and_evaluate(config, Workdir(stopped), stop, on_call=record)
     stop, stopping = preemption.StopRequest(), False
-    train.train_and_evaluate(config, stopped, stop, on_call=record)
+    train.train_and_evaluate(config, Workdir(stopped), stop, on_call=record)
     for name, value in finals[6].items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
     assert [
@@ -200,7 +201,7 @@ def test_progressive_sizes_grow_during_a_run(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(resize_lib, "make_resize", spy)
     result = train.train_and_evaluate(
-        config, tmp_path, preemption.StopRequest()
+        config, Workdir(tmp_path), preemption.StopRequest()
     )
     assert result["train_steps"] == 6
     # The evaluation's size precedes those of the three phases.

@@ -183,21 +183,6 @@ def test_a_newer_format_is_kept_and_ends_the_attempt(
     assert place.files() == before
 
 
-def test_a_checkpoint_of_version_0_1_0_is_exit_4_in_one_line(place):
-    place.put("step-00000010/MANIFEST.json", b'{"format": 1}')
-    place.put("step-00000010/tensors-0-ab12.bin", b"x")
-    made = store.CheckpointStore(place.open())
-    for call in (made.restore_newest, made.committed_steps):
-        with pytest.raises(
-            errors.ResumeError, match=r"version 0\.1\.0"
-        ) as caught:
-            call()
-        assert caught.value.exit_code == 4
-        assert "\n" not in str(caught.value)
-    # A report of that run needs no checkpoint.
-    assert made.newest_header() is None
-
-
 def test_only_the_newest_are_kept(place):
     made = store.CheckpointStore(place.open(), keep=2)
     for step in range(10, 15):

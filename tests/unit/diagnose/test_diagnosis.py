@@ -71,7 +71,7 @@ def test_naive_config_has_its_learning_rate_first():
     ids=["plain", "dirac"],
 )
 def test_sound_config_has_no_findings(tmp_path, changes):
-    place = workdir.Workdir(str(tmp_path), tmp_path)
+    place = workdir.Workdir(tmp_path)
     found, report = diagnose(changed(smoke.get_config(), changes), place)
     assert found == {}
     assert "overfit_one_batch" in report.passed
@@ -93,7 +93,7 @@ def finished(tmp_path_factory):
     """The workdir of a run of 10 steps that has ended; not to be changed."""
     folder = tmp_path_factory.mktemp("run") / "a"
     config = changed(smoke.get_config(), {})
-    train.train_and_evaluate(config, folder, StopRequest())
+    train.train_and_evaluate(config, workdir.Workdir(folder), StopRequest())
     return folder
 
 
@@ -108,8 +108,8 @@ def contents(folder):
 
 def test_run_is_read_and_left_unchanged(finished, no_probes):
     before = contents(finished)
-    place = workdir.Workdir(str(finished), finished)
-    _, report = diagnose(run_config.load(finished), place)
+    place = workdir.Workdir(finished)
+    _, report = diagnose(run_config.load(workdir.Workdir(finished)), place)
     after = contents(finished)
     assert after.keys() - before.keys() == {DIAGNOSE}
     assert before.items() <= after.items()
@@ -119,7 +119,7 @@ def test_run_is_read_and_left_unchanged(finished, no_probes):
 
 
 def test_nothing_is_written_for_a_bucket(no_probes, tmp_path):
-    place = workdir.Workdir("gs://bucket/run", tmp_path, mirror=object())
+    place = workdir.Workdir(tmp_path, "gs://bucket/run", mirror=object())
     diagnose(changed(smoke.get_config(), {}), place)
     assert not contents(tmp_path)
 
@@ -132,9 +132,9 @@ def test_damaged_checkpoint_is_left_in_place(finished, no_probes, tmp_path):
         damaged = name.startswith("checkpoints/")
         path.write_bytes(content[:-9] if damaged else content)
     before = contents(folder / "checkpoints")
-    place = workdir.Workdir(str(folder), folder)
+    place = workdir.Workdir(folder)
     (folder / "result.json").write_text("[]")
-    _, report = diagnose(run_config.load(folder), place)
+    _, report = diagnose(run_config.load(workdir.Workdir(folder)), place)
     assert "no checkpoint can be read" in report.skipped["memorized"]
     assert contents(folder / "checkpoints") == before
 

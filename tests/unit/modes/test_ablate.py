@@ -160,6 +160,19 @@ def test_cumulative_variants_are_optional(plan):
         assert set(variants) <= set(ablations.get_variants(name))
 
 
+def test_runs_of_several_nodes_are_refused(plan):
+    with pytest.raises(errors.ConfigError, match="JOB_COMPLETION_INDEX is the"):
+        ablate.run(
+            "plan.py:pair",
+            "out",
+            preemption.StopRequest(),
+            strategy="multi_worker",
+            seeds=(4,),
+            arguments=(),
+            index=None,
+        )
+
+
 @pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])
 def test_an_absent_plan_is_named(plan, name):
     with pytest.raises(errors.ConfigError, match=name):

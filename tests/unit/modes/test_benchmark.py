@@ -2,12 +2,15 @@
 
 import json
 import math
+import threading
 
 import pytest
 
-from configs import smoke
-from job import errors
+from job import build, errors
+from job.checkpoint.saver import THREAD
+from job.model import flops, spec
 from job.modes import benchmark, measurements
+from job.storage import disk
 from job.supervision import preemption
 
 
@@ -40,6 +43,27 @@ def test_report_has_step_job_augmentation_and_input(config, tmp_path):
     }
 
 
+def test_a_stop_between_two_rounds_closes_and_removes_everything(
+    config, tmp_path
+):
+    class StopsAtTheFirstRound(preemption.StopRequest):
+        def check(self):
+            raise errors.PreemptedError("stopped")
+
+    config.model.width = 0.0625
+    before = {*threading.enumerate()}
+    place = disk.Disk(tmp_path / "saves")
+    with pytest.raises(errors.PreemptedError):
+        measurements.measure(
+            config, StopsAtTheFirstRound(), storage=place, segment_seconds=0.05
+        )
+    for thread in {*threading.enumerate()} - before:
+        if thread.name == THREAD:
+            thread.join(10)
+            assert not thread.is_alive()
+    assert not place.find()
+
+
 def test_several_nodes_are_refused(config):
     config.distribute.strategy = "multi_worker"
     with pytest.raises(errors.ConfigError, match="measures one node"):
@@ -57,10 +81,9 @@ def test_a_frozen_base_is_measured_on_its_features(config):
     config.augment.cutout_pixels = 0.0
     for block in config.transfer.unfreeze_epochs:
         config.transfer.unfreeze_epochs[block] = math.inf
-    frozen, trained = (
-        measurements.measure(
-            one, preemption.StopRequest(), rounds=2, segment_seconds=0.05
-        )
-        for one in (config, smoke.get_config())
+    frozen = measurements.measure(
+        config, preemption.StopRequest(), rounds=2, segment_seconds=0.05
     )
-    assert frozen.step_tflop < trained.step_tflop / 1000
+    network = build.create_model(config, "float32", num_classes=10)
+    whole = flops.image_gflop(network, 32, spec.BLOCK_NAMES).train
+    assert frozen.step_tflop < config.global_batch_size * whole / 1e3 / 1000

@@ -53,7 +53,7 @@ def test_a_later_attempt_downloads_only_the_files_it_reads(bucket, tmp_path):
         bucket.put(name, name.encode())
     with workdir.open_workdir(bucket.url) as opened:
         names = {path.name for path in opened.local.rglob("*")}
-        assert names == workdir.RESUMED <= NAMES
+        assert names == workdir.PULLED <= NAMES
         assert (opened.local / "result.json").read_bytes() == b"result.json"
         assert isinstance(opened.checkpoints, gcs.Bucket)
         assert str(opened.checkpoints) == f"{bucket.url}/checkpoints"
