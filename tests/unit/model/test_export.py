@@ -158,7 +158,7 @@ def test_a_run_in_a_bucket_is_exported_to_the_bucket(trained_run, bucket):
 def test_the_export_has_a_model_card(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
-    assert f"{100 * result['test_accuracy']:.2f} %" in text
+    assert f"{100 * result['test_accuracy']:.2f}%" in text
     assert "Synthetic images, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
