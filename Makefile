@@ -147,8 +147,8 @@ test: $(READY_DEV) ## run the tests, in up to 8 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not faults" $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(READY_DEV) ## run the fault tests, with kills and outages of the job
-	$(RUN) -m pytest -m faults $(ARGS)
+test-faults: $(READY_DEV) ## run the fault tests: kills and outages of the real job
+	$(RUN) -m pytest -n 2 --dist loadfile -m faults $(ARGS)
 
 .PHONY: test-diagnose
 test-diagnose: $(READY_DEV) ## train models with planted mistakes and diagnose them

@@ -1,7 +1,5 @@
 """Training steps of this job, with its input pipeline and augmentation."""
 
-import os
-
 import tensorflow as tf
 
 from benchmarks import step_server
@@ -19,10 +17,6 @@ def make_run(settings):
     config.augment.flip = "random"
     # The other frameworks do not average weights.
     config.optimizer.ema_decay = 0.0
-    # If PyTorch runs on the GPU, a comparison with the CPU is meaningless.
-    config.distribute.require_gpus = int(
-        os.environ.get("JOB_REQUIRE_GPUS") or 0
-    )
     if settings.replicas > 1:
         config.distribute.logical_devices = settings.replicas
     strategy = build.create_strategy(config)

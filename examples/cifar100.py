@@ -5,10 +5,9 @@
 DIR has the files of CIFAR-100's binary version (train.bin, test.bin and
 fine_label_names.txt), which is at https://www.cs.toronto.edu/~kriz/cifar.html.
 A data set is two arrays of images, their labels and the names of the classes;
-everything else of the job works as it does for CIFAR-10. For images of another
-size, change `IMAGE_SIZE` in job/data/dataset.py; for other pixel statistics,
-`PIXEL_MEAN` and `PIXEL_STD` in job/model/vgg.py. The accuracy of this recipe on
-CIFAR-100 has not been measured.
+everything else of the job works as it does for CIFAR-10. For other images,
+change `IMAGE_SIZE`, `PIXEL_MEAN` and `PIXEL_STD` in job/data/dataset.py. The
+accuracy of this recipe on CIFAR-100 has not been measured.
 """
 
 import pathlib
@@ -19,6 +18,7 @@ import numpy as np
 from configs import stem32
 from job import train
 from job.data.dataset import Dataset, Split
+from job.storage.workdir import Workdir
 from job.supervision.preemption import StopRequest
 
 # A record: the coarse label, the fine label, then 1,024 bytes each of red,
@@ -57,7 +57,8 @@ def main(folder: str, workdir: str) -> None:
     stop.install()
     config = stem32.get_config("8ep")
     data = load(pathlib.Path(folder))
-    train.train_and_evaluate(config, pathlib.Path(workdir), stop, data=data)
+    place = Workdir(pathlib.Path(workdir))
+    train.train_and_evaluate(config, place, stop, data=data)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m job`: the same as `python -m job.main`."""
+"""Entry point of `python -m job`, equal to `python -m job.main`."""
 
 import runpy
 

@@ -1,6 +1,6 @@
-"""Objects of a run from its config.
+"""Factories of a run's objects, which take its config.
 
-The modules below this one take plain arguments and never see a ConfigDict.
+The modules below this one take plain arguments instead of a ConfigDict.
 
     strategy = create_strategy(config)
     data = load_data(config)
@@ -10,6 +10,7 @@ The modules below this one take plain arguments and never see a ConfigDict.
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,7 @@ from job.augment.operations import Operation
 from job.checkpoint import store
 from job.config import augmentation, ranges, serialization
 from job.data import dataset, pipeline, sources
+from job.distribute import environment
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
@@ -33,7 +35,7 @@ from job.output import metrics
 from job.output.progress import Progress
 from job.output.reporter import Reporter
 from job.storage import Storage
-from job.storage.workdir import AUGMENTATION, CHECKPOINTS
+from job.storage.workdir import AUGMENTATION
 from job.training import phases, step, update
 from job.training import plan as plan_lib
 from job.training.evaluate import Evaluator
@@ -53,12 +55,15 @@ def create_strategy(
       cluster: Addresses of the workers. If None, there is one worker.
 
     Raises:
-      DeviceError: Fewer GPUs than required.
-      ConfigError: The global batch does not split into the replicas.
+      DeviceError: The machine has fewer GPUs than required.
+      ConfigError: The global batch cannot be divided among the replicas.
     """
     strategy = strategy_lib.create_strategy(
         logical_devices=config.distribute.logical_devices,
-        require_gpus=config.distribute.require_gpus,
+        require_gpus=max(
+            config.distribute.require_gpus,
+            environment.required_gpus(os.environ),
+        ),
         all_reduce=config.distribute.all_reduce,
         cluster=cluster,
         precision=config.precision,
@@ -67,7 +72,7 @@ def create_strategy(
     replicas = strategy.num_replicas_in_sync
     ranges.check_replicas(serialization.flatten(config), replicas)
     logging.info(
-        "Using %d replica(s) on %s.",
+        "Using %d replica(s) on %s",
         replicas,
         ", ".join(strategy.extended.worker_devices),
     )
@@ -77,11 +82,12 @@ def create_strategy(
 def load_data(
     config: ml_collections.ConfigDict, poll: Callable[[], None] = lambda: None
 ) -> dataset.Dataset:
-    """Returns the data set; a held-out slice replaces the test images.
+    """Returns the data set, with a held-out slice for its test split if set.
 
     Args:
       config: Config of the run.
-      poll: Function called between two files or batches; its exceptions pass.
+      poll: Function called between two files or batches. Its exceptions
+        propagate.
 
     Raises:
       DataError: The images are absent or damaged.
@@ -101,7 +107,7 @@ def load_data(
         test=dataset.limit(data.test, config.data.test_images),
     )
     logging.info(
-        "Loaded %s data: %d training and %d evaluation images.",
+        "Loaded %s data: %d training and %d evaluation images",
         data.source,
         len(data.train),
         len(data.test),
@@ -144,10 +150,10 @@ def create_model(
 
     Args:
       config: Config of the run.
-      precision: Compute type: float32, bfloat16 or float16.
+      precision: Compute type, one of float32, bfloat16 or float16.
       num_classes: Number of classes.
       dropout: Dropout rate.
-      jit_compile: Whether XLA compiles what the network computes.
+      jit_compile: Whether XLA compiles the network.
     """
     any_size = any(size % 32 for size in config.model.progressive_sizes)
     return vgg.vgg16(
@@ -184,10 +190,10 @@ def first_weights(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
     """Returns the pretrained weights that a run starts from, if any.
 
     Returns:
-      float32 arrays by variable path; see `TrainState.load_weights`.
+      Weights by variable path, float32; see `TrainState.load_weights`.
 
     Raises:
-      DataError: The file that the config names holds no VGG16 weights.
+      DataError: The file that the config names does not contain VGG16 weights.
     """
     return weights.load(config.model.weights) if config.model.weights else {}
 
@@ -221,23 +227,23 @@ def prepare_inputs(
     plan: Plan,
     poll: Callable[[], None],
 ) -> tuple[dataset.Split, keras.Model]:
-    """Returns the training inputs, and the network that they enter.
+    """Returns the training inputs and the network that takes them.
 
-    These are the images and the whole network. Where the convolutions stay
+    These are the images and the complete network. If the convolutions stay
     frozen and no image is augmented, they are the features of the images,
-    computed here once, and the head.
+    computed once, and the head.
 
     Args:
       config: Config of the run.
       split: Training images.
       state: Variables of the run, restored or initialized.
       plan: Plan of the run.
-      poll: Function called between two batches; its exceptions pass.
+      poll: Function called between two batches. Its exceptions propagate.
     """
     if not uses_features(config, plan):
         return split, state.model
     base, head = vgg.split_base_and_head(state.model)
-    logging.info("Computing the features of the frozen backbone.")
+    logging.info("Computing the features of the frozen backbone")
     resize = create_resize(config)
     batch = batches.batch_size_for(config.model.input_size, at_32=500)
     return features.extract(
@@ -279,10 +285,11 @@ def create_train_steps(
 
     Args:
       config: Config of the run.
-      strategy: Strategy over whose replicas a step runs.
+      strategy: Strategy whose replicas run a step.
       state: Variables of the run.
       plan: Plan of the run.
-      network: `state.model`, or its head where the inputs are features.
+      network: Network to train, `state.model` or its head if the inputs are
+        features.
       phase: Phase of the run.
       is_augmented: Whether the steps augment their images.
     """
@@ -331,16 +338,16 @@ def create_augment(
 def create_operations(
     config: ml_collections.ConfigDict,
 ) -> tuple[Operation, ...]:
-    """Returns the operations of the augmentation that are on."""
+    """Returns the enabled operations of the augmentation."""
     fields = config.augment.to_dict()
-    del fields["preset"]  # Expanded by `augmentation.use_preset`.
+    del fields["preset"]  # `augmentation.use_preset` has expanded it.
     return augment_lib.create_operations(fields)
 
 
 def optimizer_settings(
     config: ml_collections.ConfigDict, plan: Plan
 ) -> update.OptimizerSettings:
-    """Returns the settings of the update."""
+    """Returns the optimizer settings of a run."""
     return update.OptimizerSettings(
         name=config.optimizer.name,
         groups=plan.groups,
@@ -356,7 +363,10 @@ def optimizer_settings(
 def uses_jit(
     config: ml_collections.ConfigDict, strategy: tf.distribute.Strategy
 ) -> bool:
-    """Returns whether XLA compiles the step: on GPUs; it is slow on CPUs."""
+    """Returns whether XLA compiles the step.
+
+    With auto, it does so on GPUs only, because its code is slow on CPUs.
+    """
     if config.jit_compile == "auto":
         devices = strategy.extended.worker_devices
         on_gpu = all("GPU" in device for device in devices)
@@ -397,11 +407,11 @@ def create_training(
 
     Args:
       config: Config of the run.
-      strategy: Strategy over whose replicas a step runs.
+      strategy: Strategy whose replicas run a step.
       state: Variables of the run, restored or initialized.
       plan: Plan of the run.
       inputs: Training inputs; see `prepare_inputs`.
-      network: Network that they enter.
+      network: Network that takes them.
     """
     return Training(
         make_train_steps=functools.partial(
@@ -427,7 +437,7 @@ def initialize_state(
     *,
     is_new: bool,
 ) -> None:
-    """Loads pretrained weights into a new run; all workers get the chief's.
+    """Loads pretrained weights into a new run and copies the chief's state.
 
     Args:
       config: Config of the run.
@@ -453,7 +463,7 @@ def create_evaluator(
 
     Args:
       config: Config of the run.
-      strategy: Strategy over whose replicas the images are split.
+      strategy: Strategy whose replicas evaluate the images.
       split: Images to evaluate.
       workers: Workers of the run. If None, there is one.
       num_classes: Number of classes.
@@ -526,13 +536,11 @@ def create_reporter(
 
 
 def create_checkpoints(
-    config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    storage: Storage | None,
+    config: ml_collections.ConfigDict, storage: Storage
 ) -> store.CheckpointStore:
-    """Returns the checkpoints of a run; a folder in `workdir` by default."""
+    """Returns the checkpoint store of a run."""
     return store.CheckpointStore(
-        storage or workdir / CHECKPOINTS,
+        storage,
         keep=config.checkpoint.keep,
         best_by=BEST_BY if config.data.validation_fraction else "",
     )

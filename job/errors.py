@@ -1,9 +1,9 @@
 """Exceptions that end a run, and their exit codes.
 
 Any module raises them, and only `main` exits. The message is one line with the
-flag or file, the problem and the fix. A Kubernetes Job fails for good on 2, 3,
-4 and 5 and restarts on the others. 69, 74 and 75 are EX_UNAVAILABLE, EX_IOERR
-and EX_TEMPFAIL of sysexits.h.
+flag or file, the problem and the fix. A Kubernetes Job does not retry after 2,
+3, 4 and 5, and restarts after the others. 69, 74 and 75 are EX_UNAVAILABLE,
+EX_IOERR and EX_TEMPFAIL of sysexits.h.
 """
 
 EXIT_DONE = 0
@@ -16,13 +16,13 @@ class JobError(Exception):
 
 
 class ConfigError(JobError):
-    """A flag or a config field is wrong; the message names it."""
+    """Error for a wrong flag or config field, which the message names."""
 
     exit_code = 2
 
 
 class OutOfMemoryError(JobError):
-    """The run does not fit into memory.
+    """Error for a run that does not fit into memory.
 
     Shapes never change, so the next attempt would fail in the same way.
     """
@@ -31,73 +31,82 @@ class OutOfMemoryError(JobError):
 
 
 class DataError(JobError):
-    """Images or weights are absent, damaged or of the wrong kind."""
+    """Error for absent, damaged or wrong images or weights."""
 
     exit_code = 3
 
 
 class StorageError(JobError):
-    """The workdir's disk or bucket is full, not writable or broken."""
+    """Error for a full, read-only or broken disk or bucket of the workdir."""
 
     exit_code = 3
 
 
 class UnavailableError(StorageError):
-    """The disk or bucket did not answer in time; a later attempt may succeed.
+    """Error for a disk or bucket that did not answer in time.
 
-    Kubernetes retries up to `backoffLimit` times.
+    A later attempt may succeed. Kubernetes retries up to `backoffLimit` times.
     """
 
     exit_code = 74
 
 
 class ResumeError(JobError):
-    """The run cannot resume: no usable checkpoint, or too many restarts."""
+    """Error for a run without usable checkpoint or after too many restarts."""
 
     exit_code = 4
 
 
 class DivergedError(JobError):
-    """The loss or a gradient is not finite any more."""
+    """Error for a loss or gradient that is not finite."""
 
     exit_code = 5
 
 
 class DeviceError(JobError):
-    """Devices that the config requires are absent."""
+    """Error for absent devices that the config requires."""
 
     exit_code = 69
 
 
 class PreemptedError(JobError):
-    """The run was stopped and saved; the same command resumes it."""
+    """Stop of a saved run, which the same command resumes."""
 
     exit_code = 75
 
 
 class LostRaceError(PreemptedError):
-    """Another process trains the same run and is ahead."""
+    """Stop of a run whose steps another process has committed first."""
 
 
 class HungError(JobError):
-    """The run made no progress for too long; only `watchdog` uses the code."""
+    """Error for a run without progress, with the exit code of `watchdog`."""
 
     exit_code = 76
 
 
 class PeerLostError(JobError):
-    """Another worker of the run failed; all workers must be restarted."""
+    """Error for a failed worker, after which all workers must restart."""
 
     exit_code = 76
 
 
 class RunFailedError(JobError):
-    """A run of an ablation failed; the ablation ends with its exit code."""
+    """Error for a failed run of an ablation, with the run's exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        # A run that a signal ended has a negative code.
+        # A signal that ends a run gives a negative code.
         self.exit_code = exit_code if exit_code > 0 else 1
+
+
+def kind_of(error: JobError) -> type[JobError]:
+    """Returns the class of this module that an error is of.
+
+    A module's own subclass has the name and the exit code of its kind.
+    """
+    mro = type(error).__mro__
+    return next(kind for kind in mro if kind.__module__ == __name__)
 
 
 def printable(text: str) -> str:
@@ -113,7 +122,7 @@ def first_line(error: BaseException, limit: int = 200) -> str:
 
     Args:
       error: Error with or without a text.
-      limit: Largest number of characters.
+      limit: Maximum number of characters.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][
         :limit

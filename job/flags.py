@@ -1,6 +1,6 @@
-"""Command-line flags of the job, and clear errors for wrong ones.
+"""Command-line flags of the job, their help, and errors for wrong ones.
 
-flags.parse(["--config=configs/stem32.py", "--workdir=runs/a"])
+flags.parse(["job", "--config=configs/stem32.py", "--workdir=runs/a"])
 config = flags.require_config()
 """
 
@@ -15,7 +15,8 @@ from absl import flags
 from ml_collections import config_flags
 
 from job import errors
-from job.config import augmentation, command_line, ranges
+from job.config import augmentation, command_line, ranges, serialization
+from job.distribute import environment
 from job.storage import files
 from job.supervision import preemption, watchdog
 
@@ -29,100 +30,99 @@ MODES = {
     "export": ("Write a SavedModel and a .keras file", "--workdir"),
     "diagnose": ("Explain a low accuracy", "--config, --workdir or a model"),
     "ablate": ("Train the variants of a plan", "--config, --workdir"),
-    "report": ("Write the page of a run, or compare runs", "--workdir"),
+    "report": ("Write a run's page, or compare runs", "--workdir"),
     "benchmark": ("Measure the training speed", "--config"),
 }
 
-# The longest time of a flag; the system's waits take no more than 292 years.
+# Largest value of a flag in seconds, which the system's waits accept.
 _MAX_SECONDS = 30 * 86400.0
 
-# The arguments that the parser of --config reads; `parse` fills it. Its
-# default, sys.argv, would be read while the flag is defined, where a wrong
-# --flagfile raises outside of `parse`.
+# Arguments that the parser of --config reads, filled by `parse`. Its default,
+# sys.argv, would be read while the flag is defined, where a wrong --flagfile
+# raises outside of `parse`.
 _ARGV: list[str] = []
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Config file, or the name of one in configs/.",
+    "Use this config file, or the one of this name in configs/.",
     lock_config=True,
     sys_argv=_ARGV,
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Output directory: a local path or gs://BUCKET/PATH."
+    "workdir", None, "Write all output to this folder or gs://BUCKET/PATH."
 )
 UPLOAD_SECONDS = flags.DEFINE_float(
     "upload_seconds",
     60.0,
-    "Interval between uploads of metrics, events and results to a gs://"
-    " workdir, in seconds; checkpoints are uploaded immediately.",
+    "Upload metrics, events and results to a gs:// workdir at this interval in"
+    " seconds. Checkpoints are uploaded immediately.",
     lower_bound=1.0,
 )
 SEEDS = flags.DEFINE_integer(
     "seeds",
     1,
-    "Number of seeds per variant, starting at --config.seed.",
+    "Train this number of seeds per variant, starting at --config.seed.",
     lower_bound=1,
 )
 INDEX = flags.DEFINE_integer(
     "index",
     None,
-    "Index of the only run to train, from 0. Defaults to JOB_COMPLETION_INDEX"
-    " of the environment; without it, all runs are trained.",
+    "Train only the run of this index, from 0. Defaults to JOB_COMPLETION_INDEX"
+    " of the environment, or to all runs.",
     lower_bound=0,
 )
 RUNS = flags.DEFINE_list(
-    "runs", [], "Workdirs of the runs to compare; the result is in --workdir."
+    "runs", [], "Compare the runs of these workdirs, and write to --workdir."
 )
 INPUT = flags.DEFINE_multi_string(
     "input",
     [],
-    "PNG or JPEG file, a folder of them, or the gs:// path of either; may be"
-    " repeated.",
+    "Classify this PNG or JPEG file, folder of them, or gs:// path of either."
+    " May be repeated.",
 )
 FORMAT = flags.DEFINE_enum(
     "format",
     "table",
     ["table", "jsonl", "json"],
-    "Output format: table, jsonl (predict) or json (diagnose).",
+    "Print the answer as table, jsonl (predict) or json (diagnose).",
 )
 KERAS_MODEL = flags.DEFINE_string(
     "keras_model",
     None,
-    "Keras model to diagnose, a .keras file, on the images of"
-    " --config.data.dir, or of --images and --labels.",
+    "Diagnose this .keras file, on the images of --config.data.dir, or of"
+    " --images and --labels.",
 )
 IMAGES = flags.DEFINE_string(
     "images",
     None,
-    "Images for --keras_model as it is given them, a .npy file of [n, height,"
-    " width, 3].",
+    "Use these images for --keras_model, preprocessed as for its training, a"
+    " .npy file of [n, height, width, 3].",
 )
 LABELS = flags.DEFINE_string(
     "labels",
     None,
-    "Labels of --images, a .npy file of [n], or one-hot.",
+    "Use these labels of --images, a .npy file of [n], or one-hot.",
 )
-MODE = flags.DEFINE_enum("mode", "train", list(MODES), "Program to run.")
+MODE = flags.DEFINE_enum("mode", "train", list(MODES), "Run this mode.")
 GRACE_SECONDS = flags.DEFINE_float(
     "grace_seconds",
     preemption.GRACE_SECONDS,
-    "Time from SIGTERM until the process is killed, in seconds:"
-    " terminationGracePeriodSeconds (GKE Spot: 15), docker stop --timeout. The"
-    " job exits 2 s earlier.",
+    "Expect a kill this many seconds after SIGTERM, and exit 2 s earlier. Use"
+    " terminationGracePeriodSeconds (GKE Spot: 15) or docker stop --timeout.",
 )
 WATCHDOG_SECONDS = flags.DEFINE_float(
     "watchdog_seconds",
     watchdog.SECONDS,
-    "Time without progress after which the job exits with 76, in seconds;"
-    f" compiling and downloading may take {watchdog.LONG_SECONDS:g}, a call of"
-    " the compiled steps 10 times its usual time. 0 disables.",
+    "Exit with 76 after this time without progress, in seconds. Compilation and"
+    f" downloads get {watchdog.LONG_SECONDS:g}, a call of the compiled steps 10"
+    " times its usual time. 0 disables.",
 )
 HEARTBEAT_FILE = flags.DEFINE_string(
     "heartbeat_file",
     None,
-    "JSON file with phase, step and time, rewritten while there is progress;"
-    " for a liveness probe on its age.",
+    "Rewrite this JSON file with phase, step and time at each progress, for a"
+    " liveness probe on its age.",
 )
 
 
@@ -134,14 +134,14 @@ Train VGG16 on CIFAR-10, resume after a kill, and explain a low accuracy.
   python -m job.main --mode=diagnose --workdir=runs/b
   python -m job.main --mode=predict --workdir=runs/b --input=photo.png
 
---config.GROUP.FIELD=VALUE changes a field of the config; configs/default.py
+--config.GROUP.FIELD=VALUE changes a field of the config. configs/default.py
 explains all fields. Exit codes: 0 done, 2 flag or config, 3 data or storage,
 4 cannot resume, 5 diverged, 69 devices absent, 74 no answer in time,
 75 preempted (the same command resumes), 76 hung.
 
 Modes, and the flags that they need"""
 
-# What absl's parsers report, and the valid values.
+# Errors of absl's parsers, and the valid values.
 _PARSER_ERRORS = (
     (r": value should be one of <(.*)>", r"one of \1"),
     (r": could not convert string to float.*", "a number"),
@@ -175,7 +175,7 @@ _SECTIONS = {
 
 
 def parse(argv: list[str]) -> None:
-    """Parses a command line; the order of the flags does not matter.
+    """Parses a command line, with its flags in any order.
 
     Args:
       argv: Program name and arguments.
@@ -198,7 +198,7 @@ def parse(argv: list[str]) -> None:
             typed, "unknown flag", flags=_own_flags(), modes=MODES
         ) from None
     except BaseException as error:
-        # A config file is a program: it may raise anything.
+        # A config file is a program, which may raise any exception.
         raise errors.ConfigError(_one_line(error)) from None
     if rest[1:]:
         raise command_line.unknown(
@@ -211,14 +211,14 @@ def _own_flags() -> list[str]:
 
 
 def is_help(argv: list[str]) -> bool:
-    """Returns whether a command line asks for help."""
+    """Returns whether a command line requests help."""
     return argv[1:] == ["help"] or bool(
         {"--help", "-help", "-h", "--helpfull"} & set(argv)
     )
 
 
 def help_text() -> str:
-    """Returns examples, the modes, and the flags by mode."""
+    """Returns the help text: examples, the modes, and the flags by mode."""
     lines = [_USAGE]
     for mode, (purpose, needs) in MODES.items():
         lines.append(f"  {mode:<11}{purpose:<37}{needs}")
@@ -227,7 +227,7 @@ def help_text() -> str:
         lines += ["", title]
         for name, value in section:
             flag = flags.FLAGS[name]
-            # absl adds the values of an enum, and that a flag may be repeated.
+            # absl adds the values of an enum and a note on repeated flags.
             text = re.sub(r"^<.*?>: |;\s+repeat.*", "", flag.help)
             if flag.default not in (None, []):
                 is_float = isinstance(flag.default, float)
@@ -243,16 +243,17 @@ def _one_line(error: BaseException) -> str:
     """Returns the part of a parser's error that a user needs, as one line."""
     text = str(error)
     if "Traceback" in text:
-        # ml_collections quotes the config file's own error: its last line.
+        # ml_collections quotes the config file's traceback, which ends with
+        # the error.
         text = text.strip().splitlines()[-1]
     # Config files raise ValueError with a text of their own.
     text = text.removeprefix("ValueError: ")
     given = next((a for a in _ARGV if a.startswith("--config=")), "--config")
     if "get_config() takes 0 positional arguments" in text:
         file = given.rpartition(":")[0]
-        text = f"{given}: the config has no variants. Fix: {file}"
+        text = f"{given}: the config has no variants. Fix: use {file}"
     elif "no attribute 'get_config'" in text:
-        text = f"{given}: the file does not define get_config()"
+        text = f"{given}: the file does not define get_config(). Fix: define it"
     elif isinstance(error, flags.Error):
         text = re.sub(r"^flag (--\S+=.*?): ", r"\1: ", text)
         for pattern, expected in _PARSER_ERRORS:
@@ -272,7 +273,7 @@ def require_config() -> ml_collections.ConfigDict:
     config = CONFIG.value
     if config is None:
         raise errors.ConfigError(
-            "--config is missing. Fix: --config=quickstart, or see --help"
+            "--config is missing. Fix: add --config=quickstart, or see --help"
         )
     try:
         if not hasattr(config, "unlock"):
@@ -283,14 +284,14 @@ def require_config() -> ml_collections.ConfigDict:
         explicit = config_flags.get_override_values(flags.FLAGS["config"])
         augmentation.use_preset(config, explicit)
         ranges.check(config)
-        distribute = config.distribute
-        if required_gpus() > distribute.require_gpus:
-            distribute.require_gpus = required_gpus()
-            ranges.check(config)  # The rules apply to the image's GPUs too.
+        ranges.check_devices(
+            serialization.flatten(config),
+            required_gpus=environment.required_gpus(os.environ),
+        )
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(
-            f"--config={config_filename()}: cannot be read ({cause})"
+            f"--config={config_filename()}: the file cannot be read ({cause})"
         ) from None
     return config
 
@@ -301,7 +302,7 @@ def config_filename() -> str:
 
 
 def diagnose_arguments() -> dict[str, Any]:
-    """Returns the arguments of `modes.diagnose.run` that flags alone set."""
+    """Returns the arguments of `modes.diagnose.run` that come from flags."""
     command = []
     if CONFIG.value:
         changed = config_flags.get_override_values(flags.FLAGS["config"])
@@ -320,9 +321,9 @@ def diagnose_arguments() -> dict[str, Any]:
 
 
 def child_arguments() -> list[str]:
-    """Returns the flags that an ablation passes on to each of its runs.
+    """Returns the flags that an ablation passes to each of its runs.
 
-    They may come from the command line or a --flagfile, in any spelling.
+    The command line or a --flagfile may have set them, in any spelling.
     """
     changed = config_flags.get_override_values(flags.FLAGS["config"])
     return [f"--config.{name}={value}" for name, value in changed.items()] + [
@@ -332,30 +333,17 @@ def child_arguments() -> list[str]:
     ]
 
 
-def required_gpus() -> int:
-    """Returns the number of GPUs that JOB_REQUIRE_GPUS asks for.
-
-    GPU images set the variable. It is not a flag, because a user's own
-    arguments replace those of the image.
-    """
-    given = os.environ.get("JOB_REQUIRE_GPUS", "")
-    if given and not (given.isdecimal() and len(given) < 7):
-        raise errors.ConfigError(
-            f"JOB_REQUIRE_GPUS={given} in the environment: not a number of"
-            " GPUs. Fix: JOB_REQUIRE_GPUS=0 allows a CPU"
-        )
-    return int(given or 0)
-
-
 def require_workdir() -> str:
     """Returns --workdir; raises ConfigError if it is missing."""
     if not WORKDIR.value:
-        raise errors.ConfigError("--workdir is missing. Fix: --workdir=runs/a")
+        raise errors.ConfigError(
+            "--workdir is missing. Fix: add --workdir=runs/a"
+        )
     return WORKDIR.value
 
 
 def require_seconds(name: str, *, above: float = -1.0) -> float:
-    """Returns a flag's seconds; raises ConfigError if out of range.
+    """Returns the value of a flag in seconds; raises ConfigError if invalid.
 
     Args:
       name: Name of the flag.
@@ -383,7 +371,7 @@ def require_heartbeat_file() -> pathlib.Path | None:
         is_other = path.exists() and not path.is_file()
     if is_other or not os.access(path.parent, os.W_OK | os.X_OK):
         raise errors.ConfigError(
-            f"{name}: cannot be written. Fix: choose a file in a writable"
-            " folder"
+            f"{name}: the file cannot be written. Fix: choose a file in a"
+            " writable folder"
         )
     return path

@@ -2,13 +2,13 @@
 
     python -m job.main --config=configs/stem32.py --workdir=runs/a
 
-Flags and config are checked before TensorFlow is imported, so a wrong one ends
-the job in well under a second.
+Flags and config are checked before TensorFlow is imported, so that a wrong one
+ends the job within a second.
 """
 
 if __name__ == "__main__":
-    # Before all other imports: process 1 of a container ignores signals until
-    # it has installed handlers.
+    # This precedes all other imports, because process 1 of a container ignores
+    # signals until it has installed handlers.
     try:
         from job.supervision import preemption, termination
 
@@ -26,9 +26,8 @@ import threading
 import traceback
 from collections.abc import Iterable
 
-from job import errors, flags
+from job import errors, flags, modes
 from job.modes import (
-    Outcome,
     ablate,
     benchmark,
     diagnose,
@@ -72,9 +71,9 @@ def main(argv: list[str], stop: preemption.StopRequest) -> int:
 
 
 def print_lines(lines: Iterable[str]) -> None:
-    """Prints lines as they come, until the output cannot take them.
+    """Prints lines as they arrive, until the output is closed or full.
 
-    A reader that has left, or a full disk, does not change how a mode ends.
+    A closed pipe or a full disk does not change the exit code.
     """
     for line in lines:
         try:
@@ -83,12 +82,11 @@ def print_lines(lines: Iterable[str]) -> None:
             return
 
 
-def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
-    """Runs the program that --mode names, with the values of its flags."""
+def run_mode(mode: str, stop: preemption.StopRequest) -> modes.Outcome:
+    """Runs a mode with the values of its flags and returns its outcome."""
+    stop.saved = modes.KEPT.get(mode, stop.saved)
     if mode == "evaluate":
-        return evaluate.run(
-            flags.require_workdir(), stop, require_gpus=flags.required_gpus()
-        )
+        return evaluate.run(flags.require_workdir(), stop)
     if mode == "report":
         return report.run([flags.require_workdir(), *flags.RUNS.value])
     if mode == "predict":
@@ -109,7 +107,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
         )
     config = flags.require_config()
     if mode == "config":
-        return Outcome([str(config)])
+        return modes.Outcome([str(config)])
     if mode == "fetch":
         return fetch.run(config, stop)
     upload_seconds = flags.require_seconds("upload_seconds", above=0.0)
@@ -122,6 +120,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
             flags.config_filename(),
             flags.require_workdir(),
             stop,
+            strategy=config.distribute.strategy,
             seeds=range(config.seed, config.seed + flags.SEEDS.value),
             arguments=flags.child_arguments(),
             index=flags.INDEX.value,
@@ -144,7 +143,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> Outcome:
 if __name__ == "__main__":
     try:
         _code = main(sys.argv, _STOP)
-    except BaseException:  # A bug; threads may be in any state.
+    except BaseException:  # Only a bug leads here.
         traceback.print_exc()
         _code = errors.JobError.exit_code
     exits.exit_now(_code)

@@ -1,11 +1,11 @@
 """Training of a run, from its config to its result.
 
-`train_and_evaluate` creates the objects of a run in the order in which an
-image meets them, then runs one loop: train some steps on the device, log,
-evaluate, save. A restart is the normal case: it resumes from the newest
-checkpoint.
+`train_and_evaluate` creates the objects of a run, then runs one loop. Each turn
+of the loop trains some steps on the device, logs, evaluates and saves. A
+restarted run resumes from the newest checkpoint.
 
-    result = train_and_evaluate(config, pathlib.Path("runs/a"), StopRequest())
+    workdir = Workdir(pathlib.Path("runs/a"))
+    result = train_and_evaluate(config, workdir, StopRequest())
 """
 
 import contextlib
@@ -19,14 +19,13 @@ from absl import logging
 
 from job import build, errors
 from job.augment import picture
-from job.checkpoint import store
 from job.config import serialization
 from job.data.dataset import Dataset
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
 from job.output import metrics, predictions, results
 from job.output.results import Scores
-from job.storage import Storage, files
+from job.storage import files
 from job.storage.workdir import (
     AUGMENTATION,
     CONFIG,
@@ -34,9 +33,11 @@ from job.storage.workdir import (
     PREDICTIONS,
     REPORT,
     RESULT,
+    Workdir,
 )
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
+from job.training import plan as plan_lib
 from job.training import resume
 from job.training.history import History
 from job.training.loop import Loop, Training
@@ -49,41 +50,37 @@ from job.training.supervisor import Supervisor
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
+    workdir: Workdir,
     stop: StopRequest,
     watchdog: Watchdog | None = None,
     *,
     data: Dataset | None = None,
-    storage: Storage | None = None,
-    name: str = "",
     cluster: Cluster | None = None,
-    publish: Callable[[], None] = lambda: None,
     on_call: Callable[[Loop], None] = lambda loop: None,
 ) -> dict[str, Any]:
-    """Trains until the last step, from the newest checkpoint if there is one.
+    """Trains until the last step, from the newest checkpoint if one exists.
 
     Args:
-      config: Every field of `configs/default.py`, checked by `ranges.check`.
-      workdir: Directory for all output. Created if needed.
-      stop: Stop request, polled in each part: data, training, evaluation.
-      watchdog: Watchdog, which gets a beat wherever `stop` is polled. If None,
-        nothing is watched.
-      data: Images to train on and to score. If None, those of `config.data`.
-      storage: Storage of the checkpoints. If None, a folder in `workdir`.
-      name: Name of the workdir in the report. If empty, its path.
+      config: Config with every field of `configs/default.py`, checked by
+        `ranges.check`.
+      workdir: Workdir for all output. Created if needed.
+      stop: Stop request, polled while data is loaded, in training and in
+        evaluation.
+      watchdog: Watchdog, notified wherever `stop` is polled. If None, a hang is
+        not detected.
+      data: Training and test images. If None, loaded as in `config.data`.
       cluster: Addresses of the workers, each of which calls this function. If
         None, there is one worker. Only the chief's checkpoints and workdir
-        count.
-      publish: Function called by the chief when all files are written, before
-        the other workers may exit.
+        are used.
       on_call: Function called with the loop after each call of the compiled
         steps; see `Loop`.
 
     Returns:
-      The contents of `result.json`.
+      Contents of `result.json`.
 
     Raises:
-      JobError: See `errors`. Committed checkpoints stay.
+      JobError: The run failed or was stopped; see `errors`. Committed
+        checkpoints are kept.
     """
     supervisor = Supervisor(stop, watchdog)
     supervisor.poll()
@@ -97,12 +94,12 @@ def train_and_evaluate(
     supervisor.poll("build")
 
     plan = build.create_plan(config, len(data.train))
-    for warning in plan.warnings:
+    for warning in plan_lib.unreached_phases(plan):
         logging.warning("%s", warning)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     log_costs(state.model, plan.phases)
     evaluation = build.create_evaluation(config, strategy, data, workers)
-    checkpoints = build.create_checkpoints(config, workdir, storage)
+    checkpoints = build.create_checkpoints(config, workdir.checkpoints)
     history = resume.restore_on_chief(
         checkpoints,
         state,
@@ -112,7 +109,7 @@ def train_and_evaluate(
         train_steps=plan.train_steps,
     )
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
-    prepare_workdir(workdir, config, plan, history, data)
+    prepare_workdir(workdir.local, config, plan, history, data)
     build.initialize_state(config, state, workers, is_new=not history.step)
     inputs, network = build.prepare_inputs(
         config, data.train, state, plan, supervisor.poll
@@ -121,7 +118,7 @@ def train_and_evaluate(
         config, strategy, state, plan, inputs, network
     )
     reporter = build.create_reporter(
-        config, workdir, plan, training, first_step=history.step
+        config, workdir.local, plan, training, first_step=history.step
     )
     saver = create_saver(checkpoints, workers, history, stop)
     loop = Loop(
@@ -144,12 +141,12 @@ def train_and_evaluate(
 
     supervisor.beat("report", plan.train_steps, seconds=LONG_SECONDS)
     result = write_results(
-        workdir, config, plan, data, state, training, scores, history
+        workdir.local, config, plan, data, state, training, scores, history
     )
     supervisor.beat("end", plan.train_steps, seconds=LONG_SECONDS)
     if workers.is_chief:
-        write_page(workdir, checkpoints, name)
-        publish()
+        write_page(workdir)
+        workdir.push_last()  # Before the other workers may exit.
     workers.barrier()
     return result
 
@@ -161,11 +158,11 @@ def prepare_workdir(
     history: History,
     data: Dataset,
 ) -> None:
-    """Creates the workdir; sets its files to the step that was restored."""
+    """Creates the workdir and resets its files to the restored step."""
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(workdir / CONFIG, serialization.to_json(config))
     if history.step < plan.train_steps:
-        # A result that exists is that of a shorter run.
+        # An existing result belongs to a shorter run.
         for name in (RESULT, REPORT, PREDICTIONS, FAILURE):
             (workdir / name).unlink(missing_ok=True)
     if history.record is not None:
@@ -214,19 +211,17 @@ def write_results(
     return result
 
 
-def write_page(
-    workdir: pathlib.Path, checkpoints: store.CheckpointStore, name: str
-) -> None:
-    """Writes `report.html`; on an error it only logs a warning."""
+def write_page(workdir: Workdir) -> None:
+    """Writes `report.html`, or logs a warning if that fails."""
     with best_effort(REPORT):
-        from job.report import page  # Imports matplotlib, which takes a second.
+        from job.report import page  # The import takes a second.
 
-        page.write(workdir, checkpoints, name=name)
+        page.write(workdir)
 
 
 @contextlib.contextmanager
 def best_effort(name: str) -> Iterator[None]:
-    """Logs a warning instead of raising; for files that nothing depends on.
+    """Logs a warning instead of raising, for files that nothing depends on.
 
     Args:
       name: Name of the file in the warning.
@@ -235,4 +230,4 @@ def best_effort(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         kind, reason = type(error).__name__, errors.first_line(error)
-        logging.warning("%s was not written (%s: %s)", name, kind, reason)
+        logging.warning("Skipped writing %s (%s: %s)", name, kind, reason)

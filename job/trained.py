@@ -1,6 +1,6 @@
-"""A trained network, read back from a run's workdir.
+"""Trained network, restored from a run's workdir.
 
-trained = load_trained(pathlib.Path("runs/a"))
+trained = load_trained(Workdir(pathlib.Path("runs/a")))
 trained.network(trained.resize(images), training=False)
 """
 
@@ -18,14 +18,13 @@ from job.data import sources
 from job.distribute import strategy as strategy_lib
 from job.model import resize as resize_lib
 from job.output import predictions, results
-from job.storage import Storage
-from job.storage.workdir import CHECKPOINTS, CONFIG, PREDICTIONS
+from job.storage.workdir import CONFIG, PREDICTIONS, Workdir
 from job.training.state import load_evaluated
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A trained network, restored from a run's newest checkpoint.
+    """Trained network, restored from a run's newest checkpoint.
 
     Attributes:
       config: Config of the run.
@@ -44,37 +43,34 @@ class Trained:
     data_crc32c: str
 
 
-def load_trained(
-    workdir: pathlib.Path, *, storage: Storage | None = None, name: str = ""
-) -> Trained:
+def load_trained(workdir: Workdir) -> Trained:
     """Returns the network of a run's newest checkpoint, without its images.
 
     Args:
-      workdir: Directory of the run, finished or not.
-      storage: Storage of its checkpoints. If None, a folder in `workdir`.
-      name: Name of the workdir in messages. If empty, its path.
+      workdir: Workdir of the run, finished or not.
 
     Raises:
-      ConfigError: `workdir` holds no run.
+      ConfigError: `workdir` does not contain a run.
       ResumeError: The run has no usable checkpoint.
     """
-    config = run_config.load(workdir, name)
+    config = run_config.load(workdir)
     fields = serialization.flatten(config)
-    checkpoints = store.CheckpointStore(storage or workdir / CHECKPOINTS)
+    checkpoints = store.CheckpointStore(workdir.checkpoints)
     found = checkpoints.restore_newest(set_aside=False)
     if found is None:
         raise errors.ResumeError(
-            f"--workdir={name or workdir}: no checkpoint yet. Fix: train first"
+            f"--workdir={workdir}: the run has no checkpoint yet. Fix: train"
+            " first"
         )
     saved, tensors = found
     if changed := resume.differences(saved.run.get("config", {}), fields):
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} belongs to another run than"
-            f" {CONFIG} ({'; '.join(changed)})"
+            f"{checkpoints}: the checkpoint of step {saved.step} does not"
+            f" belong to {CONFIG} ({'; '.join(changed)}). Fix: undo the change"
         )
-    # For its side effects: memory growth on GPUs, and no TF32.
+    # The call enables memory growth on GPUs and disables TF32.
     strategy_lib.create_strategy()
-    class_names = load_class_names(workdir, config.data.source)
+    class_names = load_class_names(workdir.local, config.data.source)
     network = build.create_model(
         config, "float32", num_classes=len(class_names)
     )
@@ -82,12 +78,12 @@ def load_trained(
         load_evaluated(network, tensors)
     except KeyError as error:
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} does not fit: {error.args[0]}"
+            f"{checkpoints}: the checkpoint of step {saved.step} does not fit"
+            f" ({error.args[0]}). Fix: choose another workdir"
         ) from None
     if results.finished(workdir, fields) is None:
         logging.warning(
-            "the run is not finished: using the weights of step %d",
-            saved.step,
+            "Using the weights of step %d of an unfinished run", saved.step
         )
     return Trained(
         config=config,
@@ -102,8 +98,8 @@ def load_trained(
 def load_class_names(workdir: pathlib.Path, source: str) -> tuple[str, ...]:
     """Returns the names of a run's classes, in the order of the labels.
 
-    A finished run has them in its predictions. Those of an unfinished run are
-    the names of its data source.
+    They come from the predictions of a finished run, or from the data source of
+    an unfinished one.
 
     Args:
       workdir: Directory of the run.

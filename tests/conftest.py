@@ -13,6 +13,8 @@ from collections.abc import Iterator
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # The tests are about CPUs, byte by byte; also where there is a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# The variables of `make test ARGS=...` are not those of the tests' own make.
+os.environ.pop("MAKEFLAGS", None)
 
 import ml_collections
 import numpy as np
@@ -22,6 +24,7 @@ from google.cloud import storage as cloud_storage
 
 from configs import smoke
 from job.data import dataset
+from job.storage.workdir import Workdir
 from tests.support import places
 from tests.support.gcs_server import StrictServer
 from tests.support.jobs import from_environment
@@ -61,7 +64,7 @@ def trained_run(tmp_path_factory) -> pathlib.Path:
     config = smoke.get_config().unlock()
     config.model.width = 0.0625
     workdir = tmp_path_factory.mktemp("trained")
-    train.train_and_evaluate(config, workdir, preemption.StopRequest())
+    train.train_and_evaluate(config, Workdir(workdir), preemption.StopRequest())
     return workdir
 
 

@@ -10,8 +10,9 @@ of a pair get the same weight or the same box.
 
 import tensorflow as tf
 
-# Channel means of CIFAR-10's training images, rounded to integers.
-GREY = (125, 123, 114)
+from job.data.dataset import PIXEL_MEAN
+
+GREY = tuple(round(mean) for mean in PIXEL_MEAN)
 
 
 def cutout(images: tf.Tensor, center: tf.Tensor, *, pixels: int) -> tf.Tensor:

@@ -1,1 +1,1 @@
-"""Checkpoints: committed by a manifest, verified when read."""
+"""Checkpoints: their format, store and asynchronous saver."""

@@ -1,13 +1,13 @@
-"""Format of a checkpoint: one safetensors file, verified when it is read.
+"""Format of a checkpoint, a safetensors file that is verified on reading.
 
     pieces = encode(step, tensors, run, writer="9f...")
     header = read_header(file, size)
     tensors = read_tensors(file, header)
 
-A file is the length of its header (8 bytes, little-endian), a JSON header, and
+A file has the length of its header (8 bytes, little-endian), a JSON header, and
 the tensors in C order. `safetensors.numpy.load_file` reads it; see
 https://github.com/huggingface/safetensors#format. That format has no checksums.
-So `__metadata__` holds one JSON string, with a crc32c of each tensor, and the
+So `__metadata__` has one JSON string, with a crc32c of each tensor, and the
 crc32c of this string:
 
     {"__metadata__": {"checkpoint": "{...}", "crc32c": "0a1b2c3d"},
@@ -31,21 +31,20 @@ import numpy as np
 from job import errors
 from job.storage import reader
 
-# Version 0.1.0 of the job wrote format 1, a directory of several files.
 FORMAT = 2
 
-# Limits of what a reader accepts: a header of 200 tensors has 60 KB, and the
-# largest network at 224 pixels, with averages and two moments, 2.2 GB.
+# Limits of a reader. A header of 200 tensors has 60 KB, and the largest network
+# at 224 pixels, with averages and two moments, has 2.2 GB.
 _MAX_HEADER_BYTES = 8 * 2**20
 _MAX_FILE_BYTES = 32 * 2**30
 _MAX_DIMENSIONS = 8
-# Unit of reading. A multiple of the size of every dtype.
+# Unit of reading in bytes, a multiple of the size of every dtype.
 BLOCK_BYTES = 16 * 2**20
 
 _DTYPES = {"F32": "<f4", "I32": "<i4", "I64": "<i8", "U8": "|u1"}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
-# What readers rely on, where it is there.
+# Fields of the resume metadata that readers use, if present.
 _RUN: reader.Kind = {
     "config?": dict,
     "data_crc32c?": str,
@@ -69,11 +68,11 @@ _TENSOR: reader.Kind = {
 
 
 class InvalidCheckpointError(Exception):
-    """A file is not a checkpoint, or is damaged."""
+    """Error for a file that is damaged or not a checkpoint."""
 
 
 class NewerFormatError(Exception):
-    """A later version of this job wrote the file, which may be intact."""
+    """Error for a file of a later version of the job, which may be intact."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +80,8 @@ class Tensor:
     """Type, shape and checksum of a tensor.
 
     Attributes:
-      dtype: Type by its safetensors name: F32, I32, I64 or U8.
-      shape: Shape.
+      dtype: Safetensors name of the type, F32, I32, I64 or U8.
+      shape: Lengths of the dimensions.
       crc32c: Checksum of its bytes, 8 hexadecimal digits.
     """
 
@@ -102,8 +101,8 @@ class Header:
 
     Attributes:
       step: Training step of the checkpoint.
-      run: Resume metadata, of JSON types only: config, seed, replicas,
-        versions, earlier attempts.
+      run: Resume metadata of JSON types, such as config, seed, replicas,
+        versions and earlier attempts.
       tensors: Tensors by name, in the order of the file.
       writer: Id of the process that wrote it.
     """
@@ -156,9 +155,9 @@ def encode(
 
     Args:
       step: Training step of the checkpoint.
-      tensors: Tensors by name: float32, int32, int64 or uint8.
-      run: See `Header`.
-      writer: See `Header`.
+      tensors: Tensors by name, of type float32, int32, int64 or uint8.
+      run: Resume metadata; see `Header`.
+      writer: Id of this process; see `Header`.
     """
     table, pieces = {}, []
     for name, array in tensors.items():
@@ -178,25 +177,25 @@ def read_header(file: BinaryIO, size: int) -> Header:
     """Reads and validates the header of a checkpoint.
 
     Args:
-      file: File, at its first byte; afterwards at the first tensor.
+      file: File at its first byte. On return it is at the first tensor.
       size: Size of the file in bytes.
 
     Raises:
-      NewerFormatError: A later version of the job wrote it.
-      InvalidCheckpointError: It is damaged, or not a checkpoint.
+      NewerFormatError: A later version of the job wrote the file.
+      InvalidCheckpointError: The file is damaged or not a checkpoint.
     """
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or not 0 < length <= min(size - 8, _MAX_HEADER_BYTES):
-        raise InvalidCheckpointError("it has no header")
+        raise InvalidCheckpointError("the header is missing")
     content = file.read(length)
     header = _parse(content)
     if header.to_bytes() != start + content:
-        raise InvalidCheckpointError("its header contradicts its metadata")
+        raise InvalidCheckpointError("header and metadata do not match")
     data = sum(tensor.size for tensor in header.tensors.values())
     if size != 8 + length + data or size > _MAX_FILE_BYTES:
         raise InvalidCheckpointError(
-            f"it has {size:,} bytes, not {8 + length + data:,}"
+            f"the file has {size:,} bytes, not {8 + length + data:,}"
         )
     return header
 
@@ -206,15 +205,15 @@ def _parse(content: bytes) -> Header:
     metadata = _parse_json(content, kind)["__metadata__"]
     text = metadata["checkpoint"].encode()
     if metadata["crc32c"] != f"{google_crc32c.value(text):08x}":
-        raise InvalidCheckpointError("its metadata has another crc32c")
+        raise InvalidCheckpointError("the metadata has another crc32c")
     version = _parse_json(text, {"format": int})["format"]
     if version > FORMAT:
         raise NewerFormatError(
-            f"it has format {version}, and this version of the job reads"
+            f"the file has format {version}, and this version of the job reads"
             f" formats up to {FORMAT}"
         )
     if version < FORMAT:
-        raise InvalidCheckpointError(f"it has format {version}")
+        raise InvalidCheckpointError(f"format {version} is unknown")
     fields = _parse_json(text, _METADATA)
     kinds = {f"{name}?": _TENSOR for name in fields["tensors"]}
     tensors = {
@@ -228,7 +227,7 @@ def _parse(content: bytes) -> Header:
 
 def _parse_json(content: bytes, kind: reader.Kind) -> Any:
     try:
-        return reader.parse_json(content, kind, "its header")
+        return reader.parse_json(content, kind, "the header")
     except errors.DataError as error:
         raise InvalidCheckpointError(str(error)) from None
 
@@ -238,7 +237,7 @@ def _parse_tensor(name: str, fields: Any) -> Tensor:
     if (
         tensor.dtype not in _DTYPES
         or len(tensor.shape) > _MAX_DIMENSIONS
-        # Where one length is 0, the others are limited too.
+        # If one length is 0, the others are limited too.
         or math.prod(max(1, n) for n in tensor.shape) > _MAX_FILE_BYTES
     ):
         raise InvalidCheckpointError(f"{name!a} is not a tensor")
@@ -251,11 +250,11 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
     Needs memory for the tensors and two blocks.
 
     Args:
-      file: File, at its first tensor.
+      file: File at its first tensor.
       header: Header of the file.
 
     Raises:
-      InvalidCheckpointError: A tensor is damaged, cut short or not finite.
+      InvalidCheckpointError: A tensor is damaged, truncated or not finite.
     """
     tensors = {}
     for name, tensor in header.tensors.items():
@@ -280,7 +279,7 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, np.ndarray]:
 
 
 def _read_blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
-    """Yields the next `size` bytes of a file; fewer where it ends before."""
+    """Yields the next `size` bytes of a file, or fewer if it ends before."""
     while size > 0:
         block = file.read(min(size, BLOCK_BYTES))
         if not block:

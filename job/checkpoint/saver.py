@@ -1,4 +1,4 @@
-"""Asynchronous saving: a thread writes checkpoints while training continues.
+"""Asynchronous saver of checkpoints, a thread that writes during training.
 
     saver = AsyncSaver(store)
     saver.save(step, tensors, run)       # returns immediately
@@ -6,11 +6,12 @@
     saver.flush(timeout=20.0)            # returns the newest committed step
 
 At most one checkpoint is being written and one is pending. If the store is
-slow, a newer checkpoint replaces the pending one: an outage of an hour costs
-neither steps nor memory, and at most two snapshots are held. A failed save is
-logged immediately. If the cause may pass, it is retried with growing intervals
-until a newer checkpoint replaces it or the patience ends. Otherwise, or then,
-the next call of any method raises the error. Imports no TensorFlow.
+slow, a newer checkpoint replaces the pending one, so that at most two snapshots
+are held. An outage of an hour costs neither steps nor memory. A failed save is
+logged immediately. A transient failure is retried at growing intervals until a
+newer checkpoint replaces it or the patience ends. After that, or after a
+permanent failure, the next call of any method raises the error. Imports no
+TensorFlow.
 """
 
 import contextlib
@@ -32,9 +33,9 @@ THREAD = "checkpoints"
 
 # Time that training continues without a save while the store does not answer.
 _PATIENCE_SECONDS = 3600.0
-# Limit for the requests of one try: then the outage is logged.
+# Limit for the requests of one try, after which the outage is logged.
 _TRY_SECONDS = 30.0
-# Wait before a retry: doubled up to the longest.
+# Wait before a retry, doubled up to the longest.
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 30.0
 # Duration from which a save is slow. Until then the loop waits for it rather
@@ -50,7 +51,7 @@ _Snapshot = tuple[int, dict[str, np.ndarray], dict[str, Any]]
 
 
 class AsyncSaver:
-    """Saves checkpoints in a thread."""
+    """Saver that writes checkpoints in a thread."""
 
     def __init__(
         self,
@@ -65,10 +66,10 @@ class AsyncSaver:
         """Starts the thread, a daemon.
 
         Args:
-          store: Store of the checkpoints; only this saver may save to it.
+          store: Store of the checkpoints, used for saving by this saver only.
           committed_step: Step of the checkpoint that the run resumed from, if
             any.
-          on_commit: Called by the thread with the step of each commit.
+          on_commit: Function that the thread calls with each committed step.
           patience_seconds: Time since the last success after which an outage of
             the store ends the run.
           first_wait_seconds: Wait before the first retry of a save, doubled for
@@ -104,7 +105,7 @@ class AsyncSaver:
 
     @property
     def committed_step(self) -> int | None:
-        """Step of the newest committed checkpoint; None if there is none."""
+        """Step of the newest committed checkpoint, or None."""
         with self._changed:
             return self._committed
 
@@ -117,9 +118,12 @@ class AsyncSaver:
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> None:
-        """Enqueues a checkpoint; the arrays must not change afterwards.
+        """Enqueues a checkpoint, whose arrays must not change afterwards.
 
-        See `CheckpointStore.save` for the arguments and `check` for the errors.
+        The arguments are those of `CheckpointStore.save`.
+
+        Raises:
+          JobError: Saving has ended; see `check`.
         """
         self.check()
         with self._changed:
@@ -129,13 +133,13 @@ class AsyncSaver:
             )
             if self._waiting:
                 logging.warning(
-                    "dropped the pending checkpoint of step %d in favor of"
+                    "Dropped the pending checkpoint of step %d in favor of"
                     " step %d, because the storage is slow",
                     self._waiting[0],
                     step,
                 )
             # The time starts with the first checkpoint that waits for garbage
-            # collection; otherwise each newer one would wait for the full time.
+            # collection. Otherwise each newer one would wait for the full time.
             if not self._running and not self._waiting:
                 self._since = time.monotonic()
             self._waiting = (step, tensors, run)
@@ -145,7 +149,7 @@ class AsyncSaver:
         """Raises the error that ended saving, if any.
 
         Raises:
-          LostRaceError: Another process works on this run.
+          LostRaceError: Another process trains this run.
           StorageError: The storage cannot be written to.
         """
         with self._changed:
@@ -153,13 +157,13 @@ class AsyncSaver:
                 raise self._fatal
 
     def wait(self, seconds: float) -> bool:
-        """Waits; returns whether all saves and garbage collection are done.
+        """Waits and returns whether all saves and garbage collection are done.
 
         Args:
-          seconds: Longest time to wait.
+          seconds: Maximum wait in seconds.
 
         Raises:
-          JobError: See `check`.
+          JobError: Saving has ended; see `check`.
         """
         with self._changed:
             self._changed.wait_for(self._is_idle, seconds)
@@ -171,15 +175,15 @@ class AsyncSaver:
         """Waits until every enqueued checkpoint is committed.
 
         Args:
-          timeout: Limit in seconds, which holds even if an upload hangs. If
-            None, waits until the patience ends, and for garbage collection.
+          timeout: Maximum wait in seconds, even if an upload hangs. If None,
+            the wait ends with the patience and includes garbage collection.
 
         Returns:
-          The newest committed step; None if there is none.
+          Newest committed step. None if no checkpoint was committed.
 
         Raises:
-          LostRaceError: Another process works on this run.
-          StorageError: Not everything was committed; the message has the cause.
+          LostRaceError: Another process trains this run.
+          StorageError: A checkpoint was not committed.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -209,7 +213,8 @@ class AsyncSaver:
         """Returns the newest checkpoint after committing all enqueued ones.
 
         Raises:
-          JobError: See `flush` and `CheckpointStore.restore_newest`.
+          JobError: A checkpoint was not committed or cannot be restored; see
+            `flush` and `CheckpointStore.restore_newest`.
         """
         self.flush()
         found = self._store.restore_newest()
@@ -218,7 +223,7 @@ class AsyncSaver:
         return found
 
     def close(self) -> None:
-        """Ends the thread once it is idle; drops the pending checkpoint."""
+        """Drops the pending checkpoint and ends the thread when it is idle."""
         with self._changed:
             self._closed = True
             self._waiting = None
@@ -228,7 +233,7 @@ class AsyncSaver:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *unused: Any) -> None:
-        # The code that raised a JobError has already waited for the save.
+        # The raiser of a JobError has already waited for the save.
         if kind is None or not issubclass(kind, errors.JobError):
             with contextlib.suppress(errors.JobError):
                 self.wait(_LAST_SECONDS)
@@ -258,7 +263,7 @@ class AsyncSaver:
                 logging.error("Stopped saving checkpoints: %s", error)
                 with self._changed:
                     self._fatal = error
-                    # Must not be committed: another process may be ahead.
+                    # It must not be committed, as another process may be ahead.
                     self._waiting = None
                 return
             finally:
@@ -269,7 +274,7 @@ class AsyncSaver:
             del snapshot  # Frees its memory while this thread waits.
 
     def _tidy(self, step: int) -> None:
-        """Deletes old checkpoints; a flush with a timeout does not wait."""
+        """Deletes old checkpoints, while a flush with a timeout can return."""
         with self._changed:
             self._running = None
             self._tidying = True
@@ -279,11 +284,7 @@ class AsyncSaver:
     def _save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> bool:
-        """Commits a checkpoint, or gives it up for a newer one.
-
-        Returns:
-          Whether it is committed.
-        """
+        """Commits a checkpoint, or returns False if a newer one replaces it."""
         begun = time.monotonic()
         content = self._store.encode(step, tensors, run)
         waits = itertools.count()
@@ -300,7 +301,7 @@ class AsyncSaver:
         self._on_commit(step)
         with self._changed:
             if self._failing_since:
-                logging.info("Saved the checkpoint of step %d.", step)
+                logging.info("Saved the checkpoint of step %d", step)
             self._failing_since = None
             self._last_error = None
             self._committed = step
@@ -311,11 +312,11 @@ class AsyncSaver:
     def _wait(
         self, error: errors.StorageError, seconds: float, flushes: int
     ) -> bool:
-        """Waits for the next try; returns whether to make one.
+        """Waits for the next try and returns whether to make one.
 
         Args:
-          error: Error of the last try; raised if the patience has ended.
-          seconds: Longest time to wait.
+          error: Error of the last try, raised if the patience has ended.
+          seconds: Maximum wait in seconds.
           flushes: Number of flush() calls when the last try began.
         """
         now = time.monotonic()
@@ -331,7 +332,7 @@ class AsyncSaver:
                 else self._first_wait
             )
             seconds = min(seconds, longest)
-            logging.warning("%s; retrying in %.0f s", error, seconds)
+            logging.warning("Retrying in %.0f s: %s", seconds, error)
             self._changed.wait_for(
                 lambda: (
                     self._waiting or self._closed or self._flushes > flushes

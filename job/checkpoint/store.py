@@ -1,18 +1,17 @@
-"""The commit protocol of checkpoints: save and restore.
+"""Store of checkpoints with a commit protocol.
 
     store = CheckpointStore(disk.Disk(folder), keep=2)
     store.save(step, tensors, run)       # committed when it returns
     found = store.restore_newest()       # (header, tensors), or None
 
-A checkpoint is one file, `step-00001234.safetensors`; see `format`. It appears
-complete or not at all, and only if its name is free: this is the commit. A kill
-at any point never damages an older one. Files go through `storage.Storage`.
-Imports no TensorFlow.
+A checkpoint is one file, `step-00001234.safetensors`; see `format`. A commit
+publishes it atomically, and only if its name is free. A kill at any point never
+damages an older checkpoint. Files go through `storage.Storage`. Imports no
+TensorFlow.
 """
 
 import math
 import pathlib
-import posixpath
 import re
 import uuid
 from collections.abc import Mapping, Sequence
@@ -35,19 +34,18 @@ _NAME = re.compile(r"step-([0-9]{8,18})\.safetensors")
 # A damaged checkpoint that was set aside.
 SET_ASIDE = ".damaged-"
 _SET_ASIDE = re.compile(r"step-[0-9]{8,18}\.safetensors\.damaged-.+")
-# A checkpoint of version 0.1.0.
-_DIRECTORY = re.compile(r"step-[0-9]{8,}/.+")
 
-# Timeout of each deletion: a caller that waits for a save waits for it too.
+# Timeout of each deletion, because a caller that waits for a save waits for it
+# too.
 _CALL_SECONDS = 5.0
-# Size of the first range of a file whose header alone is read.
+# Size of the first range of a file if only its header is read.
 _HEADER_RANGE_BYTES = 256 * 2**10
-# How often another process may delete a checkpoint while it is being read.
+# Number of attempts to read, as another process may delete a checkpoint.
 _READS = 5
 
 
 class RetiredError(Exception):
-    """The checkpoint was deleted by the process that owns the run."""
+    """Error for a checkpoint that the owner of the run has deleted."""
 
 
 def file_name(step: int) -> str:
@@ -63,7 +61,7 @@ def superseded(
     Args:
       steps: Committed steps, ascending.
       keep: Number of newest checkpoints to keep.
-      scores: Score of each committed step; the checkpoint with the highest
+      scores: Score of each committed step. The checkpoint with the highest
         score (the newest of equal ones) is kept too. If None, only the newest
         checkpoints are kept.
     """
@@ -74,7 +72,7 @@ def superseded(
 
 
 class CheckpointStore:
-    """The checkpoints of one run."""
+    """Store of the checkpoints of one run."""
 
     def __init__(
         self,
@@ -89,11 +87,11 @@ class CheckpointStore:
           storage: Storage of the checkpoints, or the path of a local folder.
           keep: Number of newest checkpoints to keep, at least 2: the newest one
             may turn out to be unreadable.
-          best_by: Name of a score in `Header.run`; the checkpoint with the
+          best_by: Name of a score in `Header.run`. The checkpoint with the
             highest one is kept too. If "", only the newest are kept.
         """
         if keep < 2:
-            raise ValueError(f"keep is {keep}; it must be at least 2")
+            raise ValueError(f"keep={keep}: must be at least 2")
         if isinstance(storage, pathlib.Path):
             storage = disk.Disk(storage)
         self._storage: Storage = storage
@@ -115,12 +113,12 @@ class CheckpointStore:
     def save(
         self, step: int, tensors: dict[str, np.ndarray], run: dict[str, Any]
     ) -> None:
-        """Saves a checkpoint, durably when this returns.
+        """Saves a checkpoint durably, and deletes older ones.
 
         Args:
           step: Training step of the checkpoint.
           tensors: Tensors by name; see `format.encode`.
-          run: See `format.Header`.
+          run: Resume metadata; see `format.Header`.
 
         Raises:
           LostRaceError: Another process has committed this step or a later one.
@@ -145,14 +143,14 @@ class CheckpointStore:
     ) -> None:
         """Publishes an encoded checkpoint; see `save` and `tidy`.
 
-        May be called again after a failure: a commit of an earlier try whose
+        It can be repeated after a failure, as a commit of an earlier try whose
         answer was lost counts.
 
         Args:
           step: Training step of the checkpoint.
           content: Checkpoint as `encode` returned it.
           timeout: Limit for each of a few calls to the storage, in seconds. If
-            None, the storage's own.
+            None, the storage's own limit.
         """
         try:
             self._commit(step, content, timeout)
@@ -164,7 +162,7 @@ class CheckpointStore:
     def _commit(
         self, step: int, content: Sequence[np.ndarray], timeout: float | None
     ) -> None:
-        # Steps after those of this process are the work of another one.
+        # Another process has committed the steps after those of this one.
         others = [
             found
             for found in self._find(timeout)
@@ -174,8 +172,8 @@ class CheckpointStore:
             self._lose(max(others))
         if step in self._stuck:
             raise errors.UnavailableError(
-                "a damaged file has its name and cannot be set aside. Fix:"
-                " delete that file"
+                "a damaged file of that name cannot be set aside. Fix: delete"
+                " it"
             )
         self._attempted.add(step)
         try:
@@ -186,17 +184,18 @@ class CheckpointStore:
 
     def _lose(self, step: int) -> None:
         raise errors.LostRaceError(
-            f"another process has committed {file_name(step)}, so this one ends"
+            f"{self}/{file_name(step)}: another process has committed this"
+            " step. Fix: wait for its end"
         )
 
     def tidy(self, newest: int) -> None:
         """Deletes checkpoints beyond `keep`.
 
-        Logs errors and raises none: what is left, the next call deletes. If the
-        storage does not answer, the first error ends the call.
+        Logs errors instead of raising them. The next call deletes the remaining
+        files. If the storage does not answer, the first error ends the call.
 
         Args:
-          newest: Step that was committed just now.
+          newest: Step of the latest commit.
         """
         try:
             found = self._find(_CALL_SECONDS)
@@ -210,7 +209,7 @@ class CheckpointStore:
                 self._storage.delete(file_name(step), timeout=_CALL_SECONDS)
                 self._scores.pop(step, None)
         except errors.StorageError as error:
-            logging.warning("old checkpoints cannot be removed: %s", error)
+            logging.warning("Postponed deleting old checkpoints: %s", error)
 
     def _score(self, step: int, entry: Entry) -> float:
         if step not in self._scores:
@@ -224,27 +223,22 @@ class CheckpointStore:
         return self._scores[step]
 
     def committed_steps(self) -> list[int]:
-        """Returns the steps of all checkpoints, ascending; reads no data.
+        """Returns the steps of all checkpoints, ascending, without reading any.
 
         Raises:
-          ResumeError: They are checkpoints of version 0.1.0.
           StorageError: The storage does not answer.
         """
         return [*self._find()]
 
     def newest_header(self) -> Header | None:
-        """Returns the newest readable header; None if there is none.
+        """Returns the newest readable header, or None.
 
         The data of the tensors is not read, and may be damaged.
 
         Raises:
           StorageError: The storage does not answer.
         """
-        try:
-            found = self._find()
-        except errors.ResumeError:  # Of version 0.1.0.
-            return None
-        for entry in reversed(found.values()):
+        for entry in reversed(self._find().values()):
             try:
                 return self._read_header(entry)
             except (RetiredError, InvalidCheckpointError, NewerFormatError):
@@ -256,18 +250,18 @@ class CheckpointStore:
     ) -> tuple[Header, dict[str, np.ndarray]] | None:
         """Reads the newest intact checkpoint.
 
-        A damaged one is set aside by renaming it, with an error in the log;
-        then the one before is tried.
+        A damaged one is set aside by renaming it, with an error in the log.
+        Then the one before is tried.
 
         Args:
           set_aside: Whether to set damaged checkpoints aside. If False, they
             are only skipped, as another process may own the run.
 
         Returns:
-          The header and all tensors; None if no checkpoint was ever committed.
+          Header and all tensors. None if no checkpoint was ever committed.
 
         Raises:
-          StorageError: The storage does not answer; nothing is set aside.
+          StorageError: The storage does not answer. Nothing is set aside.
           ResumeError: All checkpoints are damaged, or another version of the
             job wrote them. The user decides whether to start over.
         """
@@ -277,8 +271,8 @@ class CheckpointStore:
             except RetiredError:
                 continue
         raise errors.UnavailableError(
-            f"{self}: another process replaces its checkpoints faster than they"
-            " can be read"
+            f"{self}: another process replaces the checkpoints faster than they"
+            " can be read. Fix: try again later"
         )
 
     def _restore_newest(
@@ -290,7 +284,7 @@ class CheckpointStore:
             for entry in entries
             if _SET_ASIDE.fullmatch(entry.name)
         ]
-        for step, entry in reversed(self._by_step(entries).items()):
+        for step, entry in reversed(_by_step(entries).items()):
             try:
                 found = self._read(entry)
             except NewerFormatError as error:
@@ -301,7 +295,10 @@ class CheckpointStore:
             except InvalidCheckpointError as error:
                 causes.append(f"{entry.name}: {error}")
                 logging.error(
-                    "Damaged checkpoint %s/%s: %s.", self, entry.name, error
+                    "Found a damaged checkpoint, %s/%s: %s",
+                    self,
+                    entry.name,
+                    error,
                 )
                 if set_aside:
                     self._set_aside(step, entry.name)
@@ -310,7 +307,7 @@ class CheckpointStore:
                 return found
         if causes:
             raise errors.ResumeError(
-                f"{self} has no usable checkpoint ({'; '.join(causes)}). Fix:"
+                f"{self}: no checkpoint is usable ({'; '.join(causes)}). Fix:"
                 " choose another workdir, or remove that folder to start over"
             )
         self._newest = -1
@@ -330,27 +327,14 @@ class CheckpointStore:
 
     def _find(self, timeout: float | None = None) -> dict[int, Entry]:
         """Returns the committed files by step, ascending."""
-        return self._by_step(self._storage.find(_PREFIX, timeout=timeout))
-
-    def _by_step(self, entries: Sequence[Entry]) -> dict[int, Entry]:
-        found = {}
-        for entry in entries:
-            if match := _NAME.fullmatch(entry.name):
-                found[int(match[1])] = entry
-            elif _DIRECTORY.fullmatch(entry.name):
-                raise errors.ResumeError(
-                    f"{self}/{posixpath.dirname(entry.name)}: a checkpoint of"
-                    " version 0.1.0, which this version does not read. Fix:"
-                    " resume with version 0.1.0, or choose another workdir"
-                )
-        return dict(sorted(found.items()))
+        return _by_step(self._storage.find(_PREFIX, timeout=timeout))
 
     def _read(self, entry: Entry) -> tuple[Header, dict[str, np.ndarray]]:
         try:
             return self._read_once(entry)
         except InvalidCheckpointError:
-            # A range of an object has no checksum of its own: it may have been
-            # damaged on its way.
+            # A range of an object has no checksum of its own, and may have been
+            # damaged in transit.
             try:
                 self._storage.verify(entry.name)
             except FileNotFoundError:
@@ -362,7 +346,9 @@ class CheckpointStore:
             with self._storage.open(entry.name) as file:
                 header = format_lib.read_header(file, entry.size)
                 if file_name(header.step) != entry.name:
-                    raise InvalidCheckpointError(f"it is of step {header.step}")
+                    raise InvalidCheckpointError(
+                        f"the header has step {header.step}"
+                    )
                 return header, format_lib.read_tensors(file, header)
         except FileNotFoundError:
             raise RetiredError from None
@@ -377,3 +363,12 @@ class CheckpointStore:
                 return format_lib.read_header(file, entry.size)
         except FileNotFoundError:
             raise RetiredError from None
+
+
+def _by_step(entries: Sequence[Entry]) -> dict[int, Entry]:
+    found = {
+        int(match[1]): entry
+        for entry in entries
+        if (match := _NAME.fullmatch(entry.name))
+    }
+    return dict(sorted(found.items()))

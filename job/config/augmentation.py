@@ -1,4 +1,4 @@
-"""The augment group of a config: its presets and its strengths.
+"""Presets and strengths of the augment group of a config.
 
     augmentation.use_preset(config, explicit={"augment.translate"})
     augmentation.is_enabled({"flip": "none", "translate": 2.0, ...})
@@ -22,7 +22,7 @@ def use_preset(
 
     Args:
       config: Config of a command line, or a variant of it. A saved config
-        holds the fields of its preset already.
+        has the fields of its preset already.
       explicit: Dotted names of the fields that were set on top of the config
         file, for example on the command line. They keep their values.
 
@@ -41,7 +41,7 @@ def use_preset(
 
 
 def is_enabled(augment: Mapping[str, Any]) -> bool:
-    """Returns whether training shows an image in more than one way.
+    """Returns whether any augmentation is enabled.
 
     Args:
       augment: Fields of `config.augment`.

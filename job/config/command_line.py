@@ -1,4 +1,4 @@
-"""Arguments of a command line: their order, and the fix of a wrong name.
+"""Order of a command line's arguments, and fixes for wrong names.
 
     arguments = in_order(sys.argv[1:])
     check_fields(arguments)
@@ -70,7 +70,7 @@ def in_order(arguments: list[str]) -> list[str]:
       arguments: Arguments without the program's name.
 
     Raises:
-      ConfigError: See `find_config`.
+      ConfigError: The config file does not exist; see `find_config`.
     """
     others, fields = [], []
     left = iter(range(len(arguments)))
@@ -79,7 +79,7 @@ def in_order(arguments: list[str]) -> list[str]:
         following = arguments[i + 1 : i + 2]
         if _FIELD.match(argument):
             fields.append(argument)
-            # A value of its own may be a negative number.
+            # A separate value may be a negative number.
             if "=" not in argument and following:
                 if re.match(r"[^-]|-[\d.]", following[0]):
                     fields.append(arguments[next(left)])
@@ -93,10 +93,10 @@ def in_order(arguments: list[str]) -> list[str]:
 
 
 def add_default_config(argv: list[str]) -> None:
-    """Adds a config if fields of the data are given with --keras_model alone.
+    """Adds a config if fields are given with --keras_model but without one.
 
     Args:
-      argv: Program name and arguments; it is changed in place.
+      argv: Program name and arguments, changed in place.
     """
     names = {a.lstrip("-").partition("=")[0] for a in argv}
     if "keras_model" in names and "config" not in names:
@@ -114,7 +114,7 @@ def check_fields(arguments: list[str]) -> None:
 
 
 def find(flag: str, arguments: list[str]) -> str:
-    """Returns the argument that sets a flag; without one, the flag."""
+    """Returns the argument that sets a flag, or the flag if none does."""
     for argument in arguments:
         if argument.lstrip("-").partition("=")[0] == flag:
             return argument
@@ -146,17 +146,17 @@ def unknown(
     else:
         field = nearest_field(name)
     if name in modes:
-        fix = f"--mode={name}"
+        fix = f"use --mode={name}"
     elif name == "resume":
         fix = "leave it out; the same command resumes a run"
     elif flags and name in _FLAG_ALIASES:
-        fix = f"--{_FLAG_ALIASES[name]}={value}"
+        fix = f"use --{_FLAG_ALIASES[name]}={value}"
     elif similar:
-        fix = f"--{similar[0]}={value}"
+        fix = f"use --{similar[0]}={value}"
     elif flags and (_CONFIGS / f"{file.removesuffix('.py')}.py").is_file():
-        fix = f"--config={name}"
+        fix = f"use --config={name}"
     elif field:
-        fix = f"--config.{field}={value}"
+        fix = f"use --config.{field}={value}"
     else:
         fix = "see --help for the flags, --mode=config for the fields"
     return errors.ConfigError(f"{argument}: {problem}. Fix: {fix}")
@@ -192,7 +192,7 @@ def nearest_field(name: str) -> str:
 
 
 def find_config(value: str) -> str:
-    """Returns the file of a value of --config.
+    """Returns the config file that a value of --config names.
 
     Args:
       value: FILE[:VARIANT]. A name without a folder or without .py is looked up
@@ -220,11 +220,11 @@ def find_config(value: str) -> str:
         return f"{found}{colon}{variant}"
     similar = difflib.get_close_matches(name, known, n=1)
     names = f"NAME, one of {', '.join(known)}"
-    fix = f"--config={similar[0] if similar else names}"
-    problem = (
-        "not a regular file" if os.path.exists(path) else "no such config file"
+    fix = f"use --config={similar[0] if similar else names}"
+    problem = "is not a regular file" if os.path.exists(path) else "is missing"
+    raise errors.ConfigError(
+        f"--config={value}: the file {problem}. Fix: {fix}"
     )
-    raise errors.ConfigError(f"--config={value}: {problem}. Fix: {fix}")
 
 
 def _fields() -> list[str]:

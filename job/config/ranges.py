@@ -139,7 +139,7 @@ RANGES: dict[str, Range] = {
         "empty or one of " + ", ".join(augment_presets.NAMES),
     ),
     "augment.flip": _one_of("none", "random", "alternating"),
-    # A reflection is as long as the image at most.
+    # A reflection is at most as long as the image.
     "augment.translate": _whole_number(31),
     "augment.fill": _one_of("reflect", "nearest", "zero"),
     "augment.rotation_degrees": _between(0, 180),
@@ -179,7 +179,7 @@ RANGES: dict[str, Range] = {
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Checks that every field is present and every value can be trained with.
+    """Checks that every field is present and every value is valid.
 
     Rules that depend on the devices (replicas) are in `check_replicas`.
 
@@ -198,24 +198,26 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise error(
             "data.dir",
             fields["data.dir"],
-            "empty with data.source=synthetic. Fix: --config=stem32:8ep trains"
-            " on the images of a folder",
+            "empty with data.source=synthetic. Fix: use --config=stem32:8ep to"
+            " train on the images of a folder",
         )
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
-    _check_devices(fields)
+    check_devices(fields)
 
 
 def _check_values(
     fields: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> None:
-    """Checks each field by itself: its name, its type and its range."""
+    """Checks the name, type and range of each field."""
     for name in sorted(defaults.keys() - fields.keys()):
         raise errors.ConfigError(
-            f"config.{name} is missing. Fix: start from configs/default.py"
+            f"--config: the field {name} is missing. Fix: start with"
+            " configs/default.py"
         )
     for name in sorted(fields.keys() - defaults.keys()):
         raise errors.ConfigError(
-            f"config.{name}: unknown field. Fix: a field of configs/default.py"
+            f"--config.{name}: unknown field. Fix: use one of"
+            " configs/default.py"
         )
     for name, value in fields.items():
         kind = type(defaults[name])
@@ -248,7 +250,7 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
         raise error(
             "model.head_pooling",
             "flatten",
-            "avg with model.progressive_sizes: the head must fit every size",
+            "avg with model.progressive_sizes, so that the head fits all sizes",
         )
 
 
@@ -272,7 +274,7 @@ def _check_transfer(fields: Mapping[str, Any]) -> None:
                 "model.weights",
                 "",
                 "imagenet or a file if transfer.unfreeze_epochs freezes a"
-                " block: its random filters would stay random",
+                " block, because random filters would stay random",
             )
         return
     layout = {
@@ -287,23 +289,31 @@ def _check_transfer(fields: Mapping[str, Any]) -> None:
             )
 
 
-def _check_devices(fields: Mapping[str, Any]) -> None:
+def check_devices(fields: Mapping[str, Any], *, required_gpus: int = 0) -> None:
+    """Checks the fields of devices against each other.
+
+    Args:
+      fields: Flattened config.
+      required_gpus: GPUs that the environment requires, whatever the config
+        requires.
+
+    Raises:
+      ConfigError: Two fields exclude each other; the message names them.
+    """
     if fields["distribute.sync_batch_norm"] and fields["jit_compile"] == "on":
         # XLA works with one replica, which has no statistics to synchronize.
         raise error(
             "jit_compile",
             "on",
-            "auto or off with distribute.sync_batch_norm: XLA cannot compile a"
-            " sum over replicas",
+            "auto or off with distribute.sync_batch_norm, because XLA cannot"
+            " compile a sum over replicas",
         )
-    if (
-        fields["distribute.require_gpus"]
-        and fields["distribute.logical_devices"]
-    ):
+    required = fields["distribute.require_gpus"] or required_gpus
+    if required and fields["distribute.logical_devices"]:
         raise error(
             "distribute.logical_devices",
             fields["distribute.logical_devices"],
-            "0 with distribute.require_gpus: it splits a CPU",
+            "0 with distribute.require_gpus, because it splits a CPU",
         )
 
 
@@ -318,7 +328,7 @@ def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
 
     Raises:
       ConfigError: A replica would get a fraction of an image, or an odd number
-        of images where they are mixed in pairs.
+        of images that are mixed in pairs.
     """
     batch = fields["global_batch_size"]
     if batch % num_replicas:
@@ -335,8 +345,8 @@ def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
                 "global_batch_size",
                 batch,
                 f"a multiple of {pairs}, such as {batch + num_replicas}, with"
-                f" config.{name}={fields[name]}: each replica mixes pairs of"
-                " images",
+                f" config.{name}={fields[name]}, because each replica mixes"
+                " pairs of images",
             )
 
 

@@ -1,4 +1,4 @@
-"""The fields that may change when a run is resumed, and those that must not.
+"""Config fields that may change on resume, and those that must not.
 
     resume.fingerprint(fields)             # hash of the fields that must not
     resume.differences(saved, fields)      # descriptions of those that differ
@@ -14,12 +14,13 @@ from typing import Any
 from configs import default
 from job.config import serialization
 
-# These fields change when something is written, where the images come from
-# (their contents are compared by checksum) or which devices compute, but not
-# what is computed. A name that ends with a dot is a group of fields.
-# checkpoint.on_nonfinite is among them although a rollback changes the result:
-# a run that stopped with exit code 5 may be resumed with it. Without non-finite
-# numbers both policies give the same result, and result.json counts rollbacks.
+# These fields change the times of writing, the source of the images (whose
+# contents are compared by checksum) or the devices, but not the results. A name
+# that ends with a dot is a group of fields.
+# checkpoint.on_nonfinite is among them although a rollback changes the result,
+# as a run that stopped with exit code 5 may be resumed with it. Without
+# non-finite numbers both policies give the same result, and result.json counts
+# rollbacks.
 CHANGEABLE_ON_RESUME = (
     "epochs",
     "steps",

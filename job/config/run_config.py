@@ -1,4 +1,4 @@
-"""The config of an existing run, as its workdir holds it.
+"""Config of an existing run, read from its workdir.
 
     config = run_config.load(workdir)          # fit for this version of the job
     fields = run_config.read_fields(workdir)   # perhaps of another version
@@ -9,7 +9,6 @@ Imports no TensorFlow.
 """
 
 import contextlib
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -27,34 +26,26 @@ from job.storage.workdir import CONFIG, Workdir
 _PUBLISH_SECONDS = 2.0
 
 
-def load(workdir: pathlib.Path, name: str = "") -> ml_collections.ConfigDict:
+def load(workdir: Workdir) -> ml_collections.ConfigDict:
     """Reads and checks the config of the run in `workdir`.
-
-    Args:
-      workdir: Local directory of the run.
-      name: Name of the workdir in error messages. Defaults to its path.
 
     Raises:
       ConfigError: The file is absent or damaged, or a value is out of range.
     """
-    config = serialization.from_json(_read(workdir, name))
+    config = serialization.from_json(_read(workdir))
     ranges.check(config)
     return config
 
 
-def read_fields(workdir: pathlib.Path, name: str = "") -> serialization.Fields:
-    """Returns the flattened config of a run, also of another version's run.
+def read_fields(workdir: Workdir) -> serialization.Fields:
+    """Returns the flattened config of a run of any version of the job.
 
     The known fields have the types of configs/default.py.
-
-    Args:
-      workdir: Local directory of the run.
-      name: Name of the workdir in error messages. Defaults to its path.
 
     Raises:
       ConfigError: The file is absent or damaged.
     """
-    return serialization.flatten(_read(workdir, name))
+    return serialization.flatten(_read(workdir))
 
 
 @contextlib.contextmanager
@@ -71,12 +62,13 @@ def claimed(
     Args:
       workdir: Open workdir of the run.
       config: Config of this attempt.
-      has_saved: Returns whether this attempt has committed a checkpoint.
+      has_saved: Function that returns whether this attempt has committed a
+        checkpoint.
 
     Raises:
-      LostRaceError: Another process works on the same run.
-      ResumeError: The workdir holds a run of another config.
-      ConfigError: The config in it is damaged.
+      LostRaceError: Another process trains the same run.
+      ResumeError: The workdir contains a run of another config.
+      ConfigError: The config in the workdir is damaged.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -105,7 +97,7 @@ def claimed(
 
 
 def _publish(workdir: Workdir, config: ml_collections.ConfigDict) -> bool:
-    """Creates config.json; returns whether there was none."""
+    """Creates config.json and returns True, or returns False if it exists."""
     path = workdir.local / CONFIG
     if path.exists():
         return False
@@ -123,22 +115,22 @@ def _publish(workdir: Workdir, config: ml_collections.ConfigDict) -> bool:
 def _compare(workdir: Workdir, config: ml_collections.ConfigDict) -> None:
     """Raises ResumeError if the run in a workdir has another config."""
     changed = resume.differences(
-        read_fields(workdir.local, str(workdir)), serialization.flatten(config)
+        read_fields(workdir), serialization.flatten(config)
     )
     if changed:
         raise errors.ResumeError(
-            f"--workdir={workdir}: contains a run of another config"
+            f"--workdir={workdir}: the workdir contains a run of another config"
             f" ({'; '.join(changed)}). Fix: choose another workdir, undo the"
             f" change, or delete {workdir.file(CONFIG)} if the run has no"
             " checkpoint"
         )
 
 
-def _read(workdir: pathlib.Path, name: str) -> dict[str, Any]:
-    where = f"--workdir={name or workdir}"
+def _read(workdir: Workdir) -> dict[str, Any]:
+    where = f"--workdir={workdir}"
     kind = _kind(serialization.to_json(default.get_config()))
     try:
-        saved = reader.read_json(workdir / CONFIG, kind, CONFIG)
+        saved = reader.read_json(workdir.local / CONFIG, kind, CONFIG)
         if saved is None:
             raise errors.ConfigError(
                 f"{where}: no {CONFIG} found. Fix: choose a run's workdir"
@@ -168,7 +160,7 @@ def _kind(defaults: dict[str, Any]) -> dict[str, reader.Kind]:
 
 
 def _check_names(nested: dict[str, Any]) -> None:
-    """Refuses names that are none of fields: ConfigDict raises many errors."""
+    """Raises DamagedError for a name that ConfigDict does not accept."""
     for name, value in nested.items():
         if not name.isidentifier() or name.startswith("_"):
             raise reader.DamagedError(f"{CONFIG}: {name[:40]!a} is not a field")

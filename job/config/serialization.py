@@ -15,7 +15,7 @@ import ml_collections
 
 from configs import default
 
-# Stands for infinity in a flattened config and in config.json, as JSON has no
+# Text for infinity in a flattened config and in config.json, as JSON has no
 # infinite numbers.
 INFINITE = "inf"
 
@@ -25,12 +25,12 @@ Fields = dict[str, Any]
 def flatten(config: Mapping[str, Any], prefix: str = "") -> Fields:
     """Returns {dotted name: value} of every field, in the config's order.
 
-    All values are JSON values: a tuple becomes a list, infinity `INFINITE`.
+    All values are JSON values. A tuple becomes a list, infinity `INFINITE`.
 
     Args:
       config: Config or group of a config.
-      prefix: Dotted name of the group, with a dot at its end. Defaults to the
-        whole config.
+      prefix: Dotted name of the group, with a dot at its end. Empty for the
+        complete config.
     """
     flat: Fields = {}
     for name, value in config.items():
@@ -68,10 +68,10 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def from_json(nested: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns the config that `to_json` converted; its values are unchecked.
+    """Returns the config that `to_json` converted, with unchecked values.
 
-    A field that was added to the job after the config was saved gets its
-    default, which leaves the results of a run as they were.
+    A field that is newer than the saved config gets its default, which does not
+    change the results of a run.
 
     Args:
       nested: Nested dicts of JSON values.

@@ -1,1 +1,1 @@
-"""Sources of images, and the order in which steps see them."""
+"""Sources of images, and their order in training."""

@@ -1,6 +1,6 @@
 """Files of one version of CIFAR-10, from their folder or their .tar.gz.
 
-The archive is never extracted: its checksum is verified, then members of known
+The archive is never extracted. Its checksum is verified, then members of known
 names and sizes are read into memory.
 
     found = find(version, path)               # folder or archive at a path
@@ -25,7 +25,7 @@ _MAX_ARCHIVE_BYTES = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Version:
-    """One of the versions in which CIFAR-10 is published.
+    """Published version of CIFAR-10.
 
     Attributes:
       folder: Name of the folder in the archive.
@@ -56,8 +56,8 @@ def find(version: Version, path: pathlib.Path) -> pathlib.Path | None:
 
     Args:
       version: Version to look for.
-      path: The folder itself, its parent, the archive, or the archive's folder.
-        Every file counts as an archive: `read` raises if it is not one.
+      path: Path of the folder, of its parent, of the archive or of its folder.
+        Any file counts as an archive, for which `read` may raise DataError.
     """
     if path.is_file():
         return path
@@ -81,7 +81,7 @@ def read(
       path: Folder or archive that `find` returned.
       archive_sha256: Checksum of the archive, hexadecimal. If "", that of the
         official archive.
-      poll: Called between two files; its exceptions end the function.
+      poll: Function called between two files. Its exceptions propagate.
 
     Returns:
       Contents by file name.
@@ -116,10 +116,10 @@ def _read_folder(
         content = reader.read_bytes(path, max_bytes=2 * version.most_bytes)
         if content is None:
             raise errors.DataError(
-                f"{path} is missing. Fix: one folder with"
-                f" {', '.join(version.files)}"
+                f"{path}: the file is missing. Fix: put all files into one"
+                f" folder, {', '.join(version.files)}"
             )
-        _check_size(version, path, len(content))
+        _check_size(version, f"{path}: the file", len(content))
         contents[name] = content
     return contents
 
@@ -134,17 +134,17 @@ def _read_archive(
         size = os.fstat(file.fileno()).st_size
         if size > _MAX_ARCHIVE_BYTES:
             raise errors.DataError(
-                f"{path} has {size:,} bytes. Fix: download {version.archive}"
-                " again"
+                f"{path}: {size:,} bytes are too many. Fix: download"
+                f" {version.archive} again"
             )
         start = file.read(512)
         file.seek(0)
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256.lower():
         raise errors.DataError(
-            f"{path}: {_describe(start)}sha256 is {found}, not"
-            f" {sha256.lower()}. Fix: download {version.archive} again; for an"
-            f" archive of your own, --config.data.archive_sha256={found}"
+            f"{path}: {_describe(start)} sha256 is {found}, not"
+            f" {sha256.lower()}. Fix: download {version.archive} again, or set"
+            f" --config.data.archive_sha256={found} for your own archive"
         )
     contents: dict[str, bytes] = {}
     try:
@@ -156,36 +156,43 @@ def _read_archive(
                     continue
                 if not member.isreg() or name in contents:
                     raise errors.DataError(
-                        f"{path}: member {member.name} is not one plain file"
+                        f"{path}: the member {member.name} is not a single"
+                        f" regular file. Fix: download {version.archive} again"
                     )
                 _check_size(
-                    version, f"{path}: member {member.name}", member.size
+                    version, f"{path}: the member {member.name}", member.size
                 )
                 content = tar.extractfile(member)
                 assert content is not None  # A regular file has contents.
                 contents[name] = content.read(version.most_bytes)
     except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise errors.DataError(f"{path}: not a .tar.gz ({error})") from None
+        raise errors.DataError(
+            f"{path}: the file is not a .tar.gz ({error}). Fix: download"
+            f" {version.archive} again"
+        ) from None
     for name in version.files:
         if name not in contents:
-            raise errors.DataError(f"{path}: {name} is missing in the archive")
+            raise errors.DataError(
+                f"{path}: the archive lacks {name}. Fix: download"
+                f" {version.archive} again"
+            )
     return contents
 
 
 def _describe(start: bytes) -> str:
     if start[:2] == b"\x1f\x8b":
-        return ""
+        return "the"
     if b"<html" in start.lower() or b"<!doctype" in start.lower():
-        return "this is a web page, not an archive: "
-    return "this is not a gzip file: "
+        return "the file is a web page, and its"
+    return "the file is not a gzip file, and its"
 
 
-def _check_size(version: Version, subject: object, size: int) -> None:
+def _check_size(version: Version, subject: str, size: int) -> None:
     if not version.least_bytes <= size <= version.most_bytes:
         expected = f"{version.least_bytes:,}"
         if version.most_bytes > version.least_bytes:
             expected += f" to {version.most_bytes:,}"
         raise errors.DataError(
-            f"{subject} has {size:,} bytes, not {expected}: it is incomplete"
-            f" or another file. Fix: download {version.archive} again"
+            f"{subject} has {size:,} bytes, not {expected}. Fix: download"
+            f" {version.archive} again"
         )

@@ -1,7 +1,8 @@
 """CIFAR-10's official binary version, as a folder or as its .tar.gz.
 
-Six files of 10,000 records each; a record is one byte of label, then 1,024
-bytes each of red, green and blue (https://www.cs.toronto.edu/~kriz/cifar.html).
+It has six files of 10,000 records each. A record has one byte of label, then
+1,024 bytes each of red, green and blue; see
+https://www.cs.toronto.edu/~kriz/cifar.html.
 
     found = archive.find(binary.VERSION, path)
     read(found, archive_sha256="")   # Dataset
@@ -42,7 +43,7 @@ def read(
       path: Folder or archive that `archive.find` returned.
       archive_sha256: Checksum of the archive, hexadecimal. If "", that of the
         official archive.
-      poll: Called between two files; its exceptions end the function.
+      poll: Function called between two files. Its exceptions propagate.
 
     Returns:
       50,000 training images and 10,000 test images, in the files' order.
@@ -82,8 +83,8 @@ def decode(
         if records[:, 0].max() >= num_classes:
             bad = int(np.argmax(records[:, 0] >= num_classes))
             raise errors.DataError(
-                f"{path}: {name}, record {bad}: label {records[bad, 0]};"
-                f" CIFAR-10 has labels 0 to {num_classes - 1}"
+                f"{path}: record {bad} of {name} has label {records[bad, 0]},"
+                f" not 0 to {num_classes - 1}. Fix: download the data set again"
             )
         if records[:, 0].min() == records[:, 0].max():
             raise errors.DataError(

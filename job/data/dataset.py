@@ -10,6 +10,9 @@ import google_crc32c
 import numpy as np
 
 IMAGE_SIZE = 32
+# Statistics of CIFAR-10's training images, red, green and blue, 0 to 255.
+PIXEL_MEAN = (125.307, 122.950, 113.865)
+PIXEL_STD = (62.993, 62.089, 66.705)
 # CIFAR-10's classes, as its file formats number them. Other code takes the
 # classes from `Dataset.class_names`.
 CLASS_NAMES = (
@@ -28,11 +31,11 @@ CLASS_NAMES = (
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Labelled images.
+    """Labeled images.
 
     Attributes:
-      images: uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
-      labels: int32 [n], 0 to the number of classes - 1.
+      images: Images, uint8 [n, 32, 32, 3], RGB, 0 to 255, C-contiguous.
+      labels: Labels, int32 [n], 0 to the number of classes - 1.
     """
 
     images: np.ndarray
@@ -48,12 +51,12 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """Data set in memory.
 
     Attributes:
       train: Training split.
-      test: Evaluated split: the test images, or held-out training images.
-      source: tfds, binary, python or synthetic.
+      test: Evaluated split, the test images or held-out training images.
+      source: Name of the source, tfds, binary, python or synthetic.
       class_names: Names of the classes, in the order of the labels.
     """
 
@@ -70,8 +73,8 @@ class Dataset:
     def checksum(self) -> str:
         """Returns the crc32c, 8 hexadecimal digits, of the training split.
 
-        Two runs on equal training images and labels, in equal order, have
-        equal checksums, whichever source the images came from.
+        Equal images and labels in equal order have equal checksums, from any
+        source.
         """
         crc = 0
         for start in range(0, len(self.train), 10_000):
@@ -86,7 +89,7 @@ def limit(split: Split, images: int) -> Split:
 
     Args:
       split: Images to choose from.
-      images: Number of images. If 0 or larger than the split, all.
+      images: Number of images. If 0 or above the split's size, all are kept.
     """
     if not 0 < images < len(split):
         return split
@@ -95,11 +98,11 @@ def limit(split: Split, images: int) -> Split:
 
 
 def hold_out(dataset: Dataset, fraction: float) -> Dataset:
-    """Returns a data set that is evaluated on held-out training images.
+    """Returns a data set whose test split is held-out training images.
 
-    For tuning: settings that were chosen by the test images report an accuracy
-    that is too high. The held-out images are the same for every seed, so that
-    runs can be compared.
+    Tuning needs it, because settings that were chosen by the test images report
+    too high an accuracy. The held-out images are the same for every seed, so
+    that runs can be compared.
 
     Args:
       dataset: Data set as it was loaded.

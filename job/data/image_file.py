@@ -26,11 +26,11 @@ from job.storage import files, reader
 if TYPE_CHECKING:  # The import takes half a second.
     from job.storage.gcs import Bucket
 
-# Other formats are refused before a byte of them is decoded.
+# Other formats are refused before they are decoded.
 _FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# A larger file is given by mistake.
+# Size limit in bytes. A larger file is given by mistake.
 _MOST_BYTES = 2**28
 
 # Pillow's modes for 16-bit grayscale, by byte order.
@@ -39,11 +39,12 @@ _DEEP_GREY = ("I", "I;16", "I;16B", "I;16L")
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """An image file.
+    """Image file.
 
     Attributes:
       name: Path or gs:// URL.
-      read: Returns the content; raises DataError or StorageError.
+      read: Function that returns the content or raises DataError or
+        StorageError.
     """
 
     name: str
@@ -51,7 +52,7 @@ class Input:
 
 
 def find(names: Sequence[str]) -> list[Input]:
-    """Returns image files by path; those of a folder sorted by name.
+    """Returns the image files at some paths, sorted by name per folder.
 
     Args:
       names: Files, folders (searched recursively) and gs:// URLs of either.
@@ -75,15 +76,19 @@ def _find_local(name: str) -> list[Input]:
             _check_any(name, len(chosen), len(inside))
             return [_local(p) for p in chosen]
         if not path.exists():
-            raise errors.DataError(f"--input={name}: the path does not exist")
+            raise errors.DataError(
+                f"--input={name}: the path does not exist. Fix: correct it"
+            )
     return [_local(path)]
 
 
 def _local(path: pathlib.Path) -> Input:
     def read() -> bytes:
-        content = reader.read_bytes(path, max_bytes=_MOST_BYTES, name="it")
+        content = reader.read_bytes(
+            path, max_bytes=_MOST_BYTES, name="the file"
+        )
         if content is None:
-            raise errors.DataError("it does not exist")
+            raise errors.DataError("the file does not exist")
         return content
 
     return Input(str(path), read)
@@ -110,7 +115,7 @@ def _find_remote(url: str) -> list[Input]:
             if entry.name == name:
                 return [_remote(bucket, name, entry.size)]
     raise errors.DataError(
-        f"--input={url}: the object or folder does not exist"
+        f"--input={url}: the object or folder does not exist. Fix: correct it"
     )
 
 
@@ -137,14 +142,14 @@ def _check_size(size: int) -> None:
 def _check_any(name: str, chosen: int, inside: int) -> None:
     if not chosen:
         raise errors.DataError(
-            f"--input={name}: none of the {inside} files in it ends with"
-            f" {', '.join(SUFFIXES)}"
+            f"--input={name}: none of {inside} files is an image. Fix: choose a"
+            f" folder of {', '.join(SUFFIXES)} files"
         )
     if chosen < inside:
         logging.info(
-            "%s: skipped %d files without an image extension",
-            name,
+            "Skipped %d files without an image extension in %s",
             inside - chosen,
+            name,
         )
 
 
@@ -153,14 +158,14 @@ def decode(content: bytes) -> np.ndarray:
 
     An image of that size is not changed. Others are scaled by Pillow's bicubic
     filter, which is antialiased. Grayscale becomes RGB, 16 bits become 8,
-    transparent pixels become white, and a camera's rotation is undone. Of an
-    animation it is the first frame.
+    transparent pixels become white, and a camera's rotation is undone. An
+    animation is reduced to its first frame.
 
     Args:
       content: Bytes of a PNG or JPEG file.
 
     Returns:
-      uint8 [32, 32, 3], RGB, 0 to 255.
+      Image, uint8 [32, 32, 3], RGB, 0 to 255.
 
     Raises:
       DataError: The content is not a PNG or JPEG image, is damaged, or has more
@@ -174,20 +179,20 @@ def decode(content: bytes) -> np.ndarray:
                 # Resizing in a palette or grayscale mode would lose colors.
                 image = _to_rgb(ImageOps.exif_transpose(opened))
     except UnidentifiedImageError:
-        raise errors.DataError("it is not a PNG or JPEG image") from None
+        raise errors.DataError("the file is not a PNG or JPEG image") from None
     except (
         Image.DecompressionBombError,
         Image.DecompressionBombWarning,
     ):
         raise errors.DataError(
-            f"it has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels"
+            f"the image has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels"
         ) from None
     except MemoryError:
-        raise errors.DataError("it does not fit into memory") from None
+        raise errors.DataError("the image does not fit into memory") from None
     except Exception as error:
         # Decoders raise exceptions of many types for damaged bytes.
         raise errors.DataError(
-            f"it is damaged ({type(error).__name__}: {error})"
+            f"the image is damaged ({type(error).__name__}: {error})"
         ) from None
     return np.asarray(_to_square(image), np.uint8)
 
@@ -210,6 +215,7 @@ def _to_square(image: Image.Image) -> Image.Image:
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    # Cropped first: the filter would read pixels outside of a box.
+    # The image is cropped first, because the filter would read pixels outside
+    # of a box.
     square = image.crop((left, top, left + side, top + side))
     return square.resize(size, Image.Resampling.BICUBIC)

@@ -1,17 +1,17 @@
-"""The images of each step: a pure function of (seed, step).
+"""Images of each step, a pure function of (seed, step).
 
-An epoch's order is a stateless permutation, so no iterator has to be saved: a
+An epoch's order is a stateless permutation, so no iterator has to be saved. A
 run that resumes at step s gets the batches from s on. Epochs follow one another
-without a gap: position p of the run is image `order(p // n)[p % n]`. So each
-image is seen exactly once per epoch, even if the batch size does not divide n.
+without a gap, as position p of the run is image `order(p // n)[p % n]`. So each
+image is used exactly once per epoch, even if the batch size does not divide n.
 
     batches = train_batches(split, seed=0, global_batch_size=512, first_step=0)
     batches = eval_batches(split, global_batch_size=1000)
 
-Both yield one element per replica and step, in the order of the replicas: with
+Both yield one element per replica and step, in the order of the replicas. With
 R replicas, elements s * R to s * R + R - 1 are step s. `tf.distribute` assigns
 them in this way, and plain iteration with `num_replicas=1` yields global
-batches. One of several workers creates the elements of its own replicas only.
+batches. A worker creates the elements of its own replicas only.
 
     iterator = distribute(strategy, lambda own: train_batches(...))
 """
@@ -26,7 +26,7 @@ from job.data.dataset import Split
 from job.supervision import tensorflow_workarounds
 
 _SHUFFLE_ROUNDS = 12
-# Threads that gather images: two gather a million images per second.
+# Threads that gather images. Two gather a million images per second.
 _THREADS = min(8, os.cpu_count() or 1)
 
 
@@ -34,10 +34,10 @@ class TrainBatch(NamedTuple):
     """One replica's part of a training step, b images.
 
     Attributes:
-      image: uint8 [b, 32, 32, 3], 0 to 255.
-      label: int32 [b], 0 to the number of classes - 1.
-      index: int32 [b], index of the image in the training split.
-      epoch: int32 [b], number of times the run has seen the image before.
+      image: Images, uint8 [b, 32, 32, 3], 0 to 255.
+      label: Labels, int32 [b], 0 to the number of classes - 1.
+      index: Indices of the images in the training split, int32 [b].
+      epoch: Numbers of earlier uses of the images in the run, int32 [b].
     """
 
     image: tf.Tensor
@@ -50,9 +50,10 @@ class EvalBatch(NamedTuple):
     """One replica's part of an evaluation step, b images.
 
     Attributes:
-      image: uint8 [b, 32, 32, 3], 0 to 255.
-      label: int32 [b], 0 to the number of classes - 1.
-      mask: float32 [b], 1.0, and 0.0 for images that pad the last batch.
+      image: Images, uint8 [b, 32, 32, 3], 0 to 255.
+      label: Labels, int32 [b], 0 to the number of classes - 1.
+      mask: Weights of the images, float32 [b], 1.0, or 0.0 for images that pad
+        the last batch.
     """
 
     image: tf.Tensor
@@ -63,15 +64,15 @@ class EvalBatch(NamedTuple):
 def train_indices(
     positions: tf.Tensor, *, num_images: int, seed: int
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the images at positions of the run.
+    """Returns the image indices at positions of the run.
 
     Args:
-      positions: int64 [b], ascending positions in the run, from 0.
+      positions: Ascending positions in the run, int64 [b], from 0.
       num_images: Number of images in the training split, n.
       seed: Seed of the order.
 
     Returns:
-      int32 [b] index of the image, 0 to n - 1, and int32 [b] epoch.
+      Index of each image, int32 [b], 0 to n - 1, and its epoch, int32 [b].
     """
     epoch = positions // num_images
     within = positions % num_images
@@ -80,9 +81,9 @@ def train_indices(
         same = tf.zeros_like(epochs)
         seeds = tf.stack([same + seed, epochs, same], axis=-1)
         # tf.random.experimental.index_shuffle is this op with 4 rounds, which
-        # are too few: two images of a batch share a batch of another epoch 17
-        # times as often as by chance (n 50,000, batch 256); from 6 rounds on
-        # as often as by chance. tests/unit/data/test_pipeline.py counts it.
+        # are too few. Two images of a batch then share a batch of another epoch
+        # 17 times as often as by chance (n 50,000, batch 256), but from 6
+        # rounds on as often. tests/unit/data/test_pipeline.py counts it.
         return tf.raw_ops.RandomIndexShuffle(
             index=within,
             seed=tf.cast(seeds, tf.int32),
@@ -125,8 +126,8 @@ def train_batches(
         images = tf.constant(split.images)
         labels = tf.constant(split.labels)
 
-    # AutoGraph has nothing to convert here, is slow to find that out, and
-    # leaves a temporary file per function if the process ends abruptly.
+    # AutoGraph has nothing to convert here. It takes time, and leaves a
+    # temporary file per function if the process ends abruptly.
     @tf.autograph.experimental.do_not_convert
     def gather(number: tf.Tensor) -> TrainBatch:
         positions = _positions(number, size, num_replicas, own)
@@ -161,7 +162,7 @@ def eval_batches(
       own_replicas: Replicas to create elements for. If None, all.
 
     Returns:
-      Endless elements of equal shape; every `eval_steps(...)` steps are one
+      Endless elements of equal shape. `eval_steps(...)` steps are one
       evaluation.
     """
     size = global_batch_size // num_replicas
@@ -181,17 +182,17 @@ def eval_batches(
         )
 
     elements = tf.data.Dataset.range(steps * len(own))
-    # Endless, because tf.distribute handles the end of a data set with
-    # optionals, which are slow; the caller knows the number of steps.
+    # The data set is endless, because tf.distribute handles its end with
+    # optionals, which are slow. The caller has the number of steps.
     return untuned(elements.map(gather).repeat().prefetch(len(own)))
 
 
 def untuned(batches: tf.data.Dataset) -> tf.data.Dataset:
     """Returns a data set without tf.data's autotuning, which has no use here.
 
-    The tuning thread may miss its end: TensorFlow 2.21 wakes it before setting
-    the flag that it checks. Deleting an iterator then waits for up to a minute,
-    holding Python's global lock.
+    The tuning thread may miss its end, because TensorFlow 2.21 wakes it before
+    setting the flag that it checks. Deleting an iterator then waits for up to a
+    minute, holding Python's global lock.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -205,7 +206,7 @@ def distribute(
     """Returns an iterator over per-replica batches, on the replicas' devices.
 
     Args:
-      strategy: Strategy that steps run under.
+      strategy: Strategy whose replicas run the steps.
       create: Function of a worker's own replicas that returns its batches, one
         element per replica and step.
     """
@@ -213,8 +214,8 @@ def distribute(
         lambda context: create(own_replicas_of(context))
     )
     # TensorFlow's own prefetching data set of each device would be tuned too.
-    # (The operation that sets options has a kernel for GPUs, as those of that
-    # data set have.)
+    # The operation that sets options has a kernel for GPUs, as those of that
+    # data set have.
     with tensorflow_workarounds.map_device_datasets(untuned):
         return iter(batches)
 
@@ -230,11 +231,11 @@ def _positions(
     number: tf.Tensor, size: int, num_replicas: int, own: range
 ) -> tf.Tensor:
     """Returns the run's positions in a worker's n-th element, int64 [size]."""
-    step, place = number // len(own), number % len(own)
-    element = step * num_replicas + own.start + place
+    step, index = number // len(own), number % len(own)
+    element = step * num_replicas + own.start + index
     return element * size + tf.range(size, dtype=tf.int64)
 
 
 def eval_steps(num_images: int, global_batch_size: int) -> int:
-    """Returns the number of steps per evaluation; the last one is padded."""
+    """Returns the number of steps per evaluation, the last one padded."""
     return -(-num_images // global_batch_size)

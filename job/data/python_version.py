@@ -1,9 +1,9 @@
 """CIFAR-10's Python version, as a folder or as its .tar.gz.
 
-Six pickled dicts, written by Python 2 with protocol 2. A pickle is a program
-that may call any function. So only the instructions of the original files are
-accepted, and the names of NumPy in them become plain records of data: nothing
-of the file is executed.
+It has six pickled dicts, written by Python 2 with protocol 2. A pickle is a
+program that may call any function. So only the instructions of the original
+files are accepted, and the names of NumPy in them become plain records of data.
+Nothing of the file is executed.
 
     found = archive.find(python_version.VERSION, path)
     read(found, archive_sha256="")   # Dataset, equal to that of `binary`
@@ -65,13 +65,13 @@ def read(
       path: Folder or archive that `archive.find` returned.
       archive_sha256: Checksum of the archive, hexadecimal. If "", that of the
         official archive.
-      poll: Called between two files; its exceptions end the function.
+      poll: Function called between two files. Its exceptions propagate.
 
     Returns:
       50,000 training images and 10,000 test images, in the files' order.
 
     Raises:
-      DataError: A file is not a batch of CIFAR-10, or has any instruction that
+      DataError: A file is not a batch of CIFAR-10, or has an instruction that
         the original files do not have; see also `archive.read`.
     """
     contents = archive.read(VERSION, path, archive_sha256, poll)
@@ -94,13 +94,13 @@ def read(
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads the names of NumPy as records of their arguments."""
+    """Unpickler that reads the names of NumPy as records of their arguments."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _NUMPY_NAMES:
             raise pickle.UnpicklingError(f"the name {module}.{name} is refused")
 
-        # A class per name, as a pickle may change the class itself.
+        # Each name has its own class, as a pickle may change the class.
         class Record:
             def __init__(self, *arguments: Any) -> None:
                 self.arguments = arguments
@@ -112,16 +112,18 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load(content: bytes) -> Any:
-    """Returns the object in a pickle; strings of Python 2 are bytes."""
+    """Returns the object in a pickle, with strings of Python 2 as bytes."""
     tuples = 0
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name not in _OPCODES:
-            raise pickle.UnpicklingError(f"{opcode.name} is refused")
+            raise pickle.UnpicklingError(
+                f"the instruction {opcode.name} is refused"
+            )
         tuples += "TUPLE" in opcode.name
         # The C implementation allocates memory for all smaller indices.
         index = argument or 0 if opcode.name == "LONG_BINPUT" else 0
         if tuples > _MOST_TUPLES or index > len(content):
-            raise pickle.UnpicklingError(f"too many objects at {opcode.name}")
+            raise pickle.UnpicklingError(f"{opcode.name} has too many objects")
     return _Unpickler(io.BytesIO(content), encoding="bytes").load()
 
 
@@ -133,7 +135,7 @@ def _to_records(batch: Any) -> bytes:
         uint8 array [10000, 3072].
     """
     if type(batch) is not dict or not {b"labels", b"data"} <= batch.keys():
-        raise ValueError("it has no labels and data")
+        raise ValueError("labels or data are missing")
     _, shape, dtype, is_fortran, pixels = batch[b"data"].state
     if shape != (binary.RECORDS, binary.PIXELS) or is_fortran is not False:
         raise ValueError("the data has another shape")

@@ -1,10 +1,9 @@
-"""Loads CIFAR-10 from one of four sources, chosen by what a path holds.
+"""CIFAR-10 from one of four sources, named or found by its files.
 
     load("auto", "/data/cifar10")      # as published, or tensorflow-datasets
     load("synthetic", "")              # computed, not read
 
-A named source is used, or the run ends with DataError: no source replaces
-another one.
+A named source is used, or DataError is raised. No source replaces another one.
 """
 
 import os
@@ -49,21 +48,22 @@ def load(
     seed: int = 0,
     poll: Callable[[], None] = lambda: None,
 ) -> dataset.Dataset:
-    """Loads a data set into memory (CIFAR-10: 184 MB).
+    """Loads a data set into memory (184 MB for CIFAR-10).
 
     Args:
-      source: tfds (downloaded if absent), binary, python, synthetic, or auto:
-        whichever `data_dir` contains; tfds if `data_dir` is "".
+      source: Name of the source, tfds (downloaded if absent), binary, python,
+        synthetic, or auto for the one that `data_dir` contains. auto means tfds
+        if `data_dir` is "".
       data_dir: Folder of the binary or Python version, its parent, its .tar.gz,
         a TFDS folder, or the gs:// path of the .tar.gz or its folder. If "",
-        TFDS' own folder; binary and python need a value, synthetic none.
+        TFDS' own folder. binary and python need a value, synthetic none.
       archive_sha256: Checksum of the .tar.gz, hexadecimal. If "", that of the
         official archive.
       synthetic_train_images: Number of training images of the synthetic source.
       synthetic_test_images: Number of its test images.
       seed: Seed of the synthetic source.
-      poll: Called between two files or batches; its exceptions end the
-        function.
+      poll: Function called between two files or batches. Its exceptions
+        propagate.
 
     Raises:
       DataError: The data is absent, unreadable or damaged.
@@ -76,16 +76,16 @@ def load(
         if source in _PUBLISHED:
             name = _PUBLISHED[source].VERSION.archive
             raise errors.DataError(
-                f"--config.data.source={source}: needs --config.data.dir. Fix:"
-                f" --config.data.dir=DIR, its folder or {name}"
+                f"--config.data.source={source}: --config.data.dir is missing."
+                f" Fix: set --config.data.dir to the folder or {name}"
             )
         return tfds_source.read(None, download=True, poll=poll)
 
     if data_dir.startswith("gs://"):
         if source == "tfds":
             raise errors.DataError(
-                f"--config.data.dir={data_dir}: data.source=tfds reads no"
-                " buckets. Fix: --config.data.source=auto, with"
+                f"--config.data.dir={data_dir}: data.source=tfds cannot read a"
+                " bucket. Fix: use --config.data.source=auto, with"
                 f" {binary.VERSION.archive} in the bucket"
             )
         return _read_from_bucket(source, data_dir, archive_sha256, poll)
@@ -99,14 +99,15 @@ def load(
 def _read_from_folder(
     source: str, data_dir: str, archive_sha256: str, poll: Callable[[], None]
 ) -> dataset.Dataset:
-    """Reads what a folder or a file contains; see `load`."""
+    """Loads the data set from a local folder or file; see `load`."""
     path = pathlib.Path(os.path.expanduser(data_dir))
     if source == "tfds" and not tfds_source.find(path):
-        # The source was named: TFDS downloads to this folder.
+        # The source was named, so TFDS downloads to this folder.
         return tfds_source.read(path, download=True, poll=poll)
     if not path.exists():
         raise errors.DataError(
-            f"--config.data.dir={data_dir}: the path does not exist"
+            f"--config.data.dir={data_dir}: the path does not exist. Fix:"
+            " correct it"
         )
     for name in _published(source, path.name if path.is_file() else ""):
         module = _PUBLISHED[name]
@@ -126,8 +127,8 @@ def _read_from_folder(
     if source == "auto":
         known.append(f"the {tfds_source.NAME} folder of tensorflow-datasets")
     raise errors.DataError(
-        f"--config.data.dir={data_dir}: no CIFAR-10 found. Fix: a folder with"
-        f" {', or '.join(known)}"
+        f"--config.data.dir={data_dir}: CIFAR-10 was not found. Fix: choose a"
+        f" folder with {', or '.join(known)}"
     )
 
 
@@ -135,9 +136,9 @@ def _published(source: str, file: str = "") -> list[str]:
     """Returns the names of the published versions to look for.
 
     Args:
-      source: Source of the images; see `load`.
-      file: Name of a file. It is an archive of only one version: the one whose
-        official name it has, else the binary one.
+      source: Name of the source; see `load`.
+      file: Name of an archive. Its version is the one whose official name it
+        has, else the binary one.
     """
     if source in _PUBLISHED:
         return [source]
@@ -155,12 +156,12 @@ def _read_from_bucket(
     """Reads the archive of a published version from a bucket.
 
     Args:
-      source: binary, python or auto: the version that the archive's name says,
-        or the binary one in a folder.
-      url: gs://BUCKET/OBJECT of the archive, or gs://BUCKET/PATH of the folder
-        that holds it under its official name.
-      archive_sha256: See `archive.read`.
-      poll: See `archive.read`.
+      source: Name of the version, binary or python, or auto for the version of
+        the archive's official name. auto means binary for a folder.
+      url: URL of the archive, or of the folder that contains it under its
+        official name.
+      archive_sha256: Checksum of the archive; see `archive.read`.
+      poll: Function called between two files; see `archive.read`.
     """
     (name,) = _published(source, pathlib.PurePosixPath(url).name)
     module = _PUBLISHED[name]

@@ -2,11 +2,11 @@
 
     draw(8000, 2000, seed=0)   # Dataset; takes about 3 s
 
-Each image is one shape with random position, rotation, size and color, on a
-background of two colors and a ripple, under a second, smaller blob, uneven
-light and noise. Color, position and brightness are independent of the class, so
-a network has to learn form. With few images it overfits without augmentation,
-and it starts slowly without normalization.
+Each image has one shape with random position, rotation, size and color. The
+background has two colors and a ripple. A smaller blob, uneven light and noise
+are added. Color, position and brightness are independent of the class, so a
+network has to learn form. With few images it overfits without augmentation, and
+it starts slowly without normalization.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def draw(
       train_images: Number of training images.
       test_images: Number of test images.
       seed: Seed of the images.
-      poll: Called every 500 images; its exceptions end the function.
+      poll: Function called every 500 images. Its exceptions propagate.
     """
     root = np.random.SeedSequence([seed, 0x5348])
     train_seed, test_seed = root.spawn(2)
@@ -85,15 +85,15 @@ def _draw_images(n: int, shape: _Shape, rng: np.random.Generator) -> np.ndarray:
             1 / (1 + np.exp(np.clip(distance / softness, -30, 30)))[..., None]
         )
 
-    colours = uniform(0.1, 0.9, 4, 3)
+    colors = uniform(0.1, 0.9, 4, 3)
     # The shape is lighter or darker than the background, by a margin.
     tone = np.where(uniform(0, 1, 1) < 0.5, 1, -1) * uniform(0.18, 0.5, 1)
-    ink = colours[:, 0] * 0.5 + colours[:, 1] * 0.5 + tone
+    ink = colors[:, 0] * 0.5 + colors[:, 1] * 0.5 + tone
 
     u, v = placed(0.3, 0.9, 1.1)
     ripple = np.sin(u * uniform(2, 14, 1, 1) + uniform(0, 6.3, 1, 1))[..., None]
     mix = 0.5 + 0.35 * ripple + 0.15 * v[..., None]
-    image = colours[:, None, None, 0] * mix + colours[:, None, None, 1] * (
+    image = colors[:, None, None, 0] * mix + colors[:, None, None, 1] * (
         1 - mix
     )
     image = 0.7 * image + 0.3 * image.mean((1, 2), keepdims=True)
@@ -101,14 +101,14 @@ def _draw_images(n: int, shape: _Shape, rng: np.random.Generator) -> np.ndarray:
     image += (ink[:, None, None] - image) * inside * uniform(0.6, 1, 1, 1, 1)
     u, v = placed(0.9, 0.12, 0.3)
     blob = cover(np.hypot(u, v) - 1, 0.1)
-    image += (colours[:, None, None, 3] - image) * blob
+    image += (colors[:, None, None, 3] - image) * blob
     u, v = placed(0.5, 0.8, 1.2)
     image *= 1 + 0.3 * u[..., None] * uniform(-1, 1, 1, 1, 1)
     image += rng.normal(0, 0.06, image.shape).astype(np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-# Signed distances, or near enough: negative inside, about 1 across.
+# These are approximate signed distances, negative inside and about 1 across.
 
 
 def _disc(u: _Grid, v: _Grid) -> _Grid:

@@ -22,8 +22,8 @@ from job.data import dataset
 
 NAME = "cifar10"
 
-# Host that TFDS downloads from, and time to wait for a connection to it: TFDS'
-# own attempts take minutes.
+# Host that TFDS downloads from, and time to wait for a connection to it, as
+# TFDS' own attempts take minutes.
 HOST = "www.cs.toronto.edu"
 NETWORK_SECONDS = 20.0
 
@@ -32,7 +32,7 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     """Returns the TFDS `data_dir` of a path, or None.
 
     Args:
-      path: The data_dir itself, its `cifar10`, or `cifar10/VERSION`.
+      path: Path of the data_dir, of its `cifar10`, or of `cifar10/VERSION`.
     """
     for data_dir in (path, path.parent, path.parent.parent):
         for info in data_dir.glob(f"{NAME}/*/dataset_info.json"):
@@ -49,14 +49,14 @@ def read(
 ) -> dataset.Dataset:
     """Reads both splits into memory, ordered by the examples' ids.
 
-    The ids count the records of the official binary version (`train_00000`), so
-    the order, and with it the run, is the same as from the binary source.
+    The ids count the records of the official binary version (`train_00000`). So
+    the order equals that of the binary source, and a run has equal results.
 
     Args:
       data_dir: Folder that `find` returned. If None, TFDS' own folder.
       download: Whether to download the data set if it is absent.
-      poll: Called between two batches, not during the download; its JobErrors
-        end the function.
+      poll: Function called between two batches, not during the download. Its
+        JobErrors propagate.
 
     Raises:
       DataError: The data set cannot be downloaded or read.
@@ -87,17 +87,19 @@ def read(
                 f" ({reason}). Fix: (1) connect this machine to the network;"
                 " (2) download cifar-10-binary.tar.gz or"
                 " cifar-10-python.tar.gz elsewhere and set --config.data.dir to"
-                " it; or (3) --config.data.source=synthetic for synthetic"
+                " it; or (3) use --config.data.source=synthetic for synthetic"
                 " images"
             ) from None
-        raise errors.DataError(f"{data_dir}: {reason}") from None
+        raise errors.DataError(
+            f"{data_dir}: the data set cannot be read ({reason})"
+        ) from None
     return dataset.Dataset(train, test, source="tfds")
 
 
 def _check_network() -> None:
     """Raises ConnectionError if the download cannot succeed."""
     if urllib.request.getproxies():
-        return  # Behind a proxy, names need not resolve here.
+        return  # With a proxy, names need not resolve on this machine.
     answered = threading.Event()
 
     def connect() -> None:
@@ -107,7 +109,7 @@ def _check_network() -> None:
         except OSError:
             pass
 
-    # In a thread, because name resolution has no timeout of its own.
+    # A thread is needed, because name resolution has no timeout.
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(NETWORK_SECONDS)
@@ -129,8 +131,9 @@ def _collect(
     num_classes = len(dataset.CLASS_NAMES)
     if images.shape[1:] != (size, size, 3) or labels.max() >= num_classes:
         raise errors.DataError(
-            f"images {images.shape[1:]} and labels to {labels.max()} are not"
-            " CIFAR-10's"
+            f"--config.data.source=tfds: images {images.shape[1:]} and labels"
+            f" up to {labels.max()} are not CIFAR-10's. Fix: choose another"
+            " --config.data.dir"
         )
     order = np.argsort(ids, kind="stable")
     return dataset.Split(np.ascontiguousarray(images[order]), labels[order])

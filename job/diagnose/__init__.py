@@ -3,14 +3,14 @@
     from job.diagnose import diagnose_model
     print(diagnose_model(model, x_test, y_test, train=(x_train, y_train)))
 
-A check is a function of plain values that returns a finding or None. It works
-in a notebook too.
+A check returns a finding or None. Each can be used alone, in a notebook.
 
     diagnosis        all checks of a config, a run or a .keras file
     report_builder   collection of findings, within a time budget
     finding, costs   result of a check, report, cost of each mistake
 
     from_config      all checks of the fields of a config:
+      settings         fields, data and devices, as the checks know them
       recipe           learning rate, decay, length, augmentation
       architecture     normalization, head, frozen base
     from_network     all probes of a run's network:

@@ -1,17 +1,16 @@
 """Checks of a network's normalization, head and frozen base.
 
-    check_large_head(head_units=(4096, 4096), input_size=32, ...)
+    check_large_head(settings)
 
 The checks need neither TensorFlow nor data.
 """
 
-from collections.abc import Sequence
+import math
 
-from job.diagnose import costs
+from job.diagnose import costs, recipe
 from job.diagnose.finding import Finding, mistake
-
-# Number of convolutions and filters of each block.
-_BLOCKS = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+from job.diagnose.settings import Settings
+from job.model.spec import kernel_shapes
 
 # Images per replica below which batch statistics are noise (Wu & He 2018,
 # arXiv:1803.08494).
@@ -23,29 +22,22 @@ _FAST_MOMENTUM = 0.9
 _TIME_CONSTANTS = 10
 
 
-def check_batch_norm(
-    *, batch_norm: bool, pretrained: bool, learns: bool | None, rate: float
-) -> Finding | None:
-    """Looks for a deep network without batch normalization.
-
-    Args:
-      batch_norm: Whether the network has batch normalization.
-      pretrained: Whether it starts from weights that were trained without batch
-        normalization.
-      learns: Whether a probe learned one batch; see `probes.check_learning`. If
-        None, no probe was run.
-      rate: Usual learning rate with batch normalization.
-    """
-    if batch_norm or pretrained:
+def check_batch_norm(run: Settings) -> Finding | None:
+    """Looks for a deep network that is trained without batch normalization."""
+    if run["model.batch_norm"] or run.is_pretrained:
         return None
     seen = {
         True: "a probe learned one batch at some learning rate",
         False: "a probe did not learn one batch",
         None: "no probe was run",
     }
+    rate = recipe.rule_of_thumb(
+        optimizer=run["optimizer.name"],
+        global_batch_size=run["global_batch_size"],
+    )
     return mistake(
         "no_batch_norm",
-        f"0 normalization layers after 13 convolutions; {seen[learns]}",
+        f"0 normalization layers after 13 convolutions; {seen[run.learns]}",
         flags=(
             "--config.model.batch_norm=true",
             f"--config.optimizer.peak_learning_rate={rate:g}",
@@ -53,29 +45,17 @@ def check_batch_norm(
     )
 
 
-def check_replica_batch(
-    *,
-    batch_norm: bool,
-    synchronized: bool,
-    global_batch_size: int,
-    replicas: int,
-) -> Finding | None:
-    """Looks for batch statistics over too few images.
-
-    Args:
-      batch_norm: Whether the network has batch normalization.
-      synchronized: Whether the statistics are computed over all replicas.
-      global_batch_size: Number of images per step.
-      replicas: Number of replicas that share a batch.
-    """
-    size = global_batch_size // (1 if synchronized else replicas)
-    if not batch_norm or size >= _SMALL_BATCH:
+def check_replica_batch(run: Settings) -> Finding | None:
+    """Looks for batch statistics over too few images."""
+    batch, replicas = run["global_batch_size"], run.replicas
+    size = batch // (1 if run["distribute.sync_batch_norm"] else replicas)
+    if not run["model.batch_norm"] or size >= _SMALL_BATCH:
         return None
     flag = f"--config.global_batch_size={2 * _SMALL_BATCH * replicas}"
     return mistake(
         "replica_batch",
-        f"{size} images share their statistics ({global_batch_size} per step,"
-        f" {replicas} replicas); below {_SMALL_BATCH} the statistics are noise",
+        f"{size} images share their statistics ({batch} per step,"
+        f" {replicas} replicas); below {_SMALL_BATCH} these are noise",
         fix=flag + " or --config.distribute.sync_batch_norm=true"
         if replicas > 1
         else "",
@@ -83,19 +63,12 @@ def check_replica_batch(
     )
 
 
-def check_batch_norm_momentum(
-    *, batch_norm: bool, momentum: float, steps: int
-) -> Finding | None:
-    """Looks for moving statistics that cannot converge within the run.
-
-    Args:
-      batch_norm: Whether the network has batch normalization.
-      momentum: Momentum of the moving mean and variance, 0 to 1.
-      steps: Number of steps of the run.
-    """
+def check_batch_norm_momentum(run: Settings) -> Finding | None:
+    """Looks for moving statistics that cannot converge within the run."""
+    momentum, steps = run["model.batch_norm_momentum"], run.train_steps
     time_constants = steps * (1 - momentum)
     if (
-        not batch_norm
+        not run["model.batch_norm"]
         or momentum <= _FAST_MOMENTUM
         or time_constants >= _TIME_CONSTANTS
     ):
@@ -109,32 +82,14 @@ def check_batch_norm_momentum(
     )
 
 
-def check_large_head(
-    *,
-    head_units: Sequence[int],
-    input_size: int,
-    width: float,
-    flatten: bool,
-    num_classes: int,
-) -> Finding | None:
-    """Looks for dense layers with more weights than all convolutions.
-
-    Args:
-      head_units: Units of each dense layer before the logits.
-      input_size: Height and width of the images, in pixels.
-      width: Multiplier of the convolutions' filters.
-      flatten: Whether the last feature map is flattened instead of averaged.
-      num_classes: Number of classes.
-    """
-    convolutions, channels = 0, 3
-    for depth, base in _BLOCKS:
-        for _ in range(depth):
-            filters = max(1, round(base * width))
-            convolutions += 9 * channels * filters
-            channels = filters
-    size = input_size // 32 if flatten else 1
-    head, features = 0, size * size * channels
-    for units in (*head_units, num_classes):
+def check_large_head(run: Settings) -> Finding | None:
+    """Looks for dense layers with more weights than all convolutions."""
+    shapes = [*kernel_shapes(width=run["model.width"]).values()]
+    convolutions = sum(math.prod(shape) for shape in shapes)
+    is_flat = run["model.head_pooling"] == "flatten"
+    size = run["model.input_size"] // 32 if is_flat else 1
+    head, features = 0, size * size * shapes[-1][-1]
+    for units in (*run["model.head_units"], run.num_classes):
         head += features * units
         features = units
     if head <= convolutions:
@@ -151,15 +106,11 @@ def check_large_head(
     )
 
 
-def check_frozen_base(*, input_size: int, frozen: bool) -> Finding | None:
-    """Looks for a base without trainable convolutions.
-
-    Args:
-      input_size: Height and width of the images, in pixels.
-      frozen: Whether all convolutions stay frozen.
-    """
-    if not frozen:
+def check_frozen_base(run: Settings) -> Finding | None:
+    """Looks for a base none of whose convolutions train."""
+    if not run.is_frozen:
         return None
+    input_size = run["model.input_size"]
     size = input_size // 32
     return mistake(
         "frozen_base",
@@ -170,22 +121,14 @@ def check_frozen_base(*, input_size: int, frozen: bool) -> Finding | None:
     )
 
 
-def check_preprocessing(
-    *, preprocessing: str, pretrained: bool
-) -> Finding | None:
-    """Looks for ImageNet's weights on pixels of another scale.
-
-    Args:
-      preprocessing: Preprocessing of the network.
-      pretrained: Whether the weights are ImageNet's VGG16 of
-        keras.applications, which expect BGR, 0 to 255, minus ImageNet's mean.
-    """
-    if not pretrained or preprocessing == "caffe":
+def check_preprocessing(run: Settings) -> Finding | None:
+    """Looks for ImageNet's weights on pixels of another scale."""
+    if not run.is_pretrained or run.preprocessing == "caffe":
         return None
     return mistake(
         "preprocessing",
-        f"preprocessing {preprocessing}; the weights expect BGR from 0 to 255"
-        " minus ImageNet's mean",
+        f"preprocessing {run.preprocessing}; the weights expect BGR from 0 to"
+        " 255 less ImageNet's mean",
         cost=costs.PREPROCESSING,
         flags=("--config.model.preprocessing=auto",),
     )

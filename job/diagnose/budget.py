@@ -1,4 +1,4 @@
-"""Cost of a probe in seconds of work and in images of 32 px."""
+"""Cost of a probe in seconds of work."""
 
 import time
 
@@ -14,14 +14,3 @@ def clock() -> float:
     """
     work = (time.process_time() - _WORK) / 2
     return max(work, (time.perf_counter() - _WALL) / 4)
-
-
-def num_images(count: int, pixels: int, *, at_least: int = 1) -> int:
-    """Returns the number of images that cost as much as `count` at 32 px.
-
-    Args:
-      count: Number of images of 32 x 32 pixels.
-      pixels: Number of pixels of an image, height times width.
-      at_least: Lower bound of the result.
-    """
-    return max(at_least, count * 32**2 // pixels)

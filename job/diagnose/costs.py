@@ -87,8 +87,6 @@ def expected_accuracy(width: float, epochs: float) -> str:
 
 # Mistakes of a Keras model.
 DIVERGED_MODEL = unknown("NaN * 0 is NaN: no further step helps", 100)
-SHUFFLED_LABELS = unknown("tf #62460: 10% while the loss falls", 70)
-NOT_SHUFFLED = unknown("tf #36626, #45197", 70)
 RATE_OF_MODEL = unknown("docs/results.md, naive_rates", 45)
 DEEP_RATE = _difference("naive_rates", **{"adam_3e-4": 60.16, "adam_1e-3": 9.0})
 

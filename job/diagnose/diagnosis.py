@@ -6,7 +6,6 @@
 The checks are in other modules of this package.
 """
 
-import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,6 +29,8 @@ from job.diagnose import (
 )
 from job.diagnose.finding import Report
 from job.diagnose.report_builder import ReportBuilder
+from job.diagnose.settings import Settings
+from job.distribute import strategy
 from job.output import metrics, results
 from job.storage import files, reader
 from job.storage.workdir import DIAGNOSE, FAILURE, Workdir
@@ -67,14 +68,12 @@ def diagnose(
     Raises:
       JobError: The data or the weights cannot be loaded.
     """
-    stop.saved = "a diagnosis changes nothing"
     builder = ReportBuilder(stop.check, seconds=seconds)
     local = workdir.local if workdir else None
     output = local if workdir and not workdir.mirror else None
     lines = from_run.complete_lines(metrics.read(local)) if local else []
-    result = results.inspect(local).value if local else None
-    result = result if isinstance(result, dict) else {}
-    _configure_gpus()
+    result = (results.inspect(local).value if local else None) or {}
+    strategy.configure_gpus()
     data = build.load_data(config, stop.check)
     plan = build.create_plan(config, len(data.train))
     if output:
@@ -87,19 +86,19 @@ def diagnose(
         num_classes=data.num_classes,
         has_run=bool(lines),
     )
-    epochs = plan.train_steps * config.global_batch_size
-    epochs /= from_config.FULL_EPOCH
-    if data.source != "synthetic":
-        expected = costs.expected_accuracy(config.model.width, epochs)
-        builder.summary = (
-            f"The budget is {plan.train_steps:,} steps of"
-            f" {config.global_batch_size} images, {epochs:.2g} epochs of all"
-            f" 50,000. Measured for comparison: {expected}."
-        )
     replicas = result.get("replicas") or _num_replicas(config)
-    check_config(builder, config, plan, data, replicas=replicas)
+    run = _create_settings(builder, config, plan, data, replicas=replicas)
+    if not run.is_synthetic:
+        expected = costs.expected_accuracy(run["model.width"], run.full_epochs)
+        builder.summary = (
+            f"The budget is {run.train_steps:,} steps of"
+            f" {run['global_batch_size']} images, {run.full_epochs:.2g} epochs"
+            f" of all 50,000. Measured: {expected}."
+        )
+    for name, found in from_config.check_fields(run).items():
+        builder.add(name, found)
     if workdir and (lines or result):
-        check_run(builder, config, plan, lines, result, data, workdir)
+        check_run(builder, config, run, lines, result, data, workdir)
     failure = _read_failure(local) if local else None
     if failure:
         builder.summary = f"The run ended early: {failure.get('error')}"
@@ -110,18 +109,6 @@ def diagnose(
     if output:
         files.write_json(output / DIAGNOSE, finding.to_json(report))
     return report
-
-
-def _configure_gpus() -> None:
-    """Configures the GPUs as `strategy.create_strategy` does.
-
-    Memory that grows on demand permits a run on the same GPU.
-    """
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # After the initialization of a GPU its setting cannot change.
-        with contextlib.suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def _num_replicas(config: ml_collections.ConfigDict) -> int:
@@ -151,8 +138,7 @@ def diagnose_model(
       DataError: A file is damaged, has another format or refers to foreign
         code, or the arrays are not images and labels.
     """
-    stop.saved = "a diagnosis changes nothing"
-    _configure_gpus()
+    strategy.configure_gpus()
     model = keras_file.load(path)
     if images and labels:
         x = from_data.load_array(images, "images")
@@ -173,47 +159,37 @@ def diagnose_model(
     return builder.report()
 
 
-def check_config(
+def _create_settings(
     builder: ReportBuilder,
     config: ml_collections.ConfigDict,
     plan: Plan,
     data: Dataset,
     *,
     replicas: int,
-) -> None:
-    """Runs all checks of a config.
-
-    Args:
-      builder: Collector of the findings, including those of the probes.
-      config: Config of the run.
-      plan: Plan of the run.
-      data: Data set of the run.
-      replicas: Number of replicas that share a batch.
-    """
+) -> Settings:
+    """Returns what the checks need to know, with the results of the probes."""
     stuck = builder.found("stuck_at_chance")
     learns = None
     if builder.found("learning_rate"):
         learns = True  # The network learns at another learning rate.
     elif stuck is not None:
         learns = not (stuck or builder.found("overfit_one_batch"))
-    checks = from_config.check_fields(
+    return Settings(
         serialization.flatten(config),
         train_steps=plan.train_steps,
         num_images=len(data.train),
-        replicas=replicas,
-        synthetic=data.source == "synthetic",
-        learns=learns,
         num_classes=data.num_classes,
+        replicas=replicas,
+        is_synthetic=data.source == "synthetic",
         preprocessing=build.preprocessing(config),
+        learns=learns,
     )
-    for name, found in checks.items():
-        builder.add(name, found)
 
 
 def check_run(
     builder: ReportBuilder,
     config: ml_collections.ConfigDict,
-    plan: Plan,
+    run: Settings,
     lines: Sequence[Mapping[str, Any]],
     result: dict[str, Any],
     data: Dataset,
@@ -224,28 +200,16 @@ def check_run(
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      plan: Plan of the run.
+      run: What the checks know of the run.
       lines: Complete lines of metrics.jsonl.
       result: Contents of result.json. Empty if the run has not ended.
       data: Data set of the run.
       workdir: Workdir of the run.
     """
-    builder.add(
-        "stuck_at_chance",
-        from_run.check_metrics_stuck(lines, num_classes=data.num_classes),
-    )
-    builder.add(
-        "diverged",
-        from_run.check_diverged(
-            lines,
-            result,
-            rate=config.optimizer.peak_learning_rate,
-            batch_norm=config.model.batch_norm,
-        ),
-    )
-    from_checkpoint.check_checkpoint(
-        builder, config, plan, data, workdir, lines
-    )
+    stuck = from_run.check_metrics_stuck(lines, num_classes=run.num_classes)
+    builder.add("stuck_at_chance", stuck)
+    builder.add("diverged", from_run.check_diverged(run, lines, result))
+    from_checkpoint.check_checkpoint(builder, config, run, data, workdir, lines)
 
 
 def _read_failure(workdir: pathlib.Path) -> dict[str, Any] | None:

@@ -16,13 +16,13 @@ import tensorflow as tf
 
 from job import build, errors
 from job.checkpoint import store
-from job.config import augmentation
 from job.data.dataset import Dataset, Split
-from job.diagnose import budget, costs, from_config, from_run, recipe
+from job.diagnose import budget, costs, from_run
 from job.diagnose.finding import Finding
 from job.diagnose.report_builder import ReportBuilder
+from job.diagnose.settings import Settings
+from job.model import batches
 from job.storage.workdir import Workdir
-from job.training.plan import Plan
 from job.training.state import load_evaluated
 
 _CHECKS = ("memorized", "underfit", "running_moments")
@@ -41,7 +41,7 @@ Accuracy = Callable[[Split, bool], float]
 def check_checkpoint(
     builder: ReportBuilder,
     config: ml_collections.ConfigDict,
-    plan: Plan,
+    run: Settings,
     data: Dataset,
     workdir: Workdir,
     lines: Sequence[Mapping[str, Any]],
@@ -51,7 +51,7 @@ def check_checkpoint(
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      plan: Plan of the run.
+      run: What the checks know of the run.
       data: Data set of the run.
       workdir: Workdir of the run.
       lines: Complete lines of metrics.jsonl.
@@ -65,62 +65,34 @@ def check_checkpoint(
         builder.skip("the run has no checkpoint yet", *_CHECKS)
         return
     step, network = loaded
-    batch_size = budget.num_images(
-        _BATCH, config.model.input_size**2, at_least=_MIN_BATCH
+    batch_size = batches.batch_size_for(
+        config.model.input_size, _BATCH, at_least=_MIN_BATCH
     )
     accuracy = _make_accuracy(config, network, batch_size, builder)
     rng = np.random.default_rng(0)
     train_images = _sample(data.train, rng)
     test_images = _sample(data.test, rng)
-    train_accuracy = accuracy(train_images, False)
-    test_accuracy = accuracy(test_images, False)
-    augment = config.augment.to_dict()
-    builder.add(
-        "memorized",
-        from_run.check_gap(
-            train_accuracy=train_accuracy,
-            test_accuracy=test_accuracy,
-            augmented=augmentation.is_enabled(augment),
-        ),
+    scores = from_run.Scores(
+        step, accuracy(train_images, False), accuracy(test_images, False)
     )
-    epochs = step * config.global_batch_size / from_config.FULL_EPOCH
+    builder.add("memorized", from_run.check_gap(run, scores))
     builder.summary = (
-        f"The accuracy is {100 * test_accuracy:.1f}% on other images and"
-        f" {100 * train_accuracy:.1f}% on training images after {step:,} of"
-        f" {plan.train_steps:,} steps."
+        f"{100 * scores.test:.1f}% of the images that it was not trained on"
+        f" are recognized, {100 * scores.train:.1f}% of the training images,"
+        f" after {step:,} of {run.train_steps:,} steps."
     )
-    if data.source != "synthetic":
+    if not run.is_synthetic:
+        epochs = run.full_epochs_of(step)
         expected = costs.expected_accuracy(config.model.width, epochs)
         builder.summary += (
             f" This budget is {epochs:.2g} epochs of all 50,000 images."
             f" Measured for comparison: {expected}."
         )
-    if step >= from_run.LATE * plan.train_steps:
-        builder.add(
-            "underfit",
-            from_run.check_underfit(
-                lines,
-                plain_accuracy=train_accuracy,
-                test_accuracy=test_accuracy,
-                steps=step,
-                epochs=epochs,
-                width=config.model.width,
-                train_images=config.data.train_images,
-                frozen=not any(
-                    group.unfreeze_step is not None
-                    for name, group in plan.groups.items()
-                    if name.startswith("block")
-                ),
-            ),
-        )
-        builder.add(
-            "over_augmentation",
-            from_run.check_over_augmented(
-                plain_accuracy=train_accuracy,
-                test_accuracy=test_accuracy,
-                heavy=recipe.heavy_augmentation(augment),
-            ),
-        )
+    if step >= from_run.LATE * run.train_steps:
+        underfit = from_run.check_underfit(run, scores, lines)
+        builder.add("underfit", underfit)
+        heavy = from_run.check_over_augmented(run, scores)
+        builder.add("over_augmentation", heavy)
     if config.model.batch_norm:
         batch = _sample(data.test, rng).take(
             np.arange(min(batch_size, len(data.test)))

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from job import build, errors
 from job.data.dataset import Split
-from job.diagnose import budget, layers, probes, recipe
+from job.diagnose import layers, probes, recipe
 from job.diagnose.report_builder import ReportBuilder
 from job.diagnose.trial import Trial
+from job.model import batches
 from job.training.plan import Plan
 
 # Names of the checks of learning on one batch.
@@ -59,35 +60,25 @@ def check_network(
             raise
         builder.skip(str(error), *_CHECKS)
         return
-    batch_size = budget.num_images(
-        probes.BATCH, config.model.input_size**2, at_least=_MIN_BATCH
+    batch_size = batches.batch_size_for(
+        config.model.input_size, probes.BATCH, at_least=_MIN_BATCH
     )
-    rate = config.optimizer.peak_learning_rate
-    if config.optimizer.name == "sgd":
-        # The linear rule gives the learning rate for the smaller batch.
-        rate *= batch_size / config.global_batch_size
     precision = config.precision
     if precision == "float16" and not tf.config.list_physical_devices("GPU"):
         precision = "float32"
     trial = Trial(
         config,
         plan,
+        balanced_batch(split, batch_size),
         precision=precision,
-        batch_size=batch_size,
         first_weights=first_weights,
         num_classes=num_classes,
     )
-    batch = balanced_batch(split, batch_size)
-    trial.feed(batch.images[None], batch.labels[None])
-    if probe_learning(
-        builder, config, trial, len(batch), rate=rate, num_classes=num_classes
-    ):
-        probe_dead_relus(builder, config, trial, split)
+    if probe_learning(builder, trial):
+        probe_dead_relus(builder, trial, split)
     if any(builder.found(name) for name in _LEARNING):
-        probe_other_rates(
-            builder, config, trial, rate=rate, num_classes=num_classes
-        )
-    # The network learns at another learning rate.
+        probe_other_rates(builder, trial)
+    # The network can learn at another learning rate.
     builder.drop(*_LEARNING, "dead_relus", where="learning_rate")
 
 
@@ -107,40 +98,29 @@ def balanced_batch(split: Split, count: int) -> Split:
     return split.take(np.resize(rows, count))
 
 
-def probe_learning(
-    builder: ReportBuilder,
-    config: ml_collections.ConfigDict,
-    trial: Trial,
-    images: int,
-    *,
-    rate: float,
-    num_classes: int,
-) -> bool:
-    """Trains on one batch and checks whether the network memorizes it.
+def probe_learning(builder: ReportBuilder, trial: Trial) -> bool:
+    """Trains on one batch, to see whether the network can memorize it.
 
     Args:
       builder: Collector of the findings.
-      config: Config of the run.
       trial: Network with its initial weights.
-      images: Number of images in the batch.
-      rate: Learning rate of the run, scaled to the batch.
-      num_classes: Number of classes.
 
     Returns:
       Whether the time sufficed for a conclusion.
     """
+    images, num_classes = len(trial.batch), trial.num_classes
     losses = probes.overfit(
         trial.step,
-        rate=rate,
+        rate=trial.rate,
         steps=probes.STEPS,
         seconds=builder.remaining_seconds(),
     )
     builder.facts["one batch"] = (
         f"loss {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps"
-        f" on the same {images} images, at learning rate {rate:.2g}"
+        f" on the same {images} images, at learning rate {trial.rate:.2g}"
     )
-    if config.model.weights:
-        # Pretrained features have any scale, to which a head adapts quickly.
+    if trial.config.model.weights:
+        # Pretrained features are of any scale, and a head adapts to it fast.
         builder.skip("pretrained weights", "first_loss")
     else:
         builder.add(
@@ -153,9 +133,9 @@ def probe_learning(
         return False
     found = probes.check_learning(
         losses,
-        batch_norm=config.model.batch_norm,
-        rate=rate,
-        peak_learning_rate=config.optimizer.peak_learning_rate,
+        batch_norm=trial.config.model.batch_norm,
+        rate=trial.rate,
+        peak_learning_rate=trial.config.optimizer.peak_learning_rate,
         images=images,
         num_classes=num_classes,
     )
@@ -165,20 +145,17 @@ def probe_learning(
 
 
 def probe_dead_relus(
-    builder: ReportBuilder,
-    config: ml_collections.ConfigDict,
-    trial: Trial,
-    split: Split,
+    builder: ReportBuilder, trial: Trial, split: Split
 ) -> None:
     """Counts the units that are 0 for all images after some steps.
 
     Args:
       builder: Collector of the findings.
-      config: Config of the run.
       trial: Network after some steps.
       split: Training images.
     """
-    count = budget.num_images(_DEAD_RELU_IMAGES, config.model.input_size**2)
+    model = trial.config.model
+    count = batches.batch_size_for(model.input_size, _DEAD_RELU_IMAGES)
     images = split.images[:count]
     fractions = layers.dead_fractions(
         lambda batch: trial.logits(batch, training=True),
@@ -190,36 +167,27 @@ def probe_dead_relus(
         probes.check_dead_relus(
             fractions,
             len(images),
-            flags=probes.fixes(batch_norm=config.model.batch_norm),
+            flags=probes.fixes(batch_norm=model.batch_norm),
         ),
     )
 
 
-def probe_other_rates(
-    builder: ReportBuilder,
-    config: ml_collections.ConfigDict,
-    trial: Trial,
-    *,
-    rate: float,
-    num_classes: int,
-) -> None:
-    """Tries other learning rates on a network that does not learn.
+def probe_other_rates(builder: ReportBuilder, trial: Trial) -> None:
+    """Trains a network that does not learn at other learning rates.
 
     Args:
       builder: Collector of the findings.
-      config: Config of the run.
-      trial: Network, which is reset.
-      rate: Learning rate of the run, scaled to the batch.
-      num_classes: Number of classes.
+      trial: Network; it is reset.
     """
+    config = trial.config
     for factor in _RATES:
         trial.reset()
         losses = probes.fall(
             trial.step,
-            rate=factor * rate,
+            rate=factor * trial.rate,
             steps=_RATE_STEPS,
             seconds=builder.remaining_seconds(),
-            num_classes=num_classes,
+            num_classes=trial.num_classes,
         )
         if losses:
             found = recipe.wrong_rate(

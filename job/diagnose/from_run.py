@@ -6,14 +6,21 @@
 The checks take plain values from this job or from another program.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from job.config import augmentation
 from job.diagnose import costs
 from job.diagnose.finding import Finding, mistake
 from job.diagnose.probes import guessing_loss
-from job.diagnose.recipe import light_augmentation, longer_run
+from job.diagnose.recipe import (
+    heavy_augmentation,
+    light_augmentation,
+    longer_run,
+)
+from job.diagnose.settings import Settings
 
 # Distance of a mean loss to that of guessing within which a run has not
 # learned. The noise of a mean over thousands of images is smaller.
@@ -34,6 +41,26 @@ _STATISTICS = 10.0
 LATE = 0.8
 
 _Line = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Accuracies of a checkpoint.
+
+    Attributes:
+      step: Number of completed steps.
+      train: Accuracy on training images without augmentation, 0 to 1.
+      test: Accuracy on test images, 0 to 1.
+    """
+
+    step: int
+    train: float
+    test: float
+
+    @property
+    def gap(self) -> float:
+        """Points by which the training accuracy is above the other one."""
+        return 100 * (self.train - self.test)
 
 
 def complete_lines(lines: Sequence[_Line]) -> list[_Line]:
@@ -85,19 +112,14 @@ def check_metrics_stuck(
 
 
 def check_diverged(
-    lines: Sequence[_Line],
-    result: Mapping[str, Any],
-    *,
-    rate: float,
-    batch_norm: bool,
+    run: Settings, lines: Sequence[_Line], result: Mapping[str, Any]
 ) -> Finding | None:
     """Looks for losses that are not finite.
 
     Args:
+      run: What the checks know of the run.
       lines: Lines of metrics.jsonl.
-      result: Contents of result.json. Empty if the run has not ended.
-      rate: Peak learning rate of the run.
-      batch_norm: Whether the network has batch normalization.
+      result: Content of result.json. Empty if the run has not ended.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
@@ -106,25 +128,18 @@ def check_diverged(
     seen = [f"loss {bad[0]['loss']} at step {bad[0]['step']:,}"] if bad else []
     if rollbacks:
         seen.append(f"{rollbacks} rollbacks, each at half the learning rate")
-    flags = [f"--config.optimizer.peak_learning_rate={rate / 10:.2g}"]
-    if not batch_norm:
+    rate = run["optimizer.peak_learning_rate"] / 10
+    flags = [f"--config.optimizer.peak_learning_rate={rate:.2g}"]
+    if not run["model.batch_norm"]:
         flags.append("--config.optimizer.clip_norm=1")
     return mistake("diverged", "; ".join(seen), flags=tuple(flags))
 
 
-def check_gap(
-    *, train_accuracy: float, test_accuracy: float, augmented: bool
-) -> Finding | None:
-    """Looks for a network that has memorized its training images.
-
-    Args:
-      train_accuracy: Accuracy on training images, 0 to 1.
-      test_accuracy: Accuracy on other images, 0 to 1.
-      augmented: Whether the training images were augmented.
-    """
-    gap = 100 * (train_accuracy - test_accuracy)
-    if gap < _GAP:
+def check_gap(run: Settings, scores: Scores) -> Finding | None:
+    """Looks for a network that has memorized its training images."""
+    if scores.gap < _GAP:
         return None
+    augmented = augmentation.is_enabled(run.augment)
     flags: tuple[str, ...] = (
         "--config.augment.flip=alternating",
         "--config.augment.translate=2",
@@ -133,77 +148,47 @@ def check_gap(
         flags = ("--config.augment.preset=strong", "--config.epochs=100")
     return mistake(
         "memorized",
-        f"accuracy {100 * train_accuracy:.1f}% on training images and"
-        f" {100 * test_accuracy:.1f}% on others, a gap of {gap:.1f} points",
+        f"accuracy {100 * scores.train:.1f} on training images,"
+        f" {100 * scores.test:.1f} on others: a gap of {scores.gap:.1f} points",
         title="The network has memorized its training images"
         + ("" if augmented else ", and augmentation is off"),
         flags=flags,
     )
 
 
-def check_over_augmented(
-    *, plain_accuracy: float, test_accuracy: float, heavy: Sequence[str]
-) -> Finding | None:
-    """Looks for augmentation that prevents a run from fitting its own images.
-
-    The check is for a run that has (nearly) ended, because every run underfits
-    before.
-
-    Args:
-      plain_accuracy: Accuracy on training images without augmentation, 0 to 1.
-      test_accuracy: Accuracy on other images, 0 to 1.
-      heavy: Heavy settings; see `recipe.heavy_augmentation`.
-    """
-    gap = 100 * (plain_accuracy - test_accuracy)
-    if len(heavy) < 2 or plain_accuracy >= _LEARNED or gap > _UNDERFIT_GAP:
+def check_over_augmented(run: Settings, scores: Scores) -> Finding | None:
+    """Looks for augmentation that keeps a run from fitting its own images."""
+    heavy = heavy_augmentation(run.augment)
+    if len(heavy) < 2 or scores.train >= _LEARNED or scores.gap > _UNDERFIT_GAP:
         return None
     return mistake(
         "over_augmentation",
-        f"accuracy {100 * plain_accuracy:.1f}% on training images without"
-        f" augmentation and {100 * test_accuracy:.1f}% on others, with"
-        f" {', '.join(heavy)}",
+        f"accuracy {100 * scores.train:.1f} on plain training images,"
+        f" {100 * scores.test:.1f} on others, with {', '.join(heavy)}",
         cost=costs.OVER_AUGMENTED,
         flags=light_augmentation(heavy),
     )
 
 
 def check_underfit(
-    lines: Sequence[_Line],
-    *,
-    plain_accuracy: float,
-    test_accuracy: float,
-    steps: int,
-    epochs: float,
-    width: float,
-    train_images: int,
-    frozen: bool,
+    run: Settings, scores: Scores, lines: Sequence[_Line]
 ) -> Finding | None:
-    """Looks for a run that ended before it had learned its training images.
-
-    Args:
-      lines: Complete lines of metrics.jsonl.
-      plain_accuracy: Accuracy on training images without augmentation, 0 to 1.
-      test_accuracy: Accuracy on other images, 0 to 1.
-      steps: Number of completed steps.
-      epochs: Length of these steps in epochs of 50,000 images.
-      width: Multiplier of the filters.
-      train_images: Number of training images. If 0, all of them.
-      frozen: Whether only the head is trained.
-    """
-    gap = 100 * (plain_accuracy - test_accuracy)
-    if frozen or plain_accuracy >= _UNDERFIT or gap >= _GAP:
+    """Looks for a run that ended before it had learned its training images."""
+    if run.is_frozen or scores.train >= _UNDERFIT or scores.gap >= _GAP:
         return None
     train = [line["accuracy"] for line in lines if line["split"] == "train"]
-    seen = f"accuracy {100 * plain_accuracy:.1f}% on training images and"
-    seen += f" {100 * test_accuracy:.1f}% on others after {steps:,} steps,"
-    seen += f" {epochs:.2g} epochs of all 50,000 images"
+    seen = f"accuracy {100 * scores.train:.1f} on training images and"
+    seen += f" {100 * scores.test:.1f} on others after {scores.step:,} steps"
     if len(train) > 2 and train[-1] > train[-len(train) // 3] + 0.01:
         seen += ", and the training accuracy was still rising"
+    epochs = run.full_epochs_of(scores.step)
     return mistake(
         "underfit",
-        f"{seen}; {costs.expected_accuracy(width, epochs)}",
+        f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
+        f" 50,000; {costs.expected_accuracy(run['model.width'], epochs)}",
         flags=longer_run(
-            max(8, 2 * math.ceil(epochs)), train_images=train_images
+            max(8, 2 * math.ceil(epochs)),
+            train_images=run["data.train_images"],
         ),
     )
 

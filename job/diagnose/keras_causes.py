@@ -1,13 +1,12 @@
 """Causes of a low accuracy that trained copies of a Keras model show.
 
-check_rate(builder, model, recipe, trial, test, reading, accuracy)
-explain_guessing(builder, model, recipe, trial, test, num_classes)
+check_rate(builder, trial, accuracy)
+explain_guessing(builder, trial, num_classes)
 """
 
 import keras
 import numpy as np
 
-from job.data.dataset import Split
 from job.diagnose import (
     keras_outputs,
     keras_recipe,
@@ -29,29 +28,22 @@ _FEW_STEPS = 150
 
 
 def check_rate(
-    builder: ReportBuilder,
-    model: keras.Model,
-    recipe: Recipe,
-    trial: Trial | None,
-    test: Split | None,
-    reading: Reading,
-    accuracy: float | None,
+    builder: ReportBuilder, trial: Trial, accuracy: float | None
 ) -> None:
     """Compares the learning rate with its rule, and tries another one.
 
     Args:
       builder: Collector of the findings.
-      model: Image classifier.
-      recipe: Compiled recipe of the model.
-      trial: Trainer of copies of the model. If None, only the rule is applied.
-      test: Images that were not used for training.
-      reading: Reading with the highest accuracy.
-      accuracy: Accuracy on `test` in %. None if the model guesses.
+      trial: Model, and copies of it that can be trained.
+      accuracy: Accuracy of the model in %. None if it guesses or if there are
+        no images.
     """
+    model, recipe = trial.model, trial.recipe
     if not recipe.optimizer or layers.has_frozen_base(model):
         return
     normalized = layers.is_normalized(model)
-    trained = [c for c in layers.convolutions(model) if c.trainable_variables]
+    found = layers.find(model, keras.layers.Conv2D)
+    trained = [layer for layer in found if layer.trainable_variables]
     bounds = keras_recipe.rate_bounds(
         recipe, convolutions=len(trained), normalized=normalized
     )
@@ -70,7 +62,7 @@ def check_rate(
     if deep:
         network = f" for {len(trained)} convolutions without normalization"
     seen = f"{near[0]:.2g} to {near[1]:.2g} is usual"
-    if deep or trial is None or test is None or not trial.is_possible:
+    if deep or not trial.is_possible:
         if not is_far:
             return
     elif accuracy is None:
@@ -83,12 +75,8 @@ def check_rate(
                 f" {better:g} and by {own:.2f} at {recipe.rate:.2g}"
             )
     else:
-        images = scoring.prepare(model, test.images, reading)
-        own, other = (
-            trial.accuracy(rate, images, test.labels)
-            for rate in (recipe.rate, better)
-        )
-        # A rate far outside of the usual range may be the end of a schedule.
+        own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
+        # A rate far outside of the usual ones may be the end of a schedule.
         if other < own + 3 and (not is_far or accuracy > _LEARNED_MUCH):
             return
         if other > own:
@@ -127,32 +115,22 @@ def check_length(recipe: Recipe) -> Finding | None:
 
 
 def explain_guessing(
-    builder: ReportBuilder,
-    model: keras.Model,
-    recipe: Recipe,
-    trial: Trial,
-    test: Split,
-    num_classes: int,
+    builder: ReportBuilder, trial: Trial, num_classes: int
 ) -> None:
     """Looks for the cause of guessing if other checks found none.
 
-    A new copy of the network shows whether it can learn these images.
-
     Args:
       builder: Collector of the findings.
-      model: Image classifier.
-      recipe: Compiled recipe of the model.
-      trial: Trainer of copies of the model.
-      test: Images that were not used for training.
+      trial: Model, and copies of it that can be trained.
       num_classes: Number of classes.
     """
+    model, recipe, test = trial.model, trial.recipe, trial.test
+    assert test is not None
     if is_short(recipe):
         builder.add("underfit", check_length(recipe))
         return
     usual = keras_outputs.usual_reading(model)
-    outputs = scoring.outputs_of(
-        model, scoring.prepare(model, test.images[:256], usual)
-    )
+    outputs = scoring.answers(model, test.images[:256], usual)
     only = keras_outputs.answers_one_class(scoring.classes_of(outputs))
     certain = float(np.median(outputs.max(axis=1))) > 0.5
     seen = "the answers vary and are correct only by chance"
@@ -172,8 +150,8 @@ def explain_guessing(
         if usual.scale == "raw":
             twice = trial.loss(recipe.rate or 0.0, Reading("unit"))
         if twice < min(LEARNED, falls / 2):
-            seen += f", or by {twice:.2f} if its pixels are divided by 255"
-            builder.add("scaled_twice", keras_outputs.scaled_twice(seen))
+            seen += f", by {twice:.2f} if its pixels are divided by 255 before"
+            builder.add("scaled_twice", mistake("scaled_twice", seen))
             return
         name = "shuffled_labels"
         seen += ", so network and learning rate can learn these images"

@@ -91,11 +91,10 @@ def load(path: pathlib.Path) -> keras.Model:
             path, compile=not _foreign_class(compiled), safe_mode=True
         )
     except Exception as error:
-        # Any exception of a layer may arrive here.
-        first = (str(error).strip().splitlines() or ["?"])[0][:200]
+        # Keras passes on any exception of a layer.
         raise errors.DataError(
-            f"{where}: the model cannot be loaded ({type(error).__name__}:"
-            f" {first}). Fix: {_OTHER_FILES['']}"
+            f"{where} cannot be loaded ({type(error).__name__}:"
+            f" {errors.first_line(error)})"
         ) from None
     if problem := shape_problem(model):
         raise errors.DataError(f"{where}: the model {problem}")

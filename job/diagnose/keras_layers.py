@@ -6,6 +6,7 @@ check_frozen_base(model, imagenet=True)
 
 from collections.abc import Callable
 
+import google_crc32c
 import keras
 import numpy as np
 
@@ -30,16 +31,11 @@ _STRONG_AUGMENTATION = {
 }
 
 
-def has_imagenet_weights(
-    model: keras.Model, kernel: str = IMAGENET_KERNEL
-) -> bool:
-    """Returns whether the first convolution is that of ImageNet's VGG16.
-
-    Args:
-      model: Image classifier.
-      kernel: Checksum of ImageNet's kernel.
-    """
-    return layers.first_kernel_crc32c(model) == kernel
+def has_imagenet_weights(model: keras.Model) -> bool:
+    """Returns whether the first convolution is that of ImageNet's VGG16."""
+    found = layers.find(model, keras.layers.Conv2D)
+    kernel = np.asarray(found[0].kernel, np.float32) if found else np.zeros(0)
+    return f"{google_crc32c.value(kernel.tobytes()):08x}" == IMAGENET_KERNEL
 
 
 def check_finite(model: keras.Model) -> Finding | None:
@@ -87,7 +83,7 @@ def check_frozen_base(model: keras.Model, *, imagenet: bool) -> Finding | None:
     """
     if not layers.has_frozen_base(model):
         return None
-    found = layers.convolutions(model)
+    found = layers.find(model, keras.layers.Conv2D)
     size = min(layer.output.shape[1] or 32 for layer in found)
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     what = "" if imagenet else ", and the weights are not ImageNet's VGG16"
@@ -142,9 +138,10 @@ def check_initial_weights(model: keras.Model) -> Finding | None:
     """Looks for layers whose filters are all equal."""
     kernels = [
         layer
-        for layer in layers.flat_layers(model)
-        if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
-        and layer.kernel.shape[-1] > 1
+        for layer in layers.find(
+            model, keras.layers.Conv2D | keras.layers.Dense
+        )
+        if layer.kernel.shape[-1] > 1
     ]
     equal = [
         layer
@@ -161,8 +158,8 @@ def check_initial_weights(model: keras.Model) -> Finding | None:
 
 
 def check_frozen_batch_norm(model: keras.Model) -> Finding | None:
-    """Looks for batch normalization that is frozen with initial statistics."""
-    found = layers.batch_norms(model)
+    """Looks for batch normalization frozen with its initial statistics."""
+    found = layers.find(model, keras.layers.BatchNormalization)
     frozen = [
         layer
         for layer in found

@@ -5,6 +5,7 @@
 The model, its optimizer and its metrics are not changed.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -112,7 +113,6 @@ def check_model(
     *,
     num_classes: int,
     given: Reading | None = None,
-    imagenet_kernel: str = keras_layers.IMAGENET_KERNEL,
 ) -> None:
     """Runs all checks of a model.
 
@@ -123,16 +123,16 @@ def check_model(
         the description and the weights are checked.
       train: Images that were used for training. If None, unknown.
       num_classes: Number of classes.
-      given: Reading of the user's images. If None, unknown.
-      imagenet_kernel: Checksum of the first kernel of ImageNet's VGG16.
+      given: Reading in which the user gives the images to the model. None if
+        unknown.
     """
     recipe = keras_recipe.read_recipe(model)
-    imagenet = keras_layers.has_imagenet_weights(model, imagenet_kernel)
+    imagenet = keras_layers.has_imagenet_weights(model)
     keras_recipe.check_description(
         builder, model, recipe, num_classes=num_classes, imagenet=imagenet
     )
     if test is None:
-        check_rate(builder, model, recipe, None, test, Reading(), None)
+        check_rate(builder, Trial(model, recipe), None)
         builder.skip(
             "no images. Fix: set DATA=DIR, or --images and --labels", "accuracy"
         )
@@ -151,26 +151,25 @@ def check_model(
             num_classes=num_classes,
             poll=builder.poll,
         )
+        first = known.take(np.arange(min(_TRIAL_IMAGES, len(known))))
+        trial = Trial(model, recipe, first, test, reading)
         accuracy = check_answers(
             builder,
-            model,
-            recipe,
+            trial,
             test,
             sample if train else None,
-            reading=reading,
             num_classes=num_classes,
             imagenet=imagenet,
             given=given,
         )
         if accuracy is None:
-            reading = keras_outputs.usual_reading(model)
-        first = known.take(np.arange(min(_TRIAL_IMAGES, len(known))))
-        trial = Trial(model, recipe, first, reading)
-        check_rate(builder, model, recipe, trial, test, reading, accuracy)
+            usual = keras_outputs.usual_reading(model)
+            trial = dataclasses.replace(trial, reading=usual)
+        check_rate(builder, trial, accuracy)
         if builder.has_findings():
             return
         if accuracy is None:
-            explain_guessing(builder, model, recipe, trial, test, num_classes)
+            explain_guessing(builder, trial, num_classes)
         elif accuracy < _LOW:
             builder.add("underfit", check_length(recipe))
 
@@ -183,12 +182,10 @@ def _count(model: keras.Model) -> int:
 
 def check_answers(
     builder: ReportBuilder,
-    model: keras.Model,
-    recipe: Recipe,
+    trial: Trial,
     test: Split,
     train: Split | None,
     *,
-    reading: Reading,
     num_classes: int,
     imagenet: bool,
     given: Reading | None,
@@ -197,22 +194,18 @@ def check_answers(
 
     Args:
       builder: Collector of the findings.
-      model: Image classifier.
-      recipe: Compiled recipe of the model.
-      test: Images that were not used for training.
-      train: Images that were used for training. If None, unknown.
-      reading: Reading with the highest accuracy.
+      trial: Model, how it was compiled, and the reading of its images.
+      test: Images that it was not trained on.
+      train: Images that it was trained on, if known.
       num_classes: Number of classes.
-      imagenet: Whether the model has ImageNet's filters.
-      given: Reading of the user's images. If None, unknown.
+      imagenet: Whether its first filters are those of ImageNet's VGG16.
+      given: Reading in which the user has the images, if known.
 
     Returns:
-      Accuracy on test images in %, with the classes in the model's order, or
-      None if the model guesses.
+      Accuracy on the test images in %. None if the model guesses.
     """
-    outputs = scoring.outputs_of(
-        model, scoring.prepare(model, test.images, reading)
-    )
+    model, recipe, reading = trial.model, trial.recipe, trial.reading
+    outputs = scoring.answers(model, test.images, reading)
     order = np.arange(max(num_classes, outputs.shape[1]))
     if outputs.shape[1] == num_classes:
         classes = scoring.classes_of(outputs)
@@ -228,8 +221,8 @@ def check_answers(
 
     def accuracy(split: Split, way: Reading = reading) -> float:
         builder.poll()
-        images = scoring.prepare(model, split.images, way)
-        classes = scoring.classes_of(scoring.outputs_of(model, images))
+        outputs = scoring.answers(model, split.images, way)
+        classes = scoring.classes_of(outputs)
         classes = np.clip(classes, 0, len(order) - 1)
         return 100 * float((order[classes] == split.labels).mean())
 
@@ -241,7 +234,7 @@ def check_answers(
             model, train_accuracy=score if train_score is None else train_score
         )
     }
-    check_statistics(builder, model, test, reading)
+    check_statistics(builder, trial, test)
     learned = keras_outputs.has_learned(
         max(score, train_score or 0), num_classes
     )
@@ -268,7 +261,7 @@ def check_answers(
             findings["missing_classes"] = keras_outputs.check_missing_classes(
                 outputs[:, np.argsort(order)], test.labels
             )
-        check_activity(builder, model, recipe, test, reading, order)
+        check_activity(builder, trial, test, order)
     for name, found in findings.items():
         builder.add(name, found)
     return score if learned else None
@@ -296,21 +289,19 @@ def _summarize(
     builder.summary = text
 
 
-def check_statistics(
-    builder: ReportBuilder, model: keras.Model, test: Split, reading: Reading
-) -> None:
+def check_statistics(builder: ReportBuilder, trial: Trial, test: Split) -> None:
     """Compares the moving statistics of batch normalization with a batch's.
 
     Args:
       builder: Collector of the findings.
-      model: Image classifier, which is not changed.
-      test: Images that were not used for training.
-      reading: Reading with the highest accuracy.
+      trial: Model, which is left as it was, and the reading of its images.
+      test: Images that it was not trained on.
     """
-    if not layers.batch_norms(model):
+    model = trial.model
+    if not layers.find(model, keras.layers.BatchNormalization):
         return
     split = test.take(np.arange(min(_STATISTICS_IMAGES, len(test))))
-    images = scoring.prepare(model, split.images, reading)
+    images = scoring.prepare(model, split.images, trial.reading)
     kept = model.get_weights()
     by_batch, by_running = (
         scoring.top_1(
@@ -332,49 +323,36 @@ def check_statistics(
 
 
 def check_activity(
-    builder: ReportBuilder,
-    model: keras.Model,
-    recipe: Recipe,
-    test: Split,
-    reading: Reading,
-    order: _Array,
+    builder: ReportBuilder, trial: Trial, test: Split, order: _Array
 ) -> None:
     """Checks the dead units and the metrics of a model.
 
     Args:
       builder: Collector of the findings.
-      model: Image classifier.
-      recipe: Compiled recipe of the model.
-      test: Images that were not used for training.
-      reading: Reading with the highest accuracy.
-      order: Label of each class of the model.
+      trial: Model, how it was compiled, and the reading of its images.
+      test: Images that it was not trained on.
+      order: Label of each of its classes.
     """
-    images = scoring.prepare(model, test.images[:_BATCH], reading)
+    model = trial.model
+    images = scoring.prepare(model, test.images[:_BATCH], trial.reading)
     fractions = layers.dead_fractions(
         lambda batch: model(batch, training=False),
         layers.relu_layers(model),
         images,
     )
     builder.add("dead_relus", probes.check_dead_relus(fractions, len(images)))
-    if recipe.loss:
-        builder.add(
-            "metric", _check_metrics(model, recipe, test, reading, order)
-        )
+    if trial.recipe.loss:
+        builder.add("metric", _check_metrics(trial, test, order))
 
 
-def _check_metrics(
-    model: keras.Model,
-    recipe: Recipe,
-    test: Split,
-    reading: Reading,
-    order: _Array,
-) -> Finding | None:
+def _check_metrics(trial: Trial, test: Split, order: _Array) -> Finding | None:
     """Compares the model's own accuracy metrics with its answers."""
+    model, one_hot = trial.model, trial.recipe.is_one_hot
     units = int(model.outputs[0].shape[-1])
-    images = scoring.prepare(model, test.images[:256], reading)
-    # These are the labels in the model's order of classes.
+    images = scoring.prepare(model, test.images[:256], trial.reading)
+    # The labels as the model has learned them.
     labels = np.argsort(order)[test.labels[: len(images)]]
-    targets = scoring.targets(labels, units=units, one_hot=recipe.is_one_hot)
+    targets = scoring.targets(labels, units=units, one_hot=one_hot)
     try:
         values: dict[str, Any] = model.evaluate(
             images, targets, verbose=0, return_dict=True

@@ -55,9 +55,8 @@ def usual_reading(model: keras.Model) -> Reading:
     Args:
       model: Image classifier.
     """
-    scales = (keras.layers.Rescaling, keras.layers.Normalization)
-    own = any(isinstance(layer, scales) for layer in layers.flat_layers(model))
-    return Reading("raw" if own else "unit")
+    scales = keras.layers.Rescaling | keras.layers.Normalization
+    return Reading("raw" if layers.find(model, scales) else "unit")
 
 
 def find_reading(
@@ -84,10 +83,8 @@ def find_reading(
         for reading in readings:
             if reading not in hits:
                 poll()
-                prepared = scoring.prepare(model, images, reading)
-                classes = scoring.classes_of(
-                    scoring.outputs_of(model, prepared)
-                )
+                outputs = scoring.answers(model, images, reading)
+                classes = scoring.classes_of(outputs)
                 if model.outputs[0].shape[-1] == num_classes:
                     order = scoring.best_order(classes, labels, num_classes)
                     classes = order[classes]
@@ -160,25 +157,24 @@ def check_scaling(
       reading: Reading with the highest accuracy.
       imagenet: Whether the model has ImageNet's filters.
     """
-    found = layers.flat_layers(model)
     rescales = [
         layer.scale
-        for layer in found
-        if isinstance(layer, keras.layers.Rescaling)
-        and np.max(np.abs(layer.scale)) < 0.1
+        for layer in layers.find(model, keras.layers.Rescaling)
+        if np.max(np.abs(layer.scale)) < 0.1
     ]
-    scales_itself = rescales or any(
-        isinstance(layer, keras.layers.Normalization) for layer in found
-    )
+    normalizes = bool(layers.find(model, keras.layers.Normalization))
+    scales_itself = rescales or normalizes
+    count = len(layers.flat_layers(model))
     findings: dict[str, Finding | None] = {
         "scaled_twice": None,
         "unscaled_pixels": None,
         "preprocessing": None,
     }
     if reading.scale == "twice" or (rescales and reading.scale != "raw"):
-        findings["scaled_twice"] = scaled_twice(
-            f"the model expects pixels {SCALES[reading.scale][0]}, and"
-            f" {len(rescales)} Rescaling layers divide them again"
+        findings["scaled_twice"] = mistake(
+            "scaled_twice",
+            f"the model knows most images {SCALES[reading.scale][0]}, and"
+            f" {len(rescales)} Rescaling layers divide them again",
         )
     elif imagenet and reading.scale != "caffe" and not scales_itself:
         findings["preprocessing"] = mistake(
@@ -194,19 +190,10 @@ def check_scaling(
     ):
         findings["unscaled_pixels"] = mistake(
             "unscaled_pixels",
-            "the model expects pixels from 0 to 255, and 0 of"
-            f" {len(found)} layers scale or normalize them",
+            "the model knows most images with pixels from 0 to 255, and 0 of"
+            f" its {count} layers scale or normalize them",
         )
     return findings
-
-
-def scaled_twice(seen: str) -> Finding:
-    """Returns the finding of pixels that the data and the model scale.
-
-    Args:
-      seen: Evidence of the finding.
-    """
-    return mistake("scaled_twice", seen)
 
 
 def check_input_scale(

@@ -1,17 +1,16 @@
 """Layers of a Keras model and their outputs.
 
-    with outputs_of(relu_layers(model)) as outputs:
-        model(images)
-    outputs["block1_conv1_relu"]        # float [n, h, w, c]
+    fractions = dead_fractions(model, relu_layers(model), images)
+    max(fractions, key=lambda one: one[1])      # ("block1_conv1_relu", 0.02)
 
 Layers of nested models count as layers of the model.
 """
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import google_crc32c
 import keras
 import numpy as np
 import tensorflow as tf
@@ -37,53 +36,42 @@ def relu_layers(model: keras.Model) -> list[keras.Layer]:
     ]
 
 
-def batch_norms(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """Returns the Keras BatchNormalization layers."""
-    return [
-        layer
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-
-
-def convolutions(model: keras.Model) -> list[keras.layers.Conv2D]:
-    """Returns the Keras Conv2D layers, in the order of the model."""
-    return [
-        layer
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.Conv2D)
-    ]
+def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
+    """Returns the layers of some classes, in the order of the model."""
+    return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
 
 
 @contextlib.contextmanager
-def outputs_of(layers: Sequence[keras.Layer]) -> Iterator[dict[str, Any]]:
-    """Records the outputs of layers by their names.
+def outputs_of(
+    layers: Sequence[keras.Layer],
+) -> Iterator[dict[keras.Layer, Any]]:
+    """Records what layers return.
 
     Args:
-      layers: Layers of a model or of its nested models, with unique names.
+      layers: Layers of a model or of its inner models, which may have the same
+        names.
     """
-    kept: dict[str, Any] = {}
-    calls = {layer: layer.call for layer in layers}
+    kept: dict[keras.Layer, Any] = {}
 
-    def record(layer: keras.Layer) -> Callable:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            kept[layer.name] = calls[layer](*args, **kwargs)
-            return kept[layer.name]
+    def record(layer: keras.Layer, call: Callable) -> Callable:
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            kept[layer] = call(*args, **kwargs)
+            return kept[layer]
 
-        return call
+        return recorded
 
     for layer in layers:
-        layer.call = record(layer)
+        layer.call = record(layer, layer.call)
     try:
         yield kept
     finally:
         for layer in layers:
-            layer.call = calls[layer]
+            del layer.call  # The class has the method.
 
 
 def dead_fractions(
     model: Callable[[Any], Any], layers: Sequence[keras.Layer], images: Any
-) -> dict[str, float]:
+) -> list[tuple[str, float]]:
     """Returns the fraction of units of each layer that are 0 for all images.
 
     Args:
@@ -92,20 +80,21 @@ def dead_fractions(
       images: Batch of images, as the model takes it.
 
     Returns:
-      Fraction of dead units, 0 to 1, by the name of the layer.
+      Name and fraction, 0 to 1, of each layer.
     """
-    fractions = {}
+    fractions = []
     with outputs_of(layers) as outputs:
         model(images)
-    for name, output in outputs.items():
+    for layer, output in outputs.items():
         units = np.asarray(output, np.float32).reshape(-1, output.shape[-1])
-        fractions[name] = float((units.max(axis=0) <= 0).mean())
+        dead = float((units.max(axis=0) <= 0).mean())
+        fractions.append((layer.name, dead))
     return fractions
 
 
 def has_frozen_base(model: keras.Model) -> bool:
-    """Returns whether a model has convolutions, all of which are frozen."""
-    found = convolutions(model)
+    """Returns whether the model has convolutions and all of them are frozen."""
+    found = find(model, keras.layers.Conv2D)
     return bool(found) and not any(layer.trainable_variables for layer in found)
 
 
@@ -116,9 +105,7 @@ def multiply_adds(model: keras.Model) -> int:
     not fix counts as 32 pixels.
     """
     count = 0
-    for layer in flat_layers(model):
-        if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
-            continue
+    for layer in find(model, keras.layers.Conv2D | keras.layers.Dense):
         places = layer.output.shape[1:-1]
         size = int(np.prod([each or 32 for each in places]))
         count += size * int(np.prod(layer.kernel.shape))
@@ -136,12 +123,9 @@ def output_activation(model: keras.Model) -> str:
 
 
 def head_fraction(model: keras.Model) -> float:
-    """Returns the fraction of a model's weights in dense layers, 0 to 1."""
-    dense = sum(
-        layer.count_params()
-        for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.Dense)
-    )
+    """Returns the fraction of a model's weights that dense layers have."""
+    layers = find(model, keras.layers.Dense)
+    dense = sum(layer.count_params() for layer in layers)
     return dense / max(1, model.count_params())
 
 
@@ -152,16 +136,3 @@ def is_normalized(model: keras.Model) -> bool:
         and not isinstance(layer, keras.layers.Normalization)
         for layer in flat_layers(model)
     )
-
-
-def first_kernel_crc32c(model: keras.Model) -> str:
-    """Returns the checksum of the first convolution's kernel.
-
-    Returns:
-      crc32c of the float32 bytes in 8 hexadecimal digits, or "" for a model
-      without convolutions.
-    """
-    for layer in convolutions(model):
-        kernel = np.asarray(layer.kernel, np.float32)
-        return f"{google_crc32c.value(kernel.tobytes()):08x}"
-    return ""

@@ -209,26 +209,28 @@ def check_learning(
 
 
 def check_dead_relus(
-    fractions: dict[str, float], images: int, *, flags: tuple[str, ...] = ()
+    fractions: Sequence[tuple[str, float]],
+    images: int,
+    *,
+    flags: tuple[str, ...] = (),
 ) -> Finding | None:
     """Looks for layers in which most units are 0 for all images.
 
     Args:
-      fractions: Fraction of dead units by layer; see `layers.dead_fractions`.
+      fractions: Name and fraction of dead units of each layer; see
+        `layers.dead_fractions`.
       images: Number of images.
       flags: Flags of the job that fix the mistake. Empty for a Keras model.
     """
-    dead = {
-        k: fraction for k, fraction in fractions.items() if fraction >= _DEAD
-    }
+    dead = [one for one in fractions if one[1] >= _DEAD]
     if not dead:
         return None
-    worst = max(dead, key=lambda name: dead[name])
+    worst, fraction = max(dead, key=lambda one: one[1])
     return mistake(
         "dead_relus",
-        f"{dead[worst]:.0%} of {worst}'s units are 0 for all of {images}"
-        f" images; {len(dead)} of {len(fractions)} layers have {_DEAD:.0%} dead"
-        " units or more",
+        f"{fraction:.0%} of {worst}'s units are 0 for all of {images}"
+        f" images; {len(dead)} of {len(fractions)} layers are dead by"
+        f" {_DEAD:.0%} or more",
         fix=""
         if flags
         else "add BatchNormalization before each ReLU, or divide the learning"

@@ -1,6 +1,6 @@
 """Checks of a training recipe: learning rate, decay, length, augmentation.
 
-    check_weight_decay(optimizer="sgd", weight_decay=5e-3, ...)
+    check_weight_decay(settings)
 
 The checks need neither TensorFlow nor data.
 """
@@ -11,6 +11,7 @@ from typing import Any
 from job.config import augmentation
 from job.diagnose import costs
 from job.diagnose.finding import Finding, mistake
+from job.diagnose.settings import Settings
 
 # Learning rate of SGD with momentum 0.9 per 128 images of a batch, as in
 # published recipes for VGG16 by the linear rule (Goyal et al. 2017,
@@ -79,48 +80,31 @@ def rule_of_thumb(
     return rate if batch_norm and not pretrained else 0.4 * rate
 
 
-def check_rate_rule(
-    *,
-    optimizer: str,
-    peak_learning_rate: float,
-    global_batch_size: int,
-    batch_norm: bool,
-    pretrained: bool,
-    frozen: bool,
-) -> Finding | None:
+def check_rate_rule(run: Settings) -> Finding | None:
     """Compares the peak learning rate with the rule for its batch size.
 
-    Args:
-      optimizer: Name of the optimizer, sgd (momentum 0.9) or adam.
-      peak_learning_rate: Learning rate after the warm-up.
-      global_batch_size: Number of images per step.
-      batch_norm: Whether the network has batch normalization.
-      pretrained: Whether the network starts from pretrained weights.
-      frozen: Whether only the head is trained, for which no rule exists.
+    A head on a frozen base has no rule: the scale of its features decides.
     """
+    optimizer, rate = run["optimizer.name"], run["optimizer.peak_learning_rate"]
+    batch_size, batch_norm = run["global_batch_size"], run["model.batch_norm"]
     rule = rule_of_thumb(
         optimizer=optimizer,
-        global_batch_size=global_batch_size,
+        global_batch_size=batch_size,
         batch_norm=batch_norm,
-        pretrained=pretrained,
+        pretrained=run.is_pretrained,
     )
-    ratio = peak_learning_rate / rule
-    if _LOWEST_RATIO <= ratio <= _HIGHEST_RATIO or frozen:
+    ratio = rate / rule
+    if _LOWEST_RATIO <= ratio <= _HIGHEST_RATIO or run.is_frozen:
         return None
-    direction = "low" if ratio < 1 else "high"
-    network = " with pretrained weights" if pretrained else ""
-    if not pretrained and not batch_norm:
-        network = " without batch normalization"
-    cost = costs.RATE_TOO_LOW if ratio < 1 else costs.RATE_TOO_HIGH
-    if ratio > 1 and optimizer == "adam" and not batch_norm:
-        cost = costs.DEEP_RATE
-    return mistake(
-        "learning_rate",
-        f"{optimizer} at {peak_learning_rate:g} with {global_batch_size} images"
-        f" per step is {ratio:.3g} times the usual {rule:g}",
-        title=f"The learning rate is too {direction}{network}",
-        cost=cost,
-        flags=(f"--config.optimizer.peak_learning_rate={rule:g}",),
+    network = " with pretrained weights" if run.is_pretrained else ""
+    return _rate_finding(
+        f"{optimizer} at {rate:g} with {batch_size} images per step is"
+        f" {ratio:.3g} times the usual {rule:g}",
+        better=f"{rule:g}",
+        is_low=ratio < 1,
+        optimizer=optimizer,
+        batch_norm=batch_norm,
+        network=network,
     )
 
 
@@ -151,86 +135,83 @@ def wrong_rate(
         <= max(better, peak_learning_rate)
     ):
         better = usual
-    direction = "low" if factor > 1 else "high"
-    network = "" if batch_norm else " without batch normalization"
-    cost = costs.RATE_TOO_LOW if factor > 1 else costs.RATE_TOO_HIGH
-    if factor < 1 and optimizer == "adam" and not batch_norm:
-        cost = costs.DEEP_RATE
-    return mistake(
-        "learning_rate",
-        f"the loss of one batch does not fall at {peak_learning_rate:g}, but at"
-        f" {factor:g} times this learning rate it falls from {losses[0]:.2f} to"
+    return _rate_finding(
+        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
+        f" {factor:g} times that it falls from {losses[0]:.2f} to"
         f" {losses[-1]:.2f} in {len(losses) - 1} steps",
-        title=f"The learning rate is too {direction}{network}",
-        cost=cost,
-        flags=(f"--config.optimizer.peak_learning_rate={better:.2g}",),
+        better=f"{better:.2g}",
+        is_low=factor > 1,
+        optimizer=optimizer,
+        batch_norm=batch_norm,
     )
 
 
-def check_constant_rate(
+def _rate_finding(
+    evidence: str,
     *,
-    schedule: str,
-    warmup_epochs: float,
-    epochs: float,
-    frozen: bool,
-) -> Finding | None:
-    """Looks for a learning rate that never decreases.
+    better: str,
+    is_low: bool,
+    optimizer: str,
+    batch_norm: bool,
+    network: str = "",
+) -> Finding:
+    """Returns the finding of a learning rate that is too low or too high."""
+    if not batch_norm:
+        network = network or " without batch normalization"
+    direction = "low" if is_low else "high"
+    cost = costs.RATE_TOO_LOW if is_low else costs.RATE_TOO_HIGH
+    if not is_low and optimizer == "adam" and not batch_norm:
+        cost = costs.DEEP_RATE
+    return mistake(
+        "learning_rate",
+        evidence,
+        title=f"The learning rate is too {direction}{network}",
+        cost=cost,
+        flags=(f"--config.optimizer.peak_learning_rate={better}",),
+    )
 
-    Args:
-      schedule: Name of the schedule: cosine, linear or constant.
-      warmup_epochs: Linear warm-up in epochs.
-      epochs: Length of the run in epochs.
-      frozen: Whether only the head is trained, which needs no schedule.
-    """
-    if frozen or (schedule != "constant" and warmup_epochs < epochs):
+
+def check_constant_rate(run: Settings) -> Finding | None:
+    """Looks for a learning rate that never decreases."""
+    epochs, warmup_epochs = run.epochs, run["optimizer.warmup_epochs"]
+    is_constant = run["optimizer.schedule"] == "constant"
+    if run.is_frozen or (not is_constant and warmup_epochs < epochs):
         return None
     seen = f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}"
     flags = [f"--config.optimizer.warmup_epochs={epochs / 5:.3g}"]
-    if schedule == "constant":
-        seen = f"epoch {epochs:g} has the learning rate of the first epoch"
+    if is_constant:
+        seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
         flags.append("--config.optimizer.schedule=linear")
     return mistake("constant_rate", seen, flags=tuple(flags))
 
 
-def check_warmup(
-    *, optimizer: str, warmup_epochs: float, epochs: float, frozen: bool
-) -> Finding | None:
-    """Looks for SGD without a warm-up in a short run.
-
-    Args:
-      optimizer: Name of the optimizer.
-      warmup_epochs: Linear warm-up in epochs.
-      epochs: Length of the run in epochs.
-      frozen: Whether only the head is trained.
-    """
-    if frozen or optimizer != "sgd" or warmup_epochs or epochs >= _LONG_RUN:
+def check_warmup(run: Settings) -> Finding | None:
+    """Looks for a high rate of SGD without a warm-up, in a short run."""
+    if (
+        run.is_frozen
+        or run["optimizer.name"] != "sgd"
+        or run["optimizer.warmup_epochs"]
+        or run.epochs >= _LONG_RUN
+    ):
         return None
     return mistake(
         "no_warmup",
-        f"0 warm-up epochs of {epochs:g}",
+        f"0 warm-up epochs of {run.epochs:g}",
         cost=costs.NO_WARMUP,
-        flags=(f"--config.optimizer.warmup_epochs={epochs / 5:.3g}",),
+        flags=(f"--config.optimizer.warmup_epochs={run.epochs / 5:.3g}",),
     )
 
 
-def check_augmentation(
-    *, augment: Mapping[str, Any], synthetic: bool, frozen: bool
-) -> Finding | None:
-    """Looks for a run without augmentation.
-
-    Args:
-      augment: Fields of `config.augment`.
-      synthetic: Whether the images are synthetic.
-      frozen: Whether only the head is trained, on fixed features.
-    """
-    if frozen or augmentation.is_enabled(augment):
+def check_augmentation(run: Settings) -> Finding | None:
+    """Looks for a run without augmentation."""
+    if run.is_frozen or augmentation.is_enabled(run.augment):
         return None
-    strengths = augmentation.strengths(augment)
     return mistake(
         "no_augmentation",
-        f"the flip is none, and {len(strengths)} strengths are 0",
+        f"flip none and {len(augmentation.strengths(run.augment))} strengths"
+        " of 0",
         cost=costs.NO_AUGMENTATION_SYNTHETIC
-        if synthetic
+        if run.is_synthetic
         else costs.NO_AUGMENTATION,
         flags=(
             "--config.augment.flip=alternating",
@@ -266,53 +247,30 @@ def light_augmentation(heavy: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def check_over_augmentation(
-    *, augment: Mapping[str, Any], epochs: float
-) -> Finding | None:
-    """Looks for heavy augmentation in a short run.
-
-    Args:
-      augment: Fields of `config.augment`.
-      epochs: Length of the run in epochs.
-    """
-    heavy = heavy_augmentation(augment)
-    if len(heavy) < 2 or epochs >= _LONG_RUN:
+def check_over_augmentation(run: Settings) -> Finding | None:
+    """Looks for heavy augmentation in a short run."""
+    heavy = heavy_augmentation(run.augment)
+    if len(heavy) < 2 or run.epochs >= _LONG_RUN:
         return None
     return mistake(
         "over_augmentation",
-        f"{epochs:g} epochs with {', '.join(heavy)}",
+        f"{run.epochs:g} epochs with {', '.join(heavy)}",
         title="Too much augmentation for a run of this length",
         cost=costs.OVER_AUGMENTED,
         flags=light_augmentation(heavy),
     )
 
 
-def check_budget(
-    *,
-    epochs: float,
-    steps: int,
-    width: float,
-    train_images: int,
-    frozen: bool,
-    synthetic: bool,
-) -> Finding | None:
-    """Looks for a run that is too short for learning.
-
-    Args:
-      epochs: Length of the run in epochs of 50,000 images.
-      steps: Number of steps of the run.
-      width: Multiplier of the filters.
-      train_images: Number of training images. If 0, all of them.
-      frozen: Whether only the head is trained.
-      synthetic: Whether the images are synthetic, which are learned faster.
-    """
-    if frozen or synthetic or epochs >= _SHORT_RUN:
+def check_budget(run: Settings) -> Finding | None:
+    """Looks for a run that ends before a network can have learned."""
+    epochs, width = run.full_epochs, run["model.width"]
+    if run.is_frozen or run.is_synthetic or epochs >= _SHORT_RUN:
         return None
     return mistake(
         "short_run",
-        f"{steps:,} steps are {epochs:.2g} epochs of all 50,000 images;"
-        f" {costs.expected_accuracy(width, epochs)}",
-        flags=longer_run(8, train_images=train_images),
+        f"{run.train_steps:,} steps show as many images as {epochs:.2g} epochs"
+        f" of all 50,000; {costs.expected_accuracy(width, epochs)}",
+        flags=longer_run(8, train_images=run["data.train_images"]),
     )
 
 
@@ -350,24 +308,13 @@ def decay_per_step(
     return learning_rate * weight_decay * gain
 
 
-def check_weight_decay(
-    *,
-    optimizer: str,
-    peak_learning_rate: float,
-    weight_decay: float,
-    momentum: float,
-) -> Finding | None:
-    """Looks for a weight decay in the convention of another optimizer.
-
-    Args:
-      optimizer: Name of the optimizer, sgd (coupled here) or adam (decoupled).
-      peak_learning_rate: Learning rate after the warm-up.
-      weight_decay: Weight decay in the optimizer's own convention.
-      momentum: Momentum of SGD.
-    """
+def check_weight_decay(run: Settings) -> Finding | None:
+    """Looks for a weight decay in the convention of another optimizer."""
+    optimizer, momentum = run["optimizer.name"], run["optimizer.momentum"]
+    weight_decay = run["optimizer.weight_decay"]
     per_step = decay_per_step(
         optimizer=optimizer,
-        learning_rate=peak_learning_rate,
+        learning_rate=run["optimizer.peak_learning_rate"],
         weight_decay=weight_decay,
         momentum=momentum,
     )

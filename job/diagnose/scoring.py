@@ -46,6 +46,11 @@ def outputs_of(model: keras.Model, images: _Array) -> _Array:
     return np.concatenate(batches)
 
 
+def answers(model: keras.Model, images: _Array, reading: Reading) -> _Array:
+    """Returns the outputs for images in a reading; see `prepare`."""
+    return outputs_of(model, prepare(model, images, reading))
+
+
 def input_size(model: keras.Model) -> tuple[int, ...]:
     """Returns the height and width of the images that a model takes.
 

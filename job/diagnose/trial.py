@@ -1,15 +1,14 @@
 """Training of a run's network for a few steps, with a reset.
 
-    trial = Trial(config, plan, precision="float32", batch_size=32, ...)
-    trial.feed(images, labels)          # [steps, b, 32, 32, 3], [steps, b]
-    trial.step(0.1)                     # loss of the first batch
+    trial = Trial(config, plan, batch, precision="float32", ...)
+    trial.step(0.1)                     # the batch's loss before the step
     trial.reset()
 
 The step is that of the job (`job.training.step`), on one device, without
 augmentation, dropout or label smoothing, any of which makes learning harder.
 """
 
-from collections.abc import Iterator
+import dataclasses
 
 import keras
 import ml_collections
@@ -19,8 +18,9 @@ import tensorflow as tf
 
 from job import build
 from job.data import pipeline
+from job.data.dataset import Split
 from job.data.pipeline import TrainBatch
-from job.training import phases, step, update
+from job.training import phases, step
 from job.training.plan import Plan
 from job.training.state import TrainState
 
@@ -28,15 +28,22 @@ _Array = npt.NDArray
 
 
 class Trial:
-    """Trainer of a run's network on given batches."""
+    """Trains a run's network on one batch.
+
+    Attributes:
+      config: Config of the run.
+      batch: Images of every step.
+      num_classes: Number of classes.
+      rate: Learning rate of the run, for the size of the batch.
+    """
 
     def __init__(
         self,
         config: ml_collections.ConfigDict,
         plan: Plan,
+        batch: Split,
         *,
         precision: str,
-        batch_size: int,
         first_weights: dict[str, _Array],
         num_classes: int,
     ) -> None:
@@ -44,13 +51,21 @@ class Trial:
 
         Args:
           config: Config of the run.
-          plan: Plan of the run, with its trainable blocks and learning rates.
+          plan: Plan of the run: which blocks are trained, and the ratio of
+            their learning rates to the run's.
+          batch: Images of every step.
           precision: Precision of the trial: float32, bfloat16 or float16.
-          batch_size: Number of images per step.
-          first_weights: Initial weights that are not random; see
+          first_weights: Weights that are not initialized at random; see
             `build.first_weights`.
           num_classes: Number of classes.
         """
+        self.config = config
+        self.batch = batch
+        self.num_classes = num_classes
+        self.rate = config.optimizer.peak_learning_rate
+        if config.optimizer.name == "sgd":
+            # The linear rule, for the smaller batch.
+            self.rate *= len(batch) / config.global_batch_size
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
             ["GPU:0" if gpus else "CPU:0"]
@@ -64,7 +79,12 @@ class Trial:
             )
         self._state.load_weights(first_weights)
         self._start = self._state.snapshot()
-        self._batches: Iterator[TrainBatch] | None = None
+        zeros = np.zeros_like(batch.labels)
+        batches = tf.data.Dataset.from_tensors(
+            TrainBatch(batch.images, batch.labels, zeros, zeros)
+        )
+        batches = pipeline.untuned(batches.repeat())
+        self._batches = pipeline.distribute(self._strategy, lambda own: batches)
         self._resize = build.create_resize(config)
         trainable_blocks = {
             block
@@ -75,27 +95,24 @@ class Trial:
             self._strategy,
             self._state,
             build.keep_images,
-            update.OptimizerSettings(
-                name=config.optimizer.name,
-                # A trial sets learning_rate_factor to its learning rate, so
-                # that one compiled step suffices for all of them.
+            dataclasses.replace(
+                build.optimizer_settings(config, plan),
+                # The factor, which a rollback changes, is the learning rate
+                # here, so that one compiled step serves all rates.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
                     name: phases.Group(0, group.learning_rate_scale)
                     for name, group in plan.groups.items()
                 },
-                momentum=config.optimizer.momentum,
-                weight_decay=config.optimizer.weight_decay,
                 label_smoothing=0.0,
                 ema_decay=0.0,
-                clip_norm=config.optimizer.clip_norm,
             ),
             network=self._state.model,
             resize=self._resize,
             trainable_blocks=trainable_blocks,
             seed=config.seed,
-            global_batch_size=batch_size,
-            # XLA is used as in the run, because a probe compares two trials.
+            global_batch_size=len(batch),
+            # As in the run, since a probe compares the speed of two trials.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 
@@ -103,20 +120,6 @@ class Trial:
     def model(self) -> keras.Model:
         """Returns the network with its current weights."""
         return self._state.model
-
-    def feed(self, images: _Array, labels: _Array) -> None:
-        """Sets the batches of the next steps, to be repeated in turn.
-
-        Args:
-          images: Images, uint8 [batches, b, 32, 32, 3].
-          labels: Labels, int32 [batches, b].
-        """
-        zeros = np.zeros_like(labels)
-        batches = tf.data.Dataset.from_tensor_slices(
-            TrainBatch(images, labels, zeros, zeros)
-        )
-        batches = pipeline.untuned(batches.repeat())
-        self._batches = pipeline.distribute(self._strategy, lambda own: batches)
 
     def step(self, rate: float) -> float:
         """Runs one training step.
@@ -127,7 +130,6 @@ class Trial:
         Returns:
           Loss before the update, or NaN if it is not finite.
         """
-        assert self._batches is not None
         window = self._state.window["loss"]
         window.assign(0.0)
         self._state.learning_rate_factor.assign(rate)

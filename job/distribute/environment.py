@@ -1,25 +1,29 @@
-"""Workers of a run on several nodes, from TF_CONFIG or an Indexed Job.
+"""Workers and GPUs that the environment sets.
 
     cluster = from_environment(os.environ)
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
-Each worker is a process with the same command line. The module does not import
-TensorFlow, so that a wrong variable ends the job immediately.
+The workers come from TF_CONFIG or an Indexed Job; each is a process with the
+same command line. Imports no TensorFlow, so
+that a wrong variable ends the job immediately.
 """
 
 import dataclasses
 import functools
-import json
 import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import logging
 
 from job import errors
+from job.storage import reader
+
+# Contents of TF_CONFIG; see `reader.Kind`.
+_TF_CONFIG = {"cluster": {"chief?": [str], "worker?": [str]}, "task": dict}
 
 # Port in TensorFlow's examples.
 PORT = 2222
@@ -154,6 +158,24 @@ class Cluster:
             ) from None
 
 
+def required_gpus(environment: Mapping[str, str]) -> int:
+    """Returns the number of GPUs in JOB_REQUIRE_GPUS.
+
+    GPU images set the variable. It is not a flag, because a user's own
+    arguments replace those of the image.
+
+    Raises:
+      ConfigError: The variable is not a number.
+    """
+    given = environment.get("JOB_REQUIRE_GPUS", "")
+    if given and not (given.isdecimal() and len(given) < 7):
+        raise errors.ConfigError(
+            f"JOB_REQUIRE_GPUS={given}: must be a number of GPUs. Fix: change"
+            " the variable; 0 allows a CPU"
+        )
+    return int(given or 0)
+
+
 def from_environment(environment: Mapping[str, str]) -> Cluster:
     """Returns the cluster that environment variables describe.
 
@@ -236,20 +258,17 @@ def host_names(text: str, count: int) -> list[str]:
 
 def _from_tf_config(text: str) -> Cluster:
     try:
-        parsed = json.loads(text)
-    except ValueError as error:
-        _refuse(f"TF_CONFIG is not valid JSON ({error})")
-    parsed = parsed if isinstance(parsed, dict) else {}
-    jobs, task = parsed.get("cluster"), parsed.get("task")
-    if not isinstance(jobs, dict) or not isinstance(task, dict):
-        _refuse("TF_CONFIG must have a cluster and a task, each an object")
+        parsed = reader.parse_json(text.encode(), _TF_CONFIG, "TF_CONFIG")
+    except reader.DamagedError as error:
+        _refuse(f"{error}")
+    jobs, task = parsed["cluster"], parsed["task"]
     unknown = jobs.keys() - {"chief", "worker"}
     if unknown:
         _refuse(
             f"TF_CONFIG has {', '.join(sorted(unknown))} in its cluster, where"
             " only chief and worker are supported"
         )
-    chiefs, workers = (_addresses(jobs, name) for name in ("chief", "worker"))
+    chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
     if len(chiefs) > 1 or not chiefs + workers:
         _refuse("TF_CONFIG's cluster must have workers and at most one chief")
     kind, index = task.get("type"), task.get("index")
@@ -260,15 +279,6 @@ def _from_tf_config(text: str) -> Cluster:
         _refuse(f"TF_CONFIG's task, {kind} {index}, is not in its cluster")
     ahead = len(chiefs) if kind == "worker" else 0
     return Cluster((*chiefs, *workers), ahead + index)
-
-
-def _addresses(jobs: dict[str, Any], name: str) -> tuple[str, ...]:
-    found = jobs.get(name, [])
-    if not isinstance(found, list) or not all(
-        isinstance(address, str) for address in found
-    ):
-        _refuse(f"TF_CONFIG's {name} must be a list of HOST:PORT")
-    return tuple(found)
 
 
 def _number(

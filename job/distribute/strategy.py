@@ -6,6 +6,7 @@ If requested devices are absent, the error names the cause.
     strategy.num_replicas_in_sync
 """
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -56,8 +57,7 @@ def create_strategy(
       ConfigError: `all_reduce` is hierarchical with an odd number of GPUs or
         several nodes.
     """
-    # By default recent GPUs compute float32 as TF32, with 10 bits of mantissa.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
+    configure_gpus()
     if deterministic:
         tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
@@ -75,11 +75,6 @@ def create_strategy(
     if len(gpus) < require_gpus:
         raise errors.DeviceError(_missing_gpus(require_gpus, len(gpus)))
     gpu_checks.check(gpus, precision=precision)
-    for gpu in gpus:
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except RuntimeError:  # The GPU is in use already.
-            logging.info("Kept the memory settings of %s", gpu.name)
     if cluster:
         return multi_worker.create_strategy(
             cluster,
@@ -110,6 +105,16 @@ def create_strategy(
         [f"GPU:{i}" for i in range(len(gpus))],
         cross_device_ops=operations[all_reduce],
     )
+
+
+def configure_gpus() -> None:
+    """Makes GPUs compute in float32 and take memory as they need it."""
+    # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        # A GPU that is in use already stays as it is.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def split_cpu(count: int) -> int:

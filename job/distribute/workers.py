@@ -166,12 +166,8 @@ class Workers:
                 sent = {"value": work()}
             except errors.JobError as error:
                 failed = error
-                kind = next(
-                    k
-                    for k in type(error).__mro__
-                    if hasattr(errors, k.__name__)
-                )
-                sent = {"error": kind.__name__, "message": str(error)}
+                kind = errors.kind_of(error).__name__
+                sent = {"error": kind, "message": str(error)}
         sent = self.broadcast_json(sent)
         if failed:
             raise failed

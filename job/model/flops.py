@@ -9,12 +9,12 @@ count, because all else is negligible.
 """
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import NamedTuple
 
 import keras
 
-from job.model.spec import BLOCK_NAMES, HEAD, block_of_layer
+from job.model.spec import BLOCK_NAMES, block_of_layer
 
 
 class ImageGflop(NamedTuple):
@@ -73,49 +73,3 @@ def image_gflop(
     forward = sum(costs.values())
     backward = sum(2 * costs[block] for block in trainable_blocks)
     return ImageGflop(forward, forward + backward)
-
-
-def train_tflop(
-    network: keras.Model,
-    phases: Iterable[tuple[int, int, Collection[str]]],
-    *,
-    global_batch_size: int,
-) -> float:
-    """Returns the cost of training, in 10^12 operations.
-
-    Args:
-      network: Network of `vgg.vgg16`.
-      phases: Number of steps, image size in pixels and trainable blocks of each
-        phase.
-      global_batch_size: Images per step, over all replicas.
-    """
-    return sum(
-        steps
-        * global_batch_size
-        * image_gflop(network, size, trainable_blocks).train
-        / 1e3
-        for steps, size, trainable_blocks in phases
-    )
-
-
-def features_train_tflop(
-    network: keras.Model,
-    *,
-    size: int,
-    num_images: int,
-    train_steps: int,
-    global_batch_size: int,
-) -> float:
-    """Returns the cost of training the head on features, in 10^12 operations.
-
-    Args:
-      network: Network of `vgg.vgg16`.
-      size: Height and width of the images in pixels.
-      num_images: Number of images, whose features are computed once.
-      train_steps: Number of training steps.
-      global_batch_size: Images per step, over all replicas.
-    """
-    costs = forward_gflop_by_block(network, size)
-    extraction = num_images * sum(costs.values())
-    head = train_steps * global_batch_size * (3 * costs[HEAD])
-    return (extraction + head) / 1e3

@@ -19,18 +19,15 @@ from collections.abc import Callable, Sequence
 
 import keras
 
+from job.data.dataset import PIXEL_MEAN, PIXEL_STD
 from job.model.convolution import Convolution
 from job.model.initializers import Initializers
 from job.model.layers import BatchNormalization, Dropout, Standardize
 from job.model.pooling import MaxPooling
 from job.model.spec import BLOCK_NAMES, VGG16, Block, block_filters
 
-# Statistics of CIFAR-10's training images, red, green and blue, 0 to 255.
-PIXEL_MEAN = (125.307, 122.950, 113.865)
-PIXEL_STD = (62.993, 62.089, 66.705)
-
-# Name -> mean, divisor and whether the channels are reversed to BGR. ImageNet's
-# VGG16 was trained with caffe, with the means of ImageNet
+# Name -> mean, divisor and whether the channels are reversed to blue, green,
+# red. ImageNet's VGG16 was trained with caffe, whose means are ImageNet's
 # (keras.applications.imagenet_utils, mode "caffe").
 PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "standardize": (PIXEL_MEAN, PIXEL_STD, False),

@@ -1,14 +1,14 @@
-"""`--mode=ablate`: trains the runs of an ablation plan, one after another.
+"""Mode ablate, which trains the runs of an ablation plan one after another.
 
     plan = AblationPlan.load("configs/ablations.py:ladder", seeds=(0, 1))
     run_plan(plan, workdir, ["--config.data.dir=DIR"], StopRequest())
 
-A plan is a config file with two functions: `get_variants(plan)` returns the
+A plan is a config file with two functions. `get_variants(plan)` returns the
 names of the runs, and `get_config("PLAN/VARIANT")` the config of one. The
 optional `CUMULATIVE` maps a plan to the variants that add to the one before
 them. Each run is a process with the command that a user would type. A run that
-diverges is a result; any other failure ends the ablation. Repeating the command
-resumes it, and a finished run ends immediately. Imports no TensorFlow.
+diverges is a result, but any other failure ends the ablation. Repeating the
+command resumes it, and a finished run ends immediately. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class AblationPlan:
             variants = module["get_variants"](name)
         except (OSError, KeyError, ValueError) as error:
             raise errors.ConfigError(
-                f"--config={config}: not an ablation plan ({error}). Fix:"
+                f"--config={config}: not an ablation plan ({error}). Fix: use"
                 " --config=configs/ablations.py:ladder"
             ) from None
         cumulative = tuple(module.get("CUMULATIVE", {}).get(name, ()))
@@ -82,6 +82,7 @@ def run(
     workdir_name: str,
     stop: StopRequest,
     *,
+    strategy: str,
     seeds: Sequence[int],
     arguments: Sequence[str],
     index: int | None,
@@ -91,18 +92,26 @@ def run(
     Args:
       config_filename: Config file and plan, FILE:PLAN.
       workdir_name: Directory of the plan.
-      stop: Stop request, passed on to the current run.
+      stop: Stop request, passed to the current run.
+      strategy: Field distribute.strategy of the plan's config.
       seeds: Seeds of each variant.
       arguments: Flags for each run.
-      index: Index of the only run to make. If None, JOB_COMPLETION_INDEX of
-        the environment, else all runs.
+      index: Index of the only run to train, from 0. Defaults to
+        JOB_COMPLETION_INDEX of the environment, or to all runs.
 
     Raises:
-      ConfigError: The plan or run does not exist, or the workdir is a bucket.
+      ConfigError: The plan or run does not exist, the workdir is a bucket, or
+        the runs are for several nodes.
     """
+    if strategy == "multi_worker":
+        raise errors.ConfigError(
+            "--config.distribute.strategy=multi_worker: --mode=ablate trains"
+            " each run on one node, and JOB_COMPLETION_INDEX is the index of"
+            " the run. Fix: use --config.distribute.strategy=auto"
+        )
     if "://" in workdir_name:
         raise errors.ConfigError(
-            f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix:"
+            f"--workdir={workdir_name}: --mode=ablate needs a folder. Fix: use"
             " --workdir=runs/NAME"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
@@ -138,7 +147,7 @@ def run_plan(
       plan: Plan of the ablation.
       workdir: Directory above those of the runs. Created if needed.
       arguments: Flags for each run, such as --config.data.dir=DIR.
-      stop: Stop request, passed on to the current run.
+      stop: Stop request, passed to the current run.
       index: Index in `plan.runs()` of the only run to train. If None, all
         runs are trained.
 
@@ -152,7 +161,6 @@ def run_plan(
             f"--index={index}: must be 0 to {len(runs) - 1}, as the plan has"
             f" {len(runs)} runs"
         )
-    stop.saved = "finished runs are kept, and the current one can be resumed"
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_json(
         workdir / ABLATION,
@@ -176,21 +184,28 @@ def run_plan(
             *arguments,
             f"--config.seed={seed}",
         ]
-        logging.info("run %d of %d: %s", number + 1, len(runs), variant)
-        logging.info("%s", shlex.join(command))
+        logging.info(
+            "Starting run %d of %d: %s",
+            number + 1,
+            len(runs),
+            shlex.join(command),
+        )
         if _failed(where, command):
-            logging.info("skipped: diverged in an earlier attempt")
+            logging.info(
+                "Skipped the run, which diverged in an earlier attempt"
+            )
             continue
         code = _run(command, stop)
         if code == errors.DivergedError.exit_code:
-            failure = _read_failure(where) or {"exit_code": code}  # Its own.
+            # The run may have written the cause.
+            failure = _read_failure(where) or {"exit_code": code}
             failure["command"] = shlex.join(command)
             files.write_json(where / FAILURE, failure)
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
-                f"{variant}, seed {seed} exited with {code}; its last line"
-                " is above",
+                f"{where}: the run exited with {code}. Fix: see its last line"
+                " above",
                 code,
             )
         else:
@@ -208,18 +223,18 @@ def _read_failure(where: pathlib.Path) -> dict[str, Any]:
 
 
 def _run(command: Sequence[str], stop: StopRequest) -> int:
-    """Runs a command and returns its exit code; passes a stop request on."""
-    told = False
+    """Runs a command, forwards a stop request, and returns the exit code."""
+    terminated = False
     # The run has a process group of its own, because a terminal sends Ctrl-C to
-    # a whole group. Together with the signal that is passed on, the run would
-    # get two, and the second one ends it immediately. The run also has to
-    # notice that this process has ended.
+    # a group. Together with the forwarded signal, the run would get two, and
+    # the second one ends it immediately. The run also has to notice that this
+    # process has ended.
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     with subprocess.Popen(command, process_group=0, env=environment) as process:
         while True:
             try:
                 return process.wait(_POLL_SECONDS)
             except subprocess.TimeoutExpired:
-                if stop.requested and not told:
+                if stop.requested and not terminated:
                     process.terminate()
-                    told = True
+                    terminated = True

@@ -1,4 +1,4 @@
-"""`--mode=benchmark`: measures the speed of a config on this machine."""
+"""Mode benchmark, which measures the speed of a config on this machine."""
 
 import contextlib
 import math
@@ -28,21 +28,21 @@ def run(
     upload_seconds: float,
     **measuring: Any,
 ) -> Outcome:
-    """Measures a config; the outcome is a table.
+    """Measures the speed of a config and returns a table.
 
     Args:
       config: Checked config. Its strategy must not be multi_worker.
-      workdir_name: Workdir for benchmark.json; the timed saves go there too.
-        If None, nothing is kept.
+      workdir_name: Workdir for benchmark.json and the timed saves. If None,
+        nothing is kept.
       stop: Stop request, polled between two rounds.
-      upload_seconds: Interval between two uploads to a gs:// workdir.
+      upload_seconds: Interval between two uploads to a gs:// workdir, in
+        seconds.
       **measuring: Further arguments of `measurements.measure`.
     """
-    stop.saved = "the benchmark has no result yet; run it again"
     if config.distribute.strategy == "multi_worker":
         raise errors.ConfigError(
             "--config.distribute.strategy=multi_worker: --mode=benchmark"
-            " measures one node. Fix: --config.distribute.strategy=auto"
+            " measures one node. Fix: use --config.distribute.strategy=auto"
         )
     startup.import_tensorflow()
     from job.modes import measurements
@@ -125,7 +125,7 @@ def summarize(
 
 
 def _spread(values: list[float]) -> dict[str, float]:
-    """Returns the median, and the mean's 95 % interval (normal)."""
+    """Returns the median, and the mean's 95% interval (normal)."""
     mean = statistics.fmean(values)
     half = 1.96 * statistics.stdev(values) / math.sqrt(len(values))
     return {
@@ -162,24 +162,24 @@ def _table(report: dict[str, Any]) -> str:
             rate("input"),
             rate("evaluate"),
             "",
-            f"the step is {report['step_tflop']:.3f} TFLOP,"
+            f"a step costs {report['step_tflop']:.3f} TFLOP and runs at"
             f" {report['model_flop_utilization']['median']:.0%} of the rate of"
             " a large matrix product"
             f" ({report['matrix_product_tflops']['median']:.2f} TFLOP/s)",
-            f"the job costs {loop['median']:+.1%} over the bare step"
-            f" ({loop['low']:+.1%} to {loop['high']:+.1%}), its augmentation of"
-            f" {report['augment_share_of_step']['median']:.1%} included",
-            f"a save every {report['save_every_steps']} steps stops it for"
-            f" {stall:.2f} s, {saving:.1%}: {loop['median'] + saving:+.1%} in"
-            " total",
+            f"the job takes {loop['median']:+.1%} over the bare step"
+            f" ({loop['low']:+.1%} to {loop['high']:+.1%}), with"
+            f" {report['augment_share_of_step']['median']:.1%} of augmentation",
+            f"a save every {report['save_every_steps']} steps blocks it for"
+            f" {stall:.2f} s, which adds {saving:.1%}"
+            f" ({loop['median'] + saving:+.1%} in total)",
             f"a save writes {megabytes:.0f} MB to {report['save_to']} in"
-            f" {save:.2f} s, during the training",
+            f" {save:.2f} s, during training",
             f"data to first step: {report['load_to_first_step_seconds']:.1f} s,"
             f" of which {report['compile_seconds']:.1f} s compile the step",
             "peak memory, including the benchmark's own: "
             + ", ".join(
-                f"{size / 1e9:.2f} GB ({place})"
-                for place, size in report["peak_memory_bytes"].items()
+                f"{size / 1e9:.2f} GB ({device})"
+                for device, size in report["peak_memory_bytes"].items()
             ),
         ]
     )

@@ -1,4 +1,4 @@
-"""`--mode=diagnose`: findings on a config, a run or a Keras model."""
+"""Mode diagnose, which reports findings on a config, run or Keras model."""
 
 import contextlib
 import json
@@ -35,29 +35,30 @@ def run(
     """Returns the findings on a config, a run or a Keras model.
 
     Args:
-      config: Checked config. If None, the workdir's. With a Keras model it
-        names the data set; None stands for no data set.
+      config: Checked config. If None, that of the workdir. With a Keras model
+        it names the data set, which is optional.
       workdir_name: Workdir of a run. If None, `config` alone is diagnosed.
       stop: Stop request, polled between two checks.
       keras_model: Path of a .keras file. If None, there is no Keras model.
-      images: Path of a .npy file of images for the model, for a data set.
+      images: Path of a .npy file of images for the model, instead of a data
+        set.
       labels: Path of a .npy file of their labels.
       command: Arguments of the command that trains `config`. If empty, no
         command is shown.
-      output_format: Format of the report: json, or any other value for text.
+      output_format: Format of the report, json or any other value for text.
 
     Raises:
-      ConfigError: There is nothing to diagnose, or the arguments conflict.
-      DataError: A file is absent, damaged or not what it should be.
+      ConfigError: Nothing was given to diagnose, or the arguments conflict.
+      DataError: A file is absent, damaged or of the wrong kind.
     """
     if bool(images) != bool(labels):
         raise errors.ConfigError(
-            "--images and --labels belong together. Fix: give both"
+            "--images and --labels: one of the two is missing. Fix: add it"
         )
     if keras_model and workdir_name:
         raise errors.ConfigError(
-            f"--keras_model={keras_model}: not possible with --workdir. Fix:"
-            " leave out --workdir"
+            f"--keras_model={keras_model}: conflict with --workdir. Fix: leave"
+            " out --workdir"
         )
     if keras_model:
         startup.import_tensorflow()
@@ -82,7 +83,7 @@ def run(
         )
     if config is None and not workdir_name:
         raise errors.ConfigError(
-            "--mode=diagnose: nothing to diagnose. Fix: --config=NAME,"
+            "--mode=diagnose: no subject was given. Fix: add --config=NAME,"
             " --workdir=DIR or --keras_model=FILE"
         )
     with contextlib.ExitStack() as stack:
@@ -115,7 +116,7 @@ def _config_of(
     """Returns the config of the run in `workdir`, or `given` if it fits."""
     if not (workdir.local / CONFIG).exists() and given is not None:
         return given
-    saved = run_config.load(workdir.local, str(workdir))
+    saved = run_config.load(workdir)
     if given is None:
         return saved
     changed = resume.differences(
@@ -123,7 +124,7 @@ def _config_of(
     )
     if changed:
         raise errors.ConfigError(
-            f"--workdir={workdir}: contains a run of another config"
+            f"--workdir={workdir}: the workdir contains a run of another config"
             f" ({'; '.join(changed[:3])}). Fix: leave out --config, or choose"
             " another workdir"
         )

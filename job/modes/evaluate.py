@@ -1,39 +1,34 @@
-"""`--mode=evaluate`: scores the newest checkpoint of a run."""
+"""Mode evaluate, which scores the newest checkpoint of a run."""
 
 import dataclasses
 import json
-import pathlib
+import os
 from collections.abc import Callable
 from typing import Any
 
 from job import errors
 from job.config import run_config, serialization
+from job.distribute import environment
 from job.modes import Outcome
-from job.storage import Storage
 from job.storage import workdir as workdirs
-from job.storage.workdir import CHECKPOINTS
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
 
-def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
-    """Scores the newest checkpoint; writes nothing.
+def run(workdir_name: str, stop: StopRequest) -> Outcome:
+    """Scores the newest checkpoint without writing anything.
 
     Args:
       workdir_name: Workdir of the run.
       stop: Stop request, polled between two batches.
-      require_gpus: Minimum number of GPUs; 0 allows a CPU.
     """
-    stop.saved = "an evaluation writes nothing"
+    require_gpus = environment.required_gpus(os.environ)
     with workdirs.open_workdir(workdir_name) as workdir:
-        saved = run_config.load(workdir.local, str(workdir))
+        saved = run_config.load(workdir)
         startup.import_tensorflow()
         with startup.translate_out_of_memory(serialization.flatten(saved)):
             scores = evaluate_checkpoint(
-                workdir.local,
-                stop.check,
-                storage=workdir.checkpoints,
-                require_gpus=require_gpus,
+                workdir, stop.check, require_gpus=require_gpus
             )
     return Outcome(
         [json.dumps(scores, indent=2)],
@@ -42,28 +37,26 @@ def run(workdir_name: str, stop: StopRequest, *, require_gpus: int) -> Outcome:
 
 
 def evaluate_checkpoint(
-    workdir: pathlib.Path,
+    workdir: workdirs.Workdir,
     poll: Callable[[], None] = lambda: None,
     *,
-    storage: Storage | None = None,
     require_gpus: int = 0,
 ) -> dict[str, Any]:
-    """Returns the scores of a run's newest checkpoint; writes nothing.
+    """Returns the scores of a run's newest checkpoint.
 
     Runs on the devices of this machine. Scores do not depend on the devices
     that the run was trained on.
 
     Args:
-      workdir: Directory of the run, finished or not.
-      poll: Function called between two batches; its exceptions pass.
-      storage: Storage of the checkpoints. If None, a folder in `workdir`.
-      require_gpus: Minimum number of GPUs; 0 allows a CPU.
+      workdir: Workdir of the run, finished or not.
+      poll: Function called between two batches. Its exceptions propagate.
+      require_gpus: Minimum number of GPUs. 0 allows a CPU.
 
     Returns:
-      The step, and the fields of `Scores` except the logits.
+      Step of the checkpoint, and the fields of `Scores` except the logits.
 
     Raises:
-      ConfigError: `workdir` holds no run.
+      ConfigError: `workdir` does not contain a run.
       ResumeError: The run has no usable checkpoint.
     """
     from job import build
@@ -79,7 +72,7 @@ def evaluate_checkpoint(
     data = build.load_data(config, poll)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     history = resume.restore_or_initialize(
-        store.CheckpointStore(storage or workdir / CHECKPOINTS),
+        store.CheckpointStore(workdir.checkpoints),
         state,
         serialization.flatten(config),
         data.checksum(),
@@ -87,7 +80,8 @@ def evaluate_checkpoint(
     )
     if not history.step:
         raise errors.ResumeError(
-            f"--workdir={workdir}: no checkpoint yet. Fix: train first"
+            f"--workdir={workdir}: the run has no checkpoint yet. Fix: train"
+            " first"
         )
     evaluator = build.create_evaluator(
         config, strategy, data.test, num_classes=data.num_classes

@@ -1,8 +1,7 @@
-"""`--mode=export`: writes a SavedModel, a .keras file and a model card."""
+"""Mode export, which writes a SavedModel, a .keras file and a model card."""
 
 from absl import logging
 
-from job.checkpoint import store
 from job.config import run_config
 from job.modes import Outcome
 from job.storage import workdir as workdirs
@@ -18,9 +17,8 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
       workdir_name: Workdir of the run.
       stop: Stop request, polled between two parts.
     """
-    stop.saved = "an earlier export is kept"
     with workdirs.open_workdir(workdir_name) as workdir:
-        run_config.load(workdir.local, str(workdir))
+        run_config.load(workdir)
         workdir.check_writable()
         startup.import_tensorflow()
         from job import trained as trained_lib
@@ -28,15 +26,9 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
         from job.report import card
         from job.report import run as run_lib
 
-        trained = trained_lib.load_trained(
-            workdir.local, storage=workdir.checkpoints, name=str(workdir)
-        )
+        trained = trained_lib.load_trained(workdir)
         stop.check()
-        about = run_lib.read(
-            workdir.local,
-            store.CheckpointStore(workdir.checkpoints),
-            name=str(workdir),
-        )
+        about = run_lib.read(workdir)
         logging.set_verbosity(logging.WARNING)  # TensorFlow logs each save.
         difference = export.export(
             trained.network,

@@ -1,4 +1,4 @@
-"""`--mode=fetch`: downloads and verifies the data set for later runs."""
+"""Mode fetch, which downloads and verifies the data set for later runs."""
 
 import ml_collections
 
@@ -8,7 +8,7 @@ from job.supervision.preemption import StopRequest
 
 
 def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
-    """Loads the images that a run of `config` would load.
+    """Downloads and verifies the images that a run of `config` needs.
 
     Args:
       config: Checked config.
@@ -17,7 +17,6 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
     Raises:
       DataError: The images are absent or damaged.
     """
-    stop.saved = "downloaded files are kept"
     startup.import_tensorflow()
     from job.data import sources
 
@@ -27,10 +26,10 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
         archive_sha256=config.data.archive_sha256,
         poll=stop.check,
     )
-    place = config.data.dir or "the folder of tensorflow-datasets"
+    folder = config.data.dir or "the folder of tensorflow-datasets"
     return Outcome(
         [
-            f"CIFAR-10 is complete in {place} (source {images.source}):"
+            f"CIFAR-10 is complete in {folder} (source {images.source}):"
             f" {len(images.train):,} training and {len(images.test):,} test"
             " images"
         ]

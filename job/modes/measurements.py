@@ -2,16 +2,17 @@
 
     measured = measure(config, StopRequest(), rounds=10)
 
-The bare step is the compiled step on one batch on the device: no input, no
-augmentation, no logging. The job is the training loop with all of them. Both
+The bare step is the compiled step on one batch on the device, without input,
+augmentation or logging. The job is the training loop with all of them. Both
 train the same variables, in turn, a few seconds each, so that other load on the
-machine affects both; the result is the median of the pairs. In between run the
-augmentation alone, for as many steps of one replica's images, and a large
-matrix product in the step's precision, whose rate is the reference for the
-utilization of the hardware. A save is timed alone and spread over the steps
-between two checkpoints.
+machine affects both. The result is the median of the pairs. Each round also
+times the augmentation alone, for as many steps of one replica's images. A large
+matrix product in the step's precision is the reference for the utilization of
+the hardware. A save is timed alone and spread over the steps between two
+checkpoints.
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -50,10 +51,10 @@ ROUNDS = 10
 SEGMENT_SECONDS = 4.0
 _SAVES = 10
 _EVALUATIONS = 3
-# Height and width of the matrices whose product is the reference: so large that
-# a larger one is not faster.
+# Height and width of the matrices whose product is the reference, large enough
+# that a larger one is not faster.
 _MATRIX_SIZE = {"CPU": 2048, "GPU": 8192}
-# Products per call: on a GPU one takes little longer than its launch.
+# Products per call, as one on a GPU takes little longer than its launch.
 _PRODUCTS = {"CPU": 1, "GPU": 50}
 # Interval that disables log lines, evaluations and checkpoints.
 _NEVER = 10**9
@@ -68,16 +69,16 @@ class Measured:
       replicas: Number of replicas.
       test_images: Number of images of an evaluation.
       steps: Steps per segment.
-      first_step: From loading the data to the end of the first step.
-      compiling: Compilation of the step.
+      first_step: Time from loading the data to the end of the first step.
+      compiling: Compile time of the step.
       step_tflop: Cost of a step, in 10^12 floating-point operations.
-      bare: Segments of the bare step.
-      job: Segments of the job, in pairs with `bare`.
-      augmenting: Segments of the augmentation.
+      bare: Times of segments of the bare step.
+      job: Times of segments of the job, in pairs with `bare`.
+      augmenting: Times of segments of the augmentation.
       matrix_tflops: Rates of the matrix product, in 10^12 operations per
         second.
-      evaluating: Evaluations.
-      stalls: Saves, as far as they block the loop.
+      evaluating: Times of evaluations.
+      stalls: Times for which a save blocks the loop.
       commits: Bytes and seconds of each save.
       input_rates: Images per second of the input pipeline.
       save_to: Name of the storage of the saves.
@@ -116,12 +117,12 @@ def measure(
     """Measures the speed of a config on this machine.
 
     Args:
-      config: Checked config; data is loaded as for training.
+      config: Checked config, whose data is loaded as for training.
       stop: Stop request, polled between two rounds.
       storage: Storage of the timed saves, which are removed again. If None, a
         temporary folder.
       rounds: Number of rounds.
-      segment_seconds: Time of a segment.
+      segment_seconds: Duration of a segment, in seconds.
     """
     start = time.perf_counter()
     strategy = build.create_strategy(config)
@@ -135,11 +136,16 @@ def measure(
     training = build.create_training(
         config, strategy, state, plan, inputs, network
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as opened:
+        folder = opened.enter_context(tempfile.TemporaryDirectory())
         scratch = pathlib.Path(folder)
         checkpoints = storage or disk.Disk(scratch / CHECKPOINTS)
-        saver = AsyncSaver(store.CheckpointStore(checkpoints))
+        opened.callback(_delete_all, checkpoints)
+        saver = opened.enter_context(
+            AsyncSaver(store.CheckpointStore(checkpoints))
+        )
         log = metrics.MetricsLog(scratch, first_step=0)
+        opened.callback(log.close)
         loop = _create_loop(
             config, strategy, data, state, plan, training, log, saver
         )
@@ -163,14 +169,10 @@ def measure(
             job.append(_seconds(functools.partial(loop.run, until=until)))
             augmenting.append(_seconds(functools.partial(augment, count)))
             rates.append(multiply())
-        loop.score()  # Compiles.
+        loop.score()  # The first call compiles.
         evaluating = [_seconds(loop.score) for _ in range(_EVALUATIONS)]
         stalls = [_stall(loop, saver) for _ in range(_SAVES)]
         commits = saver.commits
-        saver.close()
-        log.close()
-        for entry in checkpoints.find():
-            checkpoints.delete(entry.name)
     return Measured(
         plan=plan,
         replicas=strategy.num_replicas_in_sync,
@@ -178,7 +180,7 @@ def measure(
         steps=count,
         first_step=first_step,
         compiling=loop.compile_seconds,
-        # Without the extraction of features, which happens once.
+        # The difference excludes the extraction of features.
         step_tflop=training.tflop(2) - training.tflop(1),
         bare=bare,
         job=job,
@@ -229,6 +231,18 @@ def _create_loop(
     )
 
 
+def _create_batches(
+    config: ml_collections.ConfigDict, split: Split, replicas: int
+) -> tf.data.Dataset:
+    return pipeline.train_batches(
+        split,
+        seed=config.seed,
+        global_batch_size=config.global_batch_size,
+        first_step=0,
+        num_replicas=replicas,
+    )
+
+
 def _create_bare(
     config: ml_collections.ConfigDict,
     strategy: tf.distribute.Strategy,
@@ -239,13 +253,7 @@ def _create_bare(
 ) -> Callable[[int], None]:
     """Returns a function that runs steps on one batch and waits for them."""
     replicas = strategy.num_replicas_in_sync
-    batches = pipeline.train_batches(
-        inputs,
-        seed=config.seed,
-        global_batch_size=config.global_batch_size,
-        first_step=0,
-        num_replicas=replicas,
-    )
+    batches = _create_batches(config, inputs, replicas)
     same = pipeline.distribute(
         strategy, lambda own: batches.take(replicas).cache().repeat()
     )
@@ -272,17 +280,11 @@ def _create_augment(
     data: Dataset,
     plan: Plan,
 ) -> Callable[[int], None]:
-    """Returns a function that augments one batch, time and again."""
+    """Returns a function that augments one batch repeatedly."""
     replicas = strategy.num_replicas_in_sync
     augment = build.create_augment(config, strategy, plan)
     with tf.device("CPU:0"):
-        (batch,) = pipeline.train_batches(
-            data.train,
-            seed=config.seed,
-            global_batch_size=config.global_batch_size,
-            first_step=0,
-            num_replicas=replicas,
-        ).take(1)
+        (batch,) = _create_batches(config, data.train, replicas).take(1)
     with tf.device(strategy.extended.worker_devices[0]):
         # An iterator leaves its batch on the host, from where each call would
         # copy it to the GPU.
@@ -290,7 +292,7 @@ def _create_augment(
 
         @tf.function(autograph=False)
         def steps(count: tf.Tensor) -> tf.Tensor:
-            # Counted in int32, which stays on the host of a GPU.
+            # An int32 counter stays on the host of a GPU.
             def body(done: tf.Tensor, total: tf.Tensor) -> tuple:
                 step = tf.cast(done, tf.int64)
                 images = augment(batch, step, tf.constant(0)).image
@@ -315,8 +317,8 @@ def _create_multiply(
 ) -> Callable[[], float]:
     """Returns a function that measures a large matrix product.
 
-    It returns the rate of one device, in 10^12 operations per second, as the
-    best of three. Type and accumulation are those of the step.
+    The function returns the rate of one device, in 10^12 operations per second,
+    as the best of three. Type and accumulation are those of the step.
     """
     device = strategy.extended.worker_devices[0]
     kind = "GPU" if "GPU" in device else "CPU"
@@ -354,9 +356,14 @@ def _peak_memory() -> dict[str, int]:
     return peak
 
 
+def _delete_all(checkpoints: Storage) -> None:
+    for entry in checkpoints.find():
+        checkpoints.delete(entry.name)
+
+
 def _stall(loop: Loop, saver: AsyncSaver) -> float:
-    """Returns how long a save blocks the loop, in seconds."""
-    loop.state.step.assign_add(1)  # Each step is committed once only.
+    """Returns the time for which a save blocks the loop, in seconds."""
+    loop.state.step.assign_add(1)  # Each step is committed only once.
     loop.step = int(loop.state.step.numpy())
     seconds = _seconds(loop.save)
     saver.flush()
@@ -364,17 +371,10 @@ def _stall(loop: Loop, saver: AsyncSaver) -> float:
 
 
 def _input_rate(config: ml_collections.ConfigDict, inputs: Split) -> float:
-    """Returns inputs per second of the pipeline alone: shuffled and endless."""
-    batches = iter(
-        pipeline.train_batches(
-            inputs,
-            seed=config.seed,
-            global_batch_size=config.global_batch_size,
-            first_step=0,
-        )
-    )
+    """Returns the inputs per second of the shuffled pipeline alone."""
+    batches = iter(_create_batches(config, inputs, 1))
 
-    # Where there is a GPU, reading a pixel would take the batch there.
+    # With a GPU, reading a pixel would copy the batch to it.
     @tf.function(autograph=False)
     def take(count: tf.Tensor) -> tf.Tensor:
         def body(done: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, ...]:

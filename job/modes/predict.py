@@ -1,4 +1,4 @@
-"""`--mode=predict`: classifies image files with a trained network."""
+"""Mode predict, which classifies image files with a trained network."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,23 +21,22 @@ def run(
 
     Args:
       workdir_name: Workdir of the run.
-      inputs: PNG or JPEG files, folders of them, or gs:// of either.
+      inputs: PNG or JPEG files, folders of them, or gs:// paths of either.
       stop: Stop request, polled between two batches.
-      output_format: table or jsonl.
+      output_format: Format of the answers, table or jsonl.
 
     Raises:
-      ConfigError: An input is missing, or `workdir_name` holds no run.
-      DataError: Raised after the last line if some files were unreadable.
+      ConfigError: No input was given, or the workdir does not contain a run.
+      DataError: Some files are unreadable. It is raised after the last line.
     """
-    stop.saved = "printed answers are complete"
     names = [name for name in inputs if name]
     if not names:
         raise errors.ConfigError(
-            "--input is missing. Fix: --input=FILE, an image file, a folder or"
-            " the gs:// path of either"
+            "--input is missing. Fix: add --input=FILE with an image file, a"
+            " folder or the gs:// path of either"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
-        run_config.load(workdir.local, str(workdir))
+        run_config.load(workdir)
         from job.data import image_file
 
         files = image_file.find(names)
@@ -45,9 +44,7 @@ def run(
         from job import trained as trained_lib
         from job.model import classify
 
-        trained = trained_lib.load_trained(
-            workdir.local, storage=workdir.checkpoints, name=str(workdir)
-        )
+        trained = trained_lib.load_trained(workdir)
 
     def lines() -> Iterator[str]:
         width = min(60, max(len(file.name) for file in files))
@@ -66,8 +63,8 @@ def run(
                 yield classify.to_row(answer, width)
         if unread:
             raise errors.DataError(
-                f"{unread} of {len(files)} files could not be read; their rows"
-                " above have the reasons"
+                f"--input: {unread} of {len(files)} files could not be read."
+                " Fix: see the reasons in their rows above"
             )
 
     return Outcome(lines())

@@ -1,25 +1,24 @@
-"""`--mode=report`: writes the page of each run, and their comparison."""
+"""Mode report, which writes the page of each run, and their comparison."""
 
 import contextlib
 import pathlib
 from collections.abc import Sequence
 
 from job import errors
-from job.checkpoint import store
 from job.modes import Outcome
 from job.storage import workdir as workdirs
 from job.storage.workdir import ABLATION, COMPARE_PAGE, CONFIG, REPORT
 
 
 def run(names: Sequence[str]) -> Outcome:
-    """Writes the report of each run; compares them if there are several.
+    """Writes the report of each run, and the comparison of several runs.
 
     Args:
       names: Workdirs of runs or of an ablation. The first one receives the
-        comparison and need not hold a run.
+        comparison and need not contain a run.
 
     Raises:
-      ConfigError: A workdir holds neither a run nor an ablation.
+      ConfigError: A workdir contains neither a run nor an ablation.
     """
     from job.report import comparison, page
     from job.report import run as run_lib
@@ -33,20 +32,22 @@ def run(names: Sequence[str]) -> Outcome:
         runs = [each for each in found if run_lib.is_run(each.local)]
         for workdir in found:
             known = workdir in runs or (workdir.local / ABLATION).exists()
-            # The first one may be for the comparison alone.
+            # The first workdir may be for the comparison only.
             if not known and (workdir is not first or len(found) == 1):
                 raise errors.ConfigError(
                     f"--workdir={workdir}: neither {CONFIG} of a run nor"
                     f" {ABLATION} of an ablation found. Fix: choose the workdir"
                     " of a run or an ablation"
                 )
+            if workdir.mirror and (workdir.local / ABLATION).exists():
+                raise errors.ConfigError(
+                    f"--workdir={workdir}: an ablation in a bucket cannot be"
+                    " compared. Fix: copy it to a folder, with"
+                    f" `gcloud storage cp -r {workdir} DIR`"
+                )
         for workdir in runs:
             workdir.check_writable()
-            page.write(
-                workdir.local,
-                store.CheckpointStore(workdir.checkpoints),
-                name=str(workdir),
-            )
+            page.write(workdir)
             output.append(f"{workdir.file(REPORT)}")
         if len(found) > 1 or first not in runs:
             first.check_writable()

@@ -1,4 +1,4 @@
-"""`--mode=train`: starts a run, resumes it, or reports its result."""
+"""Mode train, which starts a run, resumes it, or reports its result."""
 
 import contextlib
 import os
@@ -33,18 +33,19 @@ def run(
     config_name: str,
     upload_seconds: float,
 ) -> Outcome:
-    """Trains until the last step; a finished run is only reported.
+    """Trains until the last step, or only reports a finished run.
 
     Args:
       config: Checked config.
       workdir: Open workdir of the run.
-      stop: Stop request, polled all the time.
+      stop: Stop request, polled throughout.
       watchdog: Watchdog, not started yet.
       config_name: Config file and variant, for the first line of the log.
-      upload_seconds: Interval between two uploads to a gs:// workdir.
+      upload_seconds: Interval between two uploads to a gs:// workdir, in
+        seconds.
 
     Raises:
-      JobError: See `errors`.
+      JobError: The run failed or was stopped; see `errors`.
     """
     fields = serialization.flatten(config)
     cluster = None
@@ -54,7 +55,7 @@ def run(
         devices = fields["distribute.logical_devices"] or 1
         ranges.check_replicas(fields, devices * len(cluster.workers))
     output = []
-    result = results.finished(workdir.local, fields)
+    result = results.finished(workdir, fields)
     if result:
         output.append(f"The run in {workdir} is finished: nothing left to do.")
     elif cluster and not cluster.is_chief:
@@ -64,7 +65,10 @@ def run(
     else:
         workdir.check_writable()
         logging.info(
-            "config %s  workdir %s  seed %d", config_name, workdir, config.seed
+            "Starting config %s, workdir %s, seed %d",
+            config_name,
+            workdir,
+            config.seed,
         )
         result = _train(
             config, workdir, stop, watchdog, cluster, upload_seconds
@@ -89,7 +93,7 @@ def _train(
     cluster: environment.Cluster | None,
     upload_seconds: float,
 ) -> dict[str, Any]:
-    """Trains as the only worker or as the chief; returns the result."""
+    """Trains as the only worker or the chief, and returns the result."""
     fields = serialization.flatten(config)
     workdir.check_writable()
     checkpoints = store.CheckpointStore(workdir.checkpoints)
@@ -108,7 +112,7 @@ def _train(
                 workdir.local, max(saved, default=-1), workdir.file(STARTS)
             )
         )
-        workdir.push(STARTS)  # Before anything ends this attempt.
+        workdir.push(STARTS)  # A kill may end this attempt at any time.
         watchdog.start()
         stop.check()
         startup.import_tensorflow()
@@ -121,14 +125,7 @@ def _train(
             _recorded_divergence(workdir),
         ):
             return train.train_and_evaluate(
-                config,
-                workdir.local,
-                stop,
-                watchdog,
-                storage=workdir.checkpoints,
-                name=str(workdir),
-                cluster=cluster,
-                publish=workdir.push_last,
+                config, workdir, stop, watchdog, cluster=cluster
             )
 
 
@@ -143,11 +140,7 @@ def _recorded_divergence(workdir: workdirs.Workdir) -> Iterator[None]:
         failure = {"exit_code": error.exit_code, "error": str(error)}
         with train.best_effort(FAILURE):
             files.write_json(workdir.local / FAILURE, failure)
-        train.write_page(
-            workdir.local,
-            store.CheckpointStore(workdir.checkpoints),
-            str(workdir),
-        )
+        train.write_page(workdir)
         raise
 
 
@@ -172,13 +165,12 @@ def _follow_chief(
         startup.translate_out_of_memory(serialization.flatten(config)),
         workers.translate_lost_worker(cluster),
     ):
-        train.train_and_evaluate(
-            config, pathlib.Path(folder), stop, watchdog, cluster=cluster
-        )
+        own = workdirs.Workdir(pathlib.Path(folder))
+        train.train_and_evaluate(config, own, stop, watchdog, cluster=cluster)
 
 
 def summarize(result: dict[str, Any], workdir: workdirs.Workdir) -> list[str]:
-    """Returns the summary of a finished run: a name and a value per line.
+    """Returns the summary of a finished run, a name and a value per line.
 
     Args:
       result: Contents of `result.json`.

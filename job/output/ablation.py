@@ -1,6 +1,6 @@
 """Record of an ablation: its runs and their folders.
 
-    record = ablation.read(workdir)       # None without an ablation
+    record, note = ablation.inspect(workdir)   # None: no ablation
     for variant in record.variants:
         folder = ablation.run_folder(workdir, variant, record.seeds[0])
 
@@ -41,11 +41,6 @@ class Record:
 def run_folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
     """Returns the workdir of one run of an ablation."""
     return workdir / variant / f"seed-{seed}"
-
-
-def read(workdir: pathlib.Path) -> Record | None:
-    """Returns the record of an ablation, or None if absent or damaged."""
-    return inspect(workdir).value
 
 
 def inspect(workdir: pathlib.Path) -> reader.Reading[Record]:

@@ -79,27 +79,46 @@ class Reporter:
                 f" {images_per_second:,.0f} images/s"
             )
 
-    def write_train(
+    def write(
         self,
         step: int,
+        split: str,
         *,
         loss: float,
         accuracy: float,
-        learning_rate: float,
         images_per_second: float,
+        learning_rate: float | None = None,
     ) -> None:
-        """Writes the training metrics since the last line.
+        """Writes training metrics since the last line, or an evaluation.
 
         Args:
           step: Number of completed steps.
-          loss: Mean training loss, label smoothing included.
-          accuracy: Mean training accuracy, 0 to 1.
-          learning_rate: Learning rate of the last step.
-          images_per_second: Throughput since the last line.
+          split: Name of the split: train, or that of the evaluation.
+          loss: Mean loss; in training with label smoothing.
+          accuracy: Mean accuracy, 0 to 1.
+          images_per_second: Throughput since the last line, or of the
+            evaluation.
+          learning_rate: Learning rate of the last step; None in evaluations.
         """
-        self._write(
-            step, "train", loss, accuracy, learning_rate, images_per_second
+        self.log.write(
+            {
+                "step": step,
+                "epoch": self._epoch(step),
+                "split": split,
+                "loss": loss,
+                "accuracy": accuracy,
+                "learning_rate": learning_rate,
+                "images_per_second": images_per_second,
+                "train_tflop": round(self._tflop(step), 3),
+            }
         )
+        line = (
+            f"step {step}/{self._train_steps}  epoch {self._epoch(step):.2f}"
+            f"  {split} loss {loss:.3f}  accuracy "
+        )
+        if learning_rate is None:
+            self.progress.line(f"{line}{accuracy:.2%}")
+            return
         self.show(
             step,
             loss=loss,
@@ -108,37 +127,10 @@ class Reporter:
         )
         if not self.progress.has_bar:
             self.progress.line(
-                f"{self._position(step)}  train loss {loss:.3f}  accuracy"
-                f" {accuracy:.1%}  lr {_format_rate(learning_rate)}"
+                f"{line}{accuracy:.1%}  lr {_format_rate(learning_rate)}"
                 f"  {images_per_second:,.0f} images/s"
                 f"  ETA {self._eta(step, images_per_second)}"
             )
-
-    def write_evaluation(
-        self,
-        step: int,
-        split: str,
-        *,
-        loss: float,
-        accuracy: float,
-        images_per_second: float,
-    ) -> None:
-        """Writes the scores of an evaluation.
-
-        Args:
-          step: Number of completed steps.
-          split: Name of the evaluated split: test or validation.
-          loss: Mean cross-entropy without label smoothing.
-          accuracy: Accuracy, 0 to 1.
-          images_per_second: Throughput of the evaluation.
-        """
-        self._write(
-            step, split, loss, accuracy, None, round(images_per_second, 1)
-        )
-        self.progress.line(
-            f"{self._position(step)}  {split} loss {loss:.3f}  accuracy"
-            f" {accuracy:.2%}"
-        )
 
     def message(self, text: str) -> None:
         """Writes one line to the progress display only."""
@@ -148,9 +140,6 @@ class Reporter:
         """Closes the display and the log."""
         self.progress.close()
         self.log.close()
-
-    def _position(self, step: int) -> str:
-        return f"step {step}/{self._train_steps}  epoch {self._epoch(step):.2f}"
 
     def _eta(self, step: int, images_per_second: float) -> str:
         """Returns the time until the last step, without the evaluations.
@@ -166,28 +155,6 @@ class Reporter:
         steps = remaining / cost if cost > 0 else self._train_steps - step
         return format_duration(
             steps * self._global_batch_size / images_per_second
-        )
-
-    def _write(
-        self,
-        step: int,
-        split: str,
-        loss: float,
-        accuracy: float,
-        learning_rate: float | None,
-        images_per_second: float,
-    ) -> None:
-        self.log.write(
-            {
-                "step": step,
-                "epoch": self._epoch(step),
-                "split": split,
-                "loss": loss,
-                "accuracy": accuracy,
-                "learning_rate": learning_rate,
-                "images_per_second": images_per_second,
-                "train_tflop": round(self._tflop(step), 3),
-            }
         )
 
 

@@ -18,7 +18,7 @@ from job import errors
 from job.config import resume, run_config
 from job.storage import reader
 from job.storage.reader import Number
-from job.storage.workdir import RESULT
+from job.storage.workdir import RESULT, Workdir
 
 # A resume may change these fields, so the fingerprint of a config omits them.
 # Other values nevertheless require another result.
@@ -168,16 +168,14 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
     return result
 
 
-def finished(
-    workdir: pathlib.Path, fields: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Returns the result in `workdir`, or None unless it matches `fields`.
+def finished(workdir: Workdir, fields: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the result in `workdir`; None unless it is that of `fields`.
 
     Args:
-      workdir: Folder of the run.
+      workdir: Workdir of the run.
       fields: Flattened config of the run.
     """
-    result = inspect(workdir).value
+    result = inspect(workdir.local).value
     if result is None:
         return None
     try:

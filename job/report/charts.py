@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup, escape
 
+from job.errors import printable
 from job.output.plotting import Axes, Figure, plt, ticker
 from job.output.predictions import Bin
-from job.report.render import printable, shorten
+from job.report.render import shorten
 
 # Width in inches of 72 points. An SVG is 360 units wide, as a phone's screen.
 _WIDTH, _HEIGHT = 5.0, 3.2

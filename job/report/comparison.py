@@ -38,6 +38,7 @@ from job.storage.workdir import (
     CURVES,
     REPORT,
     WATERFALL,
+    Workdir,
 )
 
 # Standard deviation of a run's accuracy between seeds, in percentage points,
@@ -126,13 +127,13 @@ def write_report(
         for found in _find(folder, name)
     ]
     if not found:
-        said = ", ".join(render.printable(name) for name in names)
-        raise errors.ConfigError(f"{said}: no run was found. Fix: train first")
+        said = ", ".join(errors.printable(name) for name in names)
+        raise errors.ConfigError(f"--runs: no run in {said}. Fix: train first")
     variants = [
         Variant(name, tuple(run for variant, run in found if variant == name))
         for name in dict.fromkeys(variant for variant, _ in found)
     ]
-    record = ablation.read(out)
+    record, _ = ablation.inspect(out)
     plots = _plots(variants, record.cumulative if record else ())
     heads, rows = table(variants)
     fields = differences(variants)
@@ -184,7 +185,7 @@ def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
             for seed in record.seeds
         ]
     return [
-        (variant, run_lib.read(place))
+        (variant, run_lib.read(Workdir(place)))
         for variant, place in places
         if run_lib.is_run(place)
     ]
@@ -277,7 +278,7 @@ def to_csv(variants: Sequence[Variant], fields: Sequence[str]) -> str:
             values += [run.figure(name) for name in _RESULTS]
             values += [json.dumps(run.fields.get(name)) for name in fields]
             writer.writerow(
-                render.printable(v) if isinstance(v, str) else v for v in values
+                errors.printable(v) if isinstance(v, str) else v for v in values
             )
     return text.getvalue()
 

@@ -14,7 +14,6 @@ from typing import Any
 from markupsafe import Markup
 
 from configs import default
-from job.checkpoint import store
 from job.config import serialization
 from job.output.predictions import Predictions
 from job.report import charts, render
@@ -22,7 +21,7 @@ from job.report import run as run_lib
 from job.report.charts import Series
 from job.report.render import is_number
 from job.storage import files
-from job.storage.workdir import REPORT
+from job.storage.workdir import REPORT, Workdir
 
 # Upper end of the loss axis. Guessing has a loss of about 2.3, and a run with a
 # much larger one diverges.
@@ -31,27 +30,19 @@ _LARGE_LOSS = 30.0
 _LOW_ACCURACY = 30.0
 
 
-def write(
-    workdir: pathlib.Path,
-    checkpoints: store.CheckpointStore | None = None,
-    *,
-    name: str = "",
-) -> pathlib.Path:
-    """Writes the page of a run into its workdir and returns its path.
+def write(workdir: Workdir) -> pathlib.Path:
+    """Writes the page of a run into its workdir; returns the page's path.
 
     Args:
-      workdir: Folder of the run, finished or not.
-      checkpoints: Checkpoints of the run. If None, those in `workdir`.
-      name: Name of the workdir on the command line. If "", the path of
-        `workdir`.
+      workdir: Workdir of the run, finished or not.
 
     Raises:
       ConfigError: `workdir` does not contain a run.
       StorageError: The page cannot be written.
     """
-    run = run_lib.read(workdir, checkpoints, name=name)
-    files.write_atomically(workdir / REPORT, to_html(run))
-    return workdir / REPORT
+    path = workdir.local / REPORT
+    files.write_atomically(path, to_html(run_lib.read(workdir)))
+    return path
 
 
 def to_html(run: run_lib.Run) -> bytes:
@@ -71,7 +62,7 @@ def to_html(run: run_lib.Run) -> bytes:
         class_rows=_class_rows(run.scored) if run.scored else [],
         clock_seconds=_clock_seconds(run),
         train_seconds=(run.result or run.manifest).get("train_seconds"),
-        rollbacks=run_lib.dicts(run.manifest.get("rollbacks")),
+        rollbacks=run.manifest.get("rollbacks", []),
         defaults=serialization.flatten(default.get_config()),
     )
 

@@ -23,6 +23,8 @@ import numpy as np
 from markupsafe import Markup, escape
 from PIL import Image
 
+from job.errors import printable
+
 _FOLDER = pathlib.Path(__file__).parent
 # Punctuation with a meaning in Markdown or HTML, except an underscore within a
 # word.
@@ -49,18 +51,6 @@ def markdown(template: str, **values: Any) -> str:
     """
     environment = _environment(escape_markdown)
     return environment.get_template(template).render(values)
-
-
-def printable(text: str) -> str:
-    """Returns a text on one line, with escapes for unprintable characters.
-
-    These are control characters, line breaks, marks of the writing direction
-    and bytes of a file name that are not UTF-8.
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode()
-        for c in text
-    )
 
 
 def escape_markdown(text: str) -> Markup:

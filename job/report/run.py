@@ -20,11 +20,11 @@ from job.storage import reader
 from job.storage.reader import Reading
 from job.storage.workdir import (
     AUGMENTATION,
-    CHECKPOINTS,
     CONFIG,
     DIAGNOSE,
     FAILURE,
     PREDICTIONS,
+    Workdir,
 )
 
 _MAX_PNG_BYTES = 2**24
@@ -78,8 +78,8 @@ class Run:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Returns the attempts of the run from the newest checkpoint."""
-        return dicts(self.manifest.get("starts"))
+        """Attempts of the run, as the newest checkpoint lists them."""
+        return self.manifest.get("starts", [])
 
     @property
     def is_synthetic(self) -> bool:
@@ -122,27 +122,18 @@ def is_run(workdir: pathlib.Path) -> bool:
     return (workdir / CONFIG).exists()
 
 
-def read(
-    workdir: pathlib.Path,
-    checkpoints: store.CheckpointStore | None = None,
-    *,
-    name: str = "",
-) -> Run:
+def read(workdir: Workdir) -> Run:
     """Returns the files of a run.
 
     Args:
-      workdir: Folder of the run, finished or not.
-      checkpoints: Checkpoints of the run. If None, those in `workdir`.
-      name: Name of the workdir on the command line. If "", the path of
-        `workdir`.
+      workdir: Workdir of the run, finished or not.
 
     Raises:
       ConfigError: `workdir` does not contain a run.
       StorageError: The checkpoints cannot be listed.
     """
-    fields = run_config.read_fields(workdir, name)
-    checkpoints = checkpoints or store.CheckpointStore(workdir / CHECKPOINTS)
-    newest = checkpoints.newest_header()
+    fields, local = run_config.read_fields(workdir), workdir.local
+    newest = store.CheckpointStore(workdir.checkpoints).newest_header()
     notes: list[str] = []
 
     def take(reading: Reading[Any], default: Any = None) -> Any:
@@ -151,41 +142,31 @@ def read(
         return default if reading.value is None else reading.value
 
     return Run(
-        name=name or str(workdir),
+        name=str(workdir),
         fields=fields,
-        lines=take(metrics.inspect(workdir), []),
-        result=take(results.inspect(workdir), {}),
-        failure=take(_read_json(workdir / FAILURE, _FAILURE), {}),
+        lines=take(metrics.inspect(local), []),
+        result=take(results.inspect(local), {}),
+        failure=take(_inspect_json(local / FAILURE, _FAILURE), {}),
         manifest=newest.run if newest else {},
         step=newest.step if newest else 0,
-        scored=take(predictions.inspect(workdir / PREDICTIONS)),
-        augmentation=take(_read_png(workdir / AUGMENTATION)),
-        diagnosis=take(_read_json(workdir / DIAGNOSE, _DIAGNOSIS), {}),
+        scored=take(predictions.inspect(local / PREDICTIONS)),
+        augmentation=take(
+            reader.inspect(lambda: _read_png(local / AUGMENTATION))
+        ),
+        diagnosis=take(_inspect_json(local / DIAGNOSE, _DIAGNOSIS), {}),
         notes=list(dict.fromkeys(notes)),
     )
 
 
-def _read_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
-    try:
-        return Reading(reader.read_json(path, kind))
-    except reader.DamagedError as error:
-        return Reading(None, str(error))
+def _inspect_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
+    return reader.inspect(lambda: reader.read_json(path, kind))
 
 
-def _read_png(path: pathlib.Path) -> Reading[bytes]:
-    try:
-        content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
-        if content is not None and not content.startswith(_PNG):
-            raise reader.DamagedError(f"{path}: the file is not a PNG file")
-        return Reading(content)
-    except reader.DamagedError as error:
-        return Reading(None, str(error))
-
-
-def dicts(value: Any) -> list[dict[str, Any]]:
-    """Returns the dicts in a list, or [] if the value is not a list."""
-    items = value if isinstance(value, list) else []
-    return [item for item in items if isinstance(item, dict)]
+def _read_png(path: pathlib.Path) -> bytes | None:
+    content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
+    if content is not None and not content.startswith(_PNG):
+        raise reader.DamagedError(f"{path} is not a PNG file")
+    return content
 
 
 def texts(value: Any) -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Storage: files by name, each complete or absent.
+"""Storage of files by name, each complete or absent.
 
-`Storage` is the interface, with two implementations: a folder (`disk`) and a
-bucket (`gcs`). Files have names with slashes, relative to the storage's root.
-Imports no TensorFlow.
+`Storage` is the interface. A folder (`disk`) and a bucket (`gcs`) implement it.
+Files have names with slashes, relative to the storage's root. Imports no
+TensorFlow.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ RANGE_BYTES = 16 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A file in a listing.
+    """File in a listing.
 
     Attributes:
       name: Name relative to the root.
@@ -30,12 +30,12 @@ class Entry:
 
 
 class Storage(Protocol):
-    """Files by name.
+    """Interface of a storage of files by name.
 
     Every method may raise StorageError, and its subclass UnavailableError if a
     later try may succeed. `timeout` limits the tries of each request, in
-    seconds; if None, the storage's own limit holds. `str` returns the location,
-    for messages.
+    seconds. If None, the storage's own limit applies. `str` returns the
+    location, for messages.
     """
 
     def find(
@@ -64,13 +64,13 @@ class Storage(Protocol):
     ) -> None:
         """Creates a file atomically and durably, unless the name is taken.
 
-        A file with the same content is a success: an earlier try of this call
-        may have created it without an answer.
+        A file with the same content is a success, as an earlier try of this
+        call may have created it without an answer.
 
         Args:
           name: Name of the file.
-          content: uint8 arrays of rank 1, which are joined.
-          timeout: See above.
+          content: Arrays whose concatenation is the content, uint8 [n].
+          timeout: Limit for the tries of each request, in seconds.
 
         Raises:
           FileExistsError: The name is taken by another file.

@@ -1,11 +1,11 @@
-"""Files in a folder of a local or mounted disk, flushed before they count.
+"""Files in a folder of a local or mounted disk, flushed before publication.
 
     storage = Disk(pathlib.Path("runs/a/checkpoints"))
 
 A file is written under a temporary name, flushed, and linked to its final name,
 which a link never replaces. On a file system without hard links a claim file
-takes the place of the link; it must have one writer at a time. A bucket that is
-mounted with gcsfuse is not supported: use gs://. Imports no TensorFlow.
+replaces the link, and only one writer at a time is allowed. A bucket that is
+mounted with gcsfuse is not supported; use gs://. Imports no TensorFlow.
 """
 
 import contextlib
@@ -23,28 +23,29 @@ import numpy as np
 from job import errors
 from job.storage import RANGE_BYTES, Entry, files
 
-# Part of the protocol of `Storage`.
+# The protocol of `Storage` includes these exceptions.
 _translated = functools.partial(
     files.translate_errors, passing=(FileNotFoundError, FileExistsError)
 )
 
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS})
-# A temporary file that is so much older than a published one belongs to a dead
-# process.
+# A temporary file that is older than a published one by this time belongs to a
+# dead process.
 ABANDONED_SECONDS = 3600.0
-# The same of a claim, which a live process holds for two system calls.
+# A claim of this age belongs to a dead process, as a live one holds it for two
+# system calls.
 STALE_CLAIM_SECONDS = 60.0
 
 
 class Disk:
-    """A folder as a `storage.Storage`; created by the first write.
+    """Folder as a `storage.Storage`, created by the first write.
 
-    It ignores timeouts.
+    Timeouts are ignored.
     """
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
-        # Part of the names of temporary files: two threads of a process, or
+        # Part of the names of temporary files, as two threads of a process, or
         # processes of two machines, must not write to the same one.
         self._id = uuid.uuid4().hex[:12]
 
@@ -54,11 +55,12 @@ class Disk:
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """See `storage.Storage`."""
+        """Implements `Storage.find`."""
         with _translated(self._root):
             if self._root.exists() and not self._root.is_dir():
                 raise errors.ResumeError(
-                    f"{self._root} is a file, not a folder"
+                    f"{self._root}: the path is a file. Fix: choose another"
+                    " workdir"
                 )
             entries = []
             for folder, _, names in os.walk(self._root, onerror=_raise_listing):
@@ -68,7 +70,7 @@ class Disk:
                     if relative.startswith(prefix):
                         with contextlib.suppress(FileNotFoundError):
                             status = path.stat()
-                            # To open a named pipe would wait for its writer.
+                            # Opening a named pipe would wait for its writer.
                             if stat.S_ISREG(status.st_mode):
                                 entries.append(Entry(relative, status.st_size))
             return sorted(entries, key=lambda entry: entry.name)
@@ -81,7 +83,7 @@ class Disk:
         timeout: float | None = None,
         range_bytes: int = RANGE_BYTES,
     ) -> Iterator[BinaryIO]:
-        """See `storage.Storage`."""
+        """Implements `Storage.open`."""
         path = self._root / name
         with (
             _translated(path),
@@ -90,7 +92,7 @@ class Disk:
             yield file
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`; a disk returns its bytes intact."""
+        """Implements `Storage.verify` without a check, as disks need none."""
 
     def publish(
         self,
@@ -99,13 +101,13 @@ class Disk:
         *,
         timeout: float | None = None,
     ) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.publish`."""
         path = self._root / name
         staged = self._staged(path)
         with files.translate_errors(path, passing=(FileExistsError,)):
             _make_folder(path.parent)
             try:
-                _write_flushed(staged, content)
+                files.write_flushed(staged, *(one.data for one in content))
                 _publish(staged, path)
             except FileExistsError:
                 if not path.is_file() or not _holds(path, content):
@@ -116,21 +118,21 @@ class Disk:
             self._delete_abandoned(path)
 
     def move(self, name: str, to: str) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.move`."""
         path = self._root / name
         with _translated(path):
             path.rename(self._root / to)
             _sync_folder(path.parent)
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.delete`."""
         path = self._root / name
         with _translated(path), contextlib.suppress(FileNotFoundError):
             path.unlink()
             _sync_folder(path.parent)
 
     def check_writable(self) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.check_writable`."""
         probe = self._staged(self._root / "probe")
         with _translated(probe):
             _make_folder(self._root)
@@ -141,10 +143,7 @@ class Disk:
         return path.with_name(f".{path.name}.staged-{self._id}")
 
     def _delete_abandoned(self, published: pathlib.Path) -> None:
-        """Deletes temporary files that killed processes left long ago.
-
-        The disk's own clock counts.
-        """
+        """Deletes temporary files of dead processes, by the disk's clock."""
         with contextlib.suppress(OSError):
             now = published.stat().st_mtime
             for path in published.parent.glob(".*.staged-*"):
@@ -153,7 +152,7 @@ class Disk:
 
 
 def _raise_listing(error: OSError) -> None:
-    """Raises: a file that cannot be listed would seem absent."""
+    """Raises the error, because a file that is not listed would seem absent."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -167,16 +166,8 @@ def _make_folder(folder: pathlib.Path) -> None:
     _sync_folder(folder.parent)
 
 
-def _write_flushed(path: pathlib.Path, content: Sequence[np.ndarray]) -> None:
-    with path.open("wb") as file:
-        for piece in content:
-            file.write(piece.data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _publish(staged: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a file its final name; FileExistsError if the name is taken."""
+    """Gives a file its final name; raises FileExistsError if it is taken."""
     try:
         # A link, unlike a rename, refuses to replace.
         os.link(staged, path)
@@ -191,7 +182,7 @@ def _publish(staged: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _rename(staged: pathlib.Path, path: pathlib.Path) -> None:
-    """Does the same without hard links, for one writer at a time."""
+    """Gives a file its final name without hard links, for a single writer."""
     claim = path.with_name(f".{path.name}.claim")
     try:
         os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -199,7 +190,7 @@ def _rename(staged: pathlib.Path, path: pathlib.Path) -> None:
         age = staged.stat().st_mtime - claim.stat().st_mtime
         if age < STALE_CLAIM_SECONDS:
             raise errors.UnavailableError(
-                f"{path}: another process is writing it"
+                f"{path}: another process is writing this file"
             ) from None
     try:
         if path.exists():

@@ -1,4 +1,4 @@
-"""Small files that are complete or absent, also after a power cut.
+"""Small files that are complete or absent, even after a power cut.
 
     write_json(workdir / "a.json", value)    # atomically, or StorageError
 
@@ -20,12 +20,12 @@ from job import errors
 # In containers every process has the same process id.
 _PROCESS = uuid.uuid4().hex[:12]
 
-# Errors of a network disk that is away for a moment.
+# Errors of a network disk that is temporarily unavailable.
 TRANSIENT = frozenset(
     {errno.EIO, errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT}
 )
 
-# Errors of a disk that takes no more.
+# Errors of a disk that is full or read-only.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 _FIXES = {
@@ -54,18 +54,19 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             raise
 
 
-def write_flushed(path: pathlib.Path, content: bytes) -> None:
+def write_flushed(path: pathlib.Path, *content: bytes | memoryview) -> None:
     """Writes a file and waits until its bytes are on the disk."""
-    with open(path, "wb") as file:
-        file.write(content)
+    with path.open("wb") as file:
+        for piece in content:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
 
 
 def open_at_once(path: str, flags: int) -> int:
-    """Opens a file; the `opener` of `open` for files that others write.
+    """Opens a file without blocking, as the `opener` of `open`.
 
-    A FIFO without a writer is empty, where it would block otherwise.
+    A FIFO without a writer reads as empty instead of blocking.
     """
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -87,9 +88,8 @@ def translate_errors(
       kind: Error to raise.
 
     Raises:
-      JobError: The file cannot be read or written; of type `kind`.
-      UnavailableError: The same, and a later try may succeed: a network disk
-        that is away for a moment.
+      JobError: The file cannot be read or written. The type is `kind`.
+      UnavailableError: A network disk is temporarily unavailable.
     """
     translated: tuple[type[Exception], ...] = (OSError, *others)
     try:

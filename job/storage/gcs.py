@@ -4,14 +4,14 @@
     storage.check_writable()     # raises StorageError, with a fix
 
 Uses google-cloud-storage with Application Default Credentials (on GKE, Workload
-Identity); `STORAGE_EMULATOR_HOST` names another endpoint. TensorFlow's own
+Identity). `STORAGE_EMULATOR_HOST` names another endpoint. TensorFlow's own
 gs:// sends no checksum and no precondition and has no deadline.
 
 An upload requires that the name is free (ifGenerationMatch=0), declares the
 crc32c and compares the one that the server computed. The library repeats
 requests that may succeed later. A 412 may then mean that an earlier try of this
-process succeeded and its answer was lost: size and crc32c tell. Imports no
-TensorFlow.
+process succeeded and its answer was lost. Size and crc32c decide this. Imports
+no TensorFlow.
 """
 
 import base64
@@ -39,14 +39,14 @@ EMULATOR = "STORAGE_EMULATOR_HOST"
 
 # Limit for all tries of a request of a call that sets none.
 _TIMEOUT_SECONDS = 120.0
-# The same where a person waits.
+# The same limit while a user waits.
 PROBE_SECONDS = 15.0
 # Limits for one answer, and for a connection or a pause of an upload.
 READ_SECONDS = 30.0
 _CONNECT_SECONDS = 10.0
 # Wait between two tries, with jitter.
 _RETRY = storage_retry.DEFAULT_RETRY.with_delay(initial=0.2, maximum=8.0)
-# Size of one request of an upload: what is sent again after a failure.
+# Size of one request of an upload, which is sent again after a failure.
 _UPLOAD_BYTES = 32 * 2**20
 
 # https://cloud.google.com/storage/docs/naming-buckets
@@ -65,13 +65,13 @@ def split_url(url: str) -> tuple[str, str]:
     parts = path.split("/") if path else []
     if not match or any(part in ("", ".", "..") for part in parts):
         raise errors.ConfigError(
-            f"{url}: not a path in a bucket. Fix: gs://BUCKET/PATH"
+            f"{url}: not a path in a bucket. Fix: use gs://BUCKET/PATH"
         )
     return match[1], path
 
 
 class Bucket:
-    """The objects of a bucket under one path, as a `storage.Storage`."""
+    """Objects of a bucket under one path, as a `storage.Storage`."""
 
     def __init__(
         self,
@@ -80,17 +80,17 @@ class Bucket:
         timeout_seconds: float = _TIMEOUT_SECONDS,
         read_seconds: float = READ_SECONDS,
     ) -> None:
-        """Finds credentials; sends no request yet.
+        """Finds credentials without sending a request.
 
         Args:
-          url: gs://BUCKET/PATH.
-          timeout_seconds: Limit for all tries of a request, for calls that set
-            none.
-          read_seconds: Limit for one answer.
+          url: URL of the path, gs://BUCKET/PATH.
+          timeout_seconds: Limit for all tries of a request of a call that sets
+            none, in seconds.
+          read_seconds: Limit for one answer, in seconds.
 
         Raises:
           ConfigError: The URL is not gs://BUCKET/PATH.
-          StorageError: There are no credentials.
+          StorageError: No credentials were found.
         """
         bucket, self._path = split_url(url)
         self._url = f"gs://{posixpath.join(bucket, self._path)}"
@@ -101,10 +101,10 @@ class Bucket:
         emulator = os.environ.get(EMULATOR, "")
         if emulator and "://" not in emulator:
             raise errors.StorageError(
-                f"{EMULATOR}={emulator}: must begin with http://"
+                f"{EMULATOR}={emulator}: must begin with http:// or https://"
             )
         with self._translated():
-            # No call of ours needs a project.
+            # The calls of this module need no project.
             self._client = cloud_storage.Client(project="none")
         self._bucket = self._client.bucket(bucket)
 
@@ -114,7 +114,7 @@ class Bucket:
     def find(
         self, prefix: str = "", *, timeout: float | None = None
     ) -> list[Entry]:
-        """See `storage.Storage`."""
+        """Implements `Storage.find`."""
         cut = len(self._full(""))
         with self._translated(prefix):
             return sorted(
@@ -138,7 +138,7 @@ class Bucket:
         timeout: float | None = None,
         range_bytes: int = RANGE_BYTES,
     ) -> Iterator[BinaryIO]:
-        """See `storage.Storage`; the file is read in ranges."""
+        """Implements `Storage.open`, and reads the file in ranges."""
         with self._reading(name):
             yield self._blob(name).open(
                 "rb", chunk_size=range_bytes, **self._limits(timeout)
@@ -149,7 +149,7 @@ class Bucket:
 
         Args:
           name: Name relative to the root.
-          most_bytes: Largest size that is accepted. If None, any.
+          most_bytes: Largest accepted size in bytes. If None, unlimited.
 
         Raises:
           FileNotFoundError: The object or the bucket does not exist.
@@ -161,13 +161,13 @@ class Bucket:
                 blob.reload(**self._limits())
                 if blob.size > most_bytes:
                     raise errors.StorageError(
-                        f"{self}/{name} has {blob.size:,} bytes, more than"
-                        f" {most_bytes:,}"
+                        f"{self}/{name}: the object has {blob.size:,} bytes,"
+                        f" more than {most_bytes:,}"
                     )
             return blob.download_as_bytes(checksum="crc32c", **self._limits())
 
     def verify(self, name: str) -> None:
-        """See `storage.Storage`: downloads the file, and keeps nothing."""
+        """Implements `Storage.verify` by a download that is not kept."""
         with self._reading(name), open(os.devnull, "wb") as nothing:
             self._blob(name).download_to_file(
                 nothing, checksum="crc32c", **self._limits()
@@ -180,7 +180,7 @@ class Bucket:
         *,
         timeout: float | None = None,
     ) -> None:
-        """See `storage.Storage`; needs memory for one request."""
+        """Implements `Storage.publish`, with memory for one request."""
         crc32c = 0
         for piece in content:
             crc32c = google_crc32c.extend(crc32c, piece)
@@ -208,33 +208,33 @@ class Bucket:
                 try:
                     blob.reload(**self._limits(timeout))
                 except api_errors.NotFound:
-                    # The library has deleted what arrived damaged, or another
-                    # process has deleted the file meanwhile.
+                    # The library has deleted a damaged upload, or another
+                    # process has deleted the file.
                     raise errors.UnavailableError(
                         f"{self}/{name}: {gcs_errors.one_line(error)}"
                     ) from None
             if (blob.size, blob.crc32c) == wanted:
-                return  # Perhaps by an earlier try whose answer was lost.
+                return  # The answer to an earlier try may have been lost.
             if (blob.metadata or {}).get("writer") != self._id:
-                raise FileExistsError(f"{self}/{name} exists already")
+                raise FileExistsError(f"{self}/{name} already exists")
             blob.delete(
                 if_generation_match=blob.generation, **self._limits(timeout)
             )
             raise errors.UnavailableError(
-                f"{self}/{name}: an upload arrived damaged"
+                f"{self}/{name}: the upload arrived damaged"
             )
 
     def replace(
         self, name: str, content: bytes, *, timeout: float | None = None
     ) -> None:
-        """Writes a file atomically, replacing any other of that name."""
+        """Writes a file atomically and replaces any file of that name."""
         with self._translated(name):
             self._blob(name).upload_from_string(
                 content, checksum="crc32c", **self._limits(timeout)
             )
 
     def move(self, name: str, to: str) -> None:
-        """See `storage.Storage`; a bucket can only copy and delete."""
+        """Implements `Storage.move` by a copy and a deletion."""
         with self._reading(name):
             blob = self._blob(name)
             blob.reload(**self._limits())
@@ -245,7 +245,7 @@ class Bucket:
                 if_source_generation_match=blob.generation,
                 **self._limits(),
             )
-            # Another process may have published a file of that name meanwhile.
+            # Another process may have published a file of that name.
             with contextlib.suppress(
                 api_errors.NotFound, api_errors.PreconditionFailed
             ):
@@ -254,17 +254,17 @@ class Bucket:
                 )
 
     def delete(self, name: str, *, timeout: float | None = None) -> None:
-        """See `storage.Storage`."""
+        """Implements `Storage.delete`."""
         with self._translated(name), contextlib.suppress(api_errors.NotFound):
             self._blob(name).delete(**self._limits(timeout))
 
     def check_writable(self) -> None:
-        """See `storage.Storage`: writes, reads, lists and removes a file."""
+        """Implements `Storage.check_writable` with every kind of request."""
         if emulator := os.environ.get(EMULATOR):
             logging.warning(
-                "%s is in the emulator %s, not in Google Cloud Storage",
-                self,
+                "Using the emulator %s, not Google Cloud Storage, for %s",
                 emulator,
+                self,
             )
         name, content = f"probe-{self._id}", self._id.encode()
         try:
@@ -276,7 +276,8 @@ class Bucket:
             seen = [entry.name for entry in self.find(name)]
             if self.read(name) != content or seen != [name]:
                 raise errors.StorageError(
-                    f"{self}: an object was read back with other contents"
+                    f"{self}: a test object was read with other contents. Fix:"
+                    " choose another bucket"
                 )
         finally:
             with contextlib.suppress(errors.StorageError):
@@ -303,12 +304,12 @@ class Bucket:
 
     @contextlib.contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Does the same where the object may be absent."""
+        """Translates errors, and NotFound to FileNotFoundError."""
         with self._translated(name):
             try:
                 yield
             except api_errors.NotFound:
-                raise FileNotFoundError(f"{name} is not there") from None
+                raise FileNotFoundError("the object does not exist") from None
 
     def _blob(self, name: str) -> Any:
         return self._bucket.blob(self._full(name))
@@ -318,7 +319,7 @@ class Bucket:
 
 
 class _Joined(io.RawIOBase):
-    """A file that consists of arrays in memory, which it does not copy."""
+    """File that consists of arrays in memory, which are not copied."""
 
     def __init__(self, pieces: Sequence[np.ndarray]) -> None:
         super().__init__()

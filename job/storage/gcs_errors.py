@@ -1,4 +1,4 @@
-"""Errors of Google Cloud Storage: which may pass, and what to do about them.
+"""Errors of Google Cloud Storage, their kinds and fixes.
 
     with translate_errors("gs://bucket/runs/a/result.json", bucket="bucket"):
         ...                      # raises StorageError or UnavailableError
@@ -22,14 +22,14 @@ from job import errors
 def is_transient(error: BaseException) -> bool:
     """Returns whether a later try may succeed.
 
-    The library's own retry policy has tried the usual ones until its deadline;
-    see `RetryError` below. These it gives up at once.
+    The library retries the usual errors until its deadline; see `RetryError`
+    below. It does not retry the errors of this function.
     """
     if isinstance(error, api_errors.BadRequest):
-        # The server compared checksums: the upload was damaged on its way.
+        # The server compared checksums of an upload damaged in transit.
         return "crc32c" in str(error).lower()
     if isinstance(error, auth_errors.RefreshError):
-        # Raised too where the metadata server does not answer.
+        # This is raised too if the metadata server does not answer.
         cause = error.args[0] if error.args else None
         if not isinstance(cause, auth_errors.TransportError):
             return error.retryable
@@ -41,7 +41,7 @@ def is_transient(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """Returns an error's text in one line, without addresses of objects."""
     text = re.sub(r"<?[\w.]* object at 0x[0-9a-f]+>?:? ?", "", str(error))
-    cause = re.search(r"Caused by (.*)", text)  # It follows a long URL.
+    cause = re.search(r"Caused by (.*)", text)  # The cause follows a long URL.
     text = cause[1] if cause else f"{type(error).__name__}: {text}"
     return re.sub(r"\s+", " ", text)[:300]
 
@@ -50,7 +50,7 @@ def one_line(error: BaseException) -> str:
 def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
     """Re-raises the client library's errors as StorageError, with a fix.
 
-    FileExistsError, FileNotFoundError and the job's own errors pass.
+    FileExistsError, FileNotFoundError and the job's own errors propagate.
 
     Args:
       where: URL of the object or folder, for messages.
@@ -58,8 +58,8 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
 
     Raises:
       StorageError: The bucket does not exist, access is denied, or the request
-        failed for good.
-      UnavailableError: No try succeeded in time; a later one may.
+        failed permanently.
+      UnavailableError: No try succeeded in time.
     """
     try:
         yield
@@ -73,22 +73,23 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
         ) from None
     except api_errors.NotFound:
         raise errors.StorageError(
-            f"{where}: the bucket {bucket!r} does not exist. Fix:"
+            f"{where}: the bucket {bucket!r} does not exist. Fix: run"
             f" `gcloud storage buckets create gs://{bucket}`"
         ) from None
     except (api_errors.Forbidden, api_errors.Unauthorized) as error:
         raise errors.StorageError(
-            f"{where}: access denied ({one_line(error)}). Fix: give the job's"
-            f" account roles/storage.objectUser on the bucket {bucket!r}"
+            f"{where}: access is denied ({one_line(error)}). Fix: grant the"
+            f" job's account roles/storage.objectUser on the bucket {bucket!r}"
         ) from None
     except auth_errors.RefreshError as error:
         raise _kind(error)(
-            f"{where}: the credentials are refused ({one_line(error)})"
+            f"{where}: the credentials are refused ({one_line(error)}). Fix:"
+            " renew them"
         ) from None
     except api_errors.RetryError as error:
         raise errors.UnavailableError(
-            f"{where}: no success in time; last attempt:"
-            f" {one_line(error.cause or error)}"
+            f"{where}: no request succeeded in time"
+            f" ({one_line(error.cause or error)})"
         ) from None
     except (
         api_errors.GoogleAPICallError,

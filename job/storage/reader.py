@@ -1,11 +1,11 @@
-"""Reads files that may be damaged or hostile.
+"""Reader of files that may be damaged or hostile.
 
     content = read_bytes(path, max_bytes=2**20)      # None if absent
     fields = read_json(path, {"step": Number(0, whole=True), "name?": str})
 
-Each small file of a workdir, and each file that a user names, goes through this
-module: only regular files are opened, their size is limited, and JSON has the
-expected fields, types and ranges. Imports no TensorFlow.
+Each small file of a workdir, and each file that a user names, is read by this
+module. Only regular files are opened, their size is limited, and JSON must have
+the expected fields, types and ranges. Imports no TensorFlow.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from job import errors
 from job.storage import files
 
-# Size limit of a JSON file, which is far above that of any run.
+# Size limit of a JSON file in bytes, far above the size of any run's files.
 MAX_JSON_BYTES = 2**24
 
-# Nesting limit of JSON: a config has two levels.
+# Nesting limit of JSON. A config has two levels.
 _MAX_DEPTH = 16
 
-# float32 holds each measured number.
+# Each measured number fits into float32.
 _LARGEST = 3.5e38
 
 _ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -37,15 +37,15 @@ _Value = TypeVar("_Value")
 
 
 class DamagedError(errors.DataError):
-    """A file cannot be read, or its content is not as expected."""
+    """Error for a file that cannot be read or has unexpected content."""
 
 
 class Reading(NamedTuple, Generic[_Value]):
-    """The content of a file that a report can do without.
+    """Content of a file that is optional in a report.
 
     Attributes:
-      value: The intact part. None if there is none.
-      note: File and field that are damaged. Empty if absent or intact.
+      value: Intact part of the content. None if there is none.
+      note: Damaged file and field. Empty if the file is absent or intact.
     """
 
     value: _Value | None
@@ -54,7 +54,7 @@ class Reading(NamedTuple, Generic[_Value]):
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A finite number in a JSON file.
+    """Finite number in a JSON file.
 
     Attributes:
       low: Lower bound, inclusive.
@@ -73,21 +73,21 @@ class Number:
         return f"{kind} from {self.low:g} to {self.high:g}"
 
     def accepts(self, value: Any) -> bool:
-        """Returns whether a JSON value is such a number."""
+        """Returns whether a JSON value is a number of this kind."""
         if value is None:
             return self.null
         types = (int,) if self.whole else (int, float)
         return type(value) in types and self.low <= value <= self.high
 
 
-# What a JSON value must be: a type, a `Number`, [kind of the items], or
-# {name: kind}, where the name of an optional field ends with "?". Fields that
-# the mapping does not name may have any value.
+# Kind of a JSON value: a type, a `Number`, [kind of the items], or {name: kind}
+# with "?" after the name of an optional field. Fields that the mapping does not
+# name may have any value.
 Kind = type | Number | list[Any] | Mapping[str, Any]
 
 
 def inspect(read: Callable[[], _Value | None]) -> Reading[_Value]:
-    """Returns what a function reads; a note if that is damaged.
+    """Returns the value that a function reads, or a note on the damaged file.
 
     Args:
       read: Function that may raise DamagedError.
@@ -101,16 +101,16 @@ def inspect(read: Callable[[], _Value | None]) -> Reading[_Value]:
 def read_bytes(
     path: pathlib.Path, *, max_bytes: int, name: str = ""
 ) -> bytes | None:
-    """Returns the bytes of a file; None if it is absent.
+    """Returns the bytes of a file, or None if it is absent.
 
     Args:
       path: Path of the file.
-      max_bytes: Largest size that is accepted.
+      max_bytes: Largest accepted size in bytes.
       name: Name of the file in messages. Defaults to its path.
 
     Raises:
-      DamagedError: It is not a regular file, is larger, or may not be read.
-      UnavailableError: The disk is away for a moment.
+      DamagedError: The file is not regular, is larger, or cannot be read.
+      UnavailableError: The disk is temporarily unavailable.
     """
     name = name or str(path)
     try:
@@ -129,7 +129,7 @@ def read_bytes(
         raise DamagedError(
             f"{name} cannot be read: {files.explain(error)}"
         ) from None
-    except ValueError as error:  # A null byte, or a lone surrogate.
+    except ValueError as error:  # The name has a null byte or a surrogate.
         raise DamagedError(f"{name!a} is not a path: {error}") from None
     if max(status.st_size, len(content)) > max_bytes:
         raise DamagedError(f"{name} has more than {max_bytes:,} bytes")
@@ -137,16 +137,16 @@ def read_bytes(
 
 
 def read_json(path: pathlib.Path, kind: Kind, name: str = "") -> Any:
-    """Returns the value of a JSON file; None if it is absent.
+    """Returns the value of a JSON file, or None if it is absent.
 
     Args:
       path: Path of the file.
-      kind: See `Kind`.
+      kind: Expected kind of the value.
       name: Name of the file in messages. Defaults to its path.
 
     Raises:
-      DamagedError: See `read_bytes` and `parse_json`.
-      UnavailableError: The disk is away for a moment.
+      DamagedError: The file is damaged; see `read_bytes` and `parse_json`.
+      UnavailableError: The disk is temporarily unavailable.
     """
     name = name or str(path)
     content = read_bytes(path, max_bytes=MAX_JSON_BYTES, name=name)
@@ -158,12 +158,12 @@ def parse_json(content: bytes, kind: Kind, name: str) -> Any:
 
     Args:
       content: Text in UTF-8.
-      kind: See `Kind`.
-      name: Name of the file, for messages.
+      kind: Expected kind of the value.
+      name: Name of the file in messages.
 
     Raises:
-      DamagedError: It is no JSON, is nested too deeply, has a number that is
-        not finite, or is not of that kind. The message names the field.
+      DamagedError: The text is not JSON, is nested too deeply, has a number
+        that is not finite, or is not of that kind. The message names the field.
     """
     try:
         value = json.loads(content.decode())
@@ -178,7 +178,7 @@ def parse_json(content: bytes, kind: Kind, name: str) -> Any:
 
 
 def _check_plain(value: Any, name: str) -> None:
-    """Checks what no JSON file of the job has, whatever its fields are."""
+    """Checks depth, text and numbers, which are limited in every JSON file."""
     pending = [("", value, 0)]
     while pending:
         field, inner, depth = pending.pop()
@@ -225,5 +225,5 @@ def _wrong(name: str, field: str, value: Any, expected: str) -> DamagedError:
     shown = ascii(value)
     shown = shown if len(shown) <= 40 else f"{shown[:40]}..."
     field = field if field.isprintable() else ascii(field)
-    what = f"{field[:80]} is {shown}" if field else f"it is {shown}"
-    return DamagedError(f"{name}: {what}; it must be {expected}")
+    what = field[:80] if field else "the value"
+    return DamagedError(f"{name}: {what} is {shown}, not {expected}")

@@ -1,12 +1,12 @@
-"""Uploads the small files of a run to a bucket while it runs.
+"""Copy of a run's small files in a bucket, updated while it runs.
 
     mirror = Mirror(folder, bucket, pulled=names, last=name, events=name)
     mirror.pull()                # files of an earlier attempt
     with mirror.kept_up(60.0):   # uploads every minute and at the end
         ...
 
-These are all files but the checkpoints: config, metrics log, events, results.
-People read the copy, and a later attempt checks there if the run is finished.
+These are all files but the checkpoints, such as config, metrics log, events and
+results. Users read the copy, and a later attempt checks it for a finished run.
 Nothing else depends on it, as a checkpoint contains the metrics log of its run.
 So a failed upload is logged and repeated later. Imports no TensorFlow.
 """
@@ -22,21 +22,21 @@ from absl import logging
 
 from job import errors
 
-if TYPE_CHECKING:  # It takes half a second to import.
+if TYPE_CHECKING:  # The import takes half a second.
     from job.storage.gcs import Bucket
 
-# A larger file is not one of a run.
+# Size limit in bytes. A run writes no larger file.
 _MAX_BYTES = 2**28
 # Time limit of the last upload of a run that ends early.
 _HASTY_SECONDS = 5.0
-# Time limit of the last upload of a finished run: no later one repeats it.
+# Time limit of the last upload of a finished run, which no later one repeats.
 LAST_SECONDS = 600.0
 
 _Stamp = tuple[int, int]
 
 
 class Mirror:
-    """A local folder and its copy in a bucket."""
+    """Local folder and its copy in a bucket."""
 
     def __init__(
         self,
@@ -47,16 +47,16 @@ class Mirror:
         last: str,
         events: str,
     ) -> None:
-        """Copies nothing yet.
+        """Prepares the copy without a transfer.
 
         Args:
-          folder: Local folder, copied with its subfolders; files whose name
-            begins with a dot are left out.
+          folder: Local folder, copied with its subfolders except for files
+            whose name begins with a dot.
           bucket: Destination of the copies.
-          pulled: Names that `pull` fetches. No other name of the bucket ever
+          pulled: Names that `pull` downloads. No other name of the bucket
             becomes a local path.
-          last: Name of the file that is uploaded after all others: a finished
-            run is recognized by it.
+          last: Name of the file that is uploaded after all others, by which a
+            finished run is recognized.
           events: Subfolder of TensorBoard events.
         """
         self._folder = folder
@@ -82,8 +82,8 @@ class Mirror:
         for name in sorted(there.keys() & self._pulled):
             if there[name] > _MAX_BYTES:
                 raise errors.StorageError(
-                    f"{self._bucket}/{name} has {there[name]:,} bytes, which no"
-                    " run writes. Fix: remove it"
+                    f"{self._bucket}/{name}: {there[name]:,} bytes are too many"
+                    " for a file of a run. Fix: remove the object"
                 )
             (self._folder / name).write_bytes(self._bucket.read(name))
             self._sent[name] = self._stamp(self._folder / name)
@@ -96,7 +96,8 @@ class Mirror:
 
         Args:
           seconds: Interval between two uploads, in seconds.
-          is_owner: See `Workdir.kept_up`.
+          is_owner: Function that returns whether files may be uploaded; see
+            `Workdir.kept_up`.
 
         Raises:
           StorageError: The files of a finished run could not be uploaded.
@@ -127,8 +128,8 @@ class Mirror:
         """Uploads the files that have changed since the last call.
 
         Args:
-          timeout: Limit for all files, in seconds. If None, none.
-          only: Name of a file, where the others are left for later.
+          timeout: Limit for all files, in seconds. If None, unlimited.
+          only: Name of the only file to upload. If None, all are.
 
         Raises:
           StorageError: Not all files could be uploaded.
@@ -140,7 +141,7 @@ class Mirror:
 
         if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
             raise errors.UnavailableError(
-                "the previous copy is still in progress"
+                f"{self._bucket}: the previous upload is still in progress"
             )
         try:
             here = self._files()
@@ -154,7 +155,7 @@ class Mirror:
                     continue
                 try:
                     content = (self._folder / name).read_bytes()
-                except FileNotFoundError:  # Replaced just now: next time.
+                except FileNotFoundError:  # The next call uploads it.
                     continue
                 self._bucket.replace(name, content, timeout=left())
                 self._sent[name] = stamp
@@ -172,7 +173,7 @@ class Mirror:
     ) -> set[str]:
         """Returns the events of earlier attempts, on the first call only.
 
-        Each attempt writes the events of the whole run again.
+        Each attempt writes the events of the complete run again.
         """
         if self._pruned:
             return set()
@@ -203,12 +204,12 @@ class Mirror:
                 self._try()
 
     def _try(self, timeout: float | None = None) -> None:
-        """Uploads, and logs the first failure of several in a row."""
+        """Uploads changed files, or logs the first of consecutive failures."""
         try:
             self.push(timeout)
         except errors.StorageError as error:
             if not self._failing:
-                logging.warning("upload failed, retrying later: %s", error)
+                logging.warning("Postponed a failed upload: %s", error)
             self._failing = True
         else:
             self._failing = False

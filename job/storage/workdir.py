@@ -1,4 +1,4 @@
-"""The workdir of a run: a folder, or a path in a bucket.
+"""Workdir of a run, a folder or a path in a bucket.
 
     with open_workdir("gs://bucket/runs/a") as workdir:
         workdir.check_writable()         # raises an error with a fix
@@ -6,11 +6,11 @@
             ...                          # modules write to workdir.local
 
 Checkpoints are written to the bucket itself, by a protocol of their own. All
-other files are small: modules read and write them in a local folder, which for
+other files are small. Modules read and write them in a local folder, which for
 a bucket is a temporary one that `sync` uploads. Imports no TensorFlow.
 
-The names of all files of a workdir are the constants of this module; no other
-module spells them out:
+The constants of this module are the names of all files of a workdir, which no
+other module spells out:
 
     from job.storage.workdir import RESULT
 
@@ -20,6 +20,7 @@ module spells them out:
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
 import tempfile
@@ -40,11 +41,11 @@ CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 EVENTS = "events"
 AUGMENTATION = "augmentation.png"
-# What a finished run leaves.
+# Results of a finished run.
 PREDICTIONS = "predictions.npz"
 RESULT = "result.json"
 REPORT = "report.html"
-# What the other modes write.
+# Output of the other modes.
 EXPORT = "export"
 BENCHMARK = "benchmark.json"
 DIAGNOSE = "diagnose.json"
@@ -58,9 +59,10 @@ COMPARISON = "report.md"
 WATERFALL = "waterfall.png"
 CURVES = "curves.png"
 
-# The files that a resumed run reads or removes.
-RESUMED = frozenset(
+# The files that a resumed run or a report reads, or a run removes.
+PULLED = frozenset(
     {
+        ABLATION,
         AUGMENTATION,
         CONFIG,
         DIAGNOSE,
@@ -76,24 +78,25 @@ RESUMED = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
-    """The workdir of a run.
+    """Workdir of a run.
 
     Attributes:
-      name: Name as it was given: a folder or gs://BUCKET/PATH.
       local: Folder that modules read and write. It need not exist.
+      name: Name as typed, a folder or gs://BUCKET/PATH. Defaults to the path of
+        `local`.
       mirror: Upload from `local` to the bucket. None for a folder.
     """
 
-    name: str
     local: pathlib.Path
+    name: str = ""
     mirror: Mirror | None = None
 
     def __str__(self) -> str:
-        return self.name
+        return self.name or str(self.local)
 
     def file(self, name: str) -> str:
         """Returns the path or URL of a file, as a user finds it."""
-        return f"{self.name.rstrip('/')}/{name}"
+        return f"{str(self).rstrip('/')}/{name}"
 
     def storage(self, folder: str) -> Storage:
         """Returns a subfolder as a storage."""
@@ -106,12 +109,12 @@ class Workdir:
 
     @property
     def root(self) -> Storage:
-        """All files of the run."""
+        """Storage of all files of the run."""
         return self.storage("")
 
-    @property
+    @functools.cached_property
     def checkpoints(self) -> Storage:
-        """The run's checkpoints."""
+        """Storage of the run's checkpoints."""
         return self.storage(CHECKPOINTS)
 
     def check_writable(self) -> None:
@@ -129,11 +132,13 @@ class Workdir:
             if folder.exists():
                 if not folder.is_dir():
                     raise errors.ConfigError(
-                        f"--workdir={self}: {folder} is a file, not a folder"
+                        f"--workdir={self}: {folder} is a file, not a folder."
+                        " Fix: choose another workdir"
                     )
                 if not os.access(folder, os.W_OK | os.X_OK):
                     raise errors.ConfigError(
-                        f"--workdir={self}: {folder} is not writable"
+                        f"--workdir={self}: {folder} is not writable. Fix:"
+                        " choose another workdir"
                     )
                 break
 
@@ -141,11 +146,11 @@ class Workdir:
     def owned(self) -> Iterator[None]:
         """Locks a folder for this process until the end of the block.
 
-        The lock ends with the process. A bucket has none, and some network
-        disks have none either: there the first commit decides.
+        The lock ends with the process. A bucket and some network disks have
+        none. There, the first commit decides.
 
         Raises:
-          LostRaceError: Another process works on the run.
+          LostRaceError: Another process trains the run.
         """
         if self.mirror:
             yield
@@ -163,11 +168,13 @@ class Workdir:
                     " Fix: wait for its end, or choose another workdir"
                 ) from None
             except OSError as error:
-                logging.info("%s cannot be locked: %s", self, error.strerror)
+                logging.info(
+                    "Continuing without a lock on %s: %s", self, error.strerror
+                )
             yield
         finally:
             if is_new:
-                with contextlib.suppress(OSError):  # Something is in it.
+                with contextlib.suppress(OSError):  # The folder has files.
                     self.local.rmdir()
             os.close(folder)
 
@@ -177,7 +184,7 @@ class Workdir:
             self.mirror.push(only=only)
 
     def push_last(self) -> None:
-        """Uploads changed files with a long timeout, as no later call does."""
+        """Uploads changed files with a long timeout, as the last call."""
         if self.mirror:
             self.mirror.push(LAST_SECONDS)
 
@@ -192,8 +199,9 @@ class Workdir:
 
         Args:
           seconds: Interval between two uploads to a bucket, in seconds.
-          is_owner: Returns whether the files may replace those in the bucket.
-            Before that, only the files of a finished run are uploaded.
+          is_owner: Function that returns whether the files may replace those in
+            the bucket. Before that, only the files of a finished run are
+            uploaded.
 
         Raises:
           StorageError: The files of a finished run could not be uploaded.
@@ -207,21 +215,22 @@ class Workdir:
 
 @contextlib.contextmanager
 def open_workdir(name: str) -> Iterator[Workdir]:
-    """Opens a workdir, which need not exist; writes nothing to it.
+    """Opens a workdir, which need not exist, and writes nothing to it.
 
     Args:
-      name: A folder or gs://BUCKET/PATH. The files of an earlier attempt are
-        downloaded from a bucket, to a local folder that is deleted in the end.
+      name: Name of a folder or gs://BUCKET/PATH. The files of an earlier
+        attempt are downloaded from a bucket, to a local folder that is deleted
+        in the end.
 
     Raises:
-      ConfigError: The name is neither.
+      ConfigError: The name is neither a folder nor gs://BUCKET/PATH.
       StorageError: The bucket cannot be read.
     """
     try:
         name.encode()
     except UnicodeEncodeError:  # TensorFlow refuses such a path.
         raise errors.ConfigError(
-            f"--workdir={name}: the name is not UTF-8. Fix: choose another one"
+            f"--workdir={name}: the name is not UTF-8. Fix: choose another name"
         ) from None
     if "://" not in name:
         local = pathlib.Path(os.path.expanduser(name))
@@ -234,7 +243,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
             contextlib.suppress(FileNotFoundError, NotADirectoryError),
         ):
             (local / CONFIG).stat()
-        yield Workdir(name, local)
+        yield Workdir(local, name)
         return
     if not name.startswith("gs://"):
         raise errors.ConfigError(
@@ -249,7 +258,7 @@ def open_workdir(name: str) -> Iterator[Workdir]:
     ) as folder_name:
         local = pathlib.Path(folder_name)
         mirror = Mirror(
-            local, bucket, pulled=RESUMED, last=RESULT, events=EVENTS
+            local, bucket, pulled=PULLED, last=RESULT, events=EVENTS
         )
         mirror.pull()
-        yield Workdir(url, local, mirror)
+        yield Workdir(local, url, mirror)

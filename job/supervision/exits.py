@@ -47,10 +47,8 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
     """
     _flush_logs()
     stop.claim_last_line()
-    # A subclass in another module gets the name of its base class.
-    mro = type(error).__mro__
-    kind = next(c for c in mro if c.__module__ == errors.__name__)
-    name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind.__name__).lower()
+    kind = errors.kind_of(error).__name__
+    name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"
     # The message may contain text from a file name or a damaged file.

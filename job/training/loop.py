@@ -235,12 +235,13 @@ class Loop:
         shown = scores.images * (1 if scores.accuracy_tta is None else 2)
         if split == "validation":
             self._history.validation = (step, scores.accuracy)
-        self._reporter.write_evaluation(
+        rate = shown / (time.perf_counter() - start)
+        self._reporter.write(
             step,
             split,
             loss=scores.loss,
             accuracy=scores.accuracy,
-            images_per_second=shown / (time.perf_counter() - start),
+            images_per_second=round(rate, 1),
         )
 
     def score(self, *, tta: bool = False) -> Scores:
@@ -368,8 +369,9 @@ class Loop:
         learning_rate *= float(self.state.learning_rate_factor.numpy())
         for variable in self.state.window.values():
             variable.assign(0.0)
-        self._reporter.write_train(
+        self._reporter.write(
             self.step,
+            "train",
             loss=loss,
             accuracy=accuracy,
             learning_rate=learning_rate,

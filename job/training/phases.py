@@ -180,18 +180,16 @@ def train_tflop(
         network is trained on images.
     """
     if num_features:
-        return flops.features_train_tflop(
-            network,
-            size=phases[-1].input_size,
-            num_images=num_features,
-            train_steps=train_steps,
-            global_batch_size=global_batch_size,
-        )
-    return flops.train_tflop(
-        network,
-        [
-            (count, phase.input_size, phase.trainable_blocks)
-            for count, phase in phase_steps(phases, train_steps)
-        ],
-        global_batch_size=global_batch_size,
+        costs = flops.forward_gflop_by_block(network, phases[-1].input_size)
+        extraction = num_features * sum(costs.values())
+        head = train_steps * global_batch_size * (3 * costs[HEAD])
+        return (extraction + head) / 1e3
+    return sum(
+        steps
+        * global_batch_size
+        * flops.image_gflop(
+            network, phase.input_size, phase.trainable_blocks
+        ).train
+        / 1e3
+        for steps, phase in phase_steps(phases, train_steps)
     )

@@ -33,7 +33,6 @@ class Plan:
       learning_rate: Learning rate as a function of the step.
       groups: Training schedule of each block and of the head.
       phases: Phases of the run, each with a compiled step of its own.
-      warnings: Warnings for settings that have no effect before the end.
     """
 
     train_steps: int
@@ -47,7 +46,6 @@ class Plan:
     learning_rate: optimizer.LearningRateFn
     groups: dict[str, phases_lib.Group]
     phases: tuple[phases_lib.Phase, ...]
-    warnings: tuple[str, ...] = ()
 
     def epoch(self, done: int) -> float:
         """Returns the number of epochs in `done` steps."""
@@ -81,6 +79,17 @@ class Plan:
     def phase(self, done: int) -> phases_lib.Phase:
         """Returns the phase of the step after `done` steps."""
         return [p for p in self.phases if p.first_step <= done][-1]
+
+
+def unreached_phases(plan: Plan) -> Iterator[str]:
+    """Yields a warning for each phase that begins after the last step."""
+    for phase in plan.phases:
+        if phase.first_step >= plan.train_steps:
+            yield (
+                f"the run ends at step {plan.train_steps}, before the phase"
+                f" that starts at step {phase.first_step}: {phase.input_size}"
+                f" pixels, training {', '.join(sorted(phase.trainable_blocks))}"
+            )
 
 
 def create_plan(
@@ -144,7 +153,7 @@ def create_plan(
         warmup_epochs=unfreeze_warmup_epochs,
         steps=to_steps,
     )
-    plan = Plan(
+    return Plan(
         train_steps=train_steps,
         num_images=num_images,
         global_batch_size=global_batch_size,
@@ -171,34 +180,3 @@ def create_plan(
             final_size=input_size,
         ),
     )
-    warnings = _warnings(plan, schedule=schedule, warmup_epochs=warmup_epochs)
-    return dataclasses.replace(plan, warnings=tuple(warnings))
-
-
-def _warnings(
-    plan: Plan, *, schedule: str, warmup_epochs: float
-) -> Iterator[str]:
-    """Yields a warning for each setting that has no effect before the end.
-
-    Args:
-      plan: Plan of the run.
-      schedule: Decay of the learning rate: cosine, linear or constant.
-      warmup_epochs: Linear warm-up in epochs.
-    """
-    steps = plan.train_steps
-    epochs = plan.epoch(steps)
-    if schedule != "constant" and warmup_epochs >= epochs:
-        yield (
-            f"--config.optimizer.warmup_epochs={warmup_epochs:g}: the warm-up"
-            f" is not shorter than the run of {epochs:g} epochs, so the"
-            " learning rate never falls. Fix: set"
-            f" --config.optimizer.warmup_epochs={epochs / 5:g}"
-        )
-    for phase in plan.phases:
-        if phase.first_step >= steps:
-            yield (
-                f"Omitting the phase from step {phase.first_step} on"
-                f" ({phase.input_size} pixels, training"
-                f" {', '.join(sorted(phase.trainable_blocks))}), because the"
-                f" run ends at step {steps}"
-            )

@@ -7,9 +7,8 @@ A resumed run has the same results as an uninterrupted one.
     state.snapshot()               # {"model/block1_conv1/kernel": array, ...}
 """
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -204,9 +203,8 @@ class TrainState:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class ReplicaVariables:
-    """Variables of a state except `step`, or one replica's copies of them.
+class ReplicaVariables(NamedTuple):
+    """All variables of a state but `step`, or one replica's copies of them.
 
     The fields are those of `TrainState`.
     """
@@ -220,14 +218,6 @@ class ReplicaVariables:
     loss_scale: dict[str, tf.Variable]
     first_bad_step: tf.Variable
     learning_rate_factor: tf.Variable
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the fields by name, without copying a variable.
-
-        tf.distribute replaces variables by the copies of each replica in a
-        dictionary, but not in a dataclass.
-        """
-        return dict(vars(self))
 
 
 def load_evaluated(

@@ -9,7 +9,6 @@ step, and the same in a checkpoint and with another number of replicas.
 """
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -109,10 +108,10 @@ def make_train_steps(
     def replica_update(
         step: tf.Variable,
         sums: StepSums | tf.Tensor,
-        copies: dict[str, Any],
+        copies: ReplicaVariables,
     ) -> None:
         def apply(sums: StepSums | tf.Tensor) -> None:
-            update(step, bucket.unpack(sums), ReplicaVariables(**copies))
+            update(step, bucket.unpack(sums), copies)
 
         if jit_compile:
             # Without XLA the update launches hundreds of small kernels.
@@ -125,9 +124,8 @@ def make_train_steps(
             sums = strategy.extended.reduce_to(
                 tf.distribute.ReduceOp.SUM, sums, destinations=state.step
             )
-        variables = state.replica_variables().as_dict()
         strategy.extended.update(
-            state.step, replica_update, args=(sums, variables)
+            state.step, replica_update, args=(sums, state.replica_variables())
         )
 
     return _make_loop(train_step)

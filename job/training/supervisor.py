@@ -33,18 +33,16 @@ class Supervisor:
         self,
         stop: StopRequest,
         watchdog: Watchdog | None = None,
-        workers: Workers | None = None,
     ) -> None:
-        """Combines a stop request, a watchdog and the workers.
+        """Combines the two, for a run of one worker.
 
         Args:
           stop: Stop request of this process.
-          watchdog: Watchdog of this process. If None, a hang is not detected.
-          workers: Workers of the run. If None, this process alone.
+          watchdog: Watchdog of this process. If None, nothing is watched.
         """
         self.stop = stop
         self.watchdog = watchdog or Watchdog(0.0)
-        self.workers = workers or Workers()
+        self.workers = Workers()
 
     def beat(
         self, phase: str, step: int | None = None, *, seconds: float = 0.0

@@ -352,5 +352,5 @@ def test_damaged_checkpoints_are_set_aside_and_the_run_resumes(
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert f"Restored the checkpoint of step {older}" in output
-    assert output.count("Damaged checkpoint") == 1
+    assert output.count("Found a damaged checkpoint") == 1
     finish(workdir, tmp_path, uninterrupted[0])

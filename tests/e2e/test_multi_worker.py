@@ -11,6 +11,7 @@ import pytest
 
 from configs import smoke
 from job.checkpoint import store
+from job.storage.workdir import Workdir
 from tests.support.jobs import ROOT, run_job
 
 pytestmark = pytest.mark.timeout(900)
@@ -125,7 +126,9 @@ def one_worker():
     config.update_from_flattened_dict(SYNCED)
 
     def run(workdir):
-        result = train.train_and_evaluate(config, workdir, StopRequest())
+        result = train.train_and_evaluate(
+            config, Workdir(workdir), StopRequest()
+        )
         return newest(workdir)[1], result
 
     return run

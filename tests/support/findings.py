@@ -1,6 +1,37 @@
-"""Assertions about the findings of job/diagnose."""
+"""Findings of job/diagnose: what they need, and assertions about them."""
 
+import dataclasses
+from typing import Any
+
+import ml_collections
+
+from job import build
+from job.config import serialization
 from job.diagnose.finding import Finding
+from job.diagnose.settings import Settings
+
+
+def make_settings(
+    config: ml_collections.ConfigDict,
+    changes: dict[str, Any] | None = None,
+    **others: Any,
+) -> Settings:
+    """Returns what the checks of a changed config know, on one replica."""
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(changes or {})
+    synthetic = config.data.source == "synthetic"
+    count = config.data.synthetic_train_images if synthetic else 50_000
+    settings = Settings(
+        serialization.flatten(config),
+        train_steps=build.create_plan(config, count).train_steps,
+        num_images=count,
+        num_classes=10,
+        replicas=1,
+        is_synthetic=synthetic,
+        preprocessing=build.preprocessing(config),
+        learns=True,
+    )
+    return dataclasses.replace(settings, **others)
 
 
 def assert_finding(found: Finding | None, check: str) -> None:

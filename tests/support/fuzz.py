@@ -325,13 +325,13 @@ def make_targets(root: pathlib.Path) -> list[Target]:
     files.write_json(plan / "ablation.json", record)
 
     def read() -> str:
-        return "".join(run_lib.read(run).notes)
+        return "".join(run_lib.read(workdirs.Workdir(run)).notes)
 
     def page() -> None:
         report.run([str(run)])
 
     def finished() -> None:
-        if found := results.finished(run, fields):
+        if found := results.finished(workdirs.Workdir(run), fields):
             with workdirs.open_workdir(str(run)) as workdir:
                 train.summarize(found, workdir)
 
@@ -367,7 +367,7 @@ def make_targets(root: pathlib.Path) -> list[Target]:
 
 
 def load(run: pathlib.Path) -> None:
-    run_config.load(run)
+    run_config.load(workdirs.Workdir(run))
 
 
 def _make_inputs(root: pathlib.Path) -> Iterator[Target]:

@@ -35,10 +35,10 @@ STEPS = 6
 STEP_SECONDS = 0.03
 
 
-def count_steps(config, local, stop, watchdog, *, storage, publish, **unused):
+def count_steps(config, workdir, stop, watchdog, **unused):
     """Stands in for `train.train_and_evaluate`: same files, no network."""
-    fields = serialization.flatten(config)
-    made = store.CheckpointStore(storage)
+    fields, local = serialization.flatten(config), workdir.local
+    made = store.CheckpointStore(workdir.checkpoints)
     found = made.restore_newest()
     step = found[0].step if found else 0
     if found and resume.differences(found[0].run["config"], fields):
@@ -65,7 +65,7 @@ def count_steps(config, local, stop, watchdog, *, storage, publish, **unused):
         "config": {name: fields[name] for name in results.ASKED},
     }
     files.write_json(local / "result.json", result)
-    publish()
+    workdir.push_last()
     return result
 
 

@@ -10,7 +10,7 @@ from tests.support.jobs import ROOT
 
 
 def names_in(source: str) -> set[str]:
-    """Returns the strings of a module, and what it reads of a config."""
+    """Returns the strings of a module, and the config fields that it reads."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -24,14 +24,14 @@ def names_in(source: str) -> set[str]:
 def test_every_field_is_read():
     read = set()
     for path in (ROOT / "job").rglob("*.py"):
-        # To check a field is not to use it.
+        # These packages check fields without using them.
         if path.parent.name not in {"config", "diagnose"}:
             read |= names_in(path.read_text())
     unused = [
         name
         for name in serialization.flatten(default.get_config())
         if name not in read
-        # These are passed on as a whole.
+        # These groups are passed as one object.
         and not name.startswith(("augment.", "transfer.unfreeze_epochs."))
     ]
     assert not unused

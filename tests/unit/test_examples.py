@@ -9,6 +9,7 @@ from configs import smoke
 from examples import cifar100
 from job import train
 from job.diagnose.finding import Report
+from job.storage.workdir import Workdir
 from job.supervision.preemption import StopRequest
 from tests.support.jobs import ROOT
 
@@ -51,7 +52,7 @@ def test_another_data_set_trains(tmp_path):
     config.model.width = 0.0625
     config.steps = 4
     result = train.train_and_evaluate(
-        config, tmp_path / "run", StopRequest(), data=data
+        config, Workdir(tmp_path / "run"), StopRequest(), data=data
     )
     assert result["data_source"] == "cifar100"
     assert result["train_steps"] == 4

@@ -1,4 +1,4 @@
-"""A data set of 3 classes, from the training to the diagnosis of its run."""
+"""Data set of 3 classes, from training to the diagnosis of its run."""
 
 import dataclasses
 
@@ -41,7 +41,7 @@ def three_classes(monkeypatch):
 
 @pytest.fixture
 def config():
-    """A network too narrow to learn, so that the diagnosis has findings."""
+    """Returns a config too narrow to learn, so that the run has findings."""
     config = naive.get_config().unlock()
     config.update_from_flattened_dict(
         {
@@ -61,19 +61,19 @@ def config():
 
 
 def test_run_and_diagnosis_of_three_classes(three_classes, config, tmp_path):
-    train.train_and_evaluate(config, tmp_path, StopRequest())
+    train.train_and_evaluate(config, Workdir(tmp_path), StopRequest())
     found = predictions.load(tmp_path / PREDICTIONS)
     assert found.probabilities.shape == (30, 3)
     assert found.class_names == NAMES
     assert found.confusion().shape == (3, 3)
 
-    trained = trained_lib.load_trained(tmp_path)
+    trained = trained_lib.load_trained(Workdir(tmp_path))
     assert trained.class_names == NAMES
     assert trained.network.outputs[0].shape == (None, 3)
 
     report = diagnosis.diagnose(
-        run_config.load(tmp_path),
-        Workdir(str(tmp_path), tmp_path),
+        run_config.load(Workdir(tmp_path)),
+        Workdir(tmp_path),
         StopRequest(),
         seconds=600.0,
     )

@@ -1,4 +1,4 @@
-"""The job in one process, from a config to a result."""
+"""Training in one process, from a config to a result."""
 
 import dataclasses
 import json
@@ -16,13 +16,16 @@ from job.checkpoint import store
 from job.config import resume, serialization
 from job.modes import evaluate
 from job.output import metrics, results
-from job.storage.workdir import METRICS
+from job.storage.workdir import METRICS, Workdir
 from job.supervision import preemption, startup
+from job.training import plan
 from job.training.history import take_log
 
 
 def run(workdir, config):
-    return train.train_and_evaluate(config, workdir, preemption.StopRequest())
+    return train.train_and_evaluate(
+        config, Workdir(workdir), preemption.StopRequest()
+    )
 
 
 def run_until(step, workdir, config, on_call=lambda loop: None):
@@ -33,12 +36,14 @@ def run_until(step, workdir, config, on_call=lambda loop: None):
         on_call(loop)
         stop.requested = loop.step >= step
 
-    train.train_and_evaluate(config, workdir, stop, on_call=request_stop)
+    train.train_and_evaluate(
+        config, Workdir(workdir), stop, on_call=request_stop
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that went to its end without a stop."""
+    """Returns the workdir and result of a run that was never stopped."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, run(workdir, smoke.get_config())
 
@@ -182,11 +187,11 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
     [
         (0.0, 0.0, [10, 20]),
         (3600.0, 0.0, [20]),
-        # The best of those that were scored is kept: all of them are saved.
+        # Every scored checkpoint is saved, so that the best one can be kept.
         (3600.0, 0.1, [9, 18]),
     ],
 )
-def test_saves_that_are_left_to_us_are_some_time_apart(
+def test_automatic_saves_are_some_time_apart(
     tmp_path, monkeypatch, seconds, held_out, wanted
 ):
     create_plan = build.create_plan
@@ -207,20 +212,17 @@ def test_saves_that_are_left_to_us_are_some_time_apart(
     assert saved == wanted
 
 
-def test_settings_after_the_last_step_give_a_warning():
+def test_a_phase_after_the_last_step_gives_a_warning():
     config = smoke.get_config()
-    plan = build.create_plan(config, 640)
-    assert plan.warnings == ()
-    config.optimizer.warmup_epochs = plan.epoch(plan.train_steps)
+    assert not [*plan.unreached_phases(build.create_plan(config, 640))]
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
-    rate, size = build.create_plan(config, 640).warnings
-    assert "Fix: set --config.optimizer.warmup_epochs=" in rate
-    assert "Omitting the phase from step 20 on (32 pixels" in size
+    (size,) = plan.unreached_phases(build.create_plan(config, 640))
+    assert "before the phase that starts at step 20: 32 pixels" in size
 
 
 def rollback_config(replicas=0):
-    """Twenty steps; a checkpoint each 5."""
+    """Returns a config of 20 steps with a checkpoint every 5 steps."""
     config = smoke.get_config()
     config.checkpoint.on_nonfinite = "rollback"
     config.distribute.logical_devices = replicas
@@ -237,21 +239,21 @@ def plant_nan(loop, highest_good_factor=0.3):
 
 
 def test_a_rollback_halves_the_learning_rate(tmp_path):
-    """Two are needed here; a stop and a resume after them change nothing."""
+    """Two rollbacks are needed, and a resume after them changes nothing."""
     loops = []
 
     def watch(loop):
         loops.append(loop)
         plant_nan(loop)
 
-    workdirs = tmp_path / "whole", tmp_path / "stopped"
+    workdirs = tmp_path / "unstopped", tmp_path / "stopped"
     result = train.train_and_evaluate(
         rollback_config(2),
-        workdirs[0],
+        Workdir(workdirs[0]),
         preemption.StopRequest(),
         on_call=watch,
     )
-    # The step was compiled once: a rollback costs its steps, no more.
+    # A rollback does not compile the step again.
     steps = loops[-1].train_steps
     assert steps.experimental_get_tracing_count() == 1
     with pytest.raises(errors.PreemptedError, match="up to step 17"):
@@ -283,7 +285,7 @@ def test_three_rollbacks_are_tried(tmp_path):
     ):
         train.train_and_evaluate(
             rollback_config(),
-            tmp_path,
+            Workdir(tmp_path),
             preemption.StopRequest(),
             on_call=lambda loop: plant_nan(loop, highest_good_factor=0.0),
         )
@@ -293,7 +295,7 @@ def test_three_rollbacks_are_tried(tmp_path):
 def test_an_initial_state_that_is_not_finite_ends_as_diverged(
     tmp_path, monkeypatch
 ):
-    """A rollback would need a checkpoint."""
+    """A rollback is impossible without a checkpoint."""
     create_state = build.create_state
 
     def create_bad_state(*args, **kwargs):
@@ -321,7 +323,7 @@ def test_an_early_divergence_rolls_back_to_the_start(tmp_path):
     ).restore_newest()
     assert found.step == 0
     assert all(np.isfinite(value).all() for value in tensors.values())
-    # A lower learning rate in the same workdir is another result.
+    # A lower learning rate in the same workdir gives another result.
     config.optimizer.peak_learning_rate = 0.05
     with pytest.raises(errors.ResumeError, match="peak_learning_rate"):
         run(tmp_path, config)
@@ -345,45 +347,45 @@ def test_out_of_memory_names_the_fields_to_reduce(finished, tmp_path):
 
 def test_evaluate_scores_what_training_scored(finished):
     workdir, result = finished
-    scores = evaluate.evaluate_checkpoint(workdir)
+    scores = evaluate.evaluate_checkpoint(Workdir(workdir))
     assert scores["step"] == 20
     assert scores["accuracy"] == result["test_accuracy"]
     assert scores["accuracy_tta"] == result["test_accuracy_tta"]
     assert scores["images"] == 200
 
 
-def test_evaluate_runs_on_what_is_there(finished, tmp_path):
-    """The config says what it was trained on."""
+def test_evaluate_runs_on_the_devices_of_the_machine(finished, tmp_path):
+    """The config names the devices of the training."""
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     fields = json.loads((workdir / "config.json").read_text())
     fields["distribute"]["require_gpus"] = 8
     (workdir / "config.json").write_text(json.dumps(fields))
-    scores = evaluate.evaluate_checkpoint(workdir)
+    scores = evaluate.evaluate_checkpoint(Workdir(workdir))
     assert scores["accuracy"] == finished[1]["test_accuracy"]
 
 
-def test_evaluate_without_a_run_says_so(tmp_path):
+def test_evaluate_without_a_run_is_refused(tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
-        evaluate.evaluate_checkpoint(tmp_path)
+        evaluate.evaluate_checkpoint(Workdir(tmp_path))
     (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(errors.ConfigError, match=r"config\.json: it is \[1\]"):
-        evaluate.evaluate_checkpoint(tmp_path)
+    with pytest.raises(errors.ConfigError, match=r"the value is \[1\], not an"):
+        evaluate.evaluate_checkpoint(Workdir(tmp_path))
 
 
-def test_finished_is_known_without_a_look_at_the_data(finished):
+def test_a_finished_run_is_recognized_without_its_data(finished):
     workdir, result = finished
     fields = serialization.flatten(smoke.get_config())
-    assert results.finished(workdir, fields) == result
-    assert results.finished(workdir, {**fields, "epochs": 3.0}) is None
-    assert results.finished(workdir, {**fields, "seed": 1}) is None
+    assert results.finished(Workdir(workdir), fields) == result
+    assert results.finished(Workdir(workdir), {**fields, "epochs": 3.0}) is None
+    assert results.finished(Workdir(workdir), {**fields, "seed": 1}) is None
     other = {**fields, "data.source": "binary", "data.dir": "x"}
-    assert results.finished(workdir, other) is None
+    assert results.finished(Workdir(workdir), other) is None
 
 
 def test_a_finished_run_stays_finished_when_a_field_is_added(
     finished, tmp_path
 ):
-    """Its config and its fingerprint know nothing of the field."""
+    """Its config and its fingerprint lack the field."""
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     saved = json.loads((workdir / "config.json").read_text())
     del saved["optimizer"]["clip_norm"]
@@ -392,9 +394,9 @@ def test_a_finished_run_stays_finished_when_a_field_is_added(
     (workdir / "config.json").write_text(json.dumps(saved))
     (workdir / "result.json").write_text(json.dumps(result))
     fields = serialization.flatten(smoke.get_config())
-    assert results.finished(workdir, fields) == result
+    assert results.finished(Workdir(workdir), fields) == result
     changed = {**fields, "optimizer.clip_norm": 1.0}
-    assert results.finished(workdir, changed) is None
+    assert results.finished(Workdir(workdir), changed) is None
 
 
 def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
@@ -411,10 +413,10 @@ def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
     }
 
 
-def test_replicas_may_change_over_a_resume_and_it_is_written_down(tmp_path):
-    """1, then 2, then 1 again: the same batches, so the same step, rounded.
+def test_replicas_may_change_on_resume_and_the_change_is_recorded(tmp_path):
+    """Trains on 1, then 2, then 1 replica, with equal batches.
 
-    One step only: rounding grows from step to step, also without a resume.
+    The test has one step, because rounding errors grow from step to step.
     """
     config = smoke.get_config()
     config.distribute.sync_batch_norm = True

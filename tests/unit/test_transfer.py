@@ -9,13 +9,14 @@ from job.data import sources
 from job.model import resize as resize_lib
 from job.model import spec, vgg, weights
 from job.output import metrics
+from job.storage.workdir import Workdir
 from job.supervision import preemption
 
 INF = float("inf")
 
 
 def random_weights():
-    """He's, of the convolutions at an eighth of the width."""
+    """Returns He-initialized convolutions at an eighth of the width."""
     rng = np.random.default_rng(1)
     found = {}
     for layer, shape in spec.kernel_shapes(width=0.125).items():
@@ -28,7 +29,7 @@ def random_weights():
 
 @pytest.fixture
 def transfer_config(config, monkeypatch):
-    """6 steps of 8 images, an epoch of 40, from weights that fit the width."""
+    """Returns a config of 6 steps of 8 images, from weights of its width."""
     found = random_weights()
     monkeypatch.setattr(weights, "load", lambda source: found)
     config.model.weights = "x.h5"
@@ -68,7 +69,7 @@ def test_opened_blocks_train_and_frozen_ones_keep_every_byte(
         states[loop.step] = weights_of(loop.state)
 
     train.train_and_evaluate(
-        config, tmp_path, preemption.StopRequest(), on_call=record
+        config, Workdir(tmp_path), preemption.StopRequest(), on_call=record
     )
 
     def changed(before, after):
@@ -94,7 +95,7 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
     config.model.dropout = 0.5
     config.augment.flip = "random"
     freeze(config, block5=0.6)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    unstopped, stopped = tmp_path / "unstopped", tmp_path / "stopped"
     finals = {}
 
     def record(loop):
@@ -103,25 +104,25 @@ def test_a_stop_in_a_phase_and_a_resume_change_no_byte(
             stop.requested = True
 
     stop, stopping = preemption.StopRequest(), False
-    train.train_and_evaluate(config, whole, stop, on_call=record)
+    train.train_and_evaluate(config, Workdir(unstopped), stop, on_call=record)
     wanted = finals[6]
     stopping = True
     with pytest.raises(errors.PreemptedError):
-        train.train_and_evaluate(config, parts, stop, on_call=record)
+        train.train_and_evaluate(config, Workdir(stopped), stop, on_call=record)
     stop, stopping = preemption.StopRequest(), False
-    train.train_and_evaluate(config, parts, stop, on_call=record)
+    train.train_and_evaluate(config, Workdir(stopped), stop, on_call=record)
     for name, value in finals[6].items():
         np.testing.assert_array_equal(value, wanted[name], err_msg=name)
     assert [
         (line["split"], line["step"], line["loss"])
-        for line in metrics.read(whole)
+        for line in metrics.read(unstopped)
     ] == [
         (line["split"], line["step"], line["loss"])
-        for line in metrics.read(parts)
+        for line in metrics.read(stopped)
     ]
 
 
-def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
+def test_a_head_on_features_learns_as_on_the_frozen_base(
     transfer_config, tmp_path
 ):
     config = transfer_config
@@ -159,7 +160,7 @@ def test_features_are_what_the_base_gives_and_the_head_learns_the_same(
         )
 
 
-def test_features_are_not_kept_where_something_changes_images(transfer_config):
+def test_changing_images_exclude_precomputed_features(transfer_config):
     config = transfer_config
     freeze(config)
     config.augment.flip = "none"
@@ -181,7 +182,7 @@ def test_features_are_not_kept_where_something_changes_images(transfer_config):
     )
 
 
-def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):
+def test_progressive_sizes_grow_during_a_run(config, tmp_path, monkeypatch):
     config.model.input_size = 64
     config.model.progressive_sizes = (24, 32)
     config.model.progressive_epochs = (0.4, 0.8)
@@ -200,15 +201,15 @@ def test_images_grow_in_the_course_of_a_run(config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(resize_lib, "make_resize", spy)
     result = train.train_and_evaluate(
-        config, tmp_path, preemption.StopRequest()
+        config, Workdir(tmp_path), preemption.StopRequest()
     )
     assert result["train_steps"] == 6
-    # The evaluation's, then those of the three phases.
+    # The evaluation's size precedes those of the three phases.
     assert sizes == [64, 24, 32, 64]
     assert result["train_tflop"] > 0
 
 
-def test_a_part_of_the_images_is_the_same_part_each_time(config):
+def test_a_subset_of_the_images_is_always_the_same(config):
     config.data.train_images = 30
     first, second = (build.load_data(config).train for _ in range(2))
     np.testing.assert_array_equal(first.images, second.images)

@@ -1,4 +1,4 @@
-"""The file format: readable by safetensors, and refused where it is damaged."""
+"""File format, readable by safetensors and refused if it is damaged."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def assert_equal(found, wanted):
         assert found[name].shape == array.shape
 
 
-def test_what_is_written_is_read_back():
+def test_encoded_tensors_are_read_back():
     header, found = read(encode())
     assert (header.step, header.run) == (7, RUN)
     assert_equal(found, tensors(7))
@@ -67,7 +67,7 @@ def test_safetensors_opens_a_checkpoint(tmp_path):
 
 
 def mutate(content: bytes, rng: np.random.Generator) -> bytes:
-    """Flips bits, cuts, extends, overwrites or repeats a part."""
+    """Flips bits, or truncates, extends, overwrites or repeats a part."""
     damaged = bytearray(content)
     kind = rng.integers(6)
     at = int(rng.integers(len(damaged)))
@@ -87,7 +87,7 @@ def mutate(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def test_mutated_files_are_refused_and_the_one_before_is_used(tmp_path, caplog):
-    """Bit by bit in the newest of two, with a reader that owns the run."""
+    """Damages the newest of two checkpoints; the reader owns the run."""
     made = store.CheckpointStore(tmp_path)
     made.save(6, tensors(6), RUN)
     intact = encode()
@@ -194,24 +194,26 @@ def test_hostile_json_is_refused(text):
 
 
 def test_an_unchanged_forgery_is_a_checkpoint():
-    """So the tests above fail for their own reasons only."""
+    """Each forgery above is refused for its own change only."""
     assert read(forge())[0].step == 7
 
 
-def test_a_size_that_does_not_fit_allocates_nothing(monkeypatch):
+def test_a_wrong_size_allocates_nothing(monkeypatch):
     content = forge(**{"tensors__count__shape": [2**31, 4]})
     monkeypatch.setattr(np, "empty", lambda *unused: pytest.fail("allocated"))
-    with pytest.raises(InvalidCheckpointError, match=r"bytes, not|contradicts"):
+    with pytest.raises(
+        InvalidCheckpointError, match=r"bytes, not|do not match"
+    ):
         read(content)
     for length in (0, 2**20, 2**63):
         start = length.to_bytes(8, "little")
-        with pytest.raises(InvalidCheckpointError, match="no header"):
+        with pytest.raises(InvalidCheckpointError, match="header is missing"):
             read(start + content[8:])
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_number_that_is_not_finite_is_refused(value):
-    """The job saves none: a forged one would become a result."""
+    """The job saves only finite numbers, so any other is forged."""
     wrong = {**tensors(), "model/kernel": np.full((3, 4), value, np.float32)}
     with pytest.raises(InvalidCheckpointError, match="model/kernel is not fin"):
         read(encode(tensors=wrong))

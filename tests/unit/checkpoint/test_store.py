@@ -1,6 +1,6 @@
-"""The commit protocol: what is committed stays readable, whatever happens.
+"""Commit protocol: a committed checkpoint stays readable after any failure.
 
-Each test runs on a disk and on a bucket, where it is not about one of them.
+A test runs on a disk and on a bucket, unless it is specific to one of them.
 """
 
 import io
@@ -37,7 +37,7 @@ def tensors(value: float) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def checkpoints(place):
-    """Three checkpoints, of steps 1, 2 and 3."""
+    """Returns a store with checkpoints of steps 1, 2 and 3."""
     made = store.CheckpointStore(place.open(), keep=3)
     for step in (1, 2, 3):
         made.save(step, tensors(step), RUN)
@@ -68,7 +68,7 @@ def hooked(place, hooks) -> store.CheckpointStore:
     return store.CheckpointStore(HookedStorage(place.open(), hook))
 
 
-def test_what_is_saved_is_read_back(checkpoints):
+def test_a_saved_checkpoint_is_read_back(checkpoints):
     found, content = checkpoints.restore_newest()
     assert (found.step, found.run) == (3, RUN)
     wanted = tensors(3)
@@ -98,7 +98,7 @@ def test_a_large_checkpoint_is_read_in_ranges(place, monkeypatch):
         assert found[name].tobytes() == array.tobytes()
 
 
-def test_no_folder_and_an_empty_one_are_a_clean_start(place, tmp_path):
+def test_an_absent_or_empty_folder_has_no_checkpoint(place, tmp_path):
     assert store.CheckpointStore(place.open()).restore_newest() is None
     assert store.CheckpointStore(tmp_path).restore_newest() is None
 
@@ -110,7 +110,7 @@ def flip_bit(place, step, at=-1):
 
 
 def rewrite(change):
-    """Returns a damage: other bytes in the newest file."""
+    """Returns a function that changes the bytes of the newest file."""
 
     def damage(place):
         name = store.file_name(3)
@@ -157,7 +157,7 @@ def test_a_damaged_newest_is_set_aside_and_the_one_before_is_used(
     assert newest(checkpoints) == 3
 
 
-def test_all_damaged_is_exit_4_with_every_cause_now_and_later(
+def test_only_damaged_checkpoints_is_exit_4_with_every_cause(
     checkpoints, place
 ):
     for step in (1, 2, 3):
@@ -171,7 +171,7 @@ def test_all_damaged_is_exit_4_with_every_cause_now_and_later(
         assert len(aside(place)) == 3
 
 
-def test_a_newer_format_is_left_alone_and_ends_the_start(
+def test_a_newer_format_is_kept_and_ends_the_attempt(
     checkpoints, place, monkeypatch
 ):
     with monkeypatch.context() as later:
@@ -183,22 +183,7 @@ def test_a_newer_format_is_left_alone_and_ends_the_start(
     assert place.files() == before
 
 
-def test_a_checkpoint_of_version_0_1_0_is_exit_4_in_one_line(place):
-    place.put("step-00000010/MANIFEST.json", b'{"format": 1}')
-    place.put("step-00000010/tensors-0-ab12.bin", b"x")
-    made = store.CheckpointStore(place.open())
-    for call in (made.restore_newest, made.committed_steps):
-        with pytest.raises(
-            errors.ResumeError, match=r"version 0\.1\.0"
-        ) as caught:
-            call()
-        assert caught.value.exit_code == 4
-        assert "\n" not in str(caught.value)
-    # A report of that run needs no checkpoint.
-    assert made.newest_header() is None
-
-
-def test_only_keep_stay(place):
+def test_only_the_newest_are_kept(place):
     made = store.CheckpointStore(place.open(), keep=2)
     for step in range(10, 15):
         made.save(step, tensors(step), RUN)
@@ -212,7 +197,7 @@ def test_only_keep_stay(place):
         ([1, 2], None, []),
         ([4], None, []),
         ([1, 2, 3, 4], {1: 0.1, 2: 0.9, 3: 0.3, 4: 0.2}, [1]),
-        # Of equal scores the newest one counts.
+        # The newest of equal scores is the best.
         ([1, 2, 3, 4], {1: 0.5, 2: 0.5, 3: 0.1, 4: 0.1}, [1]),
         ([1, 2, 3, 4], {1: 0.5, 2: 0.1, 3: 0.1, 4: 0.7}, [1, 2]),
     ],
@@ -221,7 +206,7 @@ def test_the_newest_and_the_best_are_kept(steps, scores, deleted):
     assert store.superseded(steps, keep=2, scores=scores) == deleted
 
 
-def test_a_later_attempt_knows_the_best_from_the_headers(place):
+def test_a_later_attempt_reads_the_best_from_the_headers(place):
     made = store.CheckpointStore(place.open(), keep=2, best_by="accuracy")
     for step, accuracy in enumerate([0.1, 0.9, None, 0.5, 0.3, 0.2]):
         made.save(step, tensors(step), {"accuracy": accuracy})
@@ -241,8 +226,8 @@ def test_keep_below_2_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("step", [4, 5, 9])
-def test_a_process_that_another_one_has_overtaken_ends(place, step):
-    """Also where its own step comes later, and leaves nothing."""
+def test_a_process_that_another_has_overtaken_loses(place, step):
+    """It loses with a later step too, and writes no file."""
     one, other = (store.CheckpointStore(place.open()) for _ in range(2))
     one.save(5, tensors(5), {"writer": "one"})
     before = place.files()
@@ -252,7 +237,7 @@ def test_a_process_that_another_one_has_overtaken_ends(place, step):
     one.save(10, tensors(10), {"writer": "one"})
 
 
-def test_of_two_writers_of_one_step_the_first_wins(place):
+def test_the_first_of_two_writers_of_a_step_wins(place):
     one = store.CheckpointStore(place.open())
 
     def overtake(point):
@@ -268,7 +253,7 @@ def test_of_two_writers_of_one_step_the_first_wins(place):
     assert len(names(place)) == 1
 
 
-def test_of_two_writers_of_different_steps_one_continues(place):
+def test_one_of_two_writers_of_different_steps_continues(place):
     one = store.CheckpointStore(place.open())
 
     def overtake(point):
@@ -285,7 +270,7 @@ def test_of_two_writers_of_different_steps_one_continues(place):
 
 
 def test_two_writers_share_the_steps_and_both_end_cleanly(place):
-    """Each step has one winner; no one ever removes what another reads."""
+    """Each step has one winner, and no file is removed while it is read."""
     rng = np.random.default_rng(0)
     won = {0: [], 1: []}
     failures = []
@@ -332,15 +317,15 @@ def test_a_reader_continues_after_a_file_was_deleted(checkpoints, place):
     assert not aside(place)
 
 
-def test_a_guest_passes_over_a_damaged_one_and_leaves_it(checkpoints, place):
+def test_a_reader_skips_a_damaged_checkpoint_and_keeps_it(checkpoints, place):
     flip_bit(place, 3)
     found, _ = checkpoints.restore_newest(set_aside=False)
     assert found.step == 2
     assert checkpoints.committed_steps() == [1, 2, 3]
 
 
-def test_a_commit_that_was_not_heard_of_counts(place):
-    """Its try failed after the commit; the next try must not lose to it."""
+def test_a_commit_whose_answer_was_lost_counts(place):
+    """A try that failed after the commit must not win against the next one."""
 
     def fail(point):
         if point == "publish.end":
@@ -356,8 +341,8 @@ def test_a_commit_that_was_not_heard_of_counts(place):
     assert newest(made) == 5
 
 
-def test_a_commit_that_lands_late_counts(place):
-    """A request that was given up may still be on its way."""
+def test_a_late_commit_counts(place):
+    """An abandoned request may still be in transit."""
     content = []
 
     def land(point):
@@ -371,8 +356,8 @@ def test_a_commit_that_lands_late_counts(place):
     assert newest(made) == 5
 
 
-def test_a_save_that_was_given_up_is_not_another_process(place):
-    """It lands after a newer one took its place."""
+def test_an_abandoned_save_is_not_another_process(place):
+    """It arrives after a newer checkpoint has replaced it."""
 
     def fail(point):
         if point == "publish.end":
@@ -387,7 +372,7 @@ def test_a_save_that_was_given_up_is_not_another_process(place):
     assert made.committed_steps() == [5, 6]
 
 
-def test_a_removal_that_fails_is_made_by_the_next_call(place, caplog):
+def test_a_failed_removal_is_repeated_by_the_next_call(place, caplog):
     def refuse(point):
         if point == "delete.begin":
             raise errors.UnavailableError("no answer")
@@ -397,7 +382,7 @@ def test_a_removal_that_fails_is_made_by_the_next_call(place, caplog):
     for step in range(1, 5):
         made.save(step, tensors(step), RUN)
     assert made.committed_steps() == [1, 2, 3, 4]
-    assert "cannot be removed: no answer" in caplog.text
+    assert "Postponed deleting old checkpoints: no answer" in caplog.text
     hooks.clear()
     made.tidy(4)
     assert made.committed_steps() == [3, 4]
@@ -430,8 +415,8 @@ def test_a_storage_that_does_not_answer_sets_nothing_aside(place):
     assert newest(made) == 7
 
 
-def test_a_damaged_one_that_may_not_be_moved_is_skipped(place, caplog):
-    """Its step cannot be saved again, but each later one can."""
+def test_a_damaged_checkpoint_that_cannot_be_moved_is_skipped(place, caplog):
+    """Its step cannot be saved again, but every later one can."""
 
     def refuse(point):
         if point == "move.begin":
@@ -464,7 +449,7 @@ def test_a_damaged_one_that_may_not_be_moved_is_skipped(place, caplog):
         (116, errors.UnavailableError),
     ],
 )
-def test_a_disk_that_fails_leaves_older_checkpoints_alone(
+def test_a_failing_disk_keeps_older_checkpoints(
     tmp_path, monkeypatch, number, kind
 ):
     checkpoints = store.CheckpointStore(tmp_path)
@@ -516,7 +501,7 @@ def test_a_disk_without_links_serves_one_writer(tmp_path, monkeypatch):
     # A process that died between two system calls has left a claim.
     claim = tmp_path / f".{store.file_name(6)}.claim"
     claim.touch()
-    with pytest.raises(errors.UnavailableError, match="is writing it"):
+    with pytest.raises(errors.UnavailableError, match="is writing this file"):
         one.save(6, tensors(6), RUN)
     then = time.time() - disk.STALE_CLAIM_SECONDS - 5
     os.utime(claim, (then, then))
@@ -525,9 +510,7 @@ def test_a_disk_without_links_serves_one_writer(tmp_path, monkeypatch):
     assert len(os.listdir(tmp_path)) == 2
 
 
-def test_a_link_that_a_network_disk_has_made_twice_is_a_success(
-    tmp_path, monkeypatch
-):
+def test_a_link_that_a_network_disk_repeats_is_a_success(tmp_path, monkeypatch):
     link = os.link
 
     def twice(*names):
@@ -554,7 +537,7 @@ def test_temporary_files_of_dead_processes_are_deleted_after_an_hour(tmp_path):
 
 
 @pytest.mark.timeout(60)
-def test_what_is_no_regular_file_is_no_checkpoint(tmp_path):
+def test_a_special_file_is_not_a_checkpoint(tmp_path):
     made = store.CheckpointStore(tmp_path)
     made.save(1, tensors(1), RUN)
     os.mkfifo(tmp_path / store.file_name(2))
@@ -566,10 +549,10 @@ def test_what_is_no_regular_file_is_no_checkpoint(tmp_path):
         made.save(3, tensors(3), RUN)
 
 
-def test_a_full_disk_says_so(tmp_path, monkeypatch):
-    """A real one: /dev/full gives ENOSPC to every write."""
+def test_a_full_disk_is_named_in_the_error(tmp_path, monkeypatch):
+    """/dev/full gives ENOSPC to every write, as a full disk does."""
     if not os.path.exists("/dev/full"):
-        pytest.skip("no /dev/full here")
+        pytest.skip("/dev/full is missing")
     checkpoints = store.CheckpointStore(tmp_path)
     open_path = pathlib.Path.open
     monkeypatch.setattr(
@@ -605,9 +588,9 @@ for step in itertools.count(found[0].step + 1 if found else 1):
 """
 
 
-def test_killed_at_40_random_moments_of_saving_nothing_is_lost(tmp_path):
+def test_40_kills_at_random_moments_of_saving_lose_nothing(tmp_path):
     rng = np.random.default_rng(0)
-    told = 0
+    saved = 0
     for _ in range(40):
         process = subprocess.Popen(
             [sys.executable, "-c", _SAVE_FOREVER, str(tmp_path)],
@@ -620,9 +603,9 @@ def test_killed_at_40_random_moments_of_saving_nothing_is_lost(tmp_path):
         process.send_signal(signal.SIGKILL)
         rest = process.stdout.read().split()
         process.wait()
-        told = max([told, *map(int, rest)])
+        saved = max([saved, *map(int, rest)])
         found, content = store.CheckpointStore(tmp_path).restore_newest()
-        assert found.step >= told
+        assert found.step >= saved
         assert (content["model/kernel"] == found.step).all()
-        told = found.step
+        saved = found.step
     assert not aside(DiskPlace(tmp_path))

@@ -6,7 +6,7 @@ from job import errors
 from job.config import augmentation, ranges, serialization
 
 
-def test_preset_replaces_the_file_and_yields_to_the_command_line(config):
+def test_preset_overrides_the_file_but_not_the_command_line(config):
     config.augment.preset = "strong"
     config.augment.translate = 2.0
     config.augment.cutout_pixels = 4.0

@@ -1,4 +1,4 @@
-"""A wrong name on the command line leads to the right one."""
+"""Order of command-line arguments, and fixes for wrong names."""
 
 import pytest
 
@@ -39,14 +39,14 @@ def test_the_nearest_field(name, field):
 @pytest.mark.parametrize(
     ("argument", "fix"),
     [
-        ("--batch_size", "--config.global_batch_size=VALUE"),
-        ("--epochs=5", "--config.epochs=5"),
-        ("--work_dir=runs/a", "--workdir=runs/a"),
-        ("--output_dir=runs/a", "--workdir=runs/a"),
-        ("--seed=3", "--seeds=3"),
-        ("train", "--mode=train"),
-        ("lr=0.1", "--config.optimizer.peak_learning_rate=0.1"),
-        ("stem32:8ep", "--config=stem32:8ep"),
+        ("--batch_size", "use --config.global_batch_size=VALUE"),
+        ("--epochs=5", "use --config.epochs=5"),
+        ("--work_dir=runs/a", "use --workdir=runs/a"),
+        ("--output_dir=runs/a", "use --workdir=runs/a"),
+        ("--seed=3", "use --seeds=3"),
+        ("train", "use --mode=train"),
+        ("lr=0.1", "use --config.optimizer.peak_learning_rate=0.1"),
+        ("stem32:8ep", "use --config=stem32:8ep"),
         ("--resume", "leave it out"),
         ("--frobnicate=1", "see --help"),
     ],

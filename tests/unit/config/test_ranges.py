@@ -1,4 +1,4 @@
-"""Values and combinations that the config check accepts or refuses."""
+"""Config values and combinations that the check accepts or refuses."""
 
 import importlib
 import math

@@ -16,7 +16,7 @@ def test_preset_equals_its_fields_set_by_hand(config):
     assert resume.fingerprint(by_hand) == resume.fingerprint(fields)
 
 
-def test_resume_may_change_cadences_but_not_results(config):
+def test_resume_may_change_intervals_but_not_results(config):
     saved = serialization.flatten(config)
     config.epochs = 5.0
     config.log_every_steps = 1

@@ -1,4 +1,4 @@
-"""The config that a workdir holds."""
+"""Config of an existing run, read from its workdir."""
 
 import json
 
@@ -15,7 +15,7 @@ def test_saved_config_is_loaded(config, tmp_path):
     config.optimizer.momentum = 0.8
     text = json.dumps(serialization.to_json(config))
     (tmp_path / CONFIG).write_text(text)
-    loaded = run_config.load(tmp_path)
+    loaded = run_config.load(workdir.Workdir(tmp_path))
     assert serialization.flatten(loaded) == serialization.flatten(config)
 
 
@@ -25,9 +25,9 @@ def test_saved_config_is_loaded(config, tmp_path):
         (None, "--workdir=gs://b/run: no config.json found"),
         ("{", "--workdir=gs://b/run: config.json is not valid JSON"),
         ("[" * 100_000, "config.json is nested too deeply"),
-        ("[]", r"config.json: it is \[\]; it must be an object"),
-        ('{"optimizer": 3}', "config.json: optimizer is 3; it must be an obj"),
-        ('{"seed": 1.5}', "config.json: seed is 1.5; it must be an integer"),
+        ("[]", r"config.json: the value is \[\], not an object"),
+        ('{"optimizer": 3}', "config.json: optimizer is 3, not an obj"),
+        ('{"seed": 1.5}', "config.json: seed is 1.5, not an integer"),
         (
             '{"optimizer.name": 1}',
             "config.json: 'optimizer.name' is not a field",
@@ -40,20 +40,20 @@ def test_absent_and_damaged_configs_are_refused(content, message, tmp_path):
     if content is not None:
         (tmp_path / CONFIG).write_text(content)
     with pytest.raises(errors.ConfigError, match=message):
-        run_config.load(tmp_path, "gs://b/run")
+        run_config.load(workdir.Workdir(tmp_path, "gs://b/run"))
 
 
 def claim(folder, *, seed=0, has_saved=False):
     config = smoke.get_config().unlock()
     config.seed = seed
-    opened = workdir.Workdir(str(folder), folder)
+    opened = workdir.Workdir(folder)
     return run_config.claimed(opened, config, lambda: has_saved)
 
 
 def test_the_owner_of_a_workdir_excludes_all_others(tmp_path):
     folder = tmp_path / "run"
     with claim(folder):
-        assert run_config.load(folder).seed == 0
+        assert run_config.load(workdir.Workdir(folder)).seed == 0
         with pytest.raises(errors.LostRaceError), claim(folder):
             pass
         with (
@@ -61,7 +61,7 @@ def test_the_owner_of_a_workdir_excludes_all_others(tmp_path):
             claim(folder, seed=1),
         ):
             pass
-    assert run_config.load(folder).seed == 0
+    assert run_config.load(workdir.Workdir(folder)).seed == 0
     with claim(folder):
         pass
     with pytest.raises(errors.ResumeError), claim(folder, seed=1):
@@ -81,4 +81,4 @@ def test_a_config_is_withdrawn_by_an_error_before_the_first_save(
         pass
     with pytest.raises(errors.DataError), claim(folder):
         raise errors.DataError("no images")
-    assert run_config.load(folder).seed == 0
+    assert run_config.load(workdir.Workdir(folder)).seed == 0

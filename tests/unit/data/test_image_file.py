@@ -1,4 +1,4 @@
-"""Image files of all kinds, and where they are found."""
+"""Image files of all kinds, in folders and buckets."""
 
 import numpy as np
 import pytest
@@ -14,13 +14,13 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
-def test_a_picture_of_32_pixels_is_returned_as_it_is(pixels):
+def test_an_image_of_32_pixels_is_unchanged(pixels):
     found = image_file.decode(encode(Image.fromarray(pixels)))
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, pixels)
 
 
-def test_others_are_their_middle_square_scaled(pixels):
+def test_the_central_square_of_other_images_is_scaled(pixels):
     wide = np.zeros((320, 640, 3), np.uint8)
     wide[:, 160:480] = pixels.repeat(10, 0).repeat(10, 1)
     found = image_file.decode(encode(Image.fromarray(wide)))
@@ -51,7 +51,7 @@ def test_every_kind_of_pixel_becomes_rgb(pixels):
     flat = Image.new("CMYK", (40, 40), (0, 255, 255, 0))
     red = image_file.decode(encode(flat, "JPEG"))
     np.testing.assert_allclose(red.mean((0, 1)), (254, 0, 0), atol=4)
-    # A camera on its side: the file says so.
+    # The file records a rotated camera.
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = image_file.decode(encode(image, exif=exif))
@@ -89,14 +89,14 @@ def test_files_and_folders_are_found_in_order(tmp_path):
     assert found[1].read() == b"x"
     for name, said in (
         ("none.png", "the path does not exist"),
-        ("empty", "none of the 0 files"),
+        ("empty", "none of 0 files"),
     ):
         with pytest.raises(errors.DataError, match=said):
             image_file.find([f"{tmp_path}/{name}"])
     with pytest.raises(errors.DataError, match="gs://BUCKET/PATH"):
         image_file.find(["http://host/cat.png"])
     (tmp_path / "z.png").unlink()
-    with pytest.raises(errors.DataError, match="it does not exist"):
+    with pytest.raises(errors.DataError, match="the file does not exist"):
         found[3].read()
 
 
@@ -115,5 +115,5 @@ def test_objects_and_folders_of_a_bucket_are_found(bucket, pixels):
     ):
         image_file.find([f"{folder}/c.png"])
     bucket.remove("photos/b.png")
-    with pytest.raises(errors.DataError, match="is not there"):
+    with pytest.raises(errors.DataError, match="the object does not exist"):
         found[1].read()

@@ -1,4 +1,4 @@
-"""The order of images: a pure function of (seed, step), and a good shuffle."""
+"""Order of the images: a pure function of (seed, step) and a good shuffle."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def assert_equal(some, others):
             np.testing.assert_array_equal(a, b)
 
 
-def test_each_epoch_shows_each_image_once_though_batches_straddle(split):
+def test_each_epoch_has_each_image_once_if_batches_span_epochs(split):
     batches = global_batches(split, 10)  # 3 epochs of 100 in batches of 30.
     index = np.concatenate([b.index for b in batches])
     epoch = np.concatenate([b.epoch for b in batches])
@@ -55,7 +55,7 @@ def test_images_and_labels_are_those_of_the_index(split):
     assert batch.label.dtype == batch.index.dtype == np.int32
 
 
-def test_a_later_start_gives_the_later_batches(split):
+def test_a_resumed_run_gets_the_later_batches(split):
     assert_equal(
         global_batches(split, 9)[4:], global_batches(split, 5, first=4)
     )
@@ -75,7 +75,7 @@ def test_another_seed_gives_another_order(split):
 
 
 def test_images_of_one_batch_meet_again_no_more_than_by_chance():
-    """Which TensorFlow's own 4 rounds fail by a factor of 17."""
+    """TensorFlow's own 4 rounds exceed chance by a factor of 17."""
     n, batch = 50_000, 256
 
     def batch_of(epoch):
@@ -138,7 +138,7 @@ def test_workers_have_the_elements_of_their_replicas(split, kind):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_no_iterator_has_a_thread_that_tunes(split, monkeypatch, replicas):
-    """Nor TensorFlow's own, on each device: to drop one would take seconds."""
+    """Covers TensorFlow's own iterators on each device too."""
     seen = []
     create = iterator_ops.OwnedIterator._create_iterator
 

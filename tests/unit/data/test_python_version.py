@@ -1,4 +1,4 @@
-"""The Python version: the same images, and nothing of a file is executed."""
+"""CIFAR-10's Python version: equal images, and no execution of a file."""
 
 import hashlib
 import os
@@ -21,7 +21,7 @@ SIZE = VERSION.least_bytes
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """The same random images in the binary and in the Python version."""
+    """Returns the same random images in the binary and the Python version."""
     root = tmp_path_factory.mktemp("versions")
     by_name = {}
     for version in (binary.VERSION, VERSION):
@@ -42,7 +42,7 @@ def folders(tmp_path_factory):
 def test_the_files_are_written_like_the_original(folders):
     content = (folders[1] / "data_batch_1").read_bytes()
     found = {opcode.name for opcode, _, _ in pickletools.genops(content)}
-    # Python 2 has no bytes: its strings are those of BINSTRING.
+    # Python 2 has no bytes, and its strings are those of BINSTRING.
     assert {"BINSTRING", "SHORT_BINSTRING", "GLOBAL", "REDUCE"} <= found
     assert not {name for name in found if "BYTES" in name or "UNI" in name}
     assert content.startswith(b"\x80\x02}q")
@@ -51,7 +51,7 @@ def test_the_files_are_written_like_the_original(folders):
     assert loaded[b"data"].shape == (10_000, 3072)
 
 
-def test_it_has_the_same_bytes_as_the_binary_version(folders, tmp_path):
+def test_images_equal_those_of_the_binary_version(folders, tmp_path):
     path = tmp_path / VERSION.archive
     with tarfile.open(path, "w:gz", compresslevel=0) as tar:
         tar.add(folders[1], VERSION.folder)
@@ -75,12 +75,12 @@ def test_a_named_source_is_not_replaced(folders):
         sources.load("python", str(folders[0]))
     with pytest.raises(errors.DataError, match="cifar-10-batches-bin or"):
         sources.load("binary", str(folders[1]))
-    with pytest.raises(errors.DataError, match=r"--config\.data\.dir=DIR"):
+    with pytest.raises(errors.DataError, match=r"set --config\.data\.dir"):
         sources.load("python")
 
 
 class Call:
-    """Calls a function when it is unpickled by `pickle`."""
+    """Object that calls a function when `pickle` unpickles it."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -181,7 +181,7 @@ def test_a_hostile_or_damaged_file_is_refused(kind, attacked, monkeypatch):
 
 
 def test_the_attacks_are_real(tmp_path, monkeypatch):
-    """Python's own reader executes them."""
+    """Python's own unpickler executes them."""
     monkeypatch.chdir(tmp_path)
     for kind, content in attacks("marker").items():
         if kind.startswith(("system", "eval", "exec", "inst", "obj")):
@@ -212,6 +212,6 @@ def test_a_file_of_the_wrong_size_is_refused(attacked):
     with pytest.raises(errors.DataError, match="has 4 bytes, not 30,720,000"):
         sources.load("auto", str(attacked))
     with (attacked / "data_batch_1").open("wb") as file:
-        file.truncate(2**40)  # A sparse file: read at all, it fills the memory.
+        file.truncate(2**40)  # Reading this sparse file would fill the memory.
     with pytest.raises(errors.DataError, match="data_batch_1 has"):
         sources.load("auto", str(attacked))

@@ -23,7 +23,7 @@ def test_shapes_types_and_class_balance():
     assert drawn.train.images.std() > 30
 
 
-def test_colour_and_brightness_do_not_tell_the_class():
+def test_color_and_brightness_do_not_predict_the_class():
     drawn = synthetic.draw(4000, 10, 0)
     means = drawn.train.images.mean((1, 2))
     labels = drawn.train.labels

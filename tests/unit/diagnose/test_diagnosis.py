@@ -68,7 +68,7 @@ def test_naive_config_has_its_learning_rate_first():
     ids=["plain", "dirac"],
 )
 def test_sound_config_has_no_findings(tmp_path, changes):
-    place = workdir.Workdir(str(tmp_path), tmp_path)
+    place = workdir.Workdir(tmp_path)
     found, report = diagnose(changed(smoke.get_config(), changes), place)
     assert found == {}
     assert "overfit_one_batch" in report.passed
@@ -90,7 +90,7 @@ def finished(tmp_path_factory):
     """The workdir of a run of 10 steps that has ended; not to be changed."""
     folder = tmp_path_factory.mktemp("run") / "a"
     config = changed(smoke.get_config(), {})
-    train.train_and_evaluate(config, folder, StopRequest())
+    train.train_and_evaluate(config, workdir.Workdir(folder), StopRequest())
     return folder
 
 
@@ -105,8 +105,8 @@ def contents(folder):
 
 def test_run_is_read_and_left_unchanged(finished, no_probes):
     before = contents(finished)
-    place = workdir.Workdir(str(finished), finished)
-    _, report = diagnose(run_config.load(finished), place)
+    place = workdir.Workdir(finished)
+    _, report = diagnose(run_config.load(workdir.Workdir(finished)), place)
     after = contents(finished)
     assert after.keys() - before.keys() == {DIAGNOSE}
     assert before.items() <= after.items()
@@ -116,7 +116,7 @@ def test_run_is_read_and_left_unchanged(finished, no_probes):
 
 
 def test_nothing_is_written_for_a_bucket(no_probes, tmp_path):
-    place = workdir.Workdir("gs://bucket/run", tmp_path, mirror=object())
+    place = workdir.Workdir(tmp_path, "gs://bucket/run", mirror=object())
     diagnose(changed(smoke.get_config(), {}), place)
     assert not contents(tmp_path)
 
@@ -129,9 +129,9 @@ def test_damaged_checkpoint_is_left_in_place(finished, no_probes, tmp_path):
         damaged = name.startswith("checkpoints/")
         path.write_bytes(content[:-9] if damaged else content)
     before = contents(folder / "checkpoints")
-    place = workdir.Workdir(str(folder), folder)
+    place = workdir.Workdir(folder)
     (folder / "result.json").write_text("[]")
-    _, report = diagnose(run_config.load(folder), place)
+    _, report = diagnose(run_config.load(workdir.Workdir(folder)), place)
     assert "no checkpoint can be read" in report.skipped["memorized"]
     assert contents(folder / "checkpoints") == before
 
@@ -149,7 +149,7 @@ def test_absent_weights_end_the_diagnosis_of_a_config():
         (["--workdir=tests"], 2, "no config.json"),
         (["--keras_model=no.keras"], 3, "the file does not exist"),
         (["--keras_model=no.keras", "--workdir=x"], 2, "leave out --workdir"),
-        (["--keras_model=a.keras", "--images=x.npy"], 2, "belong together"),
+        (["--keras_model=a.keras", "--images=x.npy"], 2, "one of the two"),
         (["--images=x.npy", "--labels=y.npy"], 2, "--keras_model is missing"),
     ],
     ids=["nothing", "no_run", "no_model", "model_and_run", "half", "arrays"],

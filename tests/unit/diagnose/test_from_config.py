@@ -14,10 +14,8 @@ from configs import (
     transfer,
     upsample,
 )
-from job import build
-from job.config import serialization
 from job.diagnose import from_config
-from tests.support.findings import assert_finding
+from tests.support.findings import assert_finding, make_settings
 
 STRONG = {
     f"augment.{field}": value
@@ -29,22 +27,9 @@ FROZEN = transfer.get_config("frozen")
 SMALL_BATCH = {"global_batch_size": 64}
 
 
-def check_fields(config, changes, *, replicas=1):
+def check_fields(*args, **kwargs):
     """Returns the findings of a changed config, by their names."""
-    config = config.copy_and_resolve_references().unlock()
-    config.update_from_flattened_dict(changes)
-    synthetic = config.data.source == "synthetic"
-    count = config.data.synthetic_train_images if synthetic else 50_000
-    return from_config.check_fields(
-        serialization.flatten(config),
-        train_steps=build.create_plan(config, count).train_steps,
-        num_images=count,
-        replicas=replicas,
-        synthetic=synthetic,
-        learns=True,
-        num_classes=10,
-        preprocessing=build.preprocessing(config),
-    )
+    return from_config.check_fields(make_settings(*args, **kwargs))
 
 
 # Each case is a faulty config and a sound one: (config, changes).
@@ -197,7 +182,7 @@ def test_shipped_config_has_no_findings(config):
 
 
 def test_only_blocks_that_stay_frozen_count_as_frozen():
-    config = transfer.get_config("gradual").unlock()
-    config.transfer.unfreeze_epochs.block1 = math.inf
-    fields = serialization.flatten(config)
-    assert from_config.frozen_blocks(fields) == ["block1"]
+    frozen = {"transfer.unfreeze_epochs.block1": math.inf}
+    run = make_settings(transfer.get_config("gradual"), frozen)
+    assert not run.is_frozen
+    assert make_settings(FROZEN).is_frozen

@@ -2,9 +2,12 @@
 
 import math
 
+from configs import smoke
 from job.diagnose import from_run
 from job.output import metrics
-from tests.support.findings import assert_finding
+from tests.support.findings import assert_finding, make_settings
+
+CONFIG = smoke.get_config()
 
 
 def line(step, loss, accuracy, split="train"):
@@ -23,7 +26,8 @@ def check_stuck(lines, *, num_classes=10):
 
 
 def check_diverged(lines, result):
-    return from_run.check_diverged(lines, result, rate=0.4, batch_norm=True)
+    run = make_settings(CONFIG, {"optimizer.peak_learning_rate": 0.4})
+    return from_run.check_diverged(run, lines, result)
 
 
 def test_loss_at_chance_is_found():
@@ -59,28 +63,33 @@ def test_nan_and_rollbacks_are_found():
     assert not check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 0})
 
 
+PLAIN = {
+    "augment.flip": "none",
+    "augment.translate": 0.0,
+    "augment.cutout_pixels": 0.0,
+}
+
+
 def test_overfitting_is_found():
-    found = from_run.check_gap(
-        train_accuracy=0.99, test_accuracy=0.77, augmented=False
-    )
+    def check(train, test, **changes):
+        scores = from_run.Scores(125, train, test)
+        return from_run.check_gap(make_settings(CONFIG, changes), scores)
+
+    found = check(0.99, 0.77, **PLAIN)
     assert_finding(found, "memorized")
-    assert not from_run.check_gap(
-        train_accuracy=0.93, test_accuracy=0.87, augmented=True
-    )
+    assert "augmentation is off" in found.title
+    assert "augmentation is off" not in check(0.99, 0.77).title
+    assert not check(0.93, 0.87)
 
 
-def test_underfitting_is_found_with_the_accuracy_of_the_budget():
-    def check(accuracy, **changes):
-        options = {"steps": 125, "epochs": 0.64, "width": 0.25, **changes}
-        lines = [line(step, 2.0, step / 500) for step in range(0, 130, 10)]
-        return from_run.check_underfit(
-            lines,
-            plain_accuracy=accuracy,
-            test_accuracy=accuracy - 0.05,
-            train_images=4000,
-            frozen=False,
-            **options,
-        )
+def test_underfitting_is_found_and_says_what_the_budget_reaches():
+    changes = {"model.width": 0.25, "global_batch_size": 256}
+    run = make_settings(CONFIG, changes)
+    lines = [line(step, 2.0, step / 500) for step in range(0, 130, 10)]
+
+    def check(accuracy):
+        scores = from_run.Scores(125, accuracy, accuracy - 0.05)
+        return from_run.check_underfit(run, scores, lines)
 
     found = check(0.6)
     assert_finding(found, "underfit")
@@ -90,14 +99,17 @@ def test_underfitting_is_found_with_the_accuracy_of_the_budget():
 
 
 def test_heavy_augmentation_of_a_run_that_learned_little_is_found():
-    def check(accuracy, heavy):
-        return from_run.check_over_augmented(
-            plain_accuracy=accuracy, test_accuracy=accuracy, heavy=heavy
-        )
+    one = {**PLAIN, "augment.mixup_alpha": 1.0}
+    two = {**one, "augment.cutmix_probability": 1.0}
 
-    assert_finding(check(0.7, ["a", "b"]), "over_augmentation")
-    assert check(0.98, ["a", "b"]) is None
-    assert check(0.7, ["a"]) is None
+    def check(accuracy, changes):
+        scores = from_run.Scores(125, accuracy, accuracy)
+        run = make_settings(CONFIG, changes)
+        return from_run.check_over_augmented(run, scores)
+
+    assert_finding(check(0.7, two), "over_augmentation")
+    assert check(0.98, two) is None
+    assert check(0.7, one) is None
 
 
 def test_wrong_moving_statistics_are_found():

@@ -18,8 +18,10 @@ def test_dead_units_are_counted_in_the_jobs_network():
     )
 
     def dead_fractions():
-        return layers.dead_fractions(
-            lambda batch: network(batch, training=True), relus, images
+        return dict(
+            layers.dead_fractions(
+                lambda batch: network(batch, training=True), relus, images
+            )
         )
 
     assert max(dead_fractions().values()) < 0.5
@@ -47,10 +49,26 @@ def test_recording_does_not_change_layers():
     convolution = model.layers[1]
     with layers.outputs_of([convolution]) as outputs:
         model(images)
-        assert outputs[convolution.name].shape == (1, 8, 8, 4)
+        assert outputs[convolution].shape == (1, 8, 8, 4)
         outputs.clear()
     model(images)
     assert not outputs
+
+
+def test_layers_with_the_same_name_are_counted_apart():
+    def inner(bias):
+        inputs = keras.Input((4,))
+        x = keras.layers.Dense(2, "relu", bias_initializer=bias, name="same")(
+            inputs
+        )
+        return keras.Model(inputs, keras.layers.Concatenate()([x, x]))
+
+    inputs = keras.Input((4,))
+    dead, alive = (keras.initializers.Constant(v) for v in (-9.0, 9.0))
+    model = keras.Model(inputs, inner(alive)(inner(dead)(inputs)))
+    images = np.zeros((1, 4), np.float32)
+    found = layers.dead_fractions(model, layers.relu_layers(model), images)
+    assert sorted(found) == [("same", 0.0), ("same", 1.0)]
 
 
 def test_multiplications_are_those_of_convolutions_and_dense_layers():

@@ -112,6 +112,6 @@ def test_loss_of_guessing_is_that_of_the_number_of_classes():
 
 
 def test_layer_of_dead_units_is_found():
-    found = probes.check_dead_relus({"a": 0.1, "b": 0.97}, 64)
+    found = probes.check_dead_relus([("a", 0.1), ("b", 0.97)], 64)
     assert_finding(found, "dead_relus")
-    assert probes.check_dead_relus({"a": 0.1, "b": 0.6}, 64) is None
+    assert probes.check_dead_relus([("a", 0.1), ("b", 0.6)], 64) is None

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from job import errors
+from job import build, errors
 from job.distribute import gpus, strategy
 
 
@@ -50,6 +50,15 @@ def test_a_missing_gpu_names_what_is_missing(
     )
     with pytest.raises(errors.DeviceError, match=said):
         strategy.create_strategy(require_gpus=1)
+
+
+def test_gpus_that_the_environment_requires_are_not_in_the_config(
+    config, monkeypatch
+):
+    monkeypatch.setenv("JOB_REQUIRE_GPUS", "1")
+    with pytest.raises(errors.DeviceError, match="require_gpus=1"):
+        build.create_strategy(config)
+    assert config.distribute.require_gpus == 0
 
 
 @pytest.mark.parametrize(

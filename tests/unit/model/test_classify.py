@@ -35,7 +35,7 @@ def test_answers_equal_the_network_despite_an_unreadable_file(split):
     )
     assert [a.name for a in answers] == [str(n) for n in range(10)]
     bad = answers.pop(5)
-    assert (bad.top, bad.error) == ((), "it is not a PNG or JPEG image")
+    assert (bad.top, bad.error) == ((), "the file is not a PNG or JPEG image")
     images = tf.constant(split.images[:9])
     said = tf.nn.softmax(network(images, training=False)[0]).numpy()
     for answer, expected in zip(answers, said, strict=True):
@@ -50,7 +50,7 @@ def test_answers_equal_the_network_despite_an_unreadable_file(split):
     rows = [classify.to_row(answer, 9) for answer in (answers[0], bad)]
     assert rows[0].startswith("0          ")
     assert "%" in rows[0]
-    assert rows[1] == "5          not read: it is not a PNG or JPEG image"
+    assert rows[1] == "5          not read: the file is not a PNG or JPEG image"
 
 
 def test_command_answers_and_exits_with_3_for_an_unreadable_file(
@@ -72,11 +72,11 @@ def test_command_answers_and_exits_with_3_for_an_unreadable_file(
     assert sum(one["probability"] for one in first["top"]) <= 1.0001
     assert second == {
         "input": f"{folder}/b.jpg",
-        "error": "it is not a PNG or JPEG image",
+        "error": "the file is not a PNG or JPEG image",
     }
     assert done.returncode == 3
-    assert "data error: 1 of 2 files" in done.stderr.splitlines()[-1]
-    assert "not finished: using the weights of step 20" in done.stderr
+    assert "1 of 2 files could not be read" in done.stderr.splitlines()[-1]
+    assert "Using the weights of step 20 of an unfinished run" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from job.model import resize as resize_lib
 from job.output import predictions
 from job.report import card, page
 from job.report import run as run_lib
-from job.storage.workdir import PREDICTIONS
+from job.storage.workdir import PREDICTIONS, Workdir
 from job.supervision import preemption
 from job.training import evaluate
 from tests.support.jobs import run_job
@@ -159,7 +159,7 @@ def test_the_export_has_a_model_card(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
     assert f"{100 * result['test_accuracy']:.2f}%" in text
-    assert "The images are synthetic, not CIFAR-10" in text
+    assert "Synthetic images, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
     folder = exported / "export"
@@ -193,8 +193,8 @@ def test_export_that_differs_is_not_published(split, tmp_path):
     assert (folder / export.CARD).read_text() == "first"
 
 
-def test_exported_weights_are_the_evaluated_ones(trained_run, tmp_path):
-    trained = trained_lib.load_trained(trained_run)
+def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
+    trained = trained_lib.load_trained(Workdir(trained_run))
     assert trained.step == 20
     assert trained.class_names == tuple(synthetic.SHAPES)
     test = build.load_data(trained.config).test
@@ -206,25 +206,27 @@ def test_exported_weights_are_the_evaluated_ones(trained_run, tmp_path):
     shutil.copytree(trained_run, workdir)
     (workdir / "result.json").unlink()
     (workdir / "checkpoints/step-00000020.safetensors").unlink()
-    unfinished = trained_lib.load_trained(workdir)
+    unfinished = trained_lib.load_trained(Workdir(workdir))
     assert unfinished.step == 15
-    text = card.write(run_lib.read(workdir), step=15, class_names=(), crc32c="")
-    assert "not finished. These are the weights of step 15" in text
+    text = card.write(
+        run_lib.read(Workdir(workdir)), step=15, class_names=(), crc32c=""
+    )
+    assert "not finished: these are the weights of step 15" in text
 
 
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):
     with pytest.raises(errors.ConfigError, match=r"no config\.json"):
-        trained_lib.load_trained(tmp_path)
+        trained_lib.load_trained(Workdir(tmp_path))
     shutil.copy(trained_run / "config.json", tmp_path)
     with pytest.raises(errors.ResumeError, match="no checkpoint yet"):
-        trained_lib.load_trained(tmp_path)
+        trained_lib.load_trained(Workdir(tmp_path))
     workdir = tmp_path / "run"
     shutil.copytree(trained_run, workdir)
     saved = json.loads((workdir / "config.json").read_text())
     saved["model"]["width"] = 0.125
     (workdir / "config.json").write_text(json.dumps(saved))
     with pytest.raises(errors.ResumeError, match=r"model\.width"):
-        trained_lib.load_trained(workdir)
+        trained_lib.load_trained(Workdir(workdir))
 
 
 def test_network_of_every_config_can_be_folded():
@@ -260,13 +262,13 @@ def test_a_run_ends_well_without_its_page_and_is_scored_once(
     config.data.synthetic_test_images = 10
     with caplog.at_level("WARNING"):
         result = train.train_and_evaluate(
-            config, tmp_path, preemption.StopRequest()
+            config, Workdir(tmp_path), preemption.StopRequest()
         )
     assert calls == [True]
     assert result["test_accuracy_tta"] is not None
     assert json.loads((tmp_path / "result.json").read_text()) == result
-    said = [r.message for r in caplog.records if "was not written" in r.message]
+    said = [r.message for r in caplog.records if "Skipped" in r.message]
     assert said == [
-        "predictions.npz was not written (OSError: no room)",
-        "report.html was not written (OSError: no room)",
+        "Skipped writing predictions.npz (OSError: no room)",
+        "Skipped writing report.html (OSError: no room)",
     ]

@@ -25,34 +25,3 @@ def test_feature_maps_of_odd_size_are_rounded_up():
     usual = flops.forward_gflop_by_block(network, 32)
     assert small["block4"] == pytest.approx(usual["block4"] * 9 / 16)
     assert small["block5"] == usual["block5"]
-
-
-def test_the_cost_of_a_training_is_the_sum_of_its_phases():
-    network = vgg.vgg16(width=0.125)
-    small, large = (
-        flops.image_gflop(network, size, ALL_BLOCKS).train for size in (32, 64)
-    )
-    found = flops.train_tflop(
-        network,
-        [(30, 32, ALL_BLOCKS), (10, 64, ALL_BLOCKS), (0, 96, ALL_BLOCKS)],
-        global_batch_size=10,
-    )
-    assert found == pytest.approx((300 * small + 100 * large) / 1e3)
-
-
-def test_features_cost_the_base_once():
-    network = vgg.vgg16(width=0.125)
-
-    def cost(steps):
-        return flops.features_train_tflop(
-            network,
-            size=64,
-            num_images=500,
-            train_steps=steps,
-            global_batch_size=10,
-        )
-
-    by_block = flops.forward_gflop_by_block(network, 64)
-    once = 500 * sum(by_block.values()) / 1e3
-    assert cost(0) == pytest.approx(once)
-    assert cost(100) == pytest.approx(once + 3 * 1000 * by_block["head"] / 1e3)

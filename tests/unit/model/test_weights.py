@@ -81,7 +81,9 @@ def test_a_file_in_a_bucket_is_read(tmp_path, bucket, monkeypatch):
     bucket.server.faults = [Fault("GET", "503", times=-1)]
     defaults = gcs.Bucket.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "timeout_seconds", 0.5)
-    with pytest.raises(errors.UnavailableError, match="no success in time"):
+    with pytest.raises(
+        errors.UnavailableError, match="no request succeeded in time"
+    ):
         weights.load(f"{bucket.url}/x.h5")
 
 

@@ -1,4 +1,4 @@
-"""Plans of runs: each is started once, a stop is handed on, failures stay."""
+"""Ablation plans: single starts, forwarded stops and kept failures."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ def get_variants(plan):
     return {"pair": ("first", "second")}[plan]
 """
 
-# Stands for the job: notes its flags, ends as the variant's name says.
+# Replacement of the job that records its flags and exits as `action` demands.
 CHILD = """
 import json, pathlib, sys, time
 flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[3:])
@@ -43,7 +43,7 @@ if action[0] == variant:
 
 @pytest.fixture
 def plan(tmp_path, monkeypatch):
-    """A plan of two variants whose runs are a small program."""
+    """Returns a plan of two variants whose runs are a small program."""
     monkeypatch.chdir(tmp_path)
     pathlib.Path("plan.py").write_text(PLAN)
     pathlib.Path("child.py").write_text(CHILD)
@@ -94,7 +94,7 @@ def test_an_index_is_one_run(plan):
         run(plan, index=4)
 
 
-def test_divergence_is_a_result_and_is_not_tried_again(plan):
+def test_a_diverged_run_is_a_result_and_is_not_repeated(plan):
     pathlib.Path("action").write_text("first 5")
     run(plan)
     run(plan)
@@ -105,7 +105,7 @@ def test_divergence_is_a_result_and_is_not_tried_again(plan):
     assert failure["exit_code"] == 5
 
 
-def test_what_diverged_is_tried_with_other_arguments(plan):
+def test_a_diverged_run_is_repeated_with_other_arguments(plan):
     pathlib.Path("action").write_text("first 5")
     run(plan)
     pathlib.Path("action").write_text("none 0")
@@ -114,7 +114,7 @@ def test_what_diverged_is_tried_with_other_arguments(plan):
     ablate.run_plan(plan, pathlib.Path("out"), patient, stop)
     assert len(starts("first", 4)) == 2
     assert not pathlib.Path("out/first/seed-4/failure.json").exists()
-    # What cannot go on leaves it said.
+    # A run that cannot resume keeps its failure.json.
     pathlib.Path("action").write_text("first 5")
     again = ablate.AblationPlan.load("plan.py:pair", (6,))
     run(again)
@@ -125,24 +125,24 @@ def test_what_diverged_is_tried_with_other_arguments(plan):
 
 
 @pytest.mark.parametrize("code", [1, 2, 3, 69, 76])
-def test_what_all_runs_share_ends_the_plan(plan, code):
+def test_any_other_failure_ends_the_plan(plan, code):
     pathlib.Path("action").write_text(f"second {code}")
-    with pytest.raises(errors.RunFailedError, match="second, seed 4") as caught:
+    with pytest.raises(errors.RunFailedError, match="second/seed-4") as caught:
         run(plan)
     assert caught.value.exit_code == code
     assert not pathlib.Path("out/first/seed-5").exists()
 
 
-def test_a_stop_is_handed_on(plan):
+def test_a_stop_request_is_forwarded(plan):
     pathlib.Path("action").write_text("first sleep")
     stop = preemption.StopRequest()
 
-    def ask():
+    def request():
         while not pathlib.Path("sleeping").exists():
             pass
         stop.requested = True
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=request)
     thread.start()
     with pytest.raises(errors.PreemptedError):
         run(plan, stop)
@@ -150,7 +150,7 @@ def test_a_stop_is_handed_on(plan):
     assert not pathlib.Path("out/second").exists()
 
 
-def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
+def test_cumulative_variants_are_optional(plan):
     assert not plan.cumulative
     with open("plan.py", "a") as file:
         file.write('CUMULATIVE = {"pair": ("first", "second")}')
@@ -160,8 +160,21 @@ def test_a_plan_may_say_that_its_runs_build_on_each_other(plan):
         assert set(variants) <= set(ablations.get_variants(name))
 
 
+def test_runs_of_several_nodes_are_refused(plan):
+    with pytest.raises(errors.ConfigError, match="JOB_COMPLETION_INDEX is the"):
+        ablate.run(
+            "plan.py:pair",
+            "out",
+            preemption.StopRequest(),
+            strategy="multi_worker",
+            seeds=(4,),
+            arguments=(),
+            index=None,
+        )
+
+
 @pytest.mark.parametrize("name", ["plan.py:none", "plan.py", "no.py:x"])
-def test_a_plan_that_is_none_is_named(plan, name):
+def test_an_absent_plan_is_named(plan, name):
     with pytest.raises(errors.ConfigError, match=name):
         ablate.AblationPlan.load(name, (0,))
 
@@ -174,5 +187,5 @@ def test_every_variant_of_every_plan_is_a_config(plan_name):
         made = ablations.get_config(f"{plan_name}/{name}")
         ranges.check(made)
         hashed = resume.fingerprint(serialization.flatten(made))
-        fields.append((hashed, made.epochs))  # Which a resume may change.
+        fields.append((hashed, made.epochs))  # A resume may change the epochs.
     assert len(set(fields[1:])) == len(names)

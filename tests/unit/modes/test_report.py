@@ -1,4 +1,4 @@
-"""--mode=report: pages of runs, and a comparison of several."""
+"""Mode report: pages of runs, and a comparison of several."""
 
 import json
 import shutil
@@ -18,12 +18,12 @@ from tests.support.jobs import run_job
 
 @pytest.fixture
 def workdir(tmp_path):
-    """Workdir of a finished run."""
+    """Returns the workdir of a finished run."""
     finished_run.write_run(tmp_path)
     return tmp_path
 
 
-def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
+def test_the_page_of_a_run_in_a_bucket_is_uploaded(workdir, bucket):
     for path in workdir.rglob("*"):
         if path.is_file():
             name = path.relative_to(workdir).as_posix()
@@ -45,9 +45,13 @@ def test_a_page_of_a_run_in_a_bucket_goes_there(workdir, bucket):
     assert outcome.output == [f"{bucket.url}/{REPORT}"]
 
 
-def test_the_mode_makes_pages_and_compares_where_there_are_several(
-    workdir, tmp_path_factory
-):
+def test_an_ablation_in_a_bucket_is_not_compared(bucket):
+    bucket.put("ablation.json", b'{"variants": ["a"], "seeds": [0]}')
+    with pytest.raises(errors.ConfigError, match="gcloud storage cp -r gs://"):
+        report.run([bucket.url])
+
+
+def test_several_runs_get_pages_and_a_comparison(workdir, tmp_path_factory):
     report.run([str(workdir)])
     assert (workdir / REPORT).exists()
     assert not (workdir / "report.md").exists()
@@ -69,14 +73,14 @@ def test_the_mode_makes_pages_and_compares_where_there_are_several(
     assert "| second |" in (compared / "report.md").read_text()
 
 
-def test_a_run_that_diverges_leaves_a_report_that_says_so(
+def test_the_report_of_a_diverged_run_names_the_divergence(
     config, tmp_path, monkeypatch
 ):
     from job import train as train_lib
 
     def diverge(config, workdir, *args, **kwargs):
-        finished_run.write_run(workdir)
-        (workdir / RESULT).unlink()
+        finished_run.write_run(workdir.local)
+        (workdir.local / RESULT).unlink()
         raise errors.DivergedError("the loss of step 7 is not finite")
 
     monkeypatch.setattr(train_lib, "train_and_evaluate", diverge)
@@ -99,19 +103,18 @@ def test_a_run_that_diverges_leaves_a_report_that_says_so(
 
 
 def test_runs_with_equal_last_names_are_compared_by_their_paths(
-    trained_run, tmp_path
+    workdir, tmp_path_factory
 ):
-    for name in ("a", "b"):
-        shutil.copytree(trained_run, tmp_path / name / "seed-0")
-    runs = [str(tmp_path / name / "seed-0") for name in ("a", "b")]
-    out = tmp_path / "new"
-    report = ("--mode=report", f"--workdir={out}")
-    done = run_job(*report, f"--runs={runs[0]},{tmp_path / 'c'}")
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [str(folder / name / "seed-0") for name in ("a", "b")]
+    for run in runs:
+        shutil.copytree(workdir, run)
+    out = folder / "new"
+    mode = ("--mode=report", f"--workdir={out}")
+    done = run_job(*mode, f"--runs={runs[0]},{folder / 'c'}")
     assert done.returncode == 2
     assert "neither config.json of a run" in done.stderr
     assert not out.exists()
-    done = run_job(*report, f"--runs={','.join(runs)}")
-    assert done.returncode == 0, done.stderr
+    report.run([str(out), *runs])
     table = (out / "report.md").read_text()
     assert [f"| {name} |" in table for name in runs] == [True, True]
-    assert (tmp_path / "b" / "seed-0" / "report.html").exists()

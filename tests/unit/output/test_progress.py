@@ -84,16 +84,15 @@ def test_a_run_reports_its_remaining_time_once_it_is_measured(tmp_path, caplog):
     # The throughput of the first call includes the compilation.
     for step, rate in ((1, 0.5), (2, 20.0), (4, 20.0)):
         reporter.show(step, loss=2.0, accuracy=0.1, images_per_second=rate)
-    reporter.write_train(
+    reporter.write(
         30,
+        "train",
         loss=2.3141,
         accuracy=0.0934,
         learning_rate=0.02,
         images_per_second=2216.0,
     )
-    reporter.write_evaluation(
-        50, "test", loss=1.5, accuracy=0.5851, images_per_second=9e3
-    )
+    reporter.write(50, "test", loss=1.5, accuracy=0.5851, images_per_second=9e3)
     reporter.close()
     assert caplog.messages == [
         "Estimated time left: 89 s for 98 steps at 20 images/s",

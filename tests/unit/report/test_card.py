@@ -9,7 +9,7 @@ from job.data import dataset
 from job.report import card
 from job.report import run as run_lib
 from job.storage import files
-from job.storage.workdir import RESULT
+from job.storage.workdir import RESULT, Workdir
 from tests.support.finished_run import HOSTILE, NASTY
 
 
@@ -18,7 +18,7 @@ def write(run, step=20, class_names=dataset.CLASS_NAMES, crc32c=""):
 
 
 def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
-    text = write(run_lib.read(workdir), crc32c="00c0ffee")
+    text = write(run_lib.read(Workdir(workdir)), crc32c="00c0ffee")
     for part in (
         "| test accuracy | 75.00% |",
         "| expected calibration error | 15.00% |",
@@ -34,8 +34,8 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
         assert part in text, part
     assert NASTY not in text  # The path of the images is private.
     (workdir / RESULT).unlink()
-    text = write(run_lib.read(workdir), step=15)
-    assert "not finished. These are the weights of step 15" in text
+    text = write(run_lib.read(Workdir(workdir)), step=15)
+    assert "not finished: these are the weights of step 15" in text
     assert "| newest test accuracy | 75.00% at epoch 2 |" in text
 
 
@@ -45,12 +45,12 @@ def test_a_card_of_a_result_without_figures(workdir):
     result["test_loss"] = None
     del result["images_scored"], result["params"]
     files.write_json(path, result)
-    text = write(run_lib.read(workdir))
+    text = write(run_lib.read(Workdir(workdir)))
     assert "| test loss | unknown |" in text
 
 
 def test_each_table_has_rows_of_two_cells_only(workdir):
-    text = write(run_lib.read(workdir))
+    text = write(run_lib.read(Workdir(workdir)))
     lines = text.splitlines()
     tables = [n for n, line in enumerate(lines) if line.startswith("|--")]
     assert len(tables) == 2
@@ -62,7 +62,7 @@ def test_each_table_has_rows_of_two_cells_only(workdir):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_stay_text(workdir, name):
-    run = run_lib.read(workdir)
+    run = run_lib.read(Workdir(workdir))
     plain = write(run, crc32c="00c0ffee")
     run = dataclasses.replace(
         run, fields={**run.fields, name: name, "optimizer.momentum": name}

@@ -13,7 +13,13 @@ from job.report import charts, comparison, render
 from job.report import run as run_lib
 from job.report.comparison import Variant
 from job.storage import files
-from job.storage.workdir import ABLATION, COMPARE_CSV, COMPARE_PAGE, FAILURE
+from job.storage.workdir import (
+    ABLATION,
+    COMPARE_CSV,
+    COMPARE_PAGE,
+    FAILURE,
+    Workdir,
+)
 from tests.support import finished_run
 from tests.support.finished_run import HOSTILE, Reader
 
@@ -173,7 +179,7 @@ def test_the_seeds_of_a_variant_are_one_row(tmp_path):
     folders = [tmp_path / str(n) for n in range(3)]
     for n, folder in enumerate(folders):
         write_run(folder, 0.5, seed=n)
-    runs = tuple(run_lib.read(folder) for folder in folders)
+    runs = tuple(run_lib.read(Workdir(folder)) for folder in folders)
     heads, rows = comparison.table([Variant("same", runs)])
     assert rows[0][:2] == ["same", "50.00 ± 0.00"]
     assert heads[4] == "runs"

@@ -19,13 +19,15 @@ from job.output import predictions
 from job.report import page, render
 from job.report import run as run_lib
 from job.storage import files
-from job.storage.workdir import DIAGNOSE, FAILURE, PREDICTIONS, REPORT
+from job.storage.workdir import DIAGNOSE, FAILURE, PREDICTIONS, REPORT, Workdir
 from tests.support import finished_run
 from tests.support.finished_run import HOSTILE, Reader
 
 
 def look_at(workdir, **kwargs):
-    return Reader(page.write(workdir, **kwargs).read_text(encoding="utf-8"))
+    return Reader(
+        page.write(Workdir(workdir, **kwargs)).read_text(encoding="utf-8")
+    )
 
 
 def change(workdir, name, **values):
@@ -33,8 +35,8 @@ def change(workdir, name, **values):
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_page_shows_the_run_without_a_server(workdir):
-    text = page.write(workdir).read_text(encoding="utf-8")
+def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
+    text = page.write(Workdir(workdir)).read_text(encoding="utf-8")
     read = Reader(text)
     for part in (
         "Finished after 20 steps (2 epochs)",
@@ -69,7 +71,7 @@ def test_hostile_names_stay_text(workdir):
         for name in HOSTILE
     ]
     for name in HOSTILE[0], HOSTILE[-1]:
-        run = run_lib.read(workdir, name=name)
+        run = run_lib.read(Workdir(workdir, name))
         run = dataclasses.replace(
             run,
             fields=run.fields | fields,
@@ -92,8 +94,8 @@ def test_a_file_name_that_is_not_utf8_is_written(tmp_path):
 
 
 def test_the_same_run_gives_the_same_page(workdir):
-    first = page.write(workdir).read_bytes()
-    assert page.write(workdir).read_bytes() == first
+    first = page.write(Workdir(workdir)).read_bytes()
+    assert page.write(Workdir(workdir)).read_bytes() == first
 
 
 def test_missing_files_are_named_and_others_shown(workdir):
@@ -120,7 +122,7 @@ def test_missing_files_are_named_and_others_shown(workdir):
         assert part in read.text, part
     (workdir / "config.json").unlink()
     with pytest.raises(errors.ConfigError, match=r"no config\.json found"):
-        page.write(workdir)
+        page.write(Workdir(workdir))
 
 
 def test_divergence_is_shown(workdir):
@@ -129,7 +131,7 @@ def test_divergence_is_shown(workdir):
     line = '{"step": 25, "split": "train", "epoch": 2.5, "loss": 8e13}\n'
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(line)
-    text = page.write(workdir).read_text()
+    text = page.write(Workdir(workdir)).read_text()
     read = Reader(text)
     assert "Diverged. the loss of step 7 is NaN" in read.text
     assert "log scale" in text
@@ -174,14 +176,14 @@ def test_synthetic_images_are_named(workdir):
 
 
 def test_the_training_loss_has_the_range_of_the_test_loss(workdir):
-    text = page.write(workdir).read_text()
+    text = page.write(Workdir(workdir)).read_text()
     assert "label smoothing of 0.1, so its minimum is 0.50" in text
     # 1.0 in the log: (1.0 - 0.5003) * ln 10 / (ln 10 - 0.5003).
     assert "train 0.638<" in text
     config = json.loads((workdir / "config.json").read_text())
     config["optimizer"]["label_smoothing"] = 0.0
     (workdir / "config.json").write_text(json.dumps(config))
-    text = page.write(workdir).read_text()
+    text = page.write(Workdir(workdir)).read_text()
     assert "label smoothing of" not in text
     assert "train 1<" in text
 
@@ -227,7 +229,7 @@ def test_a_folder_in_place_of_a_file_is_a_note(workdir):
 def test_a_damaged_config_ends_with_a_message(workdir, content):
     (workdir / "config.json").write_bytes(content)
     with pytest.raises(errors.ConfigError, match=r"config\.json"):
-        page.write(workdir)
+        page.write(Workdir(workdir))
 
 
 def test_many_classes_have_a_table_instead_of_the_matrix(workdir):
@@ -291,7 +293,7 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(
     browser, workdir, tmp_path_factory
 ):
     home = tmp_path_factory.mktemp("home")
-    page.write(workdir, name="runs/" + "a-long-name-of-a-run" * 4)
+    page.write(Workdir(workdir, "runs/" + "a-long-name-of-a-run" * 4))
     for width, columns in ((1280, 2), (390, 1)):
         frame = workdir / f"frame-{width}.html"
         frame.write_text(_MEASURE.format(page=REPORT, width=width))

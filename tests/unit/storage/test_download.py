@@ -1,4 +1,4 @@
-"""Objects that others keep: every failure names the flag and the object."""
+"""Downloads of single objects, whose errors name the flag and the object."""
 
 import pytest
 
@@ -15,15 +15,17 @@ def test_an_object_is_downloaded_and_failures_name_it(bucket, monkeypatch):
     assert download.fetch(url, most_bytes=7, what=WHAT) == b"weights"
     for wrong, most, said in (
         (f"{bucket.url}/y.h5", 7, f"{WHAT}: {bucket.url}/y.h5 does not exist"),
-        (url, 6, f"{WHAT}: cannot be read .* 7 bytes, more than 6"),
+        (url, 6, f"{WHAT}: the object cannot be read .* 7 bytes, more than 6"),
     ):
         with pytest.raises(errors.DataError, match=said):
             download.fetch(wrong, most_bytes=most, what=WHAT)
     with pytest.raises(errors.ConfigError, match="gs://BUCKET/PATH"):
         download.fetch("gs://x.h5", most_bytes=7, what=WHAT)
-    # It may succeed later: another exit code.
+    # A later try may succeed, so the exit code differs.
     bucket.server.faults = [Fault("GET", "503", times=-1)]
     defaults = gcs.Bucket.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "timeout_seconds", 0.5)
-    with pytest.raises(errors.UnavailableError, match="no success in time"):
+    with pytest.raises(
+        errors.UnavailableError, match="no request succeeded in time"
+    ):
         download.fetch(url, most_bytes=7, what=WHAT)

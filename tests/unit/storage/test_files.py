@@ -19,7 +19,7 @@ from job.storage import files
         (errno.ESTALE, errors.UnavailableError),
     ],
 )
-def test_a_failed_write_keeps_the_old_file_and_names_it(
+def test_a_failed_write_keeps_and_names_the_old_file(
     tmp_path, monkeypatch, number, kind
 ):
     path = tmp_path / "a.json"
@@ -40,7 +40,7 @@ def test_a_failed_write_keeps_the_old_file_and_names_it(
 
 
 class ForeignError(Exception):
-    """An error as TensorFlow raises it."""
+    """Error with the attributes of TensorFlow's errors."""
 
     message = "no space"
 

@@ -1,9 +1,7 @@
-"""The bucket when all goes wrong.
+"""Failures of a bucket, with the real client over HTTP against `gcs_server`.
 
-What passes is waited for, what does not is said at once, and nothing that
-arrived damaged is ever believed.
-
-The real client, over HTTP, against `gcs_server`.
+Transient errors are retried, permanent ones are reported immediately, and
+damaged bytes are never accepted.
 """
 
 import time
@@ -21,7 +19,7 @@ from tests.support.gcs_server import Fault
 from tests.support.jobs import run_job
 
 CONTENT = np.random.default_rng(0).bytes(10_000)
-# Above 8 MiB the client's uploads are resumable: other requests.
+# Above 8 MiB the client's uploads are resumable and use other requests.
 LARGE = np.random.default_rng(0).bytes(9 * 2**20)
 
 
@@ -35,7 +33,7 @@ def arrays(content: bytes) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     "kind", ["408", "429", "500", "502", "503", "504", "reset", "reset after"]
 )
-def test_what_passes_is_waited_for(bucket, content, kind):
+def test_transient_errors_are_retried(bucket, content, kind):
     storage = bucket.open()
     for name in ("a", "b"):
         bucket.server.faults = [Fault("(POST|PUT) .*upload", kind, times=2)]
@@ -54,7 +52,7 @@ def test_what_passes_is_waited_for(bucket, content, kind):
 
 
 @pytest.mark.parametrize("kind", ["503", "reset", "cut"])
-def test_a_range_is_read_again(bucket, kind):
+def test_a_failed_range_is_read_again(bucket, kind):
     bucket.put("a", LARGE)
     bucket.server.faults = [Fault("GET .*download", kind, times=2)]
     with bucket.open().open("a", range_bytes=2**20) as file:
@@ -64,7 +62,7 @@ def test_a_range_is_read_again(bucket, kind):
     assert bucket.server.faults[0].times == 0
 
 
-def test_a_lost_answer_is_known_for_our_own_success(bucket):
+def test_a_lost_answer_is_recognized_as_success(bucket):
     storage = bucket.open()
     bucket.server.faults = [Fault("POST .*manifest", "reset after")]
     storage.publish("manifest", arrays(CONTENT))
@@ -78,7 +76,7 @@ def test_a_file_of_another_process_is_not_a_success(bucket):
     bucket.put("manifest", b"another's")
     with pytest.raises(FileExistsError):
         bucket.open().publish("manifest", arrays(CONTENT))
-    # Not even where the answer to our own try was lost.
+    # A lost answer does not change that.
     bucket.server.faults = [Fault("POST .*manifest", "503")]
     with pytest.raises(FileExistsError):
         bucket.open().publish("manifest", arrays(CONTENT))
@@ -87,8 +85,8 @@ def test_a_file_of_another_process_is_not_a_success(bucket):
 
 @pytest.mark.parametrize("content", [CONTENT, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("kind", ["corrupt", "lie"])
-def test_an_upload_that_arrives_damaged_is_worth_a_retry(bucket, content, kind):
-    """Refused by an honest server, found out by the client on another."""
+def test_a_damaged_upload_is_a_transient_error(bucket, content, kind):
+    """The server refuses it, or the client detects it."""
     storage = bucket.open()
     bucket.server.faults = [Fault("(POST .*multipart|PUT)", kind)]
     with pytest.raises(errors.UnavailableError):
@@ -99,7 +97,7 @@ def test_an_upload_that_arrives_damaged_is_worth_a_retry(bucket, content, kind):
     assert bucket.files() == {"a": content}
 
 
-def test_a_download_that_arrives_damaged_is_never_believed(bucket):
+def test_a_damaged_download_is_never_accepted(bucket):
     bucket.put("a", CONTENT)
     bucket.server.faults = [Fault("GET .*download", "corrupt")]
     with pytest.raises(errors.UnavailableError, match="checksum"):
@@ -112,7 +110,7 @@ def save(made: store.CheckpointStore, *steps: int) -> None:
         made.save(step, {"a": np.full(5, step, np.float32)}, {})
 
 
-def test_damage_on_the_way_sets_no_checkpoint_aside(bucket):
+def test_damage_in_transit_sets_no_checkpoint_aside(bucket):
     made = store.CheckpointStore(gcs.Bucket(bucket.url, timeout_seconds=1.0))
     save(made, 1, 2)
     bucket.server.faults = [Fault("GET .*download", "corrupt")]
@@ -126,7 +124,7 @@ def test_damage_on_the_way_sets_no_checkpoint_aside(bucket):
 
 @pytest.mark.parametrize("match", ["POST .*copyTo", "DELETE"])
 def test_a_damaged_checkpoint_that_may_not_be_moved_is_skipped(bucket, match):
-    """As by an account that may create objects only."""
+    """The account is allowed to create objects only."""
     made = store.CheckpointStore(bucket.open())
     save(made, 1, 2)
     name = store.file_name(2)
@@ -137,7 +135,7 @@ def test_a_damaged_checkpoint_that_may_not_be_moved_is_skipped(bucket, match):
     assert store.CheckpointStore(bucket.open()).restore_newest()[0].step == 3
 
 
-def test_a_stall_is_left_and_tried_again(bucket):
+def test_a_stalled_request_is_repeated(bucket):
     bucket.server.faults = [
         Fault("POST .*data", "stall", seconds=60.0),
         Fault("POST .*late", "late", seconds=60.0),
@@ -148,13 +146,15 @@ def test_a_stall_is_left_and_tried_again(bucket):
     assert bucket.files() == {"data": CONTENT, "late": CONTENT}
 
 
-def test_the_time_that_is_given_holds(bucket):
+def test_a_timeout_limits_all_tries(bucket):
     bucket.server.faults = [Fault("data", "stall", times=-1, seconds=3600.0)]
-    with pytest.raises(errors.UnavailableError, match="no success in time"):
+    with pytest.raises(
+        errors.UnavailableError, match="no request succeeded in time"
+    ):
         bucket.open().publish("data", arrays(CONTENT), timeout=0.5)
 
 
-def test_a_move_leaves_what_was_published_meanwhile(bucket):
+def test_a_move_keeps_a_file_published_in_the_meantime(bucket):
     storage = bucket.open()
     bucket.put("a", b"damaged")
     take_fault = bucket.server.take_fault
@@ -203,10 +203,10 @@ def test_a_permanent_error_is_reported_immediately(bucket, url, kind, said):
         (404, errors.StorageError),
     ],
 )
-def test_a_metadata_server_that_is_away_may_be_back(
+def test_an_absent_metadata_server_is_a_transient_error(
     bucket, monkeypatch, status, kind
 ):
-    """As google.auth says it, where a token is due: GKE has such a server."""
+    """google.auth raises this error for a token; GKE has such a server."""
     storage = gcs.Bucket(bucket.url, timeout_seconds=0.5)
     answer = types.SimpleNamespace(status=status)
     cause = auth_errors.TransportError("away", *([answer] if status else []))
@@ -221,7 +221,7 @@ def test_a_metadata_server_that_is_away_may_be_back(
 
 
 @pytest.mark.parametrize("match", ["POST", "GET .*download", "GET .*prefix"])
-def test_the_probe_needs_all_that_a_run_needs(bucket, match):
+def test_the_probe_checks_every_permission_of_a_run(bucket, match):
     bucket.server.faults = [Fault(match, "403", times=-1)]
     with pytest.raises(errors.StorageError, match=r"objectUser"):
         bucket.open().check_writable()
@@ -254,12 +254,12 @@ def test_an_invalid_bucket_url_is_refused(url):
         gcs.split_url(url)
 
 
-def test_a_place_in_a_bucket_is_taken_apart():
+def test_a_url_is_split_into_bucket_and_path():
     assert gcs.split_url("gs://bucket/a/b/") == ("bucket", "a/b")
     assert gcs.split_url("gs://my.bucket-1") == ("my.bucket-1", "")
 
 
-def test_the_job_says_what_is_wrong_with_a_bucket_before_it_starts(
+def test_the_job_reports_an_unusable_bucket_before_it_starts(
     bucket, monkeypatch
 ):
     done = run_job("--config=configs/smoke.py", "--workdir=gs://none-here/run")

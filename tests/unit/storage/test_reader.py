@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each is refused in one line that names it."""
+"""Damaged and hostile files, each refused in one line that names it."""
 
 import json
 import os
@@ -31,17 +31,17 @@ def test_an_intact_file_is_returned_and_an_absent_one_is_none(tmp_path):
         (b"1" * 5000, "not valid JSON"),
         (b"[" * 100_000, "nested too deeply"),
         (b"[" * 50 + b"]" * 50, "nested too deeply"),
-        (b"[1]", "it is [1]; it must be an object"),
+        (b"[1]", "the value is [1], not an object"),
         (b'{"step": 3}', "rates is missing"),
-        (b'{"step": true, "rates": []}', "step is True; it must be an int"),
-        (b'{"step": 1.0, "rates": []}', "step is 1.0; it must be an integer"),
-        (b'{"step": -1, "rates": []}', "step is -1; it must be an integer fr"),
-        (b'{"step": 1, "rates": {}}', "rates is {}; it must be a list"),
-        (b'{"step": 1, "rates": [1, "x"]}', "rates[1] is 'x'; it must be a n"),
-        (b'{"step": 1, "rates": [1e400]}', "rates is inf; it must be a finite"),
-        (b'{"step": 1, "rates": [], "x": NaN}', "x is nan; it must be a fin"),
+        (b'{"step": true, "rates": []}', "step is True, not an int"),
+        (b'{"step": 1.0, "rates": []}', "step is 1.0, not an integer"),
+        (b'{"step": -1, "rates": []}', "step is -1, not an integer fr"),
+        (b'{"step": 1, "rates": {}}', "rates is {}, not a list"),
+        (b'{"step": 1, "rates": [1, "x"]}', "rates[1] is 'x', not a n"),
+        (b'{"step": 1, "rates": [1e400]}', "rates is inf, not a finite"),
+        (b'{"step": 1, "rates": [], "x": NaN}', "x is nan, not a fin"),
         (b'{"step": 1, "rates": [], "x": 1' + b"0" * 99 + b"}", "64 bits"),
-        (b'{"step": 1, "rates": [], "name": 1}', "name is 1; it must be text"),
+        (b'{"step": 1, "rates": [], "name": 1}', "name is 1, not text"),
         (b'{"step": 1, "rates": [], "x": "\\ud800"}', "valid Unicode"),
         (b'{"step": 1, "rates": [], "\\ud800": 1}', "valid Unicode"),
     ],

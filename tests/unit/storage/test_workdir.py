@@ -1,4 +1,4 @@
-"""Where a run's files lie, and what a bucket gets to see of them."""
+"""Locations of a run's files, and their copy in a bucket."""
 
 import ast
 import pathlib
@@ -10,7 +10,7 @@ from job.storage import disk, gcs, workdir
 from tests.support.gcs_server import Fault
 from tests.support.jobs import ROOT
 
-# Every name of a file or folder of a workdir.
+# Names of all files and folders of a workdir.
 NAMES = {
     value
     for name, value in vars(workdir).items()
@@ -25,14 +25,14 @@ def opened(bucket):
 
 
 def write(opened, name, error=None):
-    """Writes a file as a run does, and ends as one."""
+    """Writes a file as a run does, then raises `error` if given."""
     with opened.kept_up(seconds=3600.0):
         (opened.local / name).write_bytes(b"line\n")
         if error:
             raise error
 
 
-def test_a_folder_is_the_place_itself(tmp_path):
+def test_a_local_workdir_is_its_own_folder(tmp_path):
     with workdir.open_workdir(str(tmp_path / "run")) as opened:
         opened.check_writable()
         assert opened.local == tmp_path / "run"
@@ -43,17 +43,17 @@ def test_a_folder_is_the_place_itself(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs://", "gs://b/../c"])
-def test_what_is_neither_a_folder_nor_a_bucket_is_refused(name):
+def test_a_name_of_neither_folder_nor_bucket_is_refused(name):
     with pytest.raises(errors.ConfigError, match="gs://BUCKET/PATH"):
         workdir.open_workdir(name).__enter__()
 
 
-def test_a_later_start_finds_what_it_reads_and_no_more(bucket, tmp_path):
+def test_a_later_attempt_downloads_only_the_files_it_reads(bucket, tmp_path):
     for name in (*NAMES, "../x", "a/../../x", "junk"):
         bucket.put(name, name.encode())
     with workdir.open_workdir(bucket.url) as opened:
         names = {path.name for path in opened.local.rglob("*")}
-        assert names == workdir.RESUMED <= NAMES
+        assert names == workdir.PULLED <= NAMES
         assert (opened.local / "result.json").read_bytes() == b"result.json"
         assert isinstance(opened.checkpoints, gcs.Bucket)
         assert str(opened.checkpoints) == f"{bucket.url}/checkpoints"
@@ -61,8 +61,8 @@ def test_a_later_start_finds_what_it_reads_and_no_more(bucket, tmp_path):
     assert not opened.local.exists()
 
 
-def test_what_changes_goes_up_and_the_result_is_the_last(opened, bucket):
-    bucket.put("events/old.tfevents.1", b"an earlier start's")
+def test_changed_files_are_uploaded_and_the_result_is_last(opened, bucket):
+    bucket.put("events/old.tfevents.1", b"an earlier attempt's")
     (opened.local / "events").mkdir()
     files = {
         "result.json": b"{}",
@@ -87,7 +87,7 @@ def test_what_changes_goes_up_and_the_result_is_the_last(opened, bucket):
     assert bucket.files()["metrics.jsonl"] == b"line\nanother\n"
 
 
-def test_what_is_removed_here_goes_there(bucket):
+def test_a_removed_file_is_removed_from_the_bucket(bucket):
     bucket.put("starts.json", b"[]")
     with (
         workdir.open_workdir(bucket.url) as opened,
@@ -97,27 +97,27 @@ def test_what_is_removed_here_goes_there(bucket):
     assert bucket.files() == {}
 
 
-def test_it_goes_up_on_a_timer(opened, bucket):
+def test_files_are_uploaded_at_intervals(opened, bucket):
     with opened.kept_up(seconds=0.01):
         (opened.local / "config.json").write_bytes(b"{}")
         while "config.json" not in bucket.files():
             pass
 
 
-def test_a_run_that_ends_early_leaves_what_it_has(opened, bucket):
+def test_a_run_that_ends_early_uploads_its_files(opened, bucket):
     with pytest.raises(errors.PreemptedError):
-        write(opened, "metrics.jsonl", errors.PreemptedError("told to stop"))
+        write(opened, "metrics.jsonl", errors.PreemptedError("stopped"))
     assert bucket.files() == {"metrics.jsonl": b"line\n"}
 
 
-def test_a_lost_race_leaves_the_winners_files(opened, bucket):
+def test_a_lost_race_keeps_the_winners_files(opened, bucket):
     bucket.put("metrics.jsonl", b"the winner's\n")
     with pytest.raises(errors.LostRaceError):
         write(opened, "metrics.jsonl", errors.LostRaceError("one is ahead"))
     assert bucket.files() == {"metrics.jsonl": b"the winner's\n"}
 
 
-def test_a_bucket_that_is_away_is_reported_once_and_made_up_for(
+def test_an_outage_is_reported_once_and_files_are_uploaded_later(
     opened, bucket, caplog
 ):
     bucket.server.faults = [Fault("POST", "403", times=5)]
@@ -126,12 +126,10 @@ def test_a_bucket_that_is_away_is_reported_once_and_made_up_for(
         while bucket.server.faults[0].times:
             pass
     assert bucket.files() == {"config.json": b"{}"}
-    assert caplog.text.count("upload failed, retrying later") == 1
+    assert caplog.text.count("Postponed a failed upload") == 1
 
 
-def test_a_finished_run_whose_result_cannot_be_copied_is_an_error(
-    opened, bucket
-):
+def test_a_result_that_cannot_be_uploaded_is_an_error(opened, bucket):
     bucket.server.faults = [Fault("POST", "403", times=-1)]
     with pytest.raises(errors.StorageError, match="objectUser"):
         write(opened, "result.json")
@@ -152,7 +150,7 @@ def spelled_names(path):
         if isinstance(node, ast.Expr)  # Docstrings may name files.
     }
     for node in ast.walk(tree):
-        # A folder's name is an English word too: only in a path is it one.
+        # A folder's name is an English word too, except in a path.
         used = [node.right] if isinstance(node, ast.BinOp) else []
         used += node.args if isinstance(node, ast.Call) else []
         for value in used:
@@ -165,7 +163,7 @@ def spelled_names(path):
                         yield name
 
 
-def test_file_names_stand_in_one_module_only(tmp_path):
+def test_only_one_module_spells_out_file_names(tmp_path):
     module = tmp_path / "module.py"
     module.write_text(
         '"""About result.json."""\n'

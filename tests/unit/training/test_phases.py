@@ -5,7 +5,7 @@ import math
 import pytest
 import tensorflow as tf
 
-from job.model import spec
+from job.model import flops, spec, vgg
 from job.training import phases
 
 
@@ -83,3 +83,40 @@ def test_steps_are_counted_by_phase():
         counted = [*phases.phase_steps(found, train_steps)]
         assert [steps for steps, _ in counted] == wanted
         assert [phase.input_size for _, phase in counted] == [24, 28, 32]
+
+
+def test_the_cost_of_a_training_is_the_sum_of_its_phases():
+    network = vgg.vgg16(width=0.125)
+    blocks = frozenset([*spec.BLOCK_NAMES, spec.HEAD])
+    small, large = (
+        flops.image_gflop(network, size, blocks).train for size in (32, 64)
+    )
+    found = phases.train_tflop(
+        network,
+        [
+            phases.Phase(0, 32, blocks),
+            phases.Phase(30, 64, blocks),
+            phases.Phase(50, 96, blocks),
+        ],
+        train_steps=40,
+        global_batch_size=10,
+    )
+    assert found == pytest.approx((300 * small + 100 * large) / 1e3)
+
+
+def test_features_cost_the_base_once():
+    network = vgg.vgg16(width=0.125)
+
+    def cost(steps):
+        return phases.train_tflop(
+            network,
+            [phases.Phase(0, 64, frozenset([spec.HEAD]))],
+            train_steps=steps,
+            global_batch_size=10,
+            num_features=500,
+        )
+
+    by_block = flops.forward_gflop_by_block(network, 64)
+    once = 500 * sum(by_block.values()) / 1e3
+    assert cost(0) == pytest.approx(once)
+    assert cost(100) == pytest.approx(once + 3 * 1000 * by_block["head"] / 1e3)

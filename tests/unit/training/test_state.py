@@ -45,7 +45,7 @@ def test_every_variable_is_named_once():
 
 def test_a_replica_has_every_variable_but_the_step():
     state = create_state(adam=True)
-    copies = tf.nest.flatten(state.replica_variables().as_dict())
+    copies = tf.nest.flatten(state.replica_variables())
     found = {id(variable) for variable in copies}
     wanted = {id(v) for k, v in state.variables().items() if k != "step"}
     assert found == wanted
