@@ -147,7 +147,7 @@ test: $(READY_DEV) ## run the tests, in up to 8 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not faults" $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(READY_DEV) ## run the fault tests: kills and outages of the real job
+test-faults: $(READY_DEV) ## run the fault tests, with kills and outages of the job
 	$(RUN) -m pytest -n 2 --dist loadfile -m faults $(ARGS)
 
 .PHONY: test-diagnose

@@ -107,7 +107,7 @@ def check_large_head(run: Settings) -> Finding | None:
 
 
 def check_frozen_base(run: Settings) -> Finding | None:
-    """Looks for a base none of whose convolutions train."""
+    """Looks for a base without trainable convolutions."""
     if not run.is_frozen:
         return None
     input_size = run["model.input_size"]

@@ -78,7 +78,7 @@ def check_network(
         probe_dead_relus(builder, trial, split)
     if any(builder.found(name) for name in _LEARNING):
         probe_other_rates(builder, trial)
-    # The network can learn at another learning rate.
+    # The network learns at another learning rate.
     builder.drop(*_LEARNING, "dead_relus", where="learning_rate")
 
 
@@ -99,7 +99,7 @@ def balanced_batch(split: Split, count: int) -> Split:
 
 
 def probe_learning(builder: ReportBuilder, trial: Trial) -> bool:
-    """Trains on one batch, to see whether the network can memorize it.
+    """Trains on one batch and checks whether the network memorizes it.
 
     Args:
       builder: Collector of the findings.
@@ -120,7 +120,7 @@ def probe_learning(builder: ReportBuilder, trial: Trial) -> bool:
         f" on the same {images} images, at learning rate {trial.rate:.2g}"
     )
     if trial.config.model.weights:
-        # Pretrained features are of any scale, and a head adapts to it fast.
+        # Pretrained features have any scale, to which a head adapts quickly.
         builder.skip("pretrained weights", "first_loss")
     else:
         builder.add(

@@ -76,7 +76,7 @@ def check_rate(
             )
     else:
         own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
-        # A rate far outside of the usual ones may be the end of a schedule.
+        # A rate far outside of the usual range may be the end of a schedule.
         if other < own + 3 and (not is_far or accuracy > _LEARNED_MUCH):
             return
         if other > own:
@@ -150,7 +150,7 @@ def explain_guessing(
         if usual.scale == "raw":
             twice = trial.loss(recipe.rate or 0.0, Reading("unit"))
         if twice < min(LEARNED, falls / 2):
-            seen += f", by {twice:.2f} if its pixels are divided by 255 before"
+            seen += f", or by {twice:.2f} if its pixels are divided by 255"
             builder.add("scaled_twice", mistake("scaled_twice", seen))
             return
         name = "shuffled_labels"

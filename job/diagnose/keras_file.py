@@ -91,7 +91,7 @@ def load(path: pathlib.Path) -> keras.Model:
             path, compile=not _foreign_class(compiled), safe_mode=True
         )
     except Exception as error:
-        # Keras passes on any exception of a layer.
+        # Any exception of a layer may arrive here.
         raise errors.DataError(
             f"{where} cannot be loaded ({type(error).__name__}:"
             f" {errors.first_line(error)})"

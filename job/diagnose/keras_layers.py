@@ -158,7 +158,7 @@ def check_initial_weights(model: keras.Model) -> Finding | None:
 
 
 def check_frozen_batch_norm(model: keras.Model) -> Finding | None:
-    """Looks for batch normalization frozen with its initial statistics."""
+    """Looks for batch normalization that is frozen with initial statistics."""
     found = layers.find(model, keras.layers.BatchNormalization)
     frozen = [
         layer

@@ -350,7 +350,7 @@ def _check_metrics(trial: Trial, test: Split, order: _Array) -> Finding | None:
     model, one_hot = trial.model, trial.recipe.is_one_hot
     units = int(model.outputs[0].shape[-1])
     images = scoring.prepare(model, test.images[:256], trial.reading)
-    # The labels as the model has learned them.
+    # These are the labels in the model's order of classes.
     labels = np.argsort(order)[test.labels[: len(images)]]
     targets = scoring.targets(labels, units=units, one_hot=one_hot)
     try:

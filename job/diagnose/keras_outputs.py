@@ -173,7 +173,7 @@ def check_scaling(
     if reading.scale == "twice" or (rescales and reading.scale != "raw"):
         findings["scaled_twice"] = mistake(
             "scaled_twice",
-            f"the model knows most images {SCALES[reading.scale][0]}, and"
+            f"the model expects pixels {SCALES[reading.scale][0]}, and"
             f" {len(rescales)} Rescaling layers divide them again",
         )
     elif imagenet and reading.scale != "caffe" and not scales_itself:

@@ -93,7 +93,7 @@ def dead_fractions(
 
 
 def has_frozen_base(model: keras.Model) -> bool:
-    """Returns whether the model has convolutions and all of them are frozen."""
+    """Returns whether a model has convolutions, all of which are frozen."""
     found = find(model, keras.layers.Conv2D)
     return bool(found) and not any(layer.trainable_variables for layer in found)
 
@@ -123,7 +123,7 @@ def output_activation(model: keras.Model) -> str:
 
 
 def head_fraction(model: keras.Model) -> float:
-    """Returns the fraction of a model's weights that dense layers have."""
+    """Returns the fraction of a model's weights in dense layers, 0 to 1."""
     layers = find(model, keras.layers.Dense)
     dense = sum(layer.count_params() for layer in layers)
     return dense / max(1, model.count_params())

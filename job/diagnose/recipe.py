@@ -136,8 +136,8 @@ def wrong_rate(
     ):
         better = usual
     return _rate_finding(
-        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
-        f" {factor:g} times that it falls from {losses[0]:.2f} to"
+        f"the loss of one batch does not fall at {peak_learning_rate:g}, but at"
+        f" {factor:g} times this learning rate it falls from {losses[0]:.2f} to"
         f" {losses[-1]:.2f} in {len(losses) - 1} steps",
         better=f"{better:.2g}",
         is_low=factor > 1,
@@ -180,7 +180,7 @@ def check_constant_rate(run: Settings) -> Finding | None:
     seen = f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}"
     flags = [f"--config.optimizer.warmup_epochs={epochs / 5:.3g}"]
     if is_constant:
-        seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
+        seen = f"epoch {epochs:g} has the learning rate of the first epoch"
         flags.append("--config.optimizer.schedule=linear")
     return mistake("constant_rate", seen, flags=tuple(flags))
 
@@ -262,7 +262,7 @@ def check_over_augmentation(run: Settings) -> Finding | None:
 
 
 def check_budget(run: Settings) -> Finding | None:
-    """Looks for a run that ends before a network can have learned."""
+    """Looks for a run that is too short for learning."""
     epochs, width = run.full_epochs, run["model.width"]
     if run.is_frozen or run.is_synthetic or epochs >= _SHORT_RUN:
         return None

@@ -97,8 +97,8 @@ class Trial:
             build.keep_images,
             dataclasses.replace(
                 build.optimizer_settings(config, plan),
-                # The factor, which a rollback changes, is the learning rate
-                # here, so that one compiled step serves all rates.
+                # A trial sets learning_rate_factor to its learning rate, so
+                # that one compiled step suffices for all of them.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
                     name: phases.Group(0, group.learning_rate_scale)
@@ -112,7 +112,7 @@ class Trial:
             trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=len(batch),
-            # As in the run, since a probe compares the speed of two trials.
+            # The layers are those of the run, so that the speed is comparable.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 

@@ -26,8 +26,8 @@ from job.model.layers import BatchNormalization, Dropout, Standardize
 from job.model.pooling import MaxPooling
 from job.model.spec import BLOCK_NAMES, VGG16, Block, block_filters
 
-# Name -> mean, divisor and whether the channels are reversed to blue, green,
-# red. ImageNet's VGG16 was trained with caffe, whose means are ImageNet's
+# Name -> mean, divisor and whether the channels are reversed to BGR. ImageNet's
+# VGG16 was trained with caffe, with the means of ImageNet
 # (keras.applications.imagenet_utils, mode "caffe").
 PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "standardize": (PIXEL_MEAN, PIXEL_STD, False),

@@ -128,7 +128,7 @@ def write_report(
     ]
     if not found:
         said = ", ".join(errors.printable(name) for name in names)
-        raise errors.ConfigError(f"--runs: no run in {said}. Fix: train first")
+        raise errors.ConfigError(f"{said}: no run was found. Fix: train first")
     variants = [
         Variant(name, tuple(run for variant, run in found if variant == name))
         for name in dict.fromkeys(variant for variant, _ in found)

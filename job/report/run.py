@@ -78,7 +78,7 @@ class Run:
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Attempts of the run, as the newest checkpoint lists them."""
+        """Returns the attempts of the run from the newest checkpoint."""
         return self.manifest.get("starts", [])
 
     @property

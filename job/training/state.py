@@ -204,7 +204,7 @@ class TrainState:
 
 
 class ReplicaVariables(NamedTuple):
-    """All variables of a state but `step`, or one replica's copies of them.
+    """Variables of a state except `step`, or one replica's copies of them.
 
     The fields are those of `TrainState`.
     """

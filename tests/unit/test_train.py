@@ -218,7 +218,7 @@ def test_a_phase_after_the_last_step_gives_a_warning():
     config.model.progressive_sizes = (16,)
     config.model.progressive_epochs = (2.0,)
     (size,) = plan.unreached_phases(build.create_plan(config, 640))
-    assert "before the phase that starts at step 20: 32 pixels" in size
+    assert "Omitting the phase from step 20 on (32 pixels" in size
 
 
 def rollback_config(replicas=0):

@@ -159,7 +159,7 @@ def test_the_export_has_a_model_card(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
     assert f"{100 * result['test_accuracy']:.2f}%" in text
-    assert "Synthetic images, not CIFAR-10" in text
+    assert "The images are synthetic, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
     folder = exported / "export"
@@ -180,14 +180,18 @@ def test_export_that_differs_is_not_published(split, tmp_path):
     assert not (folder / "old").exists()
     assert 0 <= first <= export.TOLERANCE
     # The resize differs from that of the network.
-    with pytest.raises(errors.JobError, match="saved_model: a probability differs"):
+    with pytest.raises(
+        errors.JobError, match="saved_model: a probability differs"
+    ):
         export.export(network, resize, folder, "second", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
     # The state is that after a kill between two renames.
     (tmp_path / ".export-killed").mkdir()
     folder.rename(tmp_path / ".export-killed-old")
-    with pytest.raises(errors.JobError, match="saved_model: a probability differs"):
+    with pytest.raises(
+        errors.JobError, match="saved_model: a probability differs"
+    ):
         export.export(network, resize, folder, "third", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
@@ -211,7 +215,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     text = card.write(
         run_lib.read(Workdir(workdir)), step=15, class_names=(), crc32c=""
     )
-    assert "not finished: these are the weights of step 15" in text
+    assert "not finished. These are the weights of step 15" in text
 
 
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):

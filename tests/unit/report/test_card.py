@@ -35,7 +35,7 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
     assert NASTY not in text  # The path of the images is private.
     (workdir / RESULT).unlink()
     text = write(run_lib.read(Workdir(workdir)), step=15)
-    assert "not finished: these are the weights of step 15" in text
+    assert "not finished. These are the weights of step 15" in text
     assert "| newest test accuracy | 75.00% at epoch 2 |" in text
 
 
