@@ -3,14 +3,14 @@
     from job.diagnose import diagnose_model
     print(diagnose_model(model, x_test, y_test, train=(x_train, y_train)))
 
-A check returns a finding or None. Each can be used alone, in a notebook.
+A check returns a finding or None, and works in a notebook too.
 
     diagnosis        all checks of a config, a run or a .keras file
     report_builder   collection of findings, within a time budget
     finding, costs   result of a check, report, cost of each mistake
 
     from_config      all checks of the fields of a config:
-      settings         fields, data and devices, as the checks know them
+      settings         fields, data and devices of a run
       recipe           learning rate, decay, length, augmentation
       architecture     normalization, head, frozen base
     from_network     all probes of a run's network:

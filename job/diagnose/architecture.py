@@ -23,7 +23,7 @@ _TIME_CONSTANTS = 10
 
 
 def check_batch_norm(run: Settings) -> Finding | None:
-    """Looks for a deep network that is trained without batch normalization."""
+    """Looks for a deep network without batch normalization."""
     if run["model.batch_norm"] or run.is_pretrained:
         return None
     seen = {
@@ -55,7 +55,7 @@ def check_replica_batch(run: Settings) -> Finding | None:
     return mistake(
         "replica_batch",
         f"{size} images share their statistics ({batch} per step,"
-        f" {replicas} replicas); below {_SMALL_BATCH} these are noise",
+        f" {replicas} replicas); below {_SMALL_BATCH} statistics are noise",
         fix=flag + " or --config.distribute.sync_batch_norm=true"
         if replicas > 1
         else "",
@@ -128,7 +128,7 @@ def check_preprocessing(run: Settings) -> Finding | None:
     return mistake(
         "preprocessing",
         f"preprocessing {run.preprocessing}; the weights expect BGR from 0 to"
-        " 255 less ImageNet's mean",
+        " 255 minus ImageNet's mean",
         cost=costs.PREPROCESSING,
         flags=("--config.model.preprocessing=auto",),
     )

@@ -93,7 +93,7 @@ def diagnose(
         builder.summary = (
             f"The budget is {run.train_steps:,} steps of"
             f" {run['global_batch_size']} images, {run.full_epochs:.2g} epochs"
-            f" of all 50,000. Measured: {expected}."
+            f" of all 50,000. Measured for comparison: {expected}."
         )
     for name, found in from_config.check_fields(run).items():
         builder.add(name, found)
@@ -167,7 +167,7 @@ def _create_settings(
     *,
     replicas: int,
 ) -> Settings:
-    """Returns what the checks need to know, with the results of the probes."""
+    """Returns the settings of a run, with the results of the probes."""
     stuck = builder.found("stuck_at_chance")
     learns = None
     if builder.found("learning_rate"):
@@ -200,7 +200,7 @@ def check_run(
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      run: What the checks know of the run.
+      run: Settings of the run.
       lines: Complete lines of metrics.jsonl.
       result: Contents of result.json. Empty if the run has not ended.
       data: Data set of the run.

@@ -51,7 +51,7 @@ def check_checkpoint(
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      run: What the checks know of the run.
+      run: Settings of the run.
       data: Data set of the run.
       workdir: Workdir of the run.
       lines: Complete lines of metrics.jsonl.
@@ -77,9 +77,9 @@ def check_checkpoint(
     )
     builder.add("memorized", from_run.check_gap(run, scores))
     builder.summary = (
-        f"{100 * scores.test:.1f}% of the images that it was not trained on"
-        f" are recognized, {100 * scores.train:.1f}% of the training images,"
-        f" after {step:,} of {run.train_steps:,} steps."
+        f"The accuracy is {100 * scores.test:.1f}% on other images and"
+        f" {100 * scores.train:.1f}% on training images after {step:,} of"
+        f" {run.train_steps:,} steps."
     )
     if not run.is_synthetic:
         epochs = run.full_epochs_of(step)

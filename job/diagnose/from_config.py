@@ -10,7 +10,7 @@ from job.diagnose import architecture, recipe
 from job.diagnose.finding import Finding
 from job.diagnose.settings import Settings
 
-# Checks by name, in the order of the report.
+# Name -> check, in the order of the report.
 CHECKS: dict[str, Callable[[Settings], Finding | None]] = {
     "no_batch_norm": architecture.check_batch_norm,
     "frozen_base": architecture.check_frozen_base,
@@ -30,6 +30,9 @@ CHECKS: dict[str, Callable[[Settings], Finding | None]] = {
 
 def check_fields(run: Settings) -> dict[str, Finding | None]:
     """Runs all checks of a config.
+
+    Args:
+      run: Settings of the run.
 
     Returns:
       Finding or None of each check, by its name.

@@ -173,11 +173,11 @@ def probe_dead_relus(
 
 
 def probe_other_rates(builder: ReportBuilder, trial: Trial) -> None:
-    """Trains a network that does not learn at other learning rates.
+    """Tries other learning rates on a network that does not learn.
 
     Args:
       builder: Collector of the findings.
-      trial: Network; it is reset.
+      trial: Network, which is reset.
     """
     config = trial.config
     for factor in _RATES:

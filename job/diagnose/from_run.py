@@ -59,7 +59,7 @@ class Scores:
 
     @property
     def gap(self) -> float:
-        """Points by which the training accuracy is above the other one."""
+        """Returns the training accuracy minus the test accuracy, in points."""
         return 100 * (self.train - self.test)
 
 
@@ -117,9 +117,9 @@ def check_diverged(
     """Looks for losses that are not finite.
 
     Args:
-      run: What the checks know of the run.
+      run: Settings of the run.
       lines: Lines of metrics.jsonl.
-      result: Content of result.json. Empty if the run has not ended.
+      result: Contents of result.json. Empty if the run has not ended.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
@@ -148,8 +148,9 @@ def check_gap(run: Settings, scores: Scores) -> Finding | None:
         flags = ("--config.augment.preset=strong", "--config.epochs=100")
     return mistake(
         "memorized",
-        f"accuracy {100 * scores.train:.1f} on training images,"
-        f" {100 * scores.test:.1f} on others: a gap of {scores.gap:.1f} points",
+        f"accuracy {100 * scores.train:.1f}% on training images and"
+        f" {100 * scores.test:.1f}% on others, a gap of {scores.gap:.1f}"
+        " points",
         title="The network has memorized its training images"
         + ("" if augmented else ", and augmentation is off"),
         flags=flags,
@@ -157,14 +158,15 @@ def check_gap(run: Settings, scores: Scores) -> Finding | None:
 
 
 def check_over_augmented(run: Settings, scores: Scores) -> Finding | None:
-    """Looks for augmentation that keeps a run from fitting its own images."""
+    """Looks for augmentation that prevents learning of the training images."""
     heavy = heavy_augmentation(run.augment)
     if len(heavy) < 2 or scores.train >= _LEARNED or scores.gap > _UNDERFIT_GAP:
         return None
     return mistake(
         "over_augmentation",
-        f"accuracy {100 * scores.train:.1f} on plain training images,"
-        f" {100 * scores.test:.1f} on others, with {', '.join(heavy)}",
+        f"accuracy {100 * scores.train:.1f}% on training images without"
+        f" augmentation and {100 * scores.test:.1f}% on others, with"
+        f" {', '.join(heavy)}",
         cost=costs.OVER_AUGMENTED,
         flags=light_augmentation(heavy),
     )
@@ -177,15 +179,15 @@ def check_underfit(
     if run.is_frozen or scores.train >= _UNDERFIT or scores.gap >= _GAP:
         return None
     train = [line["accuracy"] for line in lines if line["split"] == "train"]
-    seen = f"accuracy {100 * scores.train:.1f} on training images and"
-    seen += f" {100 * scores.test:.1f} on others after {scores.step:,} steps"
+    seen = f"accuracy {100 * scores.train:.1f}% on training images and"
+    seen += f" {100 * scores.test:.1f}% on others after {scores.step:,} steps"
     if len(train) > 2 and train[-1] > train[-len(train) // 3] + 0.01:
         seen += ", and the training accuracy was still rising"
     epochs = run.full_epochs_of(scores.step)
     return mistake(
         "underfit",
-        f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
-        f" 50,000; {costs.expected_accuracy(run['model.width'], epochs)}",
+        f"{seen}. These are {epochs:.2g} epochs of all 50,000 images;"
+        f" {costs.expected_accuracy(run['model.width'], epochs)}",
         flags=longer_run(
             max(8, 2 * math.ceil(epochs)),
             train_images=run["data.train_images"],

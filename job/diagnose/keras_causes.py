@@ -34,9 +34,9 @@ def check_rate(
 
     Args:
       builder: Collector of the findings.
-      trial: Model, and copies of it that can be trained.
-      accuracy: Accuracy of the model in %. None if it guesses or if there are
-        no images.
+      trial: Model, and trainer of its copies.
+      accuracy: Accuracy of the model in %. None if it guesses or without
+        images.
     """
     model, recipe = trial.model, trial.recipe
     if not recipe.optimizer or layers.has_frozen_base(model):
@@ -121,7 +121,7 @@ def explain_guessing(
 
     Args:
       builder: Collector of the findings.
-      trial: Model, and copies of it that can be trained.
+      trial: Model, and trainer of its copies.
       num_classes: Number of classes.
     """
     model, recipe, test = trial.model, trial.recipe, trial.test

@@ -93,8 +93,8 @@ def load(path: pathlib.Path) -> keras.Model:
     except Exception as error:
         # Any exception of a layer may arrive here.
         raise errors.DataError(
-            f"{where} cannot be loaded ({type(error).__name__}:"
-            f" {errors.first_line(error)})"
+            f"{where}: the model cannot be loaded ({type(error).__name__}:"
+            f" {errors.first_line(error)}). Fix: {_OTHER_FILES['']}"
         ) from None
     if problem := shape_problem(model):
         raise errors.DataError(f"{where}: the model {problem}")

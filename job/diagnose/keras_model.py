@@ -123,8 +123,7 @@ def check_model(
         the description and the weights are checked.
       train: Images that were used for training. If None, unknown.
       num_classes: Number of classes.
-      given: Reading in which the user gives the images to the model. None if
-        unknown.
+      given: Reading of the user's images. If None, unknown.
     """
     recipe = keras_recipe.read_recipe(model)
     imagenet = keras_layers.has_imagenet_weights(model)
@@ -194,15 +193,15 @@ def check_answers(
 
     Args:
       builder: Collector of the findings.
-      trial: Model, how it was compiled, and the reading of its images.
-      test: Images that it was not trained on.
-      train: Images that it was trained on, if known.
+      trial: Model with its recipe and the reading of its images.
+      test: Images that were not used for training.
+      train: Images that were used for training. If None, unknown.
       num_classes: Number of classes.
-      imagenet: Whether its first filters are those of ImageNet's VGG16.
-      given: Reading in which the user has the images, if known.
+      imagenet: Whether the first filters are those of ImageNet's VGG16.
+      given: Reading of the user's images. If None, unknown.
 
     Returns:
-      Accuracy on the test images in %. None if the model guesses.
+      Accuracy on the test images in %, or None if the model guesses.
     """
     model, recipe, reading = trial.model, trial.recipe, trial.reading
     outputs = scoring.answers(model, test.images, reading)
@@ -294,8 +293,8 @@ def check_statistics(builder: ReportBuilder, trial: Trial, test: Split) -> None:
 
     Args:
       builder: Collector of the findings.
-      trial: Model, which is left as it was, and the reading of its images.
-      test: Images that it was not trained on.
+      trial: Model, which is not changed, and the reading of its images.
+      test: Images that were not used for training.
     """
     model = trial.model
     if not layers.find(model, keras.layers.BatchNormalization):
@@ -329,9 +328,9 @@ def check_activity(
 
     Args:
       builder: Collector of the findings.
-      trial: Model, how it was compiled, and the reading of its images.
-      test: Images that it was not trained on.
-      order: Label of each of its classes.
+      trial: Model with its recipe and the reading of its images.
+      test: Images that were not used for training.
+      order: Label of each class of the model.
     """
     model = trial.model
     images = scoring.prepare(model, test.images[:_BATCH], trial.reading)

@@ -190,8 +190,8 @@ def check_scaling(
     ):
         findings["unscaled_pixels"] = mistake(
             "unscaled_pixels",
-            "the model knows most images with pixels from 0 to 255, and 0 of"
-            f" its {count} layers scale or normalize them",
+            "the model expects pixels from 0 to 255, and 0 of"
+            f" {count} layers scale or normalize them",
         )
     return findings
 

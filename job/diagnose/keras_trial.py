@@ -28,15 +28,15 @@ LEARNED = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Trains copies of a model at several learning rates.
+    """Trainer of copies of a model at several learning rates.
 
     Attributes:
-      model: Model of images.
-      recipe: How it was compiled.
-      train: Training images, 0 to 255, with their labels. None if there are no
-        images, so that nothing can be tried.
-      test: Images that accuracies are measured on.
-      reading: Reading in which the model is given its images.
+      model: Image classifier.
+      recipe: Compiled recipe of the model.
+      train: Training images, 0 to 255, and their labels. If None, no trial is
+        possible.
+      test: Images for the accuracy, and their labels.
+      reading: Reading of these images for the model.
     """
 
     model: keras.Model
@@ -56,7 +56,11 @@ class Trial:
         )
 
     def accuracy(self, rate: float) -> float:
-        """Returns the accuracy in % after some more steps at a rate."""
+        """Returns the accuracy in % after some more steps.
+
+        Args:
+          rate: Learning rate of the steps.
+        """
         assert self.test is not None
         steps = CONTINUED_STEPS
         copy = self._fit(rate, steps, self.reading, new=False)[0]

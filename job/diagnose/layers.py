@@ -37,7 +37,7 @@ def relu_layers(model: keras.Model) -> list[keras.Layer]:
 
 
 def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
-    """Returns the layers of some classes, in the order of the model."""
+    """Returns the layers of given classes, in the order of the model."""
     return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
 
 
@@ -45,10 +45,10 @@ def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
 def outputs_of(
     layers: Sequence[keras.Layer],
 ) -> Iterator[dict[keras.Layer, Any]]:
-    """Records what layers return.
+    """Records the outputs of layers.
 
     Args:
-      layers: Layers of a model or of its inner models, which may have the same
+      layers: Layers of a model or of its nested models, which may have equal
         names.
     """
     kept: dict[keras.Layer, Any] = {}
@@ -66,7 +66,7 @@ def outputs_of(
         yield kept
     finally:
         for layer in layers:
-            del layer.call  # The class has the method.
+            del layer.call  # The method of the class remains.
 
 
 def dead_fractions(

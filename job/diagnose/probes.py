@@ -229,8 +229,8 @@ def check_dead_relus(
     return mistake(
         "dead_relus",
         f"{fraction:.0%} of {worst}'s units are 0 for all of {images}"
-        f" images; {len(dead)} of {len(fractions)} layers are dead by"
-        f" {_DEAD:.0%} or more",
+        f" images; {len(dead)} of {len(fractions)} layers have {_DEAD:.0%} dead"
+        " units or more",
         fix=""
         if flags
         else "add BatchNormalization before each ReLU, or divide the learning"

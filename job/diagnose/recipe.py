@@ -83,7 +83,7 @@ def rule_of_thumb(
 def check_rate_rule(run: Settings) -> Finding | None:
     """Compares the peak learning rate with the rule for its batch size.
 
-    A head on a frozen base has no rule: the scale of its features decides.
+    A head on a frozen base has no rule, because its features have any scale.
     """
     optimizer, rate = run["optimizer.name"], run["optimizer.peak_learning_rate"]
     batch_size, batch_norm = run["global_batch_size"], run["model.batch_norm"]
@@ -186,7 +186,7 @@ def check_constant_rate(run: Settings) -> Finding | None:
 
 
 def check_warmup(run: Settings) -> Finding | None:
-    """Looks for a high rate of SGD without a warm-up, in a short run."""
+    """Looks for SGD without a warm-up in a short run."""
     if (
         run.is_frozen
         or run["optimizer.name"] != "sgd"
@@ -208,8 +208,8 @@ def check_augmentation(run: Settings) -> Finding | None:
         return None
     return mistake(
         "no_augmentation",
-        f"flip none and {len(augmentation.strengths(run.augment))} strengths"
-        " of 0",
+        "the flip is none, and"
+        f" {len(augmentation.strengths(run.augment))} strengths are 0",
         cost=costs.NO_AUGMENTATION_SYNTHETIC
         if run.is_synthetic
         else costs.NO_AUGMENTATION,
@@ -268,8 +268,8 @@ def check_budget(run: Settings) -> Finding | None:
         return None
     return mistake(
         "short_run",
-        f"{run.train_steps:,} steps show as many images as {epochs:.2g} epochs"
-        f" of all 50,000; {costs.expected_accuracy(width, epochs)}",
+        f"{run.train_steps:,} steps are {epochs:.2g} epochs of all 50,000"
+        f" images; {costs.expected_accuracy(width, epochs)}",
         flags=longer_run(8, train_images=run["data.train_images"]),
     )
 

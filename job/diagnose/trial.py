@@ -1,7 +1,7 @@
 """Training of a run's network for a few steps, with a reset.
 
     trial = Trial(config, plan, batch, precision="float32", ...)
-    trial.step(0.1)                     # the batch's loss before the step
+    trial.step(0.1)                     # loss before the step
     trial.reset()
 
 The step is that of the job (`job.training.step`), on one device, without
@@ -28,7 +28,7 @@ _Array = npt.NDArray
 
 
 class Trial:
-    """Trains a run's network on one batch.
+    """Trainer of a run's network on one batch.
 
     Attributes:
       config: Config of the run.
@@ -51,11 +51,10 @@ class Trial:
 
         Args:
           config: Config of the run.
-          plan: Plan of the run: which blocks are trained, and the ratio of
-            their learning rates to the run's.
+          plan: Plan of the run, with its trainable blocks and learning rates.
           batch: Images of every step.
           precision: Precision of the trial: float32, bfloat16 or float16.
-          first_weights: Weights that are not initialized at random; see
+          first_weights: Initial weights that are not random; see
             `build.first_weights`.
           num_classes: Number of classes.
         """
@@ -64,7 +63,7 @@ class Trial:
         self.num_classes = num_classes
         self.rate = config.optimizer.peak_learning_rate
         if config.optimizer.name == "sgd":
-            # The linear rule, for the smaller batch.
+            # The linear rule gives the learning rate for the smaller batch.
             self.rate *= len(batch) / config.global_batch_size
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
@@ -112,7 +111,7 @@ class Trial:
             trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=len(batch),
-            # The layers are those of the run, so that the speed is comparable.
+            # XLA is used as in the run, because a probe compares two trials.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 

@@ -180,18 +180,14 @@ def test_export_that_differs_is_not_published(split, tmp_path):
     assert not (folder / "old").exists()
     assert 0 <= first <= export.TOLERANCE
     # The resize differs from that of the network.
-    with pytest.raises(
-        errors.JobError, match="saved_model: a probability differs"
-    ):
+    with pytest.raises(errors.JobError, match="saved_model: a probability"):
         export.export(network, resize, folder, "second", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
     # The state is that after a kill between two renames.
     (tmp_path / ".export-killed").mkdir()
     folder.rename(tmp_path / ".export-killed-old")
-    with pytest.raises(
-        errors.JobError, match="saved_model: a probability differs"
-    ):
+    with pytest.raises(errors.JobError, match="saved_model: a probability"):
         export.export(network, resize, folder, "third", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
