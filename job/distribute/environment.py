@@ -1,11 +1,11 @@
-"""Workers and GPUs that the environment sets.
+"""Workers and required GPUs, from environment variables.
 
     cluster = from_environment(os.environ)
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
-The workers come from TF_CONFIG or an Indexed Job; each is a process with the
-same command line. Imports no TensorFlow, so
-that a wrong variable ends the job immediately.
+The workers come from TF_CONFIG or an Indexed Job. Each is a process with the
+same command line. The module does not import TensorFlow, so that a wrong
+variable ends the job immediately.
 """
 
 import dataclasses
@@ -161,8 +161,11 @@ class Cluster:
 def required_gpus(environment: Mapping[str, str]) -> int:
     """Returns the number of GPUs in JOB_REQUIRE_GPUS.
 
-    GPU images set the variable. It is not a flag, because a user's own
-    arguments replace those of the image.
+    GPU images set the variable. It is not a flag, because the arguments of a
+    user replace those of the image.
+
+    Args:
+      environment: Environment variables by name.
 
     Raises:
       ConfigError: The variable is not a number.

@@ -108,11 +108,11 @@ def create_strategy(
 
 
 def configure_gpus() -> None:
-    """Makes GPUs compute in float32 and take memory as they need it."""
-    # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
+    """Configures GPUs for float32 and for memory that grows on demand."""
+    # By default recent GPUs compute float32 as TF32, with 10 bits of mantissa.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
-        # A GPU that is in use already stays as it is.
+        # The setting of a GPU in use cannot change.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
 

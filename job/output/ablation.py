@@ -1,6 +1,6 @@
 """Record of an ablation: its runs and their folders.
 
-    record, note = ablation.inspect(workdir)   # None: no ablation
+    record, note = ablation.inspect(workdir)   # None without an ablation
     for variant in record.variants:
         folder = ablation.run_folder(workdir, variant, record.seeds[0])
 

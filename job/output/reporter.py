@@ -89,16 +89,16 @@ class Reporter:
         images_per_second: float,
         learning_rate: float | None = None,
     ) -> None:
-        """Writes training metrics since the last line, or an evaluation.
+        """Writes the training metrics since the last line, or an evaluation.
 
         Args:
           step: Number of completed steps.
-          split: Name of the split: train, or that of the evaluation.
-          loss: Mean loss; in training with label smoothing.
+          split: Name of the split: train, test or validation.
+          loss: Mean loss, in training with label smoothing.
           accuracy: Mean accuracy, 0 to 1.
           images_per_second: Throughput since the last line, or of the
             evaluation.
-          learning_rate: Learning rate of the last step; None in evaluations.
+          learning_rate: Learning rate of the last step. None in an evaluation.
         """
         self.log.write(
             {

@@ -169,7 +169,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def finished(workdir: Workdir, fields: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the result in `workdir`; None unless it is that of `fields`.
+    """Returns the result in `workdir`, or None unless it matches `fields`.
 
     Args:
       workdir: Workdir of the run.

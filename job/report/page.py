@@ -31,7 +31,7 @@ _LOW_ACCURACY = 30.0
 
 
 def write(workdir: Workdir) -> pathlib.Path:
-    """Writes the page of a run into its workdir; returns the page's path.
+    """Writes the page of a run into its workdir and returns its path.
 
     Args:
       workdir: Workdir of the run, finished or not.

@@ -165,7 +165,7 @@ def _inspect_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
 def _read_png(path: pathlib.Path) -> bytes | None:
     content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
     if content is not None and not content.startswith(_PNG):
-        raise reader.DamagedError(f"{path} is not a PNG file")
+        raise reader.DamagedError(f"{path}: the file is not a PNG file")
     return content
 
 

@@ -86,9 +86,10 @@ def unreached_phases(plan: Plan) -> Iterator[str]:
     for phase in plan.phases:
         if phase.first_step >= plan.train_steps:
             yield (
-                f"the run ends at step {plan.train_steps}, before the phase"
-                f" that starts at step {phase.first_step}: {phase.input_size}"
-                f" pixels, training {', '.join(sorted(phase.trainable_blocks))}"
+                f"Omitting the phase from step {phase.first_step} on"
+                f" ({phase.input_size} pixels, training"
+                f" {', '.join(sorted(phase.trainable_blocks))}), because the"
+                f" run ends at step {plan.train_steps}"
             )
 
 

@@ -34,11 +34,11 @@ class Supervisor:
         stop: StopRequest,
         watchdog: Watchdog | None = None,
     ) -> None:
-        """Combines the two, for a run of one worker.
+        """Combines both, for a run of a single worker.
 
         Args:
           stop: Stop request of this process.
-          watchdog: Watchdog of this process. If None, nothing is watched.
+          watchdog: Watchdog of this process. If None, a hang is not detected.
         """
         self.stop = stop
         self.watchdog = watchdog or Watchdog(0.0)
