@@ -4,11 +4,11 @@
         ARGS=--config.model.weights=PATH
 
 Without ARGS, ImageNet's weights are downloaded. As in the answer's listing, the
-head is a dense layer of 128 units and the logits, on 512 features of a 1 x 1
-feature map. Adam trains it. The listing trains for 10 epochs of batch 32 and
-does not preprocess the pixels, while this config trains for 20 epochs of batch
-128. The accuracy is higher than that of `configs/naive.py`, but far below that
-of `configs/transfer.py`. At 32 pixels the inputs of the last blocks hardly
+head is a dense layer of 128 units and the logits. Adam trains it on 512
+features of a 1 x 1 feature map. The listing trains for 10 epochs of batch 32
+and does not preprocess the pixels, while this config trains for 20 epochs of
+batch 128. The accuracy is higher than that of `configs/naive.py`, but far below
+that of `configs/transfer.py`. At 32 pixels the inputs of the last blocks hardly
 resemble those of their training.
 """
 

@@ -3,8 +3,7 @@
     augment = make_augment(create_operations(fields), seed=0, ...)
     images, share = augment(batch, step, replica)
 
-XLA also compiles the random draws, except those from a gamma distribution, for
-which it has no kernel.
+XLA also compiles the random draws, except those from a gamma distribution.
 """
 
 from collections.abc import Callable, Sequence

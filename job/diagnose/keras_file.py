@@ -5,9 +5,9 @@
 
 A .keras file is a zip archive with a description of layers and their weights.
 It is read in Keras' safe mode. A Lambda, a custom object or a wrapped model of
-another library would run code of the file's author, so a file with classes from
-outside Keras is refused. HDF5 files, SavedModel folders and pickles are refused
-too.
+another library would run code of the file's author. A file with classes from
+outside Keras is therefore refused, as are HDF5 files, SavedModel folders and
+pickles.
 """
 
 import json
