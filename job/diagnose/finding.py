@@ -52,6 +52,8 @@ class Cost:
         """Returns the cost as text."""
         if self.points is None:
             return f"not measured ({self.source})"
+        if self.points == 0:
+            return f"none ({self.source})"
         if self.points < NOISE:
             return f"within noise ({self.source})"
         return f"{self.points:.1f} points ({self.source})"

@@ -3,15 +3,18 @@
 images, given = to_pixels(x)            # RGB, 0 to 255, and their reading
 labels = read_labels(y, one_hot_loss=False)
 check_balance(labels.labels, num_classes=labels.num_classes)
+check_pairs(test, train, num_classes=10)
 """
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from job import errors
+from job.data.dataset import Split
 from job.diagnose.finding import Finding, mistake
 from job.diagnose.pixels import SCALES, Reading, own_reading
 
@@ -21,6 +24,13 @@ _Array = npt.NDArray
 # difference in standard deviations of a random draw, because a small random
 # sample is never balanced.
 _IMBALANCE, _DEVIATIONS = 1.5, 6.0
+# Range of the number of images of the linear classifier.
+_FEWEST, _MOST = 500, 3200
+# Height of the images of the linear classifier, and its L2 penalty.
+_HEIGHT, _PENALTY = 8, 1.0
+# Standard errors above guessing up to which pairs do not fit, and from which
+# they do.
+_GUESSES, _FITS = 4.0, 8.0
 
 
 def load_array(path: pathlib.Path, flag: str) -> _Array:
@@ -34,13 +44,24 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
       DataError: The file is absent or damaged, or contains Python objects.
     """
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise errors.DataError(
+            f"--{flag}={path}: the file does not exist. Fix: correct the path"
+        ) from None
     except (OSError, ValueError, EOFError, MemoryError) as error:
         raise errors.DataError(
             f"--{flag}={path}: the file is not a .npy file of numbers"
             f" ({type(error).__name__}). Fix: write it by"
             f' numpy.save("{flag}.npy", {flag})'
         ) from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise errors.DataError(
+            f"--{flag}={path}: the file is an .npz archive. Fix: write one of"
+            f' its arrays by numpy.save("{flag}.npy", archive["x"])'
+        )
+    return array
 
 
 def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
@@ -122,9 +143,12 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
     y = np.asarray(y)
     one_hot = y.ndim == 2 and y.shape[1] > 1
     if y.ndim not in (1, 2) or not len(y) or y.dtype.kind not in "uifb":
+        fix = "pass the number of each class"
+        if y.dtype.kind in "USO" and y.ndim == 1:
+            fix = "pass numpy.unique(labels, return_inverse=True)[1]"
         raise ValueError(
             f"the labels are {y.dtype} {list(y.shape)}, not integers [n] or"
-            " one-hot [n, classes]. Fix: pass the number of each class"
+            f" one-hot [n, classes]. Fix: {fix}"
         )
     wrong, fix = [], ""
     if one_hot:
@@ -158,6 +182,88 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
     return Labels(labels.astype(np.int64), num_classes, found)
 
 
+def read_pairs(
+    x: _Array,
+    y: _Array,
+    *,
+    one_hot_loss: bool | None,
+    kind: str = "",
+    most: int | None = None,
+) -> tuple[Split, Reading | None, Labels]:
+    """Reads images and their labels; see `to_pixels` and `read_labels`.
+
+    Args:
+      x: Images, [n, h, w, 3], in any usual scale.
+      y: Labels of these images.
+      one_hot_loss: Whether the loss takes one-hot labels. If None, unknown.
+      kind: Word for the images, with a space, for errors.
+      most: Size of a random sample of the images. If None, all of them.
+
+    Returns:
+      Images, 0 to 255, with their labels; reading of the images; all labels.
+
+    Raises:
+      ValueError: The arrays are not images and their labels.
+    """
+    x = _to_array(x)
+    known = read_labels(y, one_hot_loss=one_hot_loss)
+    labels = known.labels
+    if x.ndim and len(x) and len(x) != len(labels):
+        raise ValueError(
+            f"{len(x):,} {kind}images, but {len(labels):,} labels. Fix: pass"
+            " one label per image"
+        )
+    if most and x.ndim:
+        # A sorted array would begin with the images of one class.
+        order = np.random.default_rng(0).permutation(len(labels))[:most]
+        x, labels = x[order], labels[order]
+    pixels, given = to_pixels(x)
+    return Split(pixels, labels), given, known
+
+
+def _to_array(x: Any) -> _Array:
+    if hasattr(x, "as_numpy_iterator"):
+        raise ValueError(
+            "the images are a tf.data.Dataset. Fix: pass arrays, such as"
+            " np.concatenate([x for x, y in dataset]) of a dataset of batches"
+        )
+    return np.asarray(x)
+
+
+def read_training(
+    train: tuple[_Array, _Array],
+    *,
+    one_hot_loss: bool | None,
+    size: tuple[int, ...],
+) -> tuple[Split, Labels]:
+    """Reads a random sample of the training images; see `read_pairs`.
+
+    Args:
+      train: Images and labels of the user.
+      one_hot_loss: Whether the loss takes one-hot labels. If None, unknown.
+      size: Height and width of the test images.
+
+    Raises:
+      ValueError: These are not images and labels, or of another size.
+    """
+    if not isinstance(train, tuple | list) or len(train) != 2:
+        raise ValueError("train is not a pair. Fix: pass train=(x, y)")
+    split, _, known = read_pairs(
+        *train, one_hot_loss=one_hot_loss, kind="training ", most=_MOST
+    )
+    if split.images.shape[1:3] != size:
+        raise ValueError(
+            f"the training images are {list(split.images.shape)}, but the test"
+            f" images have {size[0]} x {size[1]} pixels. Fix: resize one of the"
+            " two"
+        )
+    if known.finding:
+        seen = f"training labels: {known.finding.evidence}"
+        found = dataclasses.replace(known.finding, evidence=seen)
+        known = dataclasses.replace(known, finding=found)
+    return split, known
+
+
 def check_balance(labels: _Array, *, num_classes: int) -> Finding | None:
     """Looks for classes with many more images than others.
 
@@ -175,3 +281,95 @@ def check_balance(labels: _Array, *, num_classes: int) -> Finding | None:
         f"class {counts.argmax()} has {most:,} images, class"
         f" {counts.argmin()} has {fewest:,}",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearFit:
+    """Accuracy of a linear classifier of the pixels, by cross-validation.
+
+    Attributes:
+      accuracy: Accuracy in %.
+      images: Number of images.
+      errors: Standard errors by which it is above the largest class.
+    """
+
+    accuracy: float
+    images: int
+    errors: float
+
+    @property
+    def is_above_guessing(self) -> bool:
+        """Returns whether the labels may fit the images."""
+        return self.errors > _GUESSES
+
+    def __str__(self) -> str:
+        """Returns the accuracy as text, without the kind of the images."""
+        return f"{self.accuracy:.1f}% of {self.images:,} images"
+
+
+def check_pairs(
+    test: Split, train: Split, *, num_classes: int
+) -> Finding | None:
+    """Looks for labels in another order than their images.
+
+    A linear classifier of the pixels needs no learning rate. If it learns only
+    one of two sets of equal size, the labels of the other one do not fit.
+
+    Args:
+      test: Test images with labels.
+      train: Training images with labels.
+      num_classes: Number of classes.
+
+    Returns:
+      Finding, or None if both sets fit, neither does, or they are too small.
+    """
+    rows = np.arange(min(len(test), len(train)))
+    tested = fit_linearly(test.take(rows), num_classes=num_classes)
+    trained = fit_linearly(train.take(rows), num_classes=num_classes)
+    if not tested or not trained:
+        return None
+    low, high = sorted((tested.errors, trained.errors))
+    if low > _GUESSES or high < _FITS:
+        return None
+    return mistake(
+        "shuffled_labels",
+        f"a linear classifier of the pixels recognizes {trained} for training"
+        f" and {tested} for testing, by two-fold cross-validation",
+    )
+
+
+def fit_linearly(split: Split, *, num_classes: int) -> LinearFit | None:
+    """Fits ridge regression to one half of the images and tests the other one.
+
+    Args:
+      split: Images with labels. At most 3,200 are used.
+      num_classes: Number of classes.
+
+    Returns:
+      Result for both halves, or None for fewer than 500 images or smaller ones
+      than 8 x 8 pixels.
+    """
+    # The classes of neighboring images may depend on each other.
+    order = np.random.default_rng(0).permutation(min(len(split), _MOST))
+    images, labels = split.images[order], split.labels[order]
+    count, height, width = images.shape[:3]
+    if count < _FEWEST or min(height, width) < _HEIGHT:
+        return None
+    rows, columns = height // _HEIGHT, width // _HEIGHT
+    images = images[:, : rows * _HEIGHT, : columns * _HEIGHT]
+    blocks = images.reshape(count, _HEIGHT, rows, _HEIGHT, columns, 3)
+    pixels = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(count, -1)
+    pixels = (pixels - pixels.mean(axis=0)) / (pixels.std(axis=0) + 1e-6)
+    ones = np.ones((count, 1), np.float32)
+    features = np.concatenate([pixels, pixels**2 - 1, ones], axis=1)
+    targets = np.eye(num_classes, dtype=np.float32)[labels]
+    hits = 0
+    for half in (0, 1):
+        x, y = features[half::2], targets[half::2]
+        penalty = _PENALTY * len(x) * np.eye(x.shape[1], dtype=np.float32)
+        weights = np.linalg.solve(x.T @ x + penalty, x.T @ y)
+        answers = (features[1 - half :: 2] @ weights).argmax(axis=1)
+        hits += int((answers == labels[1 - half :: 2]).sum())
+    chance = float(np.bincount(labels).max()) / count
+    error = max(1e-6, (chance * (1 - chance) / count) ** 0.5)
+    return LinearFit(100 * hits / count, count, (hits / count - chance) / error)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from job.diagnose import (
+    from_data,
     keras_outputs,
     keras_recipe,
     layers,
@@ -23,6 +24,9 @@ from job.diagnose.report_builder import ReportBuilder
 _GOOD = 90
 # Accuracy in % that learning rates far outside of the usual range do not reach.
 _LEARNED_MUCH = 50
+# Ratio of two gains from which a learning rate is better. Two seeds of a learning
+# rate that learns differ by less.
+_RATIO = 2.0
 # Number of steps below which a low accuracy has no other cause.
 _FEW_STEPS = 150
 
@@ -52,7 +56,8 @@ def check_rate(
         return
     near, far = bounds
     assert recipe.rate is not None
-    builder.add("learning_rate", None)
+    if accuracy is not None or trial.test is None:
+        builder.add("learning_rate", None)
     if near[0] <= recipe.rate <= near[1] or (accuracy or 0) > _GOOD:
         return
     is_far = not 0.99 * far[0] <= recipe.rate <= 1.01 * far[1]
@@ -66,13 +71,15 @@ def check_rate(
         if not is_far:
             return
     elif accuracy is None:
-        own, other = trial.loss(recipe.rate), trial.loss(better)
-        if (other < LEARNED or own >= other) and not is_far:
+        # An unusual learning rate at which one of two copies learns is wrong.
+        own, other = trial.worst_gain(recipe.rate), trial.best_gain(better)
+        is_better = other >= LEARNED and other > _RATIO * own
+        if not is_better and not is_far:
             return
-        if other > own:
+        if is_better:
             seen += (
-                f". In 100 steps of a new copy the loss falls by {other:.2f} at"
-                f" {better:g} and by {own:.2f} at {recipe.rate:.2g}"
+                f". At {better:g} {_describe(other)}, at {recipe.rate:.2g}"
+                f" {_describe(own)}"
             )
     else:
         own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
@@ -135,34 +142,52 @@ def explain_guessing(
     certain = float(np.median(outputs.max(axis=1))) > 0.5
     seen = "the answers vary and are correct only by chance"
     if only is not None:
-        seen = f"nearly all of {len(outputs)} images get class {only}"
+        seen = f"nearly all of {len(outputs)} images are recognized as class"
+        seen += f" {only}"
     name = "at_chance"
-    falls = None
+    gain = None
     if trial.is_possible:
         assert recipe.rate is not None
-        falls = trial.loss(recipe.rate)
-        seen += f"; a new copy's loss falls by {falls:.2f} in 100 steps"
+        gain = trial.best_gain(recipe.rate)
+        seen += f"; {_describe(gain)}"
     if only == num_classes - 1 and certain:
         name = "not_shuffled"
         seen += "; this last class was that of the last training images"
-    elif falls is not None and falls >= LEARNED:
-        twice = 1.0
+    elif gain is not None and gain >= LEARNED:
+        builder.add("learning_rate", None)
+        twice = gain
         if usual.scale == "raw":
-            twice = trial.loss(recipe.rate or 0.0, Reading("unit"))
-        if twice < min(LEARNED, falls / 2):
-            seen += f", or by {twice:.2f} if its pixels are divided by 255"
+            twice = trial.gain(recipe.rate or 0.0, Reading("unit"))
+        if twice < min(LEARNED, gain / 2):
+            seen += f"; if the pixels are divided by 255, {_describe(twice)}"
             builder.add("scaled_twice", mistake("scaled_twice", seen))
             return
         name = "shuffled_labels"
         seen += ", so network and learning rate can learn these images"
-    elif falls is not None:
-        for factor in (0.1, 0.01, 10.0):
-            rate = (recipe.rate or 0.0) * factor
-            if trial.loss(rate) >= LEARNED:
-                seen += f", and at {rate:.2g} by more than {LEARNED}"
+    elif gain is not None:
+        rates = [(recipe.rate or 0.0) * factor for factor in (0.1, 0.01, 10.0)]
+        for rate in rates:
+            other = trial.gain(rate)
+            if other >= LEARNED and other > _RATIO * gain:
+                seen += f". At {rate:.2g} {_describe(other)}"
                 found = keras_recipe.learning_rate_finding(
                     recipe, rate, network="", seen=seen, deep=False
                 )
                 builder.add("learning_rate", found)
                 return
+        listed = ", ".join(f"{rate:.2g}" for rate in rates)
+        seen += f"; nor does it learn at {listed}"
+        assert trial.train is not None
+        linear = from_data.fit_linearly(trial.train, num_classes=num_classes)
+        if linear and not linear.is_above_guessing:
+            name = "shuffled_labels"
+            seen += f"; a linear classifier recognizes {linear}"
     builder.add(name, mistake(name, seen))
+
+
+def _describe(gain: float) -> str:
+    """Describes the gain of a new copy; see `Trial.gain`."""
+    text = "after 100 steps the loss of a new copy is"
+    if gain < 0.005:
+        return f"{text} not below that of guessing"
+    return f"{text} {gain:.2f} below that of guessing"

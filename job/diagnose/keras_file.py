@@ -80,7 +80,10 @@ def load(path: pathlib.Path) -> keras.Model:
     if refused := _foreign_class(config):
         hint = _IN_MEMORY
         if refused.endswith("Lambda"):
-            hint = "Fix: use keras.layers.Rescaling(1 / 255) instead"
+            hint = (
+                "Fix: use keras.layers.Rescaling(1 / 255) instead, or run"
+                " job.diagnose.diagnose_model in the script"
+            )
         raise errors.DataError(
             f"{where}: {refused} is code of the file's author and is not run."
             f" {hint}"

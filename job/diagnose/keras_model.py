@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from job.data.dataset import Split
 from job.diagnose import (
-    costs,
     from_data,
     keras_file,
     keras_layers,
@@ -27,13 +26,11 @@ from job.diagnose import (
     scoring,
 )
 from job.diagnose.finding import Finding, Report
-from job.diagnose.from_run import check_running_moments
 from job.diagnose.keras_causes import (
     check_length,
     check_rate,
     explain_guessing,
 )
-from job.diagnose.keras_recipe import Recipe
 from job.diagnose.keras_trial import Trial
 from job.diagnose.pixels import Reading
 from job.diagnose.report_builder import ReportBuilder
@@ -46,8 +43,8 @@ _WORK, _FEWEST, _MOST = 4e10, 96, 600
 _LOW = 50
 # Number of training images of a trial.
 _TRIAL_IMAGES = 3200
-# Number of images for the activity of layers, and for batch statistics.
-_BATCH, _STATISTICS_IMAGES = 64, 192
+# Number of images for the activity of layers.
+_BATCH = 64
 
 
 def diagnose(
@@ -76,33 +73,34 @@ def diagnose(
       ValueError: The model is not a classifier of images, or the arrays are
         not images and labels.
     """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"the model is a {type(model).__name__}, not a Keras model. Fix:"
+            " pass keras.models.load_model(path)"
+        )
     builder = ReportBuilder(poll, seconds=60.0)
     if problem := keras_file.shape_problem(model):
         raise ValueError(f"the model {problem}")
     recipe = keras_recipe.read_recipe(model)
-    images, given = from_data.to_pixels(x)
-    checked = from_data.read_labels(y, one_hot_loss=_takes_one_hot(recipe))
-    builder.add("labels", checked.finding)
-    num_classes = checked.num_classes
+    one_hot = recipe.is_one_hot if "categorical" in recipe.loss else None
+    test, given, known = from_data.read_pairs(x, y, one_hot_loss=one_hot)
+    builder.add("labels", known.finding)
+    num_classes = known.num_classes
     builder.add(
         "balance",
-        from_data.check_balance(checked.labels, num_classes=num_classes),
+        from_data.check_balance(known.labels, num_classes=num_classes),
     )
-    test = Split(images, checked.labels)
     trained = None
     if train is not None:
-        trained = Split(
-            from_data.to_pixels(train[0])[0],
-            from_data.read_labels(train[1]).labels,
+        trained, known = from_data.read_training(
+            train, one_hot_loss=one_hot, size=test.images.shape[1:3]
         )
+        builder.add("labels", known.finding)
+        num_classes = max(num_classes, known.num_classes)
     check_model(
         builder, model, test, trained, num_classes=num_classes, given=given
     )
     return builder.report()
-
-
-def _takes_one_hot(recipe: Recipe) -> bool | None:
-    return recipe.is_one_hot if "categorical" in recipe.loss else None
 
 
 def check_model(
@@ -132,14 +130,31 @@ def check_model(
     )
     if test is None:
         check_rate(builder, Trial(model, recipe), None)
+        builder.summary = "Only the layers, the weights and the recipe were"
+        builder.summary += " checked."
         builder.skip(
             "no images. Fix: set DATA=DIR, or --images and --labels", "accuracy"
         )
     elif not (builder.found("diverged") or builder.found("not_trained")):
         count = _count(model)
         rng = np.random.default_rng(0)
-        test = test.take(rng.permutation(len(test))[:count])
+        test = test.take(rng.permutation(len(test))[:_TRIAL_IMAGES])
+        if train:
+            found = from_data.check_pairs(test, train, num_classes=num_classes)
+            builder.add("shuffled_labels", found)
+        size, taken = test.images.shape[1:3], scoring.input_size(model)
+        if size != taken:
+            builder.facts["size"] = (
+                f"the model takes {taken[0]} x {taken[1]} pixels, to which the"
+                f" images of {size[0]} x {size[1]} were resized"
+            )
+        # Copies of the model do not learn from labels that do not fit.
         known = train or test
+        first = None
+        if not builder.found("shuffled_labels"):
+            rows = rng.permutation(len(known))[:_TRIAL_IMAGES]
+            first = known.take(rows)
+        test = test.take(np.arange(min(count, len(test))))
         sample = known.take(np.arange(min(count, len(known))))
         reading = keras_outputs.find_reading(
             model,
@@ -150,7 +165,6 @@ def check_model(
             num_classes=num_classes,
             poll=builder.poll,
         )
-        first = known.take(np.arange(min(_TRIAL_IMAGES, len(known))))
         trial = Trial(model, recipe, first, test, reading)
         accuracy = check_answers(
             builder,
@@ -227,13 +241,28 @@ def check_answers(
 
     score = accuracy(test)
     train_score = accuracy(train) if train else None
-    _summarize(builder, recipe, score, train_score, num_classes)
+    if train_score is None:
+        builder.skip(
+            "no training images. Fix: call diagnose_model(model, x, y,"
+            " train=(x_train, y_train))",
+            "memorized",
+        )
+    given_outputs = scoring.answers(model, test.images, given or reading)
+    _summarize(
+        builder,
+        trial,
+        score,
+        train_score,
+        given=scoring.top_1(given_outputs, test.labels),
+    )
     findings = {
         "regularization": keras_layers.check_regularization(
             model, train_accuracy=score if train_score is None else train_score
         )
     }
-    check_statistics(builder, trial, test)
+    if layers.find(model, keras.layers.BatchNormalization):
+        found = keras_outputs.check_statistics(model, test, reading)
+        builder.add("running_moments", found)
     learned = keras_outputs.has_learned(
         max(score, train_score or 0), num_classes
     )
@@ -268,57 +297,33 @@ def check_answers(
 
 def _summarize(
     builder: ReportBuilder,
-    recipe: Recipe,
+    trial: Trial,
     test: float,
     train: float | None,
-    num_classes: int,
+    *,
+    given: float,
 ) -> None:
-    """Writes the sentence on the accuracy."""
-    text = f"The accuracy is {test:.1f}% on test images"
-    if train is not None:
-        text += f" and {train:.1f}% on training images"
-    if recipe.steps:
-        text += f" after {recipe.steps:,} steps"
-    text += "."
-    if num_classes == 10 and test < 85:
-        text += (
-            " Measured for comparison, with 195 steps of 256 images per epoch:"
-            f" {costs.expected_accuracy(0.5, 8)}."
-        )
-    builder.summary = text
-
-
-def check_statistics(builder: ReportBuilder, trial: Trial, test: Split) -> None:
-    """Compares the moving statistics of batch normalization with a batch's.
+    """Writes the sentence on the accuracy.
 
     Args:
       builder: Collector of the findings.
-      trial: Model, which is not changed, and the reading of its images.
-      test: Images that were not used for training.
+      trial: Model with the reading and the number of its test images.
+      test: Accuracy on test images in %, with the best order of the classes.
+      train: Accuracy on training images in %. If None, unknown.
+      given: Accuracy on the test images as the user has them, in %.
     """
-    model = trial.model
-    if not layers.find(model, keras.layers.BatchNormalization):
-        return
-    split = test.take(np.arange(min(_STATISTICS_IMAGES, len(test))))
-    images = scoring.prepare(model, split.images, trial.reading)
-    kept = model.get_weights()
-    by_batch, by_running = (
-        scoring.top_1(
-            np.asarray(model(images, training=training), np.float32),
-            split.labels,
-        )
-        for training in (True, False)
-    )
-    # A call in training mode updates the moving statistics.
-    model.set_weights(kept)
-    builder.add(
-        "running_moments",
-        check_running_moments(
-            by_batch=by_batch / 100,
-            by_running=by_running / 100,
-            images=len(images),
-        ),
-    )
+    assert trial.test is not None
+    text = f"The accuracy is {test:.1f}% on {len(trial.test):,} test images"
+    if abs(test - given) >= 1:
+        text = f"{given:.1f}% of {len(trial.test):,} test images are recognized"
+        text += f" as given, and {test:.1f}% as {trial.reading}"
+        if builder.found("class_order"):
+            text += " with the classes in another order"
+    if train is not None:
+        text += f", and {train:.1f}% on training images"
+    if trial.recipe.steps:
+        text += f", after {trial.recipe.steps:,} steps"
+    builder.summary = f"{text}."
 
 
 def check_activity(

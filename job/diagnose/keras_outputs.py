@@ -14,6 +14,7 @@ import numpy.typing as npt
 from job.data.dataset import Split
 from job.diagnose import costs, layers, scoring
 from job.diagnose.finding import Finding, mistake
+from job.diagnose.from_run import check_running_moments
 from job.diagnose.pixels import LAYOUTS, SCALES, Reading, own_reading
 
 _Array = npt.NDArray
@@ -29,6 +30,17 @@ _LEARNED = 6.0
 # Gap between training and test accuracy from which a model has memorized its
 # training images, in points.
 _GAP = 15.0
+# Number of images for batch statistics.
+_STATISTICS_IMAGES = 192
+# Python expression of each scale of `SCALES`, for RGB pixels x from 0 to 255.
+_EXPRESSIONS = {
+    "raw": "x",
+    "unit": "x / 255",
+    "symmetric": "x / 127.5 - 1",
+    "standardize": "(x - mean) / std",
+    "caffe": 'keras.applications.vgg16.preprocess_input(x.astype("float32"))',
+    "twice": "x / 255 / 255",
+}
 # Fraction of the answers from which a class is the only one, and ratio to the
 # mean probability below which a class is unknown to the model.
 _ONE_CLASS, _UNKNOWN = 0.9, 0.1
@@ -214,6 +226,38 @@ def check_input_scale(
         f"the accuracy is {seen:.1f}% on the given pixels, {given}, and"
         f" {best:.1f}% on {reading}",
         cost=costs.of_this_model(best - seen, "on these images"),
+        fix=f"call model.predict({_EXPRESSIONS[reading.scale]}) and"
+        " model.evaluate likewise, where x are pixels from 0 to 255, or make"
+        " keras.layers.Rescaling the first layer and train again",
+    )
+
+
+def check_statistics(
+    model: keras.Model, split: Split, reading: Reading
+) -> Finding | None:
+    """Compares the moving statistics of batch normalization with a batch's.
+
+    Args:
+      model: Image classifier with batch normalization, which is not changed.
+      split: Images that were not used for training.
+      reading: Reading of these images for the model.
+    """
+    split = split.take(np.arange(min(_STATISTICS_IMAGES, len(split))))
+    images = scoring.prepare(model, split.images, reading)
+    kept = model.get_weights()
+    by_batch, by_running = (
+        scoring.top_1(
+            np.asarray(model(images, training=training), np.float32),
+            split.labels,
+        )
+        for training in (True, False)
+    )
+    # A call in training mode updates the moving statistics.
+    model.set_weights(kept)
+    return check_running_moments(
+        by_batch=by_batch / 100,
+        by_running=by_running / 100,
+        images=len(images),
     )
 
 

@@ -48,7 +48,7 @@ class Recipe:
     """Recipe with which a model was compiled and trained.
 
     Attributes:
-      optimizer: Name of the optimizer in lower case. Empty if not compiled.
+      optimizer: Class name of the optimizer. Empty if not compiled.
       rate: Highest learning rate so far. None if unknown.
       momentum: Momentum of SGD, 0 for other optimizers.
       weight_decay: Decoupled weight decay of the optimizer, or 0.
@@ -73,7 +73,7 @@ class Recipe:
     def __str__(self) -> str:
         """Returns the optimizer and its learning rate as text."""
         momentum = f", momentum {self.momentum:g}" if self.momentum else ""
-        return f"{self.optimizer} at {self.rate:.3g}{momentum}"
+        return f"{self.optimizer.lower()} at {self.rate:.3g}{momentum}"
 
 
 def read_recipe(model: keras.Model) -> Recipe:
@@ -93,7 +93,7 @@ def read_recipe(model: keras.Model) -> Recipe:
         rate = max(float(schedule(t)) for t in np.linspace(0, steps, 50))
     loss, from_logits = _describe_loss(model.loss)
     return Recipe(
-        optimizer=type(optimizer).__name__.lower(),
+        optimizer=type(optimizer).__name__,
         rate=None if rate is None else float(rate),
         momentum=float(config.get("momentum") or 0.0)
         if isinstance(optimizer, keras.optimizers.SGD)
@@ -164,7 +164,15 @@ def check_loss(
         why = "the outputs do not sum to 1"
     elif "binary" not in recipe.loss:
         why = "the gradient vanishes for confident mistakes of a softmax"
-    return mistake("loss", f"{seen}; {why}")
+    loss = "categorical_crossentropy"
+    if not recipe.is_one_hot:
+        loss = f"sparse_{loss}"
+    return mistake(
+        "loss",
+        f"{seen}; {why}",
+        fix=f'use keras.layers.Dense({units}, activation="softmax") as the last'
+        f' layer and loss="{loss}" in model.compile',
+    )
 
 
 def check_output_activation(activation: str) -> Finding | None:
@@ -227,7 +235,7 @@ def check_metric(
         "metric",
         f"{name} is {claimed[name]:.1f}% on {images} images, on which the"
         f" accuracy is {accuracy:.1f}%",
-        cost=costs.of_this_model(0.0, "as only the metric is wrong"),
+        cost=costs.METRIC,
     )
 
 
@@ -245,7 +253,8 @@ def rate_bounds(
       Range outside of which the learning rate is probed, and range outside of
       which it is wrong, or None for an optimizer without a rule.
     """
-    name = _SAME_AS.get(recipe.optimizer, recipe.optimizer)
+    name = recipe.optimizer.lower()
+    name = _SAME_AS.get(name, name)
     if name not in _RATES or recipe.rate is None:
         return None
     near, far = _RATES[name]
@@ -286,7 +295,10 @@ def learning_rate_finding(
     high = recipe.rate > better
     title = f"The learning rate is too {'high' if high else 'low'}{network}"
     momentum = f", momentum={recipe.momentum:g}" if recipe.momentum else ""
-    fix = f"use {recipe.optimizer}(learning_rate={better:g}{momentum})"
+    fix = (
+        f"call model.compile(keras.optimizers.{recipe.optimizer}({better:g}"
+        f"{momentum}), ...) on a newly built model"
+    )
     if deep:
         fix += ", or BatchNormalization after each convolution"
     cost = costs.DEEP_RATE if deep and high else costs.RATE_OF_MODEL

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from job import errors
+from job.data import dataset
 from job.diagnose import from_data
 from job.diagnose.pixels import own_reading
 from tests.support.findings import assert_finding
@@ -79,6 +80,30 @@ def test_arrays_without_labels_are_refused():
             from_data.read_labels(labels)
 
 
+def test_names_of_classes_become_numbers():
+    with pytest.raises(ValueError, match="return_inverse=True"):
+        from_data.read_labels(np.array(["cat", "dog"]))
+
+
+def test_pairs_fit_by_a_linear_classifier():
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 10
+    images = rng.integers(0, 200, (600, 32, 32, 3)).astype(np.uint8)
+    images[..., 0] = 20 * labels[:, None, None]
+    good = dataset.Split(images, labels)
+    wrong = dataset.Split(images, rng.permutation(labels))
+
+    def check(test, train):
+        return from_data.check_pairs(test, train, num_classes=10)
+
+    assert_finding(check(good, wrong), "shuffled_labels")
+    assert_finding(check(wrong, good), "shuffled_labels")
+    assert check(good, good) is None
+    assert check(wrong, wrong) is None
+    few = np.arange(400)
+    assert check(good, wrong.take(few)) is None
+
+
 def test_imbalance_is_found_and_a_random_sample_passes():
     assert_finding(
         from_data.check_balance(LABELS[:200] * 0, num_classes=10), "balance"
@@ -94,5 +119,10 @@ def test_files_of_python_objects_and_damaged_files_are_refused(tmp_path):
     for path in (objects, damaged, tmp_path / "absent.npy"):
         with pytest.raises(errors.DataError, match=r"--images=.*Fix:"):
             from_data.load_array(path, "images")
+    with pytest.raises(errors.DataError, match="does not exist"):
+        from_data.load_array(tmp_path / "absent.npy", "images")
+    np.savez(tmp_path / "both.npz", x=LABELS)
+    with pytest.raises(errors.DataError, match=r'archive\["x"\]'):
+        from_data.load_array(tmp_path / "both.npz", "images")
     np.save(damaged, LABELS)
     assert from_data.load_array(damaged, "labels").shape == (2000,)

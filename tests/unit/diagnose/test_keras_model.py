@@ -1,6 +1,7 @@
 """Tests of the checks of Keras models."""
 
 import functools
+import random
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from job.diagnose import (
     keras_outputs,
     keras_recipe,
 )
+from job.diagnose.keras_trial import LEARNED, Trial
 from job.diagnose.pixels import Reading
 from job.diagnose.report_builder import ReportBuilder
 from tests.support import keras_models
@@ -25,9 +27,19 @@ from tests.support.planted_models import tutorial
 @pytest.fixture(scope="module")
 def red():
     """Images in ten shades of red, labelled by them."""
+    return shades_of_red(200)
+
+
+@pytest.fixture(scope="module")
+def many():
+    """More of these images, as many as a linear classifier needs."""
+    return shades_of_red(640)
+
+
+def shades_of_red(count):
     rng = np.random.default_rng(0)
-    shades = np.arange(200) % 10
-    pixels = rng.integers(0, 256, (200, 32, 32, 3)).astype(np.float32)
+    shades = np.arange(count) % 10
+    pixels = rng.integers(0, 256, (count, 32, 32, 3)).astype(np.float32)
     pixels[..., 0] = (25.5 * (shades + 0.5))[:, None, None]
     return dataset.Split(pixels.astype(np.uint8), shades.astype(np.int32))
 
@@ -342,3 +354,122 @@ def test_metric_that_is_too_high_is_found():
     assert not keras_recipe.check_metric(
         {"accuracy": 40.0}, accuracy=40.0, images=100
     )
+
+
+def shuffled(split):
+    """Returns the labels of a split in another order than its images."""
+    return np.random.default_rng(1).permutation(split.labels)
+
+
+def guessing():
+    """Returns a network that guesses, as if it had trained for 200 steps."""
+    model = compiled(plain(), optimizer=keras.optimizers.Adam(1e-3))
+    model.optimizer.iterations.assign(200)
+    return model
+
+
+def test_shuffled_training_labels_are_found_without_a_trial(many, capsys):
+    def report():
+        return diagnose_model(
+            guessing(),
+            many.images,
+            many.labels,
+            train=(many.images, shuffled(many)),
+        )
+
+    first, second = report(), report()
+    assert [found.check for found in first.findings] == ["shuffled_labels"]
+    assert first.findings == second.findings
+    assert "Training a copy" not in capsys.readouterr().err
+
+
+def test_shuffled_labels_of_both_sets_are_no_learning_rate(many):
+    report = diagnose_model(guessing(), many.images, shuffled(many))
+    assert [found.check for found in report.findings] == ["shuffled_labels"]
+    assert "learning_rate" not in report.passed
+
+
+def trial_of(split):
+    model = guessing()
+    recipe = keras_recipe.read_recipe(model)
+    return Trial(model, recipe, split, None, Reading("raw"))
+
+
+def test_only_labels_that_fit_are_learned(many):
+    before = random.getstate()
+    gain = trial_of(many).gain(1e-3)
+    assert gain >= LEARNED
+    assert trial_of(many).gain(1e-3) == gain
+    assert random.getstate() == before
+    pairs = dataset.Split(many.images, shuffled(many))
+    # At the highest learning rates the loss begins with a spike, and falls.
+    assert all(
+        trial_of(pairs).gain(rate) < 0.5 * LEARNED for rate in (1e-3, 1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "train", "message"),
+    [
+        pytest.param(200, 100, None, "200 images, but 100 labels", id="test"),
+        pytest.param(200, 200, (200, 100), "200 training images", id="train"),
+        pytest.param(200, 200, (32, 0), "not a pair|labels", id="none"),
+    ],
+)
+def test_other_numbers_of_images_and_labels_are_refused(
+    images, labels, train, message, red
+):
+    if train:
+        train = red.images[: train[0]], red.labels[: train[1]]
+    with pytest.raises(ValueError, match=message):
+        diagnose_model(
+            guessing(), red.images[:images], red.labels[:labels], train=train
+        )
+
+
+def test_training_images_have_the_size_of_the_test_images(red):
+    train = (red.images[:, ::2, ::2], red.labels)
+    with pytest.raises(ValueError, match=r"16, 16, 3.*32 x 32"):
+        diagnose_model(guessing(), red.images, red.labels, train=train)
+
+
+def test_training_labels_are_checked(red):
+    model = redness()
+    model.optimizer.iterations.assign(100)
+    train = (red.images, red.labels + 1)
+    (found,) = diagnose_model(
+        model, red.images, red.labels, train=train
+    ).findings
+    assert_finding(found, "labels")
+    assert found.evidence.startswith("training labels: ")
+
+
+def test_path_instead_of_a_model_is_refused(red):
+    with pytest.raises(ValueError, match="load_model"):
+        diagnose_model("model.keras", red.images, red.labels)
+
+
+def test_accuracy_on_the_given_pixels_comes_first(red):
+    model = redness(rescale=False)
+    model.optimizer.iterations.assign(100)
+    report = diagnose_model(model, red.images, red.labels)
+    assert "200 test images are recognized as given, and" in report.summary
+    assert "x / 255" in report.findings[0].fix
+    assert "memorized" in report.skipped
+
+
+def test_images_of_another_size_are_a_fact(red):
+    model = redness()
+    model.optimizer.iterations.assign(100)
+    larger = red.images.repeat(2, axis=1).repeat(2, axis=2)
+    report = diagnose_model(model, larger, red.labels)
+    assert "64 x 64" in report.facts["size"]
+
+
+def test_fix_of_a_learning_rate_is_python():
+    model = compiled(plain(), optimizer=keras.optimizers.SGD(9.0, momentum=0.9))
+    recipe = keras_recipe.read_recipe(model)
+    found = keras_recipe.learning_rate_finding(
+        recipe, 0.01, network="", seen="", deep=False
+    )
+    assert "keras.optimizers.SGD(0.01, momentum=0.9)" in found.fix
