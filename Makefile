@@ -79,6 +79,10 @@ compare: $(READY) ## compare runs on one page (RUNS=A,B)
 
 .PHONY: diagnose
 diagnose: $(READY) ## explain a low accuracy (WORKDIR=, CONFIG= or MODEL=)
+	$(if $(MODEL),$(if $(or $(call given,CONFIG),$(call given,WORKDIR)),$(error \
+	  MODEL=$(MODEL): conflict with CONFIG or WORKDIR. Fix: set one of them)), \
+	  $(if $(or $(call given,CONFIG),$(call given,WORKDIR),$(ARGS)),,$(error \
+	  MODEL, WORKDIR or CONFIG is missing. Fix: set WORKDIR=DIR)))
 	$(RUN) -m job.main --mode=diagnose \
 	  $(if $(MODEL),--keras_model=$(MODEL) $(if $(DATA),--config.data.dir=$(DATA)), \
 	  $(if $(call given,WORKDIR),--workdir=$(WORKDIR)$(if $(call given,CONFIG),, \

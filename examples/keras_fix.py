@@ -26,11 +26,14 @@ def load(folder):
         return *train, *test
     arrays = []
     for files in ("data_batch_*.bin", "test_batch.bin"):
+        paths = sorted(pathlib.Path(folder).rglob(files))
+        if not paths:
+            raise SystemExit(
+                f"--data={folder}: the folder has no {files}. Fix: choose the"
+                " folder of CIFAR-10's binary version, or leave out --data"
+            )
         records = np.concatenate(
-            [
-                np.fromfile(path, np.uint8).reshape(-1, 3073)
-                for path in sorted(pathlib.Path(folder).rglob(files))
-            ]
+            [np.fromfile(path, np.uint8).reshape(-1, 3073) for path in paths]
         )
         # The file has all red values of an image first, then green, then blue.
         images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -99,11 +102,21 @@ def make_optimizer(*, steps, fixes):
 def main():
     """Trains and prints the accuracy on all test images."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fixes", type=int, default=4, choices=range(5))
+    parser.add_argument(
+        "--fixes",
+        type=int,
+        default=4,
+        choices=range(5),
+        help="number of fixes, from the first one on",
+    )
     parser.add_argument("--data", help="folder of the binary version")
-    parser.add_argument("--images", type=int, default=50_000)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--width", type=float, default=0.25)
+    parser.add_argument(
+        "--images", type=int, default=50_000, help="training images"
+    )
+    parser.add_argument("--epochs", type=int, default=8, help="training epochs")
+    parser.add_argument(
+        "--width", type=float, default=0.25, help="multiplier of the filters"
+    )
     parser.add_argument("--save", help="file to write, model.keras")
     args = parser.parse_args()
     keras.utils.set_random_seed(0)

@@ -52,8 +52,12 @@ def run(
       DataError: A file is absent, damaged or of the wrong kind.
     """
     if bool(images) != bool(labels):
+        given, missing = (
+            ("images", "labels") if images else ("labels", "images")
+        )
         raise errors.ConfigError(
-            "--images and --labels: one of the two is missing. Fix: add it"
+            f"--{given}={images or labels}: --{missing} is missing. Fix: add"
+            f" --{missing}=FILE"
         )
     if keras_model and workdir_name:
         raise errors.ConfigError(

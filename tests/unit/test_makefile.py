@@ -97,3 +97,25 @@ def test_the_first_hour_on_a_gpu_installs_nothing():
         *("py", "-m", "benchmarks.first_hour"),
         *("--data=images", "--stage=train"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "MODEL, WORKDIR or CONFIG is missing"),
+        (("MODEL=m.keras", "CONFIG=naive"), "MODEL=m.keras: conflict"),
+        (("MODEL=m.keras", "WORKDIR=runs/a"), "MODEL=m.keras: conflict"),
+    ],
+)
+def test_diagnose_needs_one_subject(arguments, message):
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        dry_run("diagnose", *arguments)
+    assert message in failed.value.stderr
+
+
+def test_diagnose_takes_a_model_with_its_arrays():
+    arrays = "--images=x.npy --labels=y.npy"
+    recipe = dry_run("diagnose", "MODEL=m.keras", f"ARGS={arrays}")
+    assert "--keras_model=m.keras" in recipe
+    assert recipe.rstrip().endswith(arrays)
+    assert "--config" not in recipe

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from configs import (
@@ -20,6 +21,7 @@ from job.diagnose import costs, diagnosis, finding, from_network
 from job.storage import workdir
 from job.storage.workdir import DIAGNOSE
 from job.supervision.preemption import StopRequest
+from tests.support import keras_models
 from tests.support.jobs import ROOT, from_environment, run_job
 
 DATA = {
@@ -149,7 +151,7 @@ def test_absent_weights_end_the_diagnosis_of_a_config():
         (["--workdir=tests"], 2, "no config.json"),
         (["--keras_model=no.keras"], 3, "the file does not exist"),
         (["--keras_model=no.keras", "--workdir=x"], 2, "leave out --workdir"),
-        (["--keras_model=a.keras", "--images=x.npy"], 2, "one of the two"),
+        (["--keras_model=a.keras", "--images=x.npy"], 2, "--labels is missing"),
         (["--images=x.npy", "--labels=y.npy"], 2, "--keras_model is missing"),
     ],
     ids=["nothing", "no_run", "no_model", "model_and_run", "half", "arrays"],
@@ -159,6 +161,26 @@ def test_bad_input_ends_with_one_line(args, code, message):
     assert done.returncode == code, done.stderr
     (text,) = done.stderr.strip().splitlines()[-1:]
     assert message in text
+
+
+def test_errors_of_arrays_name_their_flag(tmp_path):
+    model = keras_models.compiled(keras_models.plain())
+    model.save(tmp_path / "model.keras")
+    np.save(tmp_path / "x.npy", np.zeros((2, 32, 32, 3), np.uint8))
+    np.save(tmp_path / "y.npy", np.array(["cat", "dog"]))
+    np.save(tmp_path / "short.npy", np.zeros(1, int))
+    for images, labels, message in (
+        ("x", "y", "--labels=.*return_inverse"),
+        ("y", "short", "--images="),
+        ("x", "short", "--images=.*2 images, but 1 labels"),
+    ):
+        with pytest.raises(errors.DataError, match=message):
+            diagnosis.diagnose_model(
+                tmp_path / "model.keras",
+                StopRequest(),
+                images=tmp_path / f"{images}.npy",
+                labels=tmp_path / f"{labels}.npy",
+            )
 
 
 def test_workdir_of_another_config_is_refused(finished):
