@@ -24,11 +24,15 @@ from job.diagnose.report_builder import ReportBuilder
 _GOOD = 90
 # Accuracy in % that learning rates far outside of the usual range do not reach.
 _LEARNED_MUCH = 50
-# Ratio of two gains from which a learning rate is better. Two seeds of a learning
-# rate that learns differ by less.
+# Ratio of two gains from which a learning rate is better. Two seeds of one
+# learning rate differ by less if both learn.
 _RATIO = 2.0
-# Number of steps below which a low accuracy has no other cause.
-_FEW_STEPS = 150
+# Number of steps below which a low accuracy has no other cause, and number of
+# steps of 32 images in an epoch of 50,000.
+_FEW_STEPS, _EPOCH = 150, 1563
+# Accuracy in % below which an epoch is too short. A linear classifier of the
+# pixels reaches more on CIFAR-10.
+_POOR = 30
 
 
 def check_rate(
@@ -104,18 +108,24 @@ def is_short(recipe: Recipe) -> bool:
     return recipe.steps is not None and recipe.steps < _FEW_STEPS
 
 
-def check_length(recipe: Recipe) -> Finding | None:
+def check_length(
+    recipe: Recipe, accuracy: float | None = None
+) -> Finding | None:
     """Looks for a training that was too short for a conclusion.
 
     Args:
       recipe: Compiled recipe of the model.
+      accuracy: Accuracy of the model in %. None if it guesses.
     """
-    if not is_short(recipe):
+    is_poor = accuracy is not None and accuracy < _POOR
+    if not is_short(recipe) and not (
+        is_poor and recipe.steps is not None and recipe.steps < _EPOCH
+    ):
         return None
     return mistake(
         "underfit",
         f"{recipe.steps} training steps; 50,000 images in batches of 32 are"
-        " 1,563 steps per epoch",
+        f" {_EPOCH:,} steps per epoch",
         title="The training was too short",
         fix="train for more epochs on all training images",
     )

@@ -184,7 +184,7 @@ def check_model(
         if accuracy is None:
             explain_guessing(builder, trial, num_classes)
         elif accuracy < _LOW:
-            builder.add("underfit", check_length(recipe))
+            builder.add("underfit", check_length(recipe, accuracy))
 
 
 def _count(model: keras.Model) -> int:
