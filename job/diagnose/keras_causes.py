@@ -82,8 +82,8 @@ def check_rate(
             return
         if is_better:
             seen += (
-                f". At {better:g} {_describe(other)}, at {recipe.rate:.2g}"
-                f" {_describe(own)}"
+                f". After 100 steps the loss of a new copy is {_describe(other)}"
+                f" at {better:g}, and {_describe(own)} at {recipe.rate:.2g}"
             )
     else:
         own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
@@ -159,7 +159,8 @@ def explain_guessing(
     if trial.is_possible:
         assert recipe.rate is not None
         gain = trial.best_gain(recipe.rate)
-        seen += f"; {_describe(gain)}"
+        seen += "; after 100 steps the loss of a new copy is"
+        seen += f" {_describe(gain)}"
     if only == num_classes - 1 and certain:
         name = "not_shuffled"
         seen += "; this last class was that of the last training images"
@@ -169,7 +170,7 @@ def explain_guessing(
         if usual.scale == "raw":
             twice = trial.gain(recipe.rate or 0.0, Reading("unit"))
         if twice < min(LEARNED, gain / 2):
-            seen += f"; if the pixels are divided by 255, {_describe(twice)}"
+            seen += f", and {_describe(twice)} on pixels divided by 255"
             builder.add("scaled_twice", mistake("scaled_twice", seen))
             return
         name = "shuffled_labels"
@@ -179,14 +180,14 @@ def explain_guessing(
         for rate in rates:
             other = trial.gain(rate)
             if other >= LEARNED and other > _RATIO * gain:
-                seen += f". At {rate:.2g} {_describe(other)}"
+                seen += f", and {_describe(other)} at {rate:.2g}"
                 found = keras_recipe.learning_rate_finding(
                     recipe, rate, network="", seen=seen, deep=False
                 )
                 builder.add("learning_rate", found)
                 return
         listed = ", ".join(f"{rate:.2g}" for rate in rates)
-        seen += f"; nor does it learn at {listed}"
+        seen += f", also at {listed}"
         assert trial.train is not None
         linear = from_data.fit_linearly(trial.train, num_classes=num_classes)
         if linear and not linear.is_above_guessing:
@@ -197,7 +198,5 @@ def explain_guessing(
 
 def _describe(gain: float) -> str:
     """Describes the gain of a new copy; see `Trial.gain`."""
-    text = "after 100 steps the loss of a new copy is"
-    if gain < 0.005:
-        return f"{text} not below that of guessing"
-    return f"{text} {gain:.2f} below that of guessing"
+    below = "not" if gain < 0.005 else f"{gain:.2f}"
+    return f"{below} below that of guessing"

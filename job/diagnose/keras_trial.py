@@ -30,7 +30,7 @@ _LAST_STEPS = 10
 _AFFORDABLE = 5e7
 # Gain that shows learning, in nats. Without learning the expected gain is 0 at
 # most, and one gain differs from it by about 0.01.
-LEARNED = 0.05
+LEARNED = 0.03
 
 
 @dataclasses.dataclass(frozen=True)

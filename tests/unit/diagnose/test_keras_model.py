@@ -403,9 +403,7 @@ def test_only_labels_that_fit_are_learned(many):
     assert random.getstate() == before
     pairs = dataset.Split(many.images, shuffled(many))
     # At the highest learning rates the loss begins with a spike, and falls.
-    assert all(
-        trial_of(pairs).gain(rate) < 0.5 * LEARNED for rate in (1e-3, 1.0)
-    )
+    assert all(trial_of(pairs).gain(rate) < LEARNED for rate in (1e-3, 1.0))
 
 
 @pytest.mark.parametrize(
