@@ -82,8 +82,9 @@ def check_rate(
             return
         if is_better:
             seen += (
-                f". After 100 steps the loss of a new copy is {_describe(other)}"
-                f" at {better:g}, and {_describe(own)} at {recipe.rate:.2g}"
+                ". After 100 steps the loss of a new copy is"
+                f" {_describe(other)} at {better:g}, and {_describe(own)} at"
+                f" {recipe.rate:.2g}"
             )
     else:
         own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
