@@ -7,6 +7,7 @@ from absl import logging
 
 from job import errors
 from job.checkpoint import store
+from job.checkpoint.format import Header
 from job.config import resume
 from job.distribute.workers import Workers
 from job.training.history import History, take_log
@@ -47,14 +48,13 @@ def restore_or_initialize(
             " run. Fix: choose another workdir"
         )
     changed = resume.differences(saved.run["config"], fields)
-    if saved.run["data_crc32c"] != data_crc32c:
-        changed.append("the training images")
     if changed:
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} belongs to another run"
             f" ({'; '.join(changed)}). Fix: choose another workdir, or undo"
             " these changes"
         )
+    check_images(saved, data_crc32c)
     record = take_log(tensors)
     try:
         state.restore(tensors)
@@ -75,6 +75,25 @@ def restore_or_initialize(
         starts=saved.run.get("starts", []),
         record=record,
     )
+
+
+def check_images(saved: Header, data_crc32c: str) -> None:
+    """Checks that the loaded images are those of a checkpoint.
+
+    Args:
+      saved: Header of the checkpoint.
+      data_crc32c: Checksum of the training images and labels.
+
+    Raises:
+      ResumeError: The checkpoint belongs to a run on other images.
+    """
+    if saved.run.get("data_crc32c", data_crc32c) != data_crc32c:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} belongs to another run (the"
+            " training images are not those of config.data). Fix: choose"
+            " another workdir, or restore the images. For a data set that"
+            " Python code passes, add a data source; see CONTRIBUTING.md"
+        )
 
 
 def restore_on_chief(

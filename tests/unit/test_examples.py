@@ -4,11 +4,14 @@ import json
 import pathlib
 
 import numpy as np
+import pytest
 
 from configs import smoke
 from examples import cifar100
-from job import train
+from job import errors, train
+from job.diagnose import diagnosis
 from job.diagnose.finding import Report
+from job.modes import evaluate
 from job.storage.workdir import Workdir
 from job.supervision.preemption import StopRequest
 from tests.support.jobs import ROOT
@@ -51,9 +54,13 @@ def test_another_data_set_trains(tmp_path):
     config = smoke.get_config().unlock()
     config.model.width = 0.0625
     config.steps = 4
-    result = train.train_and_evaluate(
-        config, Workdir(tmp_path / "run"), StopRequest(), data=data
-    )
+    workdir = Workdir(tmp_path / "run")
+    result = train.train_and_evaluate(config, workdir, StopRequest(), data=data)
     assert result["data_source"] == "cifar100"
     assert result["train_steps"] == 4
     assert (tmp_path / "run/report.html").exists()
+    # The config names another data set.
+    with pytest.raises(errors.ResumeError, match="Fix: .* add a data source"):
+        evaluate.evaluate_checkpoint(workdir)
+    with pytest.raises(errors.ResumeError, match="Fix: .* add a data source"):
+        diagnosis.diagnose(config, workdir, StopRequest())
