@@ -7,7 +7,7 @@ fine_label_names.txt), which is at https://www.cs.toronto.edu/~kriz/cifar.html.
 A data set is two arrays of images, their labels and the names of the classes;
 training works as it does for CIFAR-10, and so do export and predict after the
 run. evaluate and diagnose load the images by the name of a data source. For
-other images, change `IMAGE_SIZE`, `PIXEL_MEAN` and `PIXEL_STD` in job/data/dataset.py. The
+other images, set `config.model.input_size` to their size and change `IMAGE_SIZE`, `PIXEL_MEAN` and `PIXEL_STD` in job/data/dataset.py. The
 accuracy of this recipe on CIFAR-100 has not been measured.
 """
 
