@@ -4,10 +4,11 @@
 
 DIR has the files of CIFAR-100's binary version (train.bin, test.bin and
 fine_label_names.txt), which is at https://www.cs.toronto.edu/~kriz/cifar.html.
-A data set is two arrays of images, their labels and the names of the classes;
-training works as it does for CIFAR-10, and so do export and predict after the
-run. evaluate and diagnose load the images by the name of a data source. For
-other images, set `config.model.input_size` to their size and change `IMAGE_SIZE`, `PIXEL_MEAN` and `PIXEL_STD` in job/data/dataset.py. The
+A data set is two arrays of images, their labels and the names of the classes.
+Training works as it does for CIFAR-10, and so do export and predict after the
+run. evaluate and diagnose load the images by name and need a data source; see
+CONTRIBUTING.md. For other images, change `IMAGE_SIZE`, `PIXEL_MEAN` and
+`PIXEL_STD` in job/data/dataset.py, and set `config.model.input_size`. The
 accuracy of this recipe on CIFAR-100 has not been measured.
 """
 

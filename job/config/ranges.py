@@ -39,7 +39,7 @@ def _at_least(low: float) -> Range:
 
 
 def _between(low: float, high: float) -> Range:
-    return Range(lambda v: low <= v <= high, f"{low} to {int(high):,}")
+    return Range(lambda v: low <= v <= high, f"{low} to {high:,.10g}")
 
 
 def _above(low: float) -> Range:

@@ -122,6 +122,21 @@ def test_value_out_of_range_is_refused_by_name(config, name, value):
         ranges.check(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "limits"),
+    [
+        ("augment.hue", 0.7, "0 to 0.5"),
+        ("augment.brightness", 11.0, "0 to 10"),
+        ("epochs", 2e6, "0 to 1,000,000"),
+        ("global_batch_size", 0, "1 to 1,048,576"),
+    ],
+)
+def test_an_error_names_both_limits(config, name, value, limits):
+    set_field(config, name, value)
+    with pytest.raises(errors.ConfigError, match=f"must be {limits}$"):
+        ranges.check(config)
+
+
 def test_missing_field_is_refused_by_name(config):
     del config.optimizer.momentum
     with pytest.raises(
