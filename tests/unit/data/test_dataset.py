@@ -21,7 +21,10 @@ def make_split(
     [
         ({"first_label": 1}, "labels must be 0 to 4: found 1 to 5"),
         ({"first_label": -1}, "labels must be 0 to 4: found -1 to 3"),
-        ({"label_dtype": np.int64}, r"labels must be int32 \[10\]: found int64"),
+        (
+            {"label_dtype": np.int64},
+            r"labels must be int32 \[10\]: found int64",
+        ),
         (
             {"dtype": np.float32},
             r"images must be uint8 \[10, 32, 32, 3\]: found float32",
