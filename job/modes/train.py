@@ -151,7 +151,7 @@ def _follow_chief(
     watchdog: Watchdog,
 ) -> None:
     """Trains as a worker that is not the chief, in a temporary workdir."""
-    stop.saved = "the log of worker 0 has the last saved step"
+    stop.last_line = "the log of worker 0 has the last saved step"
     watchdog.start()
     stop.check()
     startup.import_tensorflow()
