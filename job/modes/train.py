@@ -99,11 +99,11 @@ def _train(
     checkpoints = store.CheckpointStore(workdir.checkpoints)
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            run_config.claimed(workdir, config, lambda: stop.has_saved)
+            run_config.as_owner(workdir, config, lambda: stop.has_saved)
         )
         saved = checkpoints.committed_steps()
         stack.enter_context(
-            workdir.kept_up(
+            workdir.uploading(
                 seconds=upload_seconds, is_owner=lambda: stop.has_saved
             )
         )
