@@ -3,7 +3,8 @@
     python -m job.main --config=configs/stem32.py --workdir=runs/a
 
 Flags and config are checked before TensorFlow is imported, so that a wrong one
-ends the job within a second.
+ends the job within a second. A run continues in modes/train.py, which calls
+train.train_and_evaluate.
 """
 
 if __name__ == "__main__":

@@ -168,7 +168,9 @@ class StopRequest:
     def _exit_now(self, why: str) -> NoReturn:
         # The main thread may be printing its own last line.
         if self._leaving.acquire(timeout=self._margin() / 2):
-            line = f"preempted: stopped by {self._signal}, {why}: {self.last_line}"
+            line = (
+                f"preempted: stopped by {self._signal}, {why}: {self.last_line}"
+            )
             self._say(line)
             termination.write(errors.PreemptedError.exit_code, line)
         os._exit(errors.PreemptedError.exit_code)

@@ -10,7 +10,7 @@ from job.checkpoint import store
 from job.checkpoint.format import Header
 from job.config import resume
 from job.distribute.workers import Workers
-from job.training.history import History, take_log
+from job.training.history import History, pop_metrics
 from job.training.state import TrainState
 
 
@@ -55,7 +55,7 @@ def restore_or_initialize(
             " these changes"
         )
     check_images(saved, data_crc32c)
-    record = take_log(tensors)
+    metrics_lines = pop_metrics(tensors)
     try:
         state.restore(tensors)
     except ValueError as error:
@@ -73,7 +73,7 @@ def restore_or_initialize(
         compile_seconds=saved.run["compile_seconds"],
         rollbacks=saved.run["rollbacks"],
         starts=saved.run.get("starts", []),
-        record=record,
+        metrics_lines=metrics_lines,
     )
 
 
