@@ -59,8 +59,7 @@ train: $(READY) ## train a network (CONFIG=configs/quickstart.py)
 fetch: $(READY) ## download CIFAR-10, or verify your copy (DATA=DIR)
 	$(RUN) -m job.main --mode=fetch \
 	  --config=$(if $(call given,CONFIG),$(CONFIG),configs/stem32.py) \
-	  $(if $(DATA),--config.data.dir=$(DATA) \
-	  $(if $(wildcard $(DATA)),,--config.data.source=tfds)) $(ARGS)
+	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 
 ##@ Inspect a run
 .PHONY: evaluate
