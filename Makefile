@@ -1,12 +1,12 @@
-# VGG16 on CIFAR-10, the training job. `make help` lists the targets.
+# Training job for VGG16 on CIFAR-10. `make help` lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.py
-# Every config and variant has a workdir of its own: configs/stem32.py:8ep runs
-# in runs/stem32-8ep, configs/ablations.py:ladder/ema in runs/ablations-ladder-ema.
+# Every config and variant has its own workdir: configs/stem32.py:8ep runs in
+# runs/stem32-8ep, configs/ablations.py:ladder/ema in runs/ablations-ladder-ema.
 config_file = $(firstword $(subst :, ,$(CONFIG)))
 variant = $(patsubst $(config_file)%,%,$(CONFIG))
 WORKDIR ?= runs/$(basename $(notdir $(config_file)))$(subst /,-,$(subst :,-,$(variant)))
@@ -23,8 +23,8 @@ PLAN ?= ladder
 PLAN_DIR = $(if $(call given,WORKDIR),$(WORKDIR),runs/$(PLAN))
 ARGS ?=
 
-# Image and cluster. Only the command line sets these variables: the environment
-# may use the same names for something else.
+# Image and cluster. Only the command line sets these variables, because the
+# environment may use the same names for other purposes.
 DOCKER ?= docker
 KUBECTL ?= kubectl
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
@@ -74,7 +74,7 @@ report: $(READY) ## write WORKDIR/report.html or an ablation's comparison
 compare: $(READY) ## compare runs on one page (RUNS=A,B)
 	$(RUN) -m job.main --mode=report \
 	  --workdir=$(if $(call given,WORKDIR),$(WORKDIR),runs/compare) \
-	  --runs=$(or $(RUNS),$(error RUNS is missing. Fix: RUNS=runs/a,runs/b)) $(ARGS)
+	  --runs=$(or $(RUNS),$(error RUNS is missing. Fix: set RUNS=runs/a,runs/b)) $(ARGS)
 
 .PHONY: diagnose
 diagnose: $(READY) ## explain a low accuracy (WORKDIR=, CONFIG= or MODEL=)
@@ -89,7 +89,7 @@ diagnose: $(READY) ## explain a low accuracy (WORKDIR=, CONFIG= or MODEL=)
 predict: $(READY) ## classify image files with a run (INPUT=FILE)
 	$(RUN) -m job.main --mode=predict --workdir=$(WORKDIR) \
 	  $(foreach input,$(or $(wildcard $(INPUT)),$(INPUT)),--input=$(input)) $(ARGS) \
-	  $(if $(INPUT)$(findstring --input,$(ARGS)),,$(error INPUT is missing. Fix: INPUT=FILE))
+	  $(if $(INPUT)$(findstring --input,$(ARGS)),,$(error INPUT is missing. Fix: set INPUT=FILE))
 
 .PHONY: export
 export: $(READY) ## write WORKDIR/export: SavedModel, .keras file, model card
@@ -122,13 +122,13 @@ benchmark: $(READY) ## measure images/s of the step, the job and the input
 benchmark-frameworks: $(READY) ## compare the job with Keras fit and PyTorch (TORCH=PYTHON)
 	$(RUN) -m benchmarks.frameworks $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
 
-# With a given Python (RUN=) and without any installation or network.
+# The target uses a given Python (RUN=) and needs no installation or network.
 .PHONY: gpu-first-hour
 gpu-first-hour: ## check and measure the job on a GPU (DATA=DIR STAGE=all RUN=PYTHON)
 	$(RUN) -m benchmarks.first_hour $(if $(DATA),--data=$(DATA)) $(if $(STAGE),--stage=$(STAGE)) $(if $(TORCH),--torch=$(TORCH)) $(ARGS)
 
-# The former names of two targets, kept for one release: remove both in
-# version 0.2.0.
+# Former names of two targets, kept for one release. Remove both in version
+# 0.2.0.
 .PHONY: bench records
 bench:
 	@echo "make bench is now called make benchmark-frameworks" >&2
@@ -142,11 +142,11 @@ records:
 setup: $(READY_DEV) ## install the environment and the development tools
 
 .PHONY: test
-test: $(READY_DEV) ## run the tests: up to 8 minutes on 2 cores
+test: $(READY_DEV) ## run the tests, in up to 8 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not faults" $(ARGS)
 
 .PHONY: test-faults
-test-faults: $(READY_DEV) ## run the fault tests: kills and outages of the real job
+test-faults: $(READY_DEV) ## run the fault tests, with kills and outages of the job
 	$(RUN) -m pytest -n 2 --dist loadfile -m faults $(ARGS)
 
 .PHONY: test-diagnose
@@ -154,14 +154,15 @@ test-diagnose: $(READY_DEV) ## train models with planted mistakes and diagnose t
 	$(if $(DATA),CIFAR10_DIR=$(DATA)) PLANTED=all $(RUN) -m pytest -s \
 	  tests/e2e/test_planted_models.py $(ARGS)
 
-# TensorFlow's CUDA build and the assembler of CUDA, but no CUDA libraries.
-# GPU_READY=small compiles three configs, GPU_READY=update stores new limits.
+# The environment has TensorFlow's CUDA build and the assembler of CUDA, but no
+# CUDA libraries. GPU_READY=small compiles three configs, and GPU_READY=update
+# stores new limits.
 VENV_GPU_READY ?= .venv-gpu-ready
 GPU_READY ?= all
 .PHONY: test-gpu-ready
 test-gpu-ready: $(VENV_GPU_READY)/.ready ## compile the step for GPUs, without one (GPU_READY=all)
 	@command -v g++ > /dev/null || { \
-	  echo "g++ is not installed. Fix: apt-get install g++" >&2; exit 2; }
+	  echo "g++ is not installed. Fix: run apt-get install g++" >&2; exit 2; }
 	GPU_READY=$(GPU_READY) $(VENV_GPU_READY)/bin/python -m pytest \
 	  --confcutdir=tests/gpu_ready -o timeout=1200 tests/gpu_ready $(ARGS)
 
@@ -205,9 +206,9 @@ image: ## build the image with docker; SET=cpu|gpu, IMAGE=NAME:TAG
 test-container: $(READY_DEV) ## build and test the CPU image (root, Debian, no docker)
 	tests/e2e/container/run $(RUN) -m pytest tests/e2e/container $(ARGS)
 
-# A variable that has no effect is an error.
+# A variable without an effect is an error.
 new_run = $(foreach v,DATA WORKDIR INPUT PLAN SET,$(if $(call typed,$(v)),$(error \
-  $(v) has no effect on a cluster. Fix: ARGS="--config.x=y" or another overlay))) \
+  $(v) has no effect on a cluster. Fix: use ARGS="--config.x=y" or another overlay))) \
   KUBECTL="$(KUBECTL)" k8s/new-run --name="$(run_name)" \
   $(foreach v,image gpus nodes bucket config args components,--$(v)="$(call typed,$(shell \
   echo $(v) | tr a-z A-Z))") --overlay="$(or $(call typed,OVERLAY),local)"
@@ -216,7 +217,7 @@ new_run = $(foreach v,DATA WORKDIR INPUT PLAN SET,$(if $(call typed,$(v)),$(erro
 k8s-run: ## start a run (OVERLAY=local IMAGE=NAME:TAG); k8s/setup comes first
 	@folder=$$($(new_run)) && said=$$($(KUBECTL) apply -k "$$folder") && echo "$$said" && \
 	case "$$said" in *job*/train-*unchanged*) \
-	  echo "NAME=$(run_name): this run exists already. Fix: make k8s-delete NAME=$(run_name), then the same command resumes it" >&2; exit 2 ;; esac && \
+	  echo "NAME=$(run_name): the run exists already. Fix: make k8s-delete NAME=$(run_name), then the same command resumes it" >&2; exit 2 ;; esac && \
 	echo "make k8s-logs NAME=$(run_name) follows its logs, make k8s-delete NAME=$(run_name) deletes it"
 
 .PHONY: k8s-render
@@ -238,16 +239,16 @@ k8s-delete: need-run ## delete a run but not its volume or bucket (NAME=)
 .PHONY: need-run
 need-run:
 	@test -n "$(call typed,NAME)" -a -f $(run_folder)/kustomization.yaml || { \
-	  echo "NAME=$(call typed,NAME): no such run in k8s/runs. Fix: the NAME that make k8s-run printed" >&2; exit 2; }
+	  echo "NAME=$(call typed,NAME): no such run in k8s/runs. Fix: set the NAME that make k8s-run printed" >&2; exit 2; }
 
 $(READY): requirements/$(SET).txt
 	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
-	  sys.exit(0 if ok else "Python 3.11 to 3.13 is needed: make PYTHON=python3.12")'
+	  sys.exit(0 if ok else "Python 3.11 to 3.13 is required. Fix: make PYTHON=python3.12")'
 	@echo "Creating the environment in $(VENV) with the $(SET) packages (once, one to two minutes)"
 	@# tensorflow-cpu and tensorflow install the same files, so an environment
 	@# holds only one of them.
 	@if ls $(VENV)/.ready-* 2> /dev/null | grep -qv -e '-$(SET)$$'; then \
-	  echo "$(VENV) was made for another SET. Fix: make clean, or VENV=.venv-$(SET)" >&2; \
+	  echo "$(VENV) was made for another SET. Fix: run make clean, or set VENV=.venv-$(SET)" >&2; \
 	  exit 2; fi
 	$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --require-hashes \

@@ -1,8 +1,8 @@
-"""Frameworks that the job's training speed is compared with.
+"""Comparison of the job's training speed with other frameworks.
 
-All programs train the same network with the same batch, precision,
-augmentation (random flip and shift by up to 2 pixels, on the device) and
-update (SGD, Nesterov momentum, weight decay). Each runs in a process of its
-own, with its own threads and memory allocator; `frameworks` lets them train in
-turn.
+All programs train the same network with the same batch and precision. The
+augmentation is a random flip and shift by up to 2 pixels, on the device. The
+update is SGD with Nesterov momentum and weight decay. Each program runs in a
+separate process with its own threads and memory allocator. In `frameworks` they
+train in turn.
 """

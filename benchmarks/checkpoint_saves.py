@@ -1,15 +1,14 @@
-"""Measures checkpoints of a run's size, on a disk and in a bucket.
+"""Benchmark of checkpoints of a run's size, on a disk and in a bucket.
 
     python -m benchmarks.checkpoint_saves streams
     python -m benchmarks.checkpoint_saves saves
 
-`streams` compares one upload with parts that are uploaded at the same time and
-composed into one object, on a server of this machine that limits each stream
-and delays each answer. It prints the fastest of three uploads, and the CPU time
-of that upload in the client. `saves` measures the job's saver without a limit:
-how long a copy of the tensors and the call of the saver take, until when the
-checkpoint is committed, and how long it takes to read. Both print a Markdown
-table. Imports no TensorFlow.
+`streams` compares one upload with parallel uploads of parts, which are composed
+into one object. A local server limits each stream and delays each answer. The
+command prints the fastest of three uploads and its CPU time in the client.
+`saves` measures the job's saver without a limit. It prints the time of the copy
+and the call, the time until the commit, and the time of a read. Both print a
+Markdown table. The module does not import TensorFlow.
 """
 
 import concurrent.futures
@@ -33,7 +32,8 @@ from job.storage import disk, gcs
 
 MB_PER_SECOND = 50
 LATENCY_MS = 30
-# Full width with a hidden layer of 512; with 4096 units; at 224 pixels.
+# Sizes in MB at full width with a hidden layer of 512, with 4096 units, and at
+# 224 pixels.
 SIZES_MB = (177, 400, 1700)
 PARTS = 4
 REPEATS = 3
@@ -83,7 +83,7 @@ def upload_parts(bucket: storage.Bucket, name: str, content: bytes) -> None:
 
 
 def measure_streams() -> None:
-    """Prints the time of an upload in one stream and in parts."""
+    """Prints the times of uploads in one stream and in parts."""
     bucket = storage.Client(project="none").bucket("bucket")
     print(f"| MB | one stream | CPU | {PARTS} parts, composed | CPU |")
     print("|---|---|---|---|---|")
@@ -103,7 +103,12 @@ def measure_streams() -> None:
 
 
 def measure_saves(place: str, store: CheckpointStore) -> None:
-    """Prints a row: the times of saves of 177 MB in 100 tensors."""
+    """Prints a row with the times of saves of 177 MB in 100 tensors.
+
+    Args:
+      place: Name of the storage.
+      store: Store of the checkpoints.
+    """
     rng = np.random.default_rng(0)
     count = SIZES_MB[0] * 10**6 // 400
     state = {f"t{i}": rng.standard_normal(count, "f4") for i in range(100)}

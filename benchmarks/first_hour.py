@@ -1,10 +1,10 @@
-"""The first hour of the job on a GPU: checks, speed, accuracy and a resume.
+"""First hour of the job on a GPU, with checks, speed, accuracy and a resume.
 
     python -m benchmarks.first_hour --data=DIR --stage=all --output=first-hour
 
-It installs and downloads nothing. A stage takes at most 9 minutes; `--stage`
-runs one of them, in any order. OUTPUT/first-hour.json and OUTPUT/first-hour.md
-hold the figures and the last lines of every command, for sending back.
+It installs and downloads nothing. A stage takes at most 9 minutes, and
+`--stage` runs one of them, in any order. OUTPUT/first-hour.json and
+OUTPUT/first-hour.md contain the figures and the last lines of every command.
 `--rehearse` runs the same commands on a CPU with a small network.
 """
 
@@ -42,10 +42,14 @@ print(json.dumps({"gpus": details, "tensorflow": tf.__version__,
 
 
 class Hour:
-    """The commands of all stages, and what they printed."""
+    """Commands of all stages, and their output."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        """Reads the report of earlier stages, if there is one."""
+        """Reads the report of earlier stages, if any.
+
+        Args:
+          args: Parsed command line.
+        """
         self._args = args
         self._folder = args.output.resolve()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,11 @@ class Hour:
         )
 
     def run(self, stage: str) -> bool:
-        """Runs a stage and writes the report; returns whether it passed."""
+        """Runs a stage, writes the report and returns whether it passed.
+
+        Args:
+          stage: Name of the stage.
+        """
         deadline = time.monotonic() + _STAGE_SECONDS
         commands: list[dict[str, Any]] = []
         entry: dict[str, Any] = {"commands": commands}
@@ -90,7 +98,7 @@ class Hour:
     def _commands(
         self, stage: str
     ) -> Iterator[tuple[str, list[str], pathlib.Path | None]]:
-        """Yields name, command and the folder that has it killed, if any."""
+        """Yields name and command, and the folder that triggers a kill."""
         if stage == "checks":
             if not self._args.rehearse:
                 yield "nvidia-smi", ["nvidia-smi"], None
@@ -141,7 +149,7 @@ class Hour:
             yield f"batch {batch}", command, None
 
     def _results(self, stage: str) -> dict[str, Any]:
-        """Returns the files of results that a stage has written."""
+        """Returns the result files of a stage."""
         patterns = {
             "benchmark": "benchmark-*/benchmark.json",
             "frameworks": "frameworks-*.json",
@@ -194,13 +202,13 @@ class Hour:
 def _execute(
     command: list[str], seconds: float, kill_at: pathlib.Path | None
 ) -> dict[str, Any]:
-    """Runs a command; a kill that was planned is a pass.
+    """Runs a command, for which a planned kill is a success.
 
     Args:
-      command: Command.
-      seconds: Time limit.
-      kill_at: Folder whose first checkpoint has the command killed. If None,
-        only the time limit does.
+      command: Command and its arguments.
+      seconds: Time limit in seconds.
+      kill_at: Folder whose first checkpoint triggers a kill. If None, only the
+        time limit does.
     """
     start = time.monotonic()
     with tempfile.TemporaryFile() as log:
@@ -230,24 +238,24 @@ def _execute(
 
 
 def main() -> int:
-    """Runs the stages; returns 1 if one of them failed."""
+    """Runs the stages and returns 1 if one of them failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", default="", help="folder of CIFAR-10")
+    parser.add_argument("--data", default="", help="Folder of CIFAR-10")
     parser.add_argument("--stage", default="all", choices=["all", *_STAGES])
     parser.add_argument(
         "--output", type=pathlib.Path, default=pathlib.Path("runs/first-hour")
     )
-    parser.add_argument("--torch", help="Python with PyTorch")
+    parser.add_argument("--torch", help="Path of a Python with PyTorch")
     parser.add_argument("--rehearse", action="store_true")
     args = parser.parse_args()
     if not args.data and not args.rehearse:
-        parser.error("--data: not given. Fix: --data=DIR with CIFAR-10")
+        parser.error("--data is missing. Fix: set --data=DIR with CIFAR-10")
     if args.data:
         args.data = pathlib.Path(args.data).resolve()
     hour = Hour(args)
     stages = _STAGES if args.stage == "all" else [args.stage]
     passed = [hour.run(stage) for stage in stages]
-    print(f"{args.output}/first-hour.md and first-hour.json hold the report")
+    print(f"Wrote {args.output}/first-hour.md and first-hour.json")
     return 0 if all(passed) else 1
 
 

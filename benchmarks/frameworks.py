@@ -1,12 +1,12 @@
-"""Compares the training speed of the job with Keras `fit` and PyTorch.
+"""Comparison of the training speed of the job with Keras `fit` and PyTorch.
 
     python -m benchmarks.frameworks --precision=bfloat16 --torch=DIR/bin/python
     python -m benchmarks.frameworks --replicas=2 --no_keras
 
-In each round, every framework trains for some seconds in turn. A ratio compares
-two turns of the same round, so that other load on the machine affects both. The
-report has medians with their 95 % bootstrap intervals. The first turns, which
-compile, are not counted. `--replicas=2` splits the CPU in two.
+In each round, every framework trains for some seconds in turn. A ratio is that
+of two turns of the same round, because other load on the machine affects both.
+The report has medians with their 95 % bootstrap intervals. The first turns,
+which compile, are not counted. `--replicas=2` splits the CPU in two.
 """
 
 import argparse
@@ -29,13 +29,17 @@ _WARM_UP_STEPS = 3
 
 @dataclasses.dataclass
 class _Framework:
-    """A framework's training process; see `step_server`."""
+    """Training process of a framework; see `step_server`."""
 
     name: str
     process: subprocess.Popen
 
     def run(self, steps: int) -> float:
-        """Returns the seconds that a number of steps takes."""
+        """Runs steps and returns their duration in seconds.
+
+        Args:
+          steps: Number of steps.
+        """
         assert self.process.stdin
         assert self.process.stdout
         with contextlib.suppress(BrokenPipeError):
@@ -43,8 +47,8 @@ class _Framework:
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(
-                f"{self.name} exited with {self.process.wait()}; see its output"
-                " above"
+                f"{self.name} exited with {self.process.wait()}. Fix: see its"
+                " output above"
             )
         return float(line)
 
@@ -72,7 +76,7 @@ def _started(
             commands["torch.compile"] = [args.torch, script, "--compile"]
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # TensorFlow reserves all GPU memory by default; the processes share it.
+        # By default TensorFlow reserves all GPU memory, which is shared here.
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         **os.environ,
     }
@@ -119,18 +123,18 @@ def main() -> None:
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument(
-        "--seconds", type=float, default=4.0, help="seconds per turn"
+        "--seconds", type=float, default=4.0, help="Duration of a turn in s"
     )
-    parser.add_argument("--torch", help="Python with PyTorch")
+    parser.add_argument("--torch", help="Path of a Python with PyTorch")
     parser.add_argument("--no_compile", action="store_true")
     parser.add_argument("--no_keras", action="store_true")
     parser.add_argument(
         "--replicas",
         type=int,
         default=1,
-        help="also measure the job with this number of replicas",
+        help="Also measure the job with this number of replicas",
     )
-    parser.add_argument("--json", type=pathlib.Path, help="output file")
+    parser.add_argument("--json", type=pathlib.Path, help="Output file")
     args = parser.parse_args()
     rates: dict[str, list[float]] = {}
     with _started(args) as frameworks:

@@ -1,8 +1,8 @@
-"""A process that runs training steps on request and reports their duration.
+"""Process that runs training steps on request and reports their duration.
 
 The process reads a number of steps per line from stdin, runs them, and writes
 the seconds as a line to stdout. The module imports only the standard library,
-because the Python of PyTorch may have no other package of this project.
+because the Python of PyTorch may lack the packages of this project.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Settings that all frameworks have in common.
+    """Common settings of all frameworks.
 
     Attributes:
       batch: Number of images per step, over all replicas.
-      width: Factor on the number of filters of VGG16.
-      precision: float32, bfloat16 or float16.
+      width: Multiplier of the filters of VGG16.
+      precision: Precision of the training, float32, bfloat16 or float16.
       compile: Whether PyTorch compiles the step.
       replicas: Number of replicas of the job on one CPU.
     """
@@ -50,7 +50,7 @@ def serve(make_run: Callable[[Settings], Callable[[int], None]]) -> None:
       make_run: Factory that returns a function of a number of steps. The
         function runs these steps and returns when the device has finished.
     """
-    # Libraries may print to stdout. Only the replies go to the original one.
+    # Libraries may print to stdout, so the replies use a copy of it.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     run = make_run(parse_settings())

@@ -31,7 +31,7 @@ def _network(width):
 
 
 def _augment(images):
-    """Flips and shifts images; float [b, 3, 32, 32]."""
+    """Flips and shifts images, float [b, 3, 32, 32]."""
     count, device = len(images), images.device
     flips = torch.rand(count, 1, 1, 1, device=device) < 0.5
     images = torch.where(flips, images.flip(3), images)

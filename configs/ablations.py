@@ -5,7 +5,7 @@
         --workdir=runs/a --config.data.dir=DIR    # one variant
 
     plan                variants
-    ladder              from naive to the full recipe, changes accumulate
+    ladder              from naive to the full recipe, with cumulative changes
     augment             the last recipe of the ladder, one augmentation each
     over                the last recipe of the ladder, stronger augmentation
     resolution          frozen ImageNet features by size and upsampling kernel
@@ -19,7 +19,7 @@
     full_width          the default recipe: held-out images, width 1
     naive_rates         naive.py at several learning rates, held-out images
     baseline_search     baselines.py:common with one change, held-out images
-    baseline_sum        what helped there together, and one further change
+    baseline_sum        the combined improvements, and one further change
     baselines           stem32.py and the recipes of baselines.py, for a CPU
     baselines_gpu       the same at 30, 100 and 200 epochs, with ablations
     baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
@@ -75,11 +75,11 @@ _LADDER: dict[str, _Overrides] = {
     "label_smoothing": {"optimizer.label_smoothing": 0.1},
 }
 
-# Plan -> the variants that add to the one before them. In other plans, and in
-# side branches, each variant is compared with the first one.
+# Plan -> its cumulative variants, each compared with the previous one. In other
+# plans, and in side branches, each variant is compared with the first one.
 CUMULATIVE = {"ladder": tuple(_LADDER)}
 
-# Side branches of the ladder: name -> entry that it starts from, and changes.
+# Name of a side branch of the ladder -> its first entry, and its changes.
 _BESIDE: dict[str, tuple[str, _Overrides]] = {
     "naive_1e-3": ("naive_3e-4", {"optimizer.peak_learning_rate": 1e-3}),
     "naive_augmentation": (
@@ -125,8 +125,8 @@ def _preset(name: str, **fields: Any) -> _Overrides:
 _AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
 
 
-# An image of 24 pixels costs 0.60 times as much as one of 32 pixels. 10 epochs,
-# the first half of them small, therefore cost as much as 8.
+# An image of 24 pixels costs 0.60 times as much as one of 32 pixels. 10 epochs
+# with small images in the first half therefore cost as much as 8.
 _SMALL_FIRST: _Overrides = {
     "model.progressive_sizes": (24,),
     "model.progressive_epochs": (5.0,),
@@ -148,7 +148,7 @@ _SMOOTHING_256: _Overrides = {
 
 
 def _size(size: int, upsampling: str = "bilinear") -> _Overrides:
-    # An evaluation step has as many pixels as 1,000 images of 32 x 32.
+    # An evaluation step has as many pixels as 1,000 images of 32 x 32 pixels.
     batch = max(1, 1000 * 32**2 // size**2)
     return {
         "model.input_size": size,
@@ -412,7 +412,7 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 "augment.translate": 4.0,
                 "augment.cutout_pixels": 8.0,
             },
-            # As many operations: narrower and longer.
+            # The cost is equal, as the network is narrower and the run longer.
             "width_0.75": {
                 "model.width": 0.75,
                 "epochs": 35.5,
@@ -520,7 +520,7 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 "evaluate.every_epochs": 2.0,
             },
             "stem32": {},
-            # As many operations, in more epochs.
+            # The cost is equal, as the network is narrower and the run longer.
             "stem32_20ep": {
                 **_fields(stem32.get_config("20ep")),
                 "evaluate.every_epochs": 2.0,
@@ -560,7 +560,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
     (base, budget), variants = _plan(plan)
     if name and name not in variants:
         raise ValueError(
-            f"the plan {plan} has no variant {name!r}; there are"
+            f"unknown variant {name!r} of the plan {plan}. Fix: choose one of"
             f" {', '.join(variants)}"
         )
     config = base.copy_and_resolve_references()
@@ -572,7 +572,7 @@ def get_config(variant: str = "ladder") -> ml_collections.ConfigDict:
 def _plan(plan: str) -> tuple[Any, dict[str, _Overrides]]:
     if plan not in PLANS:
         raise ValueError(
-            f"configs/ablations.py has no plan {plan!r}; there are"
+            f"unknown plan {plan!r} of configs/ablations.py. Fix: choose one of"
             f" {', '.join(PLANS)}"
         )
     return PLANS[plan]

@@ -1,11 +1,11 @@
-"""The usual first advice: Keras' classic augmentation.
+"""Usual first advice: Keras' classic augmentation.
 
     make train CONFIG=configs/advice_augment.py DATA=DIR
 
 This is `configs/naive.py` with the rotation, shifts, flip, shear and zoom of
-ImageDataGenerator, as in the answer's listing, for 20 epochs of batch 128 (the
-listing: 100 of 32). Augmentation alone does not fix a network whose loss does
-not decrease: docs/results.md.
+ImageDataGenerator, as in the answer's listing. It trains for 20 epochs of batch
+128, the listing for 100 of batch 32. Augmentation alone does not fix a network
+whose loss does not decrease (docs/results.md).
 """
 
 import ml_collections

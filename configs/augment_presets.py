@@ -1,8 +1,8 @@
 """Named augmentation presets: `--config.augment.preset=strong`.
 
-A preset sets every field of `config.augment`; fields that it does not list are
+A preset sets every field of `config.augment`. Fields that it does not list are
 off. It overrides the config file, and flags override the preset. A config file
-that starts from a preset and changes it contains
+that changes a preset contains
 
     config.augment.update(augment_presets.fields("strong"))
     config.augment.cutout_pixels = 8.0
@@ -16,7 +16,7 @@ from typing import Any
 from configs import default
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # What Keras tutorials pass to ImageDataGenerator; shear is 0.1 degrees.
+    # Usual arguments of ImageDataGenerator in tutorials. Shear is 0.1 degrees.
     "keras_classic": {
         "flip": "random",
         "fill": "nearest",
@@ -27,7 +27,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     # The augmentation of most published CIFAR-10 results.
     "crop_flip": {"flip": "random", "translate": 4.0, "fill": "zero"},
-    # Modelled on the highest VGG16 figure that we found, with CutMix.
+    # Modelled on the highest published VGG16 figure that we found, with CutMix.
     "strong": {
         "flip": "alternating",
         "translate": 4.0,
@@ -41,7 +41,7 @@ NAMES = tuple(_PRESETS)
 
 
 def off() -> dict[str, Any]:
-    """Returns every field of `config.augment` but `preset`, switched off."""
+    """Returns all fields of `config.augment` except `preset`, switched off."""
     fields = default.get_config().augment.to_dict()
     del fields["preset"]
     strengths = {n: 0.0 for n, v in fields.items() if isinstance(v, float)}
@@ -49,10 +49,10 @@ def off() -> dict[str, Any]:
 
 
 def fields(name: str) -> dict[str, Any]:
-    """Returns the fields of `config.augment`, except `preset`, of a preset.
+    """Returns the fields of a preset, without `preset` itself.
 
     Args:
-      name: Preset, one of NAMES.
+      name: Name of the preset, one of NAMES.
 
     Raises:
       KeyError: The preset does not exist.

@@ -1,4 +1,4 @@
-"""Recipes in the style of published ones, which stem32.py is compared with.
+"""Recipes in the style of published ones, for a comparison with stem32.py.
 
     make train CONFIG=configs/baselines.py:common DATA=DIR
 
@@ -7,14 +7,14 @@
     autoaugment_cutout  the same, AutoAugment, Cutout, avg   95.76 %
     tuned               common, tuned on held-out images
 
-The first two are not reproductions. The figures belong to the recipes that
-they are modelled on, both the best epoch on the test set, on the original
-images: chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the
-last epoch) and yhhhli/SNN_Calibration (VGG16, 300 epochs), the highest figure
-for VGG16 that we found. docs/results.md has the figures of this job.
+The first two are not reproductions. Their figures are those of the sources in
+their best epoch on the test set of original images. One source is
+chenyaofo/pytorch-cifar-models (vgg16_bn, 200 epochs, 94.06 % in the last
+epoch). The other, yhhhli/SNN_Calibration (VGG16, 300 epochs), has the highest
+figure for VGG16 that we found. docs/results.md has the figures of this job.
 
-Both differ from their source: Nesterov momentum, no weight decay on the scales
-and biases of batch normalization, and bfloat16. Further differences:
+Unlike their sources, these two use Nesterov momentum and bfloat16 and do not
+decay the scales and biases of batch normalization. Further differences:
 
     common              batch 128, not 256, at the same learning rate, so twice
                         the rate per image; one dense layer, not FC 512 x 2 with
@@ -25,8 +25,8 @@ and biases of batch normalization, and bfloat16. Further differences:
                         the initial weights of the head; cosine by the step, not
                         by the epoch
 
-tuned is for 16 epochs at width 0.5. It combines what helped in the plans
-baseline_search and baseline_sum of configs/ablations.py.
+tuned is for 16 epochs at width 0.5. It combines the improvements found by the
+plans baseline_search and baseline_sum of configs/ablations.py.
 """
 
 import ml_collections
@@ -37,7 +37,7 @@ VARIANTS = ("common", "autoaugment_cutout", "tuned")
 
 
 def get_config(variant: str = "common") -> ml_collections.ConfigDict:
-    """Returns a baseline recipe; published ones with their number of epochs.
+    """Returns a baseline recipe with its number of epochs.
 
     Args:
       variant: Name of the recipe, one of VARIANTS.
@@ -47,8 +47,8 @@ def get_config(variant: str = "common") -> ml_collections.ConfigDict:
     """
     if variant not in VARIANTS:
         raise ValueError(
-            f"configs/baselines.py has no variant {variant!r}; there are"
-            f" {', '.join(VARIANTS)}"
+            f"unknown variant {variant!r} of configs/baselines.py. Fix: choose"
+            f" one of {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     config.epochs = 200.0

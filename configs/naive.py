@@ -1,11 +1,11 @@
-"""The usual first attempt: VGG16 as published for ImageNet, at 32 pixels.
+"""Usual first attempt: VGG16 as published for ImageNet, at 32 pixels.
 
     make train CONFIG=configs/naive.py DATA=DIR
 
-No batch normalization, two dense layers of 4,096 units, Adam at its default
-learning rate in Keras, Glorot initialization, pixels divided by 255, no
-augmentation and no schedule. The config shows what fails; `configs/stem32.py`
-is the recommended recipe.
+The network has two dense layers of 4,096 units, Glorot initialization and no
+batch normalization. Adam trains it at its default learning rate in Keras, on
+pixels divided by 255, without augmentation or a schedule. The config fails by
+design. `configs/stem32.py` is the recommended recipe.
 """
 
 import ml_collections

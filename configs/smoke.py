@@ -1,9 +1,9 @@
-"""The smallest run that uses every package of the job; for tests.
+"""Smallest run that uses every package of the job, for tests.
 
     python -m job.main --config=configs/smoke.py --workdir=DIR
 
-20 steps on synthetic images, some seconds on 2 CPU cores. The accuracy has no
-meaning.
+It has 20 steps on synthetic images and takes some seconds on 2 CPU cores. The
+accuracy has no meaning.
 """
 
 import ml_collections

@@ -1,4 +1,4 @@
-"""The recommended recipe: VGG16 for 32-pixel images, trained from scratch.
+"""Recommended recipe: VGG16 for 32-pixel images, trained from scratch.
 
     make train CONFIG=configs/stem32.py DATA=DIR           # :30ep
     make train CONFIG=configs/stem32.py:8ep DATA=DIR
@@ -11,10 +11,10 @@
     16ep     0.5    88.20 %   88.69 %   2      19 min  2 CPU cores
     8ep      0.5    85.79 %   86.36 %   2      14 min  2 CPU cores
 
-Accuracy of the last epoch, mean of seeds 0 and 1 (88.38, 88.87; 88.16, 88.23;
-86.01, 85.57). The images are quality-75 JPEGs of CIFAR-10, so the figures do
-not compare with published ones. The times are upper bounds, as other programs
-shared the machine.
+The accuracy is that of the last epoch, as the mean of seeds 0 and 1 (88.38,
+88.87; 88.16, 88.23; 86.01, 85.57). The images are quality-75 JPEGs of CIFAR-10,
+so the figures are not comparable with published ones. The times are upper
+bounds, because other programs shared the machine.
 """
 
 import ml_collections
@@ -28,16 +28,16 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
     """Returns the recipe for a number of epochs.
 
     Args:
-      variant: One of VARIANTS. 8ep, 16ep and 20ep are for 2 CPU cores, the
-        others for a GPU.
+      variant: Name of the variant, one of VARIANTS. 8ep, 16ep and 20ep are for
+        2 CPU cores, the others for a GPU.
 
     Raises:
       ValueError: The variant does not exist.
     """
     if variant not in VARIANTS:
         raise ValueError(
-            f"configs/stem32.py has no variant {variant!r}; there are"
-            f" {', '.join(VARIANTS)}"
+            f"unknown variant {variant!r} of configs/stem32.py. Fix: choose"
+            f" one of {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     if variant in ("8ep", "16ep", "20ep"):
@@ -53,7 +53,7 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
         config.optimizer.ema_decay = 0.99
         config.evaluate.every_epochs = 4.0
     else:
-        # By estimate, an epoch takes half a second on an H100. With the default
+        # An epoch takes an estimated half second on an H100. With the default
         # intervals, logs and evaluations would take a tenth of the run.
         config.log_every_steps = 200
         config.evaluate.every_epochs = 10.0
@@ -61,7 +61,7 @@ def get_config(variant: str = "30ep") -> ml_collections.ConfigDict:
         config.epochs = 16.0
         config.optimizer.warmup_epochs = 3.2
     if variant == "20ep":
-        # Costs as much as 16ep, because an image of 24 pixels costs 0.60
+        # The cost is that of 16ep, because an image of 24 pixels costs 0.60
         # times as much as one of 32 pixels.
         config.epochs = 20.0
         config.optimizer.warmup_epochs = 4.0

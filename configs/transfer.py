@@ -3,7 +3,8 @@
     make train CONFIG=configs/transfer.py DATA=DIR           # :gradual
     make train CONFIG=configs/transfer.py:frozen DATA=DIR
 
-The weights are downloaded; `ARGS=--config.model.weights=PATH` names a file.
+The weights are downloaded unless `ARGS=--config.model.weights=PATH` names a
+file.
 
     variant     accuracy  recipe
     frozen      65.72 %   linear head on the features of the frozen base
@@ -21,7 +22,7 @@ import ml_collections
 
 from configs import default
 
-# From the output to the input.
+# Names of the blocks, from the output to the input.
 _BLOCKS = tuple(default.get_config().transfer.unfreeze_epochs)[::-1]
 VARIANTS = ("frozen", "gradual", "at_once", "uniform", "gradual128")
 
@@ -30,15 +31,15 @@ def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
     """Returns a transfer-learning recipe.
 
     Args:
-      variant: One of VARIANTS.
+      variant: Name of the variant, one of VARIANTS.
 
     Raises:
       ValueError: The variant does not exist.
     """
     if variant not in VARIANTS:
         raise ValueError(
-            f"configs/transfer.py has no variant {variant!r}; there are"
-            f" {', '.join(VARIANTS)}"
+            f"unknown variant {variant!r} of configs/transfer.py. Fix: choose"
+            f" one of {', '.join(VARIANTS)}"
         )
     config = default.get_config()
     config.model.weights = "imagenet"
@@ -67,7 +68,7 @@ def get_config(variant: str = "gradual") -> ml_collections.ConfigDict:
         config.transfer.layer_decay = 1.0
     elif variant == "gradual128":
         config.epochs = 25.0
-        # Half of the learning rate that was tuned at 32 pixels; not tuned.
+        # This learning rate, half of the one tuned at 32 pixels, is not tuned.
         config.optimizer.peak_learning_rate = 0.04
         config.model.input_size = 128
         config.evaluate.global_batch_size = 250
@@ -81,7 +82,7 @@ def _frozen(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.epochs = 30.0
     config.augment.flip = "none"
     config.augment.translate = 0.0
-    # The features are large: 3.4 on average, 400 at most.
+    # The features are large, 3.4 on average and 400 at most.
     config.optimizer.peak_learning_rate = 1e-4
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.clip_norm = 0.0

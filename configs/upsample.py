@@ -10,7 +10,7 @@
     224      92
 
 At 32 pixels (`configs/stem32.py`) the cost is 1.9 GFLOP. The config is for a
-GPU. On 2 CPU cores, add `--config.model.width=0.25`.
+GPU. On 2 CPU cores add `--config.model.width=0.25`.
 """
 
 import ml_collections
@@ -31,8 +31,8 @@ def get_config(variant: str = "64") -> ml_collections.ConfigDict:
     """
     if variant not in SIZES:
         raise ValueError(
-            f"configs/upsample.py has no variant {variant!r}; there are"
-            f" {', '.join(SIZES)}"
+            f"unknown variant {variant!r} of configs/upsample.py. Fix: choose"
+            f" one of {', '.join(SIZES)}"
         )
     config = default.get_config()
     config.model.input_size = int(variant)

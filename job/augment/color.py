@@ -1,9 +1,9 @@
-"""Color operations with Pillow's arithmetic, bit for bit where stated.
+"""Color operations with Pillow's arithmetic.
 
     adjust_contrast(images, factor)      # ImageEnhance.Contrast
 
-Images are float32 [b, h, w, 3] of integers, 0 to 255, in arguments and results,
-as Pillow rounds after every operation.
+Arguments and results are float32 images [b, h, w, 3] with integer values, 0 to
+255, because Pillow rounds after every operation.
 """
 
 import tensorflow as tf
@@ -21,14 +21,14 @@ def jitter(
     """Changes brightness, contrast, saturation and hue, in this order.
 
     Args:
-      images: float32 [b, h, w, 3], integers 0 to 255.
-      drawn: float32 [b, 4], uniform over [0, 1).
-      brightness: Strength: the factor is uniform over 1 - brightness to 1 +
-        brightness, and at least 0. If 0, brightness is not changed.
-      contrast: Strength; the same for contrast.
-      saturation: Strength; the same for saturation.
-      hue: Largest rotation of the hue in either direction, in turns, at most
-        0.5. If 0, the hue is not changed.
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      drawn: Random numbers, float32 [b, 4], uniform over [0, 1).
+      brightness: Strength. The factor is uniform over 1 - brightness to 1 +
+        brightness, and at least 0. If 0, the brightness is not changed.
+      contrast: Strength for the contrast, as for the brightness.
+      saturation: Strength for the saturation, as for the brightness.
+      hue: Largest rotation of the hue in either direction, in full circles, at
+        most 0.5. If 0, the hue is not changed.
     """
 
     def factor(strength: float, column: int) -> tf.Tensor:
@@ -47,30 +47,45 @@ def jitter(
 
 
 def adjust_brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with black, `ImageEnhance.Brightness`; factor is float32 [b]."""
+    """Blends with black by a factor, float32 [b], as `ImageEnhance.Brightness`.
+
+    Args:
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      factor: Weight of the image, float32 [b].
+    """
     return _whole(images * _each(factor))
 
 
 def adjust_contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with the mean gray, `ImageEnhance.Contrast`; float32 [b]."""
-    mean = _each(mean_grey(grey(images)))
+    """Blends with the mean gray by a factor, as `ImageEnhance.Contrast`.
+
+    Args:
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      factor: Weight of the image, float32 [b].
+    """
+    mean = _each(mean_gray(gray(images)))
     return _whole(mean + _each(factor) * (images - mean))
 
 
 def adjust_saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with the gray image, `ImageEnhance.Color`; float32 [b]."""
-    plain = grey(images)
+    """Blends with the gray image by a factor, as `ImageEnhance.Color`.
+
+    Args:
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      factor: Weight of the image, float32 [b].
+    """
+    plain = gray(images)
     return _whole(plain + _each(factor) * (images - plain))
 
 
 def adjust_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
-    """Rotates the hue of HSV.
+    """Rotates the hue in HSV.
 
-    Exact up to the last rounding, to the nearest; Pillow's HSV has 8 bits.
+    The result is exact up to a final rounding. Pillow's HSV has only 8 bits.
 
     Args:
-      images: float32 [b, h, w, 3], integers 0 to 255.
-      turns: Rotation, float32 [b]; 1 is the full circle.
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      turns: Rotation in full circles, float32 [b].
     """
     hue, rest = tf.split(tf.image.rgb_to_hsv(images / 255), [1, 2], axis=3)
     hue += _each(turns)
@@ -78,27 +93,40 @@ def adjust_hue(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
     return tf.floor(tf.image.hsv_to_rgb(hsv) * 255 + 0.5)
 
 
-def grey(images: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [b, h, w, 1], Pillow's `convert("L")` (ITU-R 601-2)."""
-    # In units of 1 / 65536 and below 2**24, so exact in float32. Not a matrix
-    # product, which a GPU may round to TF32.
+def gray(images: tf.Tensor) -> tf.Tensor:
+    """Returns gray images by ITU-R 601-2, as Pillow's `convert("L")` does.
+
+    Args:
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+
+    Returns:
+      Gray images, float32 [b, h, w, 1], integers 0 to 255.
+    """
+    # The sum is below 2**24 in units of 1 / 65536, so it is exact in float32. A
+    # GPU may round a matrix product to TF32.
     red, green, blue = tf.split(images, 3, axis=3)
     total = 19595.0 * red + 38470.0 * green + (7471.0 * blue + 32768.0)
     return tf.floor(total / 65536)
 
 
-def mean_grey(plain: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [b], the mean of gray images, rounded half up."""
+def mean_gray(plain: tf.Tensor) -> tf.Tensor:
+    """Returns the mean of each gray image, rounded half up, float32 [b]."""
     return tf.floor(tf.reduce_mean(plain, axis=[1, 2, 3]) + 0.5)
 
 
 def smooth(images: tf.Tensor) -> tf.Tensor:
-    """Returns `ImageFilter.SMOOTH` without the border, [b, h - 2, w - 2, 3].
+    """Smooths the interior of images, as `ImageFilter.SMOOTH` does.
 
     Pillow does not change the border.
+
+    Args:
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+
+    Returns:
+      Images without their border, float32 [b, h - 2, w - 2, 3].
     """
-    # Sums of slices: under XLA on a CPU, a depthwise convolution takes 20 times
-    # as long, and a GPU may round it to TF32.
+    # Slices are added, because under XLA on a CPU a depthwise convolution takes
+    # 20 times as long, and a GPU may round it to TF32.
     rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
     square = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
     total = square + 4 * images[:, 1:-1, 1:-1]
@@ -110,5 +138,5 @@ def _each(values: tf.Tensor) -> tf.Tensor:
 
 
 def _whole(images: tf.Tensor) -> tf.Tensor:
-    """Clips, then rounds down: so does Pillow's `Image.blend`."""
+    """Clips and then rounds down, as Pillow's `Image.blend` does."""
     return tf.floor(tf.clip_by_value(images, 0.0, 255.0))

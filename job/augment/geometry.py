@@ -1,7 +1,7 @@
-"""Geometric operations: flip, translation, and affine warps.
+"""Geometric operations: flip, translation and affine warps.
 
 The center of pixel (y, x) is at (y, x). Coordinates are float32 even if they
-are integers (see `draws`). `fill` chooses the pixels outside of the image:
+are integers (see `draws`). `fill` is the source of pixels outside of the image:
 
     reflect   c b | a b c d | c b     the border is not repeated
     nearest   a a | a b c d | d d
@@ -22,22 +22,21 @@ def alternating_flip(
     purpose: int,
     num_images: int,
 ) -> tf.Tensor:
-    """Returns which images to flip: each one in every other epoch.
+    """Returns whether to flip each image, which is so in every other epoch.
 
-    Which half of them is flipped in the first epoch is random. Compared with a
-    coin toss per image and epoch, no image is seen the same way twice in a row
-    (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
-    arXiv:2404.00498).
+    A random half of the images is flipped in the first epoch. In contrast to
+    independent random flips, an image never repeats in two consecutive epochs
+    (Jordan 2024, arXiv:2404.00498).
 
     Args:
       index: Index of each image in the training split, int32 [b].
       epoch: Epoch of each image, int32 [b], from 0.
-      seed: Seed of the first epoch's coin tosses.
+      seed: Seed of the flips of the first epoch.
       purpose: Purpose of the draw; see `draws`.
       num_images: Number of images in the training split.
 
     Returns:
-      bool [b].
+      Whether to flip each image, bool [b].
     """
     with tf.init_scope(), tf.device("CPU:0"):
         drawn = tf.random.stateless_uniform(
@@ -62,17 +61,17 @@ def flip_and_translate(
 ) -> tf.Tensor:
     """Flips images left to right, then moves them by integer offsets.
 
-    Both are one gather of rows and one of columns: each pixel is copied twice,
-    and nothing is padded.
+    Both are one gather of rows and one of columns, without padding.
 
     Args:
-      images: [b, h, w, c], any type.
+      images: Images, [b, h, w, c], any type.
       mirrored: Whether to flip each image, bool [b]. If None, none is flipped.
-      shift: float32 [b, 2], integer offsets down and to the right.
-      fill: reflect, nearest or zero.
+      shift: Integer offsets down and to the right, float32 [b, 2].
+      fill: Source of outside pixels: reflect, nearest or zero.
 
     Returns:
-      [b, h, w, c]; pixel (y, x) is the flipped image's (y - down, x - right).
+      Images, [b, h, w, c]. Pixel (y, x) is the flipped image's pixel
+      (y - down, x - right).
     """
     height, width = images.shape[1], images.shape[2]
     y = tf.range(height, dtype=tf.float32)[None, :] - shift[:, :1]
@@ -103,22 +102,22 @@ def random_affine(
 
     As in `keras.preprocessing.image.ImageDataGenerator.random_transform`, it is
     rotation times shift times shear times zoom about the image's center, each
-    uniform. Its `shear_range` is an angle in degrees, so that the popular value
-    0.1 moves no pixel by more than 0.03.
+    uniform. Its `shear_range` is an angle in degrees. The popular value 0.1
+    therefore moves no pixel by more than 0.03.
 
     Args:
-      drawn: float32 [b, 6], uniform over [0, 1).
-      rotation_degrees: Largest angle in either direction.
+      drawn: Random numbers, float32 [b, 6], uniform over [0, 1).
+      rotation_degrees: Largest angle in either direction, in degrees.
       shift: Largest shift in either direction, as a fraction of height and of
         width.
       shear: Largest shear angle in either direction, in degrees.
-      zoom: Largest zoom: height and width are scaled separately, by factors
+      zoom: Largest zoom. Height and width are scaled separately, by factors
         from 1 - zoom to 1 + zoom. Above 1 the image gets smaller.
-      height: Height of the images.
-      width: Width of the images.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
 
     Returns:
-      float32 [b, 2, 3], for `warp_bilinear`.
+      Matrices for `warp_bilinear`, float32 [b, 2, 3].
     """
     both_ways = 2 * drawn - 1
     angle, down, right, slant, zoom_y, zoom_x = tf.unstack(both_ways, axis=1)
@@ -148,21 +147,21 @@ def affine(
     """Returns rotation (shift (shear (zoom))) about the center of an image.
 
     Args:
-      rotation: float32 [b], radians.
-      down: float32 [b], pixels by which the position that is read moves down.
-      right: float32 [b], pixels by which it moves to the right.
-      shear: float32 [b], radians.
-      zoom_y: float32 [b], ratio of the height that is read to the height.
-      zoom_x: float32 [b], ratio of the width that is read to the width.
-      height: Height of the images.
-      width: Width of the images.
+      rotation: Angle in radians, float32 [b].
+      down: Downward shift of the position that is read, in pixels, float32 [b].
+      right: Shift of that position to the right, in pixels, float32 [b].
+      shear: Shear angle in radians, float32 [b].
+      zoom_y: Ratio of the height that is read to the height, float32 [b].
+      zoom_x: Ratio of the width that is read to the width, float32 [b].
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
 
     Returns:
-      float32 [b, 2, 3], for `warp_bilinear`.
+      Matrices for `warp_bilinear`, float32 [b, 2, 3].
     """
     sine, cosine = tf.sin(rotation), tf.cos(rotation)
-    # In (y, x), [[cos, sin], [-sin, cos]] of the rotation, times
-    # [[cos, 0], [-sin, 1]] of the shear, times the zoom.
+    # The matrix in (y, x) is that of the rotation, [[cos, sin], [-sin, cos]],
+    # times that of the shear, [[cos, 0], [-sin, 1]], times the zoom.
     yy = (cosine * tf.cos(shear) - sine * tf.sin(shear)) * zoom_y
     xy = -(sine * tf.cos(shear) + cosine * tf.sin(shear)) * zoom_y
     yx, xx = sine * zoom_x, cosine * zoom_x
@@ -177,22 +176,22 @@ def affine(
 def warp_bilinear(
     images: tf.Tensor, matrix: tf.Tensor, *, fill: str
 ) -> tf.Tensor:
-    """Warps images, interpolating between the four nearest pixels.
+    """Warps images with bilinear interpolation.
 
     Args:
-      images: float32 [b, h, w, c], 0 to 255.
-      matrix: float32 [b, 2, 3]; times (y, x, 1) of a pixel of the result, it
-        is the position (y, x) that is read.
-      fill: reflect, nearest or zero.
+      images: Images, float32 [b, h, w, c], 0 to 255.
+      matrix: Affine maps, float32 [b, 2, 3], from (y, x, 1) of a pixel of the
+        result to the position (y, x) that is read.
+      fill: Source of outside pixels: reflect, nearest or zero.
 
     Returns:
-      float32 [b, h, w, c], rounded to integers.
+      Images, float32 [b, h, w, c], rounded to integers.
     """
     height, width, channels = images.shape[1:]
     y, x = _places(matrix, *_grid(height, width))
     seen = None
     if fill == "zero":
-        # Fades to black between the border and the first pixel outside.
+        # The image fades to black between the border and the next pixel.
         seen = _seen(y, height) * _seen(x, width)
     y, x = _inside(y, height, fill), _inside(x, width, fill)
     top = tf.minimum(tf.floor(y), height - 2.0)
@@ -213,18 +212,17 @@ def warp_bilinear(
 def warp_nearest(
     images: tf.Tensor, matrices: Sequence[tf.Tensor], *, fill: str
 ) -> tf.Tensor:
-    """Warps images by one map after the other, each with nearest neighbors.
+    """Warps images by several maps in turn, each with nearest neighbors.
 
-    The result is that of one call per map, with rounding and filling each time,
-    but only integer coordinates are passed on, and pixels are fetched once.
+    The result equals that of one call per map, but pixels are gathered once.
 
     Args:
-      images: [b, h, w, c], of a float type.
-      matrices: each float32 [b, 2, 3], as in `warp_bilinear`.
-      fill: reflect, nearest or zero.
+      images: Images, [b, h, w, c], of a float type.
+      matrices: Affine maps, each float32 [b, 2, 3], as in `warp_bilinear`.
+      fill: Source of outside pixels: reflect, nearest or zero.
 
     Returns:
-      [b, h, w, c], of the images' type.
+      Images, [b, h, w, c], of the same type.
     """
     height, width = images.shape[1], images.shape[2]
     y, x = _grid(height, width)
@@ -263,7 +261,7 @@ def _places(
 
 
 def _take(images: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
-    """Returns [b, n, c]: the pixels at flat indices, float32 [b, n]."""
+    """Returns the pixels at flat indices, float32 [b, n], as [b, n, c]."""
     count, channels = images.shape[1] * images.shape[2], images.shape[3]
     flat = tf.reshape(images, [-1, count, channels])
     return tf.gather(flat, tf.cast(places, tf.int32), batch_dims=1)

@@ -1,10 +1,9 @@
-"""Composes operations into one function of a batch.
+"""Composition of the operations into one function of a batch.
 
     augment = make_augment(create_operations(fields), seed=0, ...)
     images, share = augment(batch, step, replica)
 
-XLA compiles the random numbers too, except those of a gamma distribution, for
-which it has no kernel.
+XLA also compiles the random draws, except those from a gamma distribution.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +30,8 @@ def make_augment(
     """Returns the function that augments one replica's batch.
 
     Args:
-      operations: Operations in their order; see
-        `operations.create_operations`. If empty, images are not changed.
+      operations: Operations in order; see `operations.create_operations`. If
+        empty, images are not changed.
       seed: Seed of all random numbers.
       num_images: Number of images in the training split.
       global_batch_size: Images per step, B.
@@ -41,11 +40,12 @@ def make_augment(
       jit_compile: Whether XLA compiles the augmentation.
 
     Returns:
-      (batch, step int64 [], replica int32 [] from 0 to R - 1) -> `Augmented`.
+      Function from a batch, a step (int64 []) and a replica (int32 [], 0 to
+      R - 1) to `Augmented`.
     """
     size = global_batch_size // num_replicas
     if any(isinstance(o, Mix) for o in operations) and size % 2:
-        raise ValueError(f"{size} images per replica do not make pairs")
+        raise ValueError(f"{size} images per replica cannot be mixed in pairs")
 
     def apply(
         batch: TrainBatch,
@@ -54,8 +54,8 @@ def make_augment(
         drawn: list[Numbers | None],
     ) -> Augmented:
         draws = Draws(seed, step, global_batch_size, first, size, num_images)
-        # TensorFlow 2.21 gathers floats on a GPU but uint8 on the host, with a
-        # copy in both directions and no warning.
+        # TensorFlow 2.21 gathers floats on a GPU. It copies uint8 to the host
+        # and back without a warning.
         augmented = Augmented(tf.cast(batch.image, tf.float32), None)
         for operation, numbers in zip(operations, drawn, strict=True):
             if numbers is None:

@@ -1,4 +1,4 @@
-"""The operations in the order in which an image meets them.
+"""Augmentation operations in the order in which they are applied.
 
     operations = create_operations({"flip": "random", "cutout_pixels": 8.0})
     drawn = [operation.draw(draws, batch) for operation in operations]
@@ -6,14 +6,13 @@
         augmented = operation.apply(augmented, numbers)
 
 An operation is a frozen dataclass. Its attributes are fields of
-`config.augment`, described in `configs/default.py`; the defaults here are the
-values at which it is off. `draw` returns its random numbers for a batch, and
-`apply` changes images as these numbers say. The integers of a class tell its
-random draws from those of others. They fix results: a number never changes and
-is never given twice.
+`config.augment`, described in `configs/default.py`. With their defaults here
+the operation is off. `draw` returns the random numbers for a batch, and `apply`
+changes images by them. Each class constant is the purpose of one random draw
+and is unique. Results depend on these numbers, so they never change.
 
-A new operation is a new class here and its place in `OPERATIONS`;
-CONTRIBUTING.md lists what else it takes.
+A new operation is a new class and an entry in `OPERATIONS`. CONTRIBUTING.md
+lists the other steps.
 """
 
 import dataclasses
@@ -28,13 +27,13 @@ from job.data.pipeline import TrainBatch
 
 
 class Augmented(NamedTuple):
-    """One replica's batch as the network sees it.
+    """Augmented batch of one replica.
 
     Attributes:
-      image: uint8 [b, 32, 32, 3], 0 to 255. Between two operations float32, of
-        integers.
-      share: float32 [b], 0 to 1: weight of the image itself, and of its label.
-        The rest is the weight of the image at position i XOR 1. None if no
+      image: Images, uint8 [b, 32, 32, 3], 0 to 255. Between two operations they
+        are float32 with integer values.
+      share: Weight of the image itself and of its label, float32 [b], 0 to 1.
+        The rest is the weight of the image at position i XOR 1. If None, no
         images are mixed.
     """
 
@@ -47,18 +46,18 @@ Numbers = dict[str, tf.Tensor]
 
 
 class Operation(Protocol):
-    """A change of images, with the config fields that control it."""
+    """Change of images, with the config fields that control it."""
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
         """Returns the random numbers for a batch."""
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """Returns the changed batch; the same numbers give the same images."""
+        """Returns the changed batch, which depends only on the arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FlipAndTranslate:
-    """Flips images left to right and moves them by integer offsets."""
+    """Flip left to right and translation by integer offsets."""
 
     flip: str = "none"
     translate: float = 0.0
@@ -68,7 +67,6 @@ class FlipAndTranslate:
     TRANSLATE: ClassVar[int] = 1
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         numbers = {}
         if self.flip == "random":
             coins = draws.integers(self.FLIP, 2)[:, 0]
@@ -88,7 +86,6 @@ class FlipAndTranslate:
         return numbers
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         images = geometry.flip_and_translate(
             batch.image,
             numbers.get("flip"),
@@ -100,7 +97,7 @@ class FlipAndTranslate:
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """Rotates, shifts, shears and zooms images in one bilinear warp."""
+    """Rotation, shift, shear and zoom in one bilinear warp."""
 
     rotation_degrees: float = 0.0
     shift: float = 0.0
@@ -111,11 +108,9 @@ class Affine:
     WARP: ClassVar[int] = 3
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         return {"warp": draws.uniform(self.WARP, 6)}
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         height, width = batch.image.shape[1:3]
         matrix = geometry.random_affine(
             numbers["warp"],
@@ -132,7 +127,7 @@ class Affine:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Changes brightness, contrast, saturation and hue, in this order."""
+    """Change of brightness, contrast, saturation and hue, in this order."""
 
     brightness: float = 0.0
     contrast: float = 0.0
@@ -142,11 +137,9 @@ class ColorJitter:
     JITTER: ClassVar[int] = 4
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         return {"jitter": draws.uniform(self.JITTER, 4)}
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         images = color.jitter(
             batch.image, numbers["jitter"], **dataclasses.asdict(self)
         )
@@ -155,7 +148,7 @@ class ColorJitter:
 
 @dataclasses.dataclass(frozen=True)
 class AutoAugment:
-    """Applies one of AutoAugment's sub-policies for CIFAR-10."""
+    """One of AutoAugment's sub-policies for CIFAR-10 per image."""
 
     autoaugment: float = 0.0
     fill: str = "reflect"
@@ -163,11 +156,9 @@ class AutoAugment:
     AUTOAUGMENT: ClassVar[int] = 5
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         return {"autoaugment": draws.uniform(self.AUTOAUGMENT, 5)}
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         images = policies.apply_autoaugment(
             batch.image,
             numbers["autoaugment"],
@@ -179,7 +170,7 @@ class AutoAugment:
 
 @dataclasses.dataclass(frozen=True)
 class RandAugment:
-    """Applies two of RandAugment's operations."""
+    """Two of RandAugment's operations per image."""
 
     randaugment_magnitude: float = 0.0
     fill: str = "reflect"
@@ -187,11 +178,9 @@ class RandAugment:
     RANDAUGMENT: ClassVar[int] = 6
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         return {"randaugment": draws.uniform(self.RANDAUGMENT, 4)}
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         images = policies.apply_randaugment(
             batch.image,
             numbers["randaugment"],
@@ -203,18 +192,16 @@ class RandAugment:
 
 @dataclasses.dataclass(frozen=True)
 class Cutout:
-    """Covers a square of each image."""
+    """Cutout of a square of each image."""
 
     cutout_pixels: float = 0.0
 
     CUTOUT: ClassVar[int] = 2
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         return {"cutout": draws.integers(self.CUTOUT, batch.image.shape[1], 2)}
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         images = mixing.cutout(
             batch.image, numbers["cutout"], pixels=int(self.cutout_pixels)
         )
@@ -223,7 +210,7 @@ class Cutout:
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Mixes pairs of images by CutMix, the others by mixup."""
+    """CutMix of some pairs of images, and mixup of the others."""
 
     mixup_alpha: float = 0.0
     cutmix_probability: float = 0.0
@@ -232,7 +219,6 @@ class Mix:
     CUTMIX: ClassVar[int] = 8
 
     def draw(self, draws: Draws, batch: TrainBatch) -> Numbers:
-        """See `Operation`."""
         numbers = {}
         if self.mixup_alpha:
             numbers["mixup"] = draws.beta(self.MIXUP, self.mixup_alpha)
@@ -241,7 +227,6 @@ class Mix:
         return numbers
 
     def apply(self, batch: Augmented, numbers: Numbers) -> Augmented:
-        """See `Operation`."""
         images, share = mixing.random_mix(
             batch.image,
             mixup_share=numbers.get("mixup"),
@@ -266,22 +251,22 @@ def create_operations(fields: Mapping[str, Any]) -> tuple[Operation, ...]:
     """Returns the operations that are on, in their order.
 
     Args:
-      fields: Fields of `config.augment` but `preset`, by name. Those that are
-        absent are off.
+      fields: Values of the fields of `config.augment` except `preset`, by name.
+        An absent field is off.
 
     Raises:
-      TypeError: No operation has a field of that name.
+      TypeError: A field is unknown.
     """
     known = {
         field.name for kind in OPERATIONS for field in dataclasses.fields(kind)
     }
     if unknown := sorted(fields.keys() - known):
-        raise TypeError(f"no augmentation has a field {', '.join(unknown)}")
+        raise TypeError(f"unknown augmentation fields: {', '.join(unknown)}")
     created: list[Operation] = []
     for kind in OPERATIONS:
         own = dataclasses.fields(kind)
         values = {f.name: fields.get(f.name, f.default) for f in own}
-        # How to fill in pixels matters only where something moves them.
+        # `fill` alone enables nothing, because it needs pixels that move.
         if any(values[f.name] != f.default for f in own if f.name != "fill"):
             created.append(kind(**values))
     return tuple(created)

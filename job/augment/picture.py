@@ -2,9 +2,9 @@
 
     picture.write(workdir / AUGMENTATION, images, operations, seed=0)
 
-Eight images side by side: unchanged in the first row, and below as the network
-sees them, with other random draws in each row. If images are mixed, columns 1
-and 2 are partners, 3 and 4, and so on.
+The first row has eight original images, and each row below has other random
+augmentations of them. If images are mixed, columns 1 and 2 are partners, as are
+3 and 4, and so on.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from job.storage import files
 _COLUMNS = 8
 _ROWS = 3
 _SCALE = 3
-# Pixels of white around an image.
+# Width of the white border of an image, in pixels.
 _GAP = 1
 
 _Images = npt.NDArray[np.uint8]
@@ -39,8 +39,8 @@ def write(
 
     Args:
       path: Path of the PNG.
-      images: Training images, uint8 [n, h, w, 3]; the first 8 are shown.
-      operations: Operations in their order.
+      images: Training images, uint8 [n, h, w, 3], of which 8 are shown.
+      operations: Operations in order.
       seed: Seed of the run.
     """
     if path.exists():
@@ -53,7 +53,7 @@ def write(
 def _augmented(
     images: _Images, operations: Sequence[Operation], seed: int
 ) -> _Images:
-    """Returns uint8 [rows, 8, h, w, 3]."""
+    """Returns the images of all rows, uint8 [rows, 8, h, w, 3]."""
     count = _COLUMNS * _ROWS
     augment = make_augment(
         operations,
@@ -62,8 +62,8 @@ def _augmented(
         global_batch_size=count,
         num_replicas=1,
     )
-    # All rows are one batch: each of its positions has draws of its own. Not
-    # compiled, as that takes longer than a few hundred small operations.
+    # All rows are one batch, because each position has draws of its own. A
+    # compilation would take longer than a few hundred small operations.
     with tf.device("CPU:0"):
         row, column = np.divmod(np.arange(count, dtype=np.int32), _COLUMNS)
         batch = TrainBatch(

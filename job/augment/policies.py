@@ -1,17 +1,18 @@
 """AutoAugment and RandAugment on whole batches, with operations per image.
 
-An operation with its value is a row of numbers: an affine map, a blend and a
-color table, all but one of them neutral (`row`). A policy is an array of rows,
-constant in the graph, and an image draws two of them. So the work is the same
-for every image and every policy, and is done once for all operations of a kind:
+An operation with its value is a row of numbers; see `row`. These are an affine
+map, a blend and a color table, all but one of them neutral. A policy is a
+constant array of rows, of which each image draws two. The computation is
+therefore equal for all images and policies. It runs once for all operations of
+a kind:
 
     blend, colors    of the first operation
     warp             of both, in one gather of pixels
     blend, colors    of the second
 
-The operations are Pillow's, with its rounding; values are torchvision's
-(`torchvision.transforms.AutoAugment` and `RandAugment`), which come from
-Cubuk et al. 2019, arXiv:1805.09501, and 2020, arXiv:1909.13719.
+The operations are those of Pillow, with its rounding. Their values are those of
+`torchvision.transforms.AutoAugment` and `RandAugment`, which come from Cubuk et
+al. 2019, arXiv:1805.09501, and 2020, arXiv:1909.13719.
 """
 
 import math
@@ -25,13 +26,14 @@ from job.augment import color, geometry
 
 Rows = npt.NDArray[np.float32]
 
-# Affine map, blend (factor, with gray, with smooth), colors (factor, about the
-# mean, solarize threshold, posterize step, autocontrast, equalize).
+# Columns of a row: affine map, blend (factor, with gray, with smooth), colors
+# (factor, about the mean, solarize threshold, posterize step, autocontrast,
+# equalize).
 _WARP, _BLEND, _COLORS = slice(0, 6), slice(6, 9), slice(9, 15)
 _NEUTRAL = (1, 0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 256, 1, 0, 0)
 
 _LEVELS = 256
-# Largest value of the operations whose value has a sign, at magnitude 1.
+# Value of each operation with a sign, at magnitude 1.
 _SIGNED = {
     "shear_x": 0.3,
     "shear_y": 0.3,
@@ -82,11 +84,12 @@ AUTOAUGMENT = (
 
 
 class Policy(NamedTuple):
-    """A distribution of pairs of operations.
+    """Distribution of pairs of operations.
 
     Attributes:
-      rows: float32 [2, n, signs, 15], first and second operations.
-      probability: float32 [2, n], probability that each is applied.
+      rows: Rows of the first and second operations, float32
+        [2, n, signs, 15].
+      probability: Probability of each operation, float32 [2, n].
     """
 
     rows: Rows
@@ -124,13 +127,13 @@ def apply_autoaugment(
     """Applies a random sub-policy to each image.
 
     Args:
-      images: float32 [b, h, w, 3], integers 0 to 255.
-      drawn: float32 [b, 5], uniform over [0, 1).
-      share: Fraction of the images to change; 1.0 in the paper.
-      fill: See `geometry`.
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      drawn: Random numbers, float32 [b, 5], uniform over [0, 1).
+      share: Fraction of the images to change, 1.0 in the paper.
+      fill: Source of outside pixels; see `geometry`.
 
     Returns:
-      float32 [b, h, w, 3], integers 0 to 255.
+      Images, float32 [b, h, w, 3], integers 0 to 255.
     """
     policy = autoaugment_policy(*images.shape[1:3])
     chosen = drawn[:, 0] * (policy.rows.shape[1] / share)
@@ -147,13 +150,13 @@ def apply_randaugment(
     """Applies two random operations to each image.
 
     Args:
-      images: float32 [b, h, w, 3], integers 0 to 255.
-      drawn: float32 [b, 4], uniform over [0, 1).
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      drawn: Random numbers, float32 [b, 4], uniform over [0, 1).
       magnitude: Magnitude of the operations, 0 to 10.
-      fill: See `geometry`.
+      fill: Source of outside pixels; see `geometry`.
 
     Returns:
-      float32 [b, h, w, 3], integers 0 to 255.
+      Images, float32 [b, h, w, 3], integers 0 to 255.
     """
     policy = randaugment_policy(magnitude, *images.shape[1:3])
     chosen = drawn[:, :2] * policy.rows.shape[1]
@@ -171,12 +174,12 @@ def apply(
     """Applies one or two operations, different ones per image.
 
     Args:
-      images: float32 [b, h, w, 3], integers 0 to 255.
-      stages: Operations in their order, each float32 [b, 15]; see `row`.
-      fill: See `geometry`.
+      images: Images, float32 [b, h, w, 3], integers 0 to 255.
+      stages: Operations in order, each float32 [b, 15]; see `row`.
+      fill: Source of outside pixels; see `geometry`.
 
     Returns:
-      float32 [b, h, w, 3], integers 0 to 255.
+      Images, float32 [b, h, w, 3], integers 0 to 255.
     """
     first, *second = stages
     images = _recolor(_blend(images, first[:, _BLEND]), first[:, _COLORS])
@@ -191,7 +194,7 @@ def row(name: str, value: float, height: int = 32, width: int = 32) -> Rows:
     """Returns an operation with its value as float32 [15], for `apply`.
 
     Args:
-      name: Name of the operation. In Pillow it is
+      name: Name of the operation, one of these in Pillow:
         identity      -
         shear_x       `transform(size, AFFINE, (1, value, 0, 0, 1, 0))`
         shear_y       `transform(size, AFFINE, (1, 0, 0, value, 1, 0))`
@@ -207,9 +210,9 @@ def row(name: str, value: float, height: int = 32, width: int = 32) -> Rows:
         invert        `ImageOps.invert`
         autocontrast  `ImageOps.autocontrast`
         equalize      `ImageOps.equalize`
-      value: Value of the operation; ignored by the last three and identity.
-      height: Height of the images.
-      width: Width of the images.
+      value: Value of the operation, ignored by the last three and identity.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
     """
     made = np.array(_NEUTRAL, np.float32)
     # Pillow's origin is the corner of a pixel, half a pixel from its center.
@@ -251,18 +254,18 @@ def row(name: str, value: float, height: int = 32, width: int = 32) -> Rows:
         case "equalize":
             made[14] = 1
         case _:
-            raise ValueError(f"no operation {name!r}")
+            raise ValueError(f"unknown operation {name!r}")
     return made
 
 
 def _signed(name: str, magnitude: float, height: int, width: int) -> Rows:
-    """Returns float32 [2, 15]: both signs of an operation at a magnitude.
+    """Returns the rows of both signs of an operation, float32 [2, 15].
 
     Args:
       name: Name of the operation; see `row`.
       magnitude: Magnitude, 0 to 1.
-      height: Height of the images.
-      width: Width of the images.
+      height: Height of the images in pixels.
+      width: Width of the images in pixels.
     """
 
     def value(sign: int) -> float:
@@ -287,18 +290,19 @@ def _draw(
     sign: tf.Tensor,
     chance: tf.Tensor,
 ) -> tf.Tensor:
-    """Returns each image's row of a stage, neutral if it is not applied.
+    """Returns the row of each image at a stage, neutral if not applied.
 
     Args:
       policy: Policy of n pairs of operations.
-      stage: Index of the operation: 0 or 1.
-      chosen: Index of the pair, float32 [b], rounded down. If n or more, none
-        is applied.
-      sign: float32 [b], uniform over [0, 1).
-      chance: float32 [b], uniform over [0, 1).
+      stage: Index of the operation, 0 or 1.
+      chosen: Index of the pair, float32 [b], rounded down. If n or more, no
+        operation is applied.
+      sign: Random numbers for the sign, float32 [b], uniform over [0, 1).
+      chance: Random numbers for the probability, float32 [b], uniform over
+        [0, 1).
 
     Returns:
-      float32 [b, 15].
+      Rows, float32 [b, 15].
     """
     count = policy.rows.shape[1]
     table = np.concatenate(
@@ -317,15 +321,15 @@ def _draw(
 
 def _blend(images: tf.Tensor, blends: tf.Tensor) -> tf.Tensor:
     """Blends with the gray image, the smoothed one, or neither."""
-    factor, to_grey, to_smooth = (
+    factor, to_gray, to_smooth = (
         blends[:, i, None, None, None] for i in range(3)
     )
     inside = images[:, 1:-1, 1:-1]
     detail = to_smooth * (inside - color.smooth(images))
-    difference = to_grey * (images - color.grey(images)) + tf.pad(
+    difference = to_gray * (images - color.gray(images)) + tf.pad(
         detail, [[0, 0], [1, 1], [1, 1], [0, 0]]
     )
-    # Integers, so that the first difference is exactly Pillow's other image.
+    # All values are integers, so images - difference is exactly Pillow's image.
     blended = (images - difference) + factor * difference
     return tf.floor(tf.clip_by_value(blended, 0.0, 255.0))
 
@@ -338,7 +342,7 @@ def _recolor(images: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
     places = tf.cast(
         tf.reshape(places, [-1, height * width * channels]), tf.int32
     )
-    # tf.math.bincount computes its size from the input, which XLA cannot. With
+    # XLA cannot compile tf.math.bincount, whose size depends on the input. With
     # float32 weights XLA's deterministic kernel adds one pixel after another.
     counts = tf.raw_ops.DenseBincount(
         input=places,
@@ -347,19 +351,19 @@ def _recolor(images: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
     )
     counts = tf.cast(counts, tf.float32)
     counts = tf.reshape(counts, [-1, channels, _LEVELS])
-    tables = _tables(counts, color.mean_grey(color.grey(images)), colors)
+    tables = _tables(counts, color.mean_gray(color.gray(images)), colors)
     tables = tf.reshape(tables, [-1, channels * _LEVELS])
     recolored = tf.gather(tables, places, batch_dims=1)
     return tf.reshape(recolored, tf.shape(images))
 
 
 def _tables(counts: tf.Tensor, mean: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
-    """Returns float32 [b, 3, 256]: the new value of each value.
+    """Returns the new value of each pixel value, float32 [b, 3, 256].
 
     Args:
       counts: Number of pixels of each value, float32 [b, 3, 256].
       mean: Mean gray, float32 [b].
-      colors: float32 [b, 6]; see `_NEUTRAL`.
+      colors: Color columns of the rows, float32 [b, 6]; see `_NEUTRAL`.
     """
     factor, about_mean, solarize, posterize, autocontrast, equalize = (
         colors[:, i, None, None] for i in range(6)
@@ -375,7 +379,7 @@ def _tables(counts: tf.Tensor, mean: tf.Tensor, colors: tf.Tensor) -> tf.Tensor:
     highest = tf.reduce_max(tf.where(present, levels, 0.0), 2, keepdims=True)
     lowest = tf.reduce_min(tf.where(present, levels, 255.0), 2, keepdims=True)
     span = highest - lowest
-    # Half a step above the quotient of integers, which rounding cannot undo.
+    # A margin of 0.5 keeps the floor exact in spite of rounding errors.
     stretched = tf.floor(
         ((levels - lowest) * 255 + 0.5) / tf.maximum(span, 1.0)
     )

@@ -1,8 +1,8 @@
-"""Checks of a network by its description: normalization, head, frozen base.
+"""Checks of a network's normalization, head and frozen base.
 
     check_large_head(settings)
 
-They need neither TensorFlow nor data.
+The checks need neither TensorFlow nor data.
 """
 
 import math
@@ -16,14 +16,14 @@ from job.model.spec import kernel_shapes
 # arXiv:1803.08494).
 _SMALL_BATCH = 16
 
-# Momentum of the moving statistics above which a short run may end before they
-# have converged, and the number of time constants that convergence takes.
+# Momentum above which the moving statistics may not converge in a short run,
+# and the number of time constants until convergence.
 _FAST_MOMENTUM = 0.9
 _TIME_CONSTANTS = 10
 
 
 def check_batch_norm(run: Settings) -> Finding | None:
-    """Looks for a deep network that is trained without batch normalization."""
+    """Looks for a deep network without batch normalization."""
     if run["model.batch_norm"] or run.is_pretrained:
         return None
     seen = {
@@ -55,7 +55,7 @@ def check_replica_batch(run: Settings) -> Finding | None:
     return mistake(
         "replica_batch",
         f"{size} images share their statistics ({batch} per step,"
-        f" {replicas} replicas); below {_SMALL_BATCH} these are noise",
+        f" {replicas} replicas); below {_SMALL_BATCH} statistics are noise",
         fix=flag + " or --config.distribute.sync_batch_norm=true"
         if replicas > 1
         else "",
@@ -75,9 +75,9 @@ def check_batch_norm_momentum(run: Settings) -> Finding | None:
         return None
     return mistake(
         "batch_norm_momentum",
-        f"momentum {momentum:g} over {steps} steps: {time_constants:.1f} time"
-        f" constants of the {_TIME_CONSTANTS} needed; {momentum**steps:.0%} of"
-        " the statistics are still the initial ones",
+        f"momentum {momentum:g} over {steps} steps gives {time_constants:.1f}"
+        f" of {_TIME_CONSTANTS} time constants; {momentum**steps:.0%} of the"
+        " statistics are still the initial ones",
         flags=(f"--config.model.batch_norm_momentum={_FAST_MOMENTUM}",),
     )
 
@@ -107,7 +107,7 @@ def check_large_head(run: Settings) -> Finding | None:
 
 
 def check_frozen_base(run: Settings) -> Finding | None:
-    """Looks for a base none of whose convolutions train."""
+    """Looks for a base without trainable convolutions."""
     if not run.is_frozen:
         return None
     input_size = run["model.input_size"]
@@ -128,7 +128,7 @@ def check_preprocessing(run: Settings) -> Finding | None:
     return mistake(
         "preprocessing",
         f"preprocessing {run.preprocessing}; the weights expect BGR from 0 to"
-        " 255 less ImageNet's mean",
+        " 255 minus ImageNet's mean",
         cost=costs.PREPROCESSING,
         flags=("--config.model.preprocessing=auto",),
     )

@@ -1,8 +1,8 @@
-"""Cost of each mistake, and the accuracy that a budget reaches.
+"""Cost of each mistake, and the accuracy for a training budget.
 
-A figure is the difference of two runs of docs/results.md or docs/diagnose.md;
-a test compares it with the files of docs/results. A mistake without a figure
-has a source and a rank.
+A cost is the difference of two runs of docs/results.md or docs/diagnose.md, and
+a test compares it with the files of docs/results. A mistake without a measured
+cost has a source and a rank.
 """
 
 import math
@@ -11,10 +11,10 @@ from job.diagnose.finding import Cost
 
 
 def _difference(table: str, **runs: float) -> Cost:
-    """Returns the cost that two runs of docs/results.md differ by.
+    """Returns the difference of two runs of docs/results.md as a cost.
 
     Args:
-      table: Table of the runs.
+      table: Name of the table of the runs.
       **runs: Accuracy of the better and of the worse run, in %, by variant.
     """
     better, worse = runs.values()
@@ -26,18 +26,18 @@ def of_this_model(points: float, what: str) -> Cost:
     """Returns a cost that was measured on the model or run itself.
 
     Args:
-      points: Points of accuracy.
-      what: Condition under which they are lost.
+      points: Lost accuracy in percentage points.
+      what: Condition of the loss.
     """
     return Cost(points, f"measured here, {what}")
 
 
 def unknown(source: str, rank: float) -> Cost:
-    """Returns the cost of a mistake that has no figure.
+    """Returns the cost of a mistake without a measured cost.
 
     Args:
-      source: Where the mistake is described.
-      rank: Position among the findings, in estimated points.
+      source: Description of the mistake, such as a publication.
+      rank: Position among the findings, in estimated percentage points.
     """
     return Cost(None, source, rank)
 
@@ -51,15 +51,15 @@ _FROZEN = {
 
 
 def frozen_base(size: int) -> Cost:
-    """Returns the cost of a frozen base, by the size of its images.
+    """Returns the cost of a frozen base for an image size.
 
     Args:
-      size: Height of the images, in pixels.
+      size: Height of the images in pixels.
     """
     return _FROZEN[max(each for each in _FROZEN if each <= max(32, size))]
 
 
-# Measured accuracy of configs/stem32.py in %: width -> epochs of 50,000 images.
+# Width -> epochs of 50,000 images -> accuracy of configs/stem32.py in %.
 _EXPECTED = {
     0.25: {5: 80.6, 8: 83.4},
     0.5: {4: 81.9, 8: 85.8, 16: 88.2},
@@ -67,7 +67,7 @@ _EXPECTED = {
 
 
 def expected_accuracy(width: float, epochs: float) -> str:
-    """Describes the accuracy that was measured at a budget, as text.
+    """Describes the measured accuracy for a training budget.
 
     Args:
       width: Multiplier of the filters.

@@ -1,9 +1,9 @@
-"""All checks of a config, a run or a .keras file: the table of contents.
+"""Diagnosis of a config, a run or a .keras file, by all checks.
 
     report = diagnose(config, None, StopRequest())
     print(report)
 
-The checks themselves are in the modules that are called here.
+The checks are in other modules of this package.
 """
 
 import pathlib
@@ -37,8 +37,8 @@ from job.storage.workdir import DIAGNOSE, FAILURE, Workdir
 from job.supervision.preemption import StopRequest
 from job.training.plan import Plan
 
-# Seconds of all probes together. The rest of two minutes is for TensorFlow's
-# import, the data and the compilation.
+# Time limit of all probes together, in seconds. The rest of two minutes is for
+# TensorFlow's import, the data and the compilation.
 _SECONDS = 80.0
 
 
@@ -50,21 +50,20 @@ def diagnose(
     seconds: float = _SECONDS,
     command: Sequence[str] = (),
 ) -> Report:
-    """Looks for known mistakes in a config, and in its run if there is one.
+    """Looks for known mistakes in a config, and in its run if one exists.
 
-    A run is left unchanged, whether it has ended or not. Its metrics log and
-    its newest checkpoint are read. diagnose.json is written beside them, if the
-    workdir is a local directory.
+    The metrics log and the newest checkpoint are read. The run is not changed,
+    except for diagnose.json in a local workdir.
 
     Args:
-      config: Config of the run, checked; it names the data.
+      config: Checked config of the run, which also names the data.
       workdir: Workdir of the run, or an empty one for the file. If None,
         nothing is written.
       stop: Stop request, polled after each check.
-      seconds: Seconds of all probes together, by `budget.clock`. Checks that
-        exceed them are skipped.
-      command: Arguments of the command that trains this config, for the one
-        with all fixes.
+      seconds: Time limit of all probes together in seconds of `budget.clock`.
+        Later probes are skipped.
+      command: Arguments of the command that trains this config. The report adds
+        all fixes to it.
 
     Raises:
       JobError: The data or the weights cannot be loaded.
@@ -94,7 +93,7 @@ def diagnose(
         builder.summary = (
             f"The budget is {run.train_steps:,} steps of"
             f" {run['global_batch_size']} images, {run.full_epochs:.2g} epochs"
-            f" of all 50,000. Measured: {expected}."
+            f" of all 50,000. Measured for comparison: {expected}."
         )
     for name, found in from_config.check_fields(run).items():
         builder.add(name, found)
@@ -131,14 +130,13 @@ def diagnose_model(
     Args:
       path: Path of the .keras file.
       stop: Stop request, polled after each check.
-      config: Config that names the data; its other fields are not used. If
-        None, no data set is used.
-      images: Path of a .npy file with images that the model is used on.
+      config: Config whose data fields are used. If None, no data set is used.
+      images: Path of a .npy file with images for the model.
       labels: Path of a .npy file with their labels.
 
     Raises:
-      DataError: A file is damaged, of another kind, or names code of its
-        author; or the arrays are not images and labels.
+      DataError: A file is damaged, has another format or refers to foreign
+        code, or the arrays are not images and labels.
     """
     strategy.configure_gpus()
     model = keras_file.load(path)
@@ -169,11 +167,11 @@ def _create_settings(
     *,
     replicas: int,
 ) -> Settings:
-    """Returns what the checks need to know, with the results of the probes."""
+    """Returns the settings of a run, with the results of the probes."""
     stuck = builder.found("stuck_at_chance")
     learns = None
     if builder.found("learning_rate"):
-        learns = True  # At another rate.
+        learns = True  # The network learns at another learning rate.
     elif stuck is not None:
         learns = not (stuck or builder.found("overfit_one_batch"))
     return Settings(
@@ -197,14 +195,14 @@ def check_run(
     data: Dataset,
     workdir: Workdir,
 ) -> None:
-    """Checks the files of a run.
+    """Runs all checks of the files of a run.
 
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      run: What the checks know of the run.
+      run: Settings of the run.
       lines: Complete lines of metrics.jsonl.
-      result: Content of result.json. Empty if the run has not ended.
+      result: Contents of result.json. Empty if the run has not ended.
       data: Data set of the run.
       workdir: Workdir of the run.
     """

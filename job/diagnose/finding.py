@@ -3,7 +3,7 @@
     found = Finding("frozen_base", title, evidence, costs.frozen_base(32), fix)
     print(Report([found], passed, skipped, facts, seconds=31.0))
 
-Needs no TensorFlow.
+The module does not need TensorFlow.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Difference of two single runs, in points, that may be noise: twice its
-# standard error, at a noise of 0.42 points per run (docs/results.md).
+# Difference of two single runs that may be noise, in percentage points. It is
+# twice the standard error, at a noise of 0.42 points per run (docs/results.md).
 NOISE = 1.2
 
 _WIDTH = 88
@@ -31,9 +31,8 @@ class Cost:
     """Cost of a mistake.
 
     Attributes:
-      points: Test accuracy lost, in percentage points. None if it was not
-        measured.
-      source: Source of the figure, or of the mistake without a figure.
+      points: Lost test accuracy in percentage points. None if not measured.
+      source: Source of the measured cost, or else of the mistake.
       rank: Estimated points, for the position among the findings. Used if the
         cost was not measured or is within noise, and never shown.
     """
@@ -44,7 +43,7 @@ class Cost:
 
     @property
     def order(self) -> float:
-        """Points by which findings are ordered."""
+        """Returns the points by which findings are ordered."""
         if self.points is None or self.points < NOISE:
             return self.rank
         return self.points
@@ -60,15 +59,15 @@ class Cost:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """A mistake that a check found.
+    """Mistake that a check found.
 
     Attributes:
       check: Name of the check.
       title: Mistake in a few words.
-      evidence: Number of this run or model that shows the mistake.
+      evidence: Numbers of the run or model that show the mistake.
       cost: Cost of the mistake.
-      fix: Change that fixes it. Empty if the flags say it all.
-      flags: Flags of the job that fix it. Empty for a Keras model.
+      fix: Change that fixes the mistake. Empty if the flags suffice.
+      flags: Flags of the job that fix the mistake. Empty for a Keras model.
     """
 
     check: str
@@ -88,15 +87,15 @@ def mistake(
     fix: str = "",
     flags: tuple[str, ...] = (),
 ) -> Finding:
-    """Returns a finding with the title, cost and fix of mistakes.toml.
+    """Returns a finding, by default with the texts of mistakes.toml.
 
     Args:
       check: Name of the check, a table of the file.
-      evidence: Number of this run or model that shows the mistake.
-      title: Title, if not that of the file.
-      cost: Cost, if not that of the file.
-      fix: Fix, if not that of the file.
-      flags: Flags of the job that fix it, instead of the file's fix.
+      evidence: Numbers of the run or model that show the mistake.
+      title: Title. If "", that of the file.
+      cost: Cost. If None, that of the file.
+      fix: Fix. If "", that of the file.
+      flags: Flags of the job that replace the fix of the file.
     """
     entry = MISTAKES[check]
     return Finding(
@@ -115,12 +114,12 @@ class Report:
 
     Attributes:
       findings: Findings in the order of their costs, the largest first.
-      passed: Names of the checks that found nothing.
-      skipped: Reason by name of each skipped check.
-      facts: Figures that are not mistakes, text by name.
+      passed: Names of the checks without a finding.
+      skipped: Reason of each skipped check, by its name.
+      facts: Other figures as text, by name.
       seconds: Duration of the diagnosis in seconds.
-      summary: One sentence on the accuracy. Empty if there is none.
-      command: Command of a run with all fixes. Empty if no flag helps.
+      summary: Sentence on the accuracy, or "".
+      command: Command of a run with all fixes. Empty without flags.
     """
 
     findings: Sequence[Finding]
@@ -142,10 +141,10 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def combine_flags(findings: Iterable[Finding]) -> list[str]:
-    """Returns the flags of all findings, the last value of each field.
+    """Returns the flags of all findings, with the last value of each field.
 
-    A later fix builds on the earlier ones: with batch normalization, a network
-    takes the learning rate that was too high without.
+    A later fix relies on earlier ones. For example, batch normalization permits
+    a learning rate that is too high without it.
 
     Args:
       findings: Findings in the order of their costs.
@@ -210,9 +209,10 @@ def to_json(report: Report) -> dict[str, Any]:
     """Returns the report as JSON values.
 
     Returns:
-      `summary`, `command`, `findings`, `passed`, `skipped`, `facts` and
-      `seconds`. Each finding has `check`, `title`, `evidence`, `cost` (text),
-      `cost_points` (None if not measured or within noise), `fix` and `flags`.
+      Dict with `summary`, `command`, `findings`, `passed`, `skipped`, `facts`
+      and `seconds`. Each finding has `check`, `title`, `evidence`, `cost`
+      (text), `cost_points` (None if not measured or within noise), `fix` and
+      `flags`.
     """
     findings = [
         {

@@ -1,8 +1,8 @@
-"""Checks of a run's newest checkpoint, by its accuracies.
+"""Checks of the accuracies of a run's newest checkpoint.
 
     check_checkpoint(builder, config, plan, data, workdir, lines)
 
-The checkpoint is read, never changed: the run may be writing its next one.
+The checkpoints are not changed, because the run may still be in progress.
 """
 
 import dataclasses
@@ -27,11 +27,11 @@ from job.training.state import load_evaluated
 
 _CHECKS = ("memorized", "underfit", "running_moments")
 
-# Number of images of each split that the accuracies are measured on.
+# Number of images of each split for the accuracies.
 _IMAGES = 1000
-# Number of 32 px images in a batch, and the smallest batch of larger ones.
+# Batch size for images of 32 px, and the smallest batch of larger images.
 _BATCH, _MIN_BATCH = 250, 8
-# Momentum up to which moving statistics follow the weights closely.
+# Momentum up to which the moving statistics follow the weights closely.
 _FAST_MOMENTUM = 0.9
 
 # (images, batch statistics instead of moving ones) -> accuracy, 0 to 1.
@@ -46,12 +46,12 @@ def check_checkpoint(
     workdir: Workdir,
     lines: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Compares accuracies on training and test images.
+    """Compares the accuracies on training and test images.
 
     Args:
       builder: Collector of the findings.
       config: Config of the run.
-      run: What the checks know of the run.
+      run: Settings of the run.
       data: Data set of the run.
       workdir: Workdir of the run.
       lines: Complete lines of metrics.jsonl.
@@ -77,15 +77,16 @@ def check_checkpoint(
     )
     builder.add("memorized", from_run.check_gap(run, scores))
     builder.summary = (
-        f"{100 * scores.test:.1f}% of the images that it was not trained on"
-        f" are recognized, {100 * scores.train:.1f}% of the training images,"
-        f" after {step:,} of {run.train_steps:,} steps."
+        f"The accuracy is {100 * scores.test:.1f}% on other images and"
+        f" {100 * scores.train:.1f}% on training images after {step:,} of"
+        f" {run.train_steps:,} steps."
     )
     if not run.is_synthetic:
         epochs = run.full_epochs_of(step)
         expected = costs.expected_accuracy(config.model.width, epochs)
         builder.summary += (
-            f" As many images as {epochs:.2g} epochs of all 50,000; {expected}."
+            f" This budget is {epochs:.2g} epochs of all 50,000 images."
+            f" Measured for comparison: {expected}."
         )
     if step >= from_run.LATE * run.train_steps:
         underfit = from_run.check_underfit(run, scores, lines)
@@ -158,5 +159,5 @@ def _check_moments(
     flags: tuple[str, ...] = ()
     if config.model.batch_norm_momentum > _FAST_MOMENTUM:
         flags = ("--config.model.batch_norm_momentum=0.9",)
-    # The check's own fix is for code that calls the layers itself.
-    return dataclasses.replace(found, fix="more steps", flags=flags)
+    # The default fix is for user code that calls the layers.
+    return dataclasses.replace(found, fix="train for more steps", flags=flags)

@@ -1,4 +1,4 @@
-"""All checks that need only the fields of a config.
+"""Checks of the fields of a config.
 
 found = check_fields(settings)
 found["learning_rate"]              # None, or a Finding
@@ -10,7 +10,7 @@ from job.diagnose import architecture, recipe
 from job.diagnose.finding import Finding
 from job.diagnose.settings import Settings
 
-# Checks by name, in the order of the report.
+# Name -> check, in the order of the report.
 CHECKS: dict[str, Callable[[Settings], Finding | None]] = {
     "no_batch_norm": architecture.check_batch_norm,
     "frozen_base": architecture.check_frozen_base,
@@ -31,7 +31,10 @@ CHECKS: dict[str, Callable[[Settings], Finding | None]] = {
 def check_fields(run: Settings) -> dict[str, Finding | None]:
     """Runs all checks of a config.
 
+    Args:
+      run: Settings of the run.
+
     Returns:
-      Finding of each check by its name; None where it found nothing.
+      Finding or None of each check, by its name.
     """
     return {name: check(run) for name, check in CHECKS.items()}

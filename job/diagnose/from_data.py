@@ -1,6 +1,6 @@
 """Checks of a user's own arrays of images and labels.
 
-images, given = to_pixels(x)            # RGB, 0 to 255, and how they came
+images, given = to_pixels(x)            # RGB, 0 to 255, and their reading
 labels = read_labels(y, one_hot_loss=False)
 check_balance(labels.labels, num_classes=labels.num_classes)
 """
@@ -18,8 +18,8 @@ from job.diagnose.pixels import SCALES, Reading, own_reading
 _Array = npt.NDArray
 
 # Tolerated ratio of the largest class to the smallest one, and tolerated
-# difference in standard deviations of a random draw: a small random sample is
-# never balanced.
+# difference in standard deviations of a random draw, because a small random
+# sample is never balanced.
 _IMBALANCE, _DEVIATIONS = 1.5, 6.0
 
 
@@ -28,33 +28,34 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
 
     Args:
       path: Path of the file.
-      flag: Flag that names it, for the error.
+      flag: Name of the flag for the error.
 
     Raises:
-      DataError: The file is absent, damaged or holds Python objects.
+      DataError: The file is absent or damaged, or contains Python objects.
     """
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
         raise errors.DataError(
-            f"--{flag}={path}: not a .npy file of numbers"
-            f" ({type(error).__name__}). Fix:"
+            f"--{flag}={path}: the file is not a .npy file of numbers"
+            f" ({type(error).__name__}). Fix: write it by"
             f' numpy.save("{flag}.npy", {flag})'
         ) from None
 
 
 def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
-    """Returns images as RGB from 0 to 255, and the reading they came in.
+    """Returns images as RGB from 0 to 255, and their original reading.
 
     Args:
       x: Images, [n, h, w, 3], in any usual scale.
 
     Returns:
-      float32 or uint8 [n, h, w, 3]. The reading is None where the scale is not
-      one of `pixels.SCALES`; then the images are as they came.
+      Images, float32 or uint8 [n, h, w, 3], and their reading. If the scale is
+      not one of `pixels.SCALES`, the images are unchanged and the reading is
+      None.
 
     Raises:
-      ValueError: The array does not hold images.
+      ValueError: The array does not contain images.
     """
     x = np.asarray(x)
     if (
@@ -64,16 +65,18 @@ def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
         or x.dtype.kind not in "uif"
     ):
         raise ValueError(
-            f"images are {x.dtype} {list(x.shape)}; they must be numbers,"
-            " [n, height, width, 3]"
+            f"the images are {x.dtype} {list(x.shape)}, not numbers [n, height,"
+            " width, 3]. Fix: pass RGB images"
         )
     if not np.all(np.isfinite(x)):
-        raise ValueError("images have NaN or infinity in them")
+        raise ValueError(
+            "the images contain NaN or infinity. Fix: remove these images"
+        )
     low, high = float(x.min()), float(x.max())
     if low >= 0 and high > 2:
         return x, Reading("raw")
     if low >= 0 and high <= 1:
-        # Divided by 255 twice, the largest value is 1/255.
+        # After two divisions by 255 the largest value is 1/255.
         scale = "twice" if high <= 0.01 else "unit"
     elif low >= -1 and high <= 1:
         scale = "symmetric"
@@ -98,7 +101,7 @@ class Labels:
     Attributes:
       labels: Class of each image, int [n], from 0.
       num_classes: Number of classes.
-      finding: What is wrong with the labels as they came, or None.
+      finding: Mistake in the original labels, or None.
     """
 
     labels: _Array
@@ -107,21 +110,21 @@ class Labels:
 
 
 def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
-    """Reads labels in any usual form, and checks them.
+    """Reads labels in any usual form and checks them.
 
     Args:
-      y: Labels: whole numbers [n] or [n, 1], or one-hot [n, k].
-      one_hot_loss: Whether the loss takes one-hot labels. None if unknown.
+      y: Labels, integers [n] or [n, 1], or one-hot [n, k].
+      one_hot_loss: Whether the loss takes one-hot labels. If None, unknown.
 
     Raises:
-      ValueError: The array does not hold labels.
+      ValueError: The array does not contain labels.
     """
     y = np.asarray(y)
     one_hot = y.ndim == 2 and y.shape[1] > 1
     if y.ndim not in (1, 2) or not len(y) or y.dtype.kind not in "uifb":
         raise ValueError(
-            f"labels are {y.dtype} {list(y.shape)}; they must be whole numbers"
-            " [n], or one-hot [n, classes]"
+            f"the labels are {y.dtype} {list(y.shape)}, not integers [n] or"
+            " one-hot [n, classes]. Fix: pass the number of each class"
         )
     wrong, fix = [], ""
     if one_hot:
@@ -129,22 +132,22 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
         labels = y.argmax(axis=1)
         if not np.allclose(y.sum(axis=1), 1):
             wrong.append("rows of the one-hot labels do not sum to 1")
-            fix = "keras.utils.to_categorical(labels, 10)"
+            fix = "use keras.utils.to_categorical(labels, 10)"
         if one_hot_loss is False:
             wrong.append("one-hot labels with a sparse loss")
-            fix = "labels.argmax(axis=1), or categorical_crossentropy"
+            fix = "use labels.argmax(axis=1) or categorical_crossentropy"
     else:
         flat = y.reshape(-1)
         labels = np.rint(np.nan_to_num(flat)).astype(np.int64)
         if not np.array_equal(labels, flat):
-            wrong.append("they are not whole numbers")
-            fix = "class numbers from 0"
+            wrong.append("the labels are not integers")
+            fix = "use class numbers from 0"
         if labels.min() != 0 and len(np.unique(labels)) > 1:
-            wrong.append(f"they go from {labels.min()} to {labels.max()}")
-            fix = f"labels - {labels.min()}, so that they begin at 0"
+            wrong.append(f"the labels are {labels.min()} to {labels.max()}")
+            fix = f"use labels - {labels.min()}, which begin at 0"
             labels = labels - labels.min()
         if one_hot_loss:
-            wrong.append("whole numbers with a loss for one-hot labels")
+            wrong.append("integers with a loss for one-hot labels")
             fix = "sparse_categorical_crossentropy"
         num_classes = int(labels.max()) + 1
     found = None

@@ -1,8 +1,8 @@
-"""Checks that train a run's network for a few steps, on one batch.
+"""Checks that train a run's network on one batch for a few steps.
 
     check_network(builder, config, plan, data.train, num_classes=10)
 
-Each probe has a function of its own and starts from the initial weights.
+Each probe starts from the initial weights.
 """
 
 import ml_collections
@@ -17,15 +17,15 @@ from job.diagnose.trial import Trial
 from job.model import batches
 from job.training.plan import Plan
 
-# Checks of whether the network can learn one batch.
+# Names of the checks of learning on one batch.
 _LEARNING = ("stuck_at_chance", "overfit_one_batch")
 _CHECKS = ("first_loss", *_LEARNING, "dead_relus", "learning_rate")
 
-# Fewest images in a batch of large images.
+# Smallest batch of large images.
 _MIN_BATCH = 8
-# Number of 32 px images in which dead units are counted.
+# Number of 32 px images for the count of dead units.
 _DEAD_RELU_IMAGES = 64
-# Multiples of a learning rate that does not learn, and the steps at each.
+# Multiples of a learning rate that fails, and the number of steps at each.
 _RATES, _RATE_STEPS = (0.1, 0.01, 10.0, 100.0, 1000.0), 100
 
 
@@ -38,7 +38,7 @@ def check_network(
     num_classes: int,
     has_run: bool,
 ) -> None:
-    """Runs all probes of a network, as far as the budget allows.
+    """Runs the probes of a network within the budget.
 
     Args:
       builder: Collector of the findings.
@@ -46,8 +46,8 @@ def check_network(
       plan: Plan of the run.
       split: Training images.
       num_classes: Number of classes.
-      has_run: Whether a run exists, so that its pretrained weights are no
-        longer needed. Then the probes are skipped without them.
+      has_run: Whether a run exists. If so, absent pretrained weights are not an
+        error, and the probes are skipped.
 
     Raises:
       DataError: The pretrained weights are absent or damaged.
@@ -78,18 +78,18 @@ def check_network(
         probe_dead_relus(builder, trial, split)
     if any(builder.found(name) for name in _LEARNING):
         probe_other_rates(builder, trial)
-    # The network can learn at another learning rate.
+    # The network learns at another learning rate.
     builder.drop(*_LEARNING, "dead_relus", where="learning_rate")
 
 
 def balanced_batch(split: Split, count: int) -> Split:
-    """Returns images of all classes, as equal in number as possible.
+    """Returns images of all classes in nearly equal numbers.
 
     Args:
-      split: Labelled images.
+      split: Images and labels.
       count: Number of images.
     """
-    # A stable sort gives the first image of each class, then the second one.
+    # The stable sort gives the first image of each class, then the second one.
     order = np.argsort(split.labels, kind="stable")
     labels = split.labels[order]
     starts = np.searchsorted(labels, labels)
@@ -99,14 +99,14 @@ def balanced_batch(split: Split, count: int) -> Split:
 
 
 def probe_learning(builder: ReportBuilder, trial: Trial) -> bool:
-    """Trains on one batch, to see whether the network can memorize it.
+    """Trains on one batch and checks whether the network memorizes it.
 
     Args:
       builder: Collector of the findings.
       trial: Network with its initial weights.
 
     Returns:
-      Whether there was time enough for a conclusion.
+      Whether the time sufficed for a conclusion.
     """
     images, num_classes = len(trial.batch), trial.num_classes
     losses = probes.overfit(
@@ -120,7 +120,7 @@ def probe_learning(builder: ReportBuilder, trial: Trial) -> bool:
         f" on the same {images} images, at learning rate {trial.rate:.2g}"
     )
     if trial.config.model.weights:
-        # Pretrained features are of any scale, and a head adapts to it fast.
+        # Pretrained features have any scale, to which a head adapts quickly.
         builder.skip("pretrained weights", "first_loss")
     else:
         builder.add(
@@ -147,7 +147,7 @@ def probe_learning(builder: ReportBuilder, trial: Trial) -> bool:
 def probe_dead_relus(
     builder: ReportBuilder, trial: Trial, split: Split
 ) -> None:
-    """Counts the units of a trained network that are 0 for all images.
+    """Counts the units that are 0 for all images after some steps.
 
     Args:
       builder: Collector of the findings.
@@ -173,11 +173,11 @@ def probe_dead_relus(
 
 
 def probe_other_rates(builder: ReportBuilder, trial: Trial) -> None:
-    """Trains a network that does not learn at other learning rates.
+    """Tries other learning rates on a network that does not learn.
 
     Args:
       builder: Collector of the findings.
-      trial: Network; it is reset.
+      trial: Network, which is reset.
     """
     config = trial.config
     for factor in _RATES:

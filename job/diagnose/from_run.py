@@ -3,7 +3,7 @@
     check_metrics_stuck(metrics.read(workdir), num_classes=10)
     check_gap(train_accuracy=0.99, test_accuracy=0.77, augmented=False)
 
-They take plain values, of a run of this job or of another program.
+The checks take plain values from this job or from another program.
 """
 
 import dataclasses
@@ -22,22 +22,22 @@ from job.diagnose.recipe import (
 )
 from job.diagnose.settings import Settings
 
-# A mean over thousands of images this close to the loss of guessing is not an
-# accident.
+# Distance of a mean loss to that of guessing within which a run has not
+# learned. The noise of a mean over thousands of images is smaller.
 _STUCK = 0.01
-# Number of steps below which a warm-up may keep the loss at chance.
+# Number of steps after which a warm-up no longer explains the loss of guessing.
 _MIN_STEPS = 100
-# Points between training and test accuracy from which a run overfits. Good
-# runs of 200 epochs end at 6 (chenyaofo: 99.98 and 94.06).
+# Gap between training and test accuracy from which a run overfits, in points.
+# Good runs of 200 epochs have a gap of 6 (chenyaofo: 99.98 and 94.06).
 _GAP = 10.0
 # Accuracy on training images, 0 to 1, below which a run underfits, and the
-# largest gap to the test images, in points, that goes with it.
+# largest gap to the test images of such a run, in points.
 _LEARNED, _UNDERFIT_GAP = 0.9, 3.0
 # Accuracy on training images, 0 to 1, below which a run has not learned them.
 _UNDERFIT = 0.7
-# Points of accuracy lost by the moving statistics that are not noise.
+# Loss of accuracy by the moving statistics that exceeds noise, in points.
 _STATISTICS = 10.0
-# Fraction of the planned steps from which a run may be judged to underfit.
+# Fraction of the planned steps from which a run is checked for underfitting.
 LATE = 0.8
 
 _Line = Mapping[str, Any]
@@ -59,16 +59,17 @@ class Scores:
 
     @property
     def gap(self) -> float:
-        """Points by which the training accuracy is above the other one."""
+        """Returns the training accuracy minus the test accuracy, in points."""
         return 100 * (self.train - self.test)
 
 
 def complete_lines(lines: Sequence[_Line]) -> list[_Line]:
-    """Returns the lines that have all fields that the checks need.
+    """Returns the lines with all fields that the checks need.
+
+    A loss of null, which stands for a non-finite one, becomes NaN.
 
     Args:
-      lines: Lines of metrics.jsonl. A loss of null, which stands for one that
-        is not finite, becomes NaN.
+      lines: Lines of metrics.jsonl.
     """
     numbers = ("step", "epoch", "loss", "accuracy")
     lines = [
@@ -85,7 +86,7 @@ def complete_lines(lines: Sequence[_Line]) -> list[_Line]:
 def check_metrics_stuck(
     lines: Sequence[_Line], *, num_classes: int
 ) -> Finding | None:
-    """Looks for a training loss that stays at that of guessing.
+    """Looks for a training loss that does not fall below that of guessing.
 
     Args:
       lines: Complete lines of metrics.jsonl.
@@ -102,7 +103,7 @@ def check_metrics_stuck(
         "stuck_at_chance",
         f"training loss {last[-1]:.4f} after {train[-1]['step']:,} steps;"
         f" guessing gives ln {num_classes} = {chance:.4f}",
-        title=f"The loss stays at ln {num_classes}: the run does not learn",
+        title=f"The run does not learn, and the loss stays at ln {num_classes}",
         flags=(
             "--config.model.batch_norm=true",
             "--config.model.init=he_fan_out",
@@ -113,12 +114,12 @@ def check_metrics_stuck(
 def check_diverged(
     run: Settings, lines: Sequence[_Line], result: Mapping[str, Any]
 ) -> Finding | None:
-    """Looks for losses that were not finite.
+    """Looks for losses that are not finite.
 
     Args:
-      run: What the checks know of the run.
+      run: Settings of the run.
       lines: Lines of metrics.jsonl.
-      result: Content of result.json. Empty if the run has not ended.
+      result: Contents of result.json. Empty if the run has not ended.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
@@ -147,8 +148,9 @@ def check_gap(run: Settings, scores: Scores) -> Finding | None:
         flags = ("--config.augment.preset=strong", "--config.epochs=100")
     return mistake(
         "memorized",
-        f"accuracy {100 * scores.train:.1f} on training images,"
-        f" {100 * scores.test:.1f} on others: a gap of {scores.gap:.1f} points",
+        f"accuracy {100 * scores.train:.1f}% on training images and"
+        f" {100 * scores.test:.1f}% on others, a gap of {scores.gap:.1f}"
+        " points",
         title="The network has memorized its training images"
         + ("" if augmented else ", and augmentation is off"),
         flags=flags,
@@ -156,14 +158,15 @@ def check_gap(run: Settings, scores: Scores) -> Finding | None:
 
 
 def check_over_augmented(run: Settings, scores: Scores) -> Finding | None:
-    """Looks for augmentation that keeps a run from fitting its own images."""
+    """Looks for augmentation that prevents learning of the training images."""
     heavy = heavy_augmentation(run.augment)
     if len(heavy) < 2 or scores.train >= _LEARNED or scores.gap > _UNDERFIT_GAP:
         return None
     return mistake(
         "over_augmentation",
-        f"accuracy {100 * scores.train:.1f} on plain training images,"
-        f" {100 * scores.test:.1f} on others, with {', '.join(heavy)}",
+        f"accuracy {100 * scores.train:.1f}% on training images without"
+        f" augmentation and {100 * scores.test:.1f}% on others, with"
+        f" {', '.join(heavy)}",
         cost=costs.OVER_AUGMENTED,
         flags=light_augmentation(heavy),
     )
@@ -176,15 +179,15 @@ def check_underfit(
     if run.is_frozen or scores.train >= _UNDERFIT or scores.gap >= _GAP:
         return None
     train = [line["accuracy"] for line in lines if line["split"] == "train"]
-    seen = f"accuracy {100 * scores.train:.1f} on training images and"
-    seen += f" {100 * scores.test:.1f} on others after {scores.step:,} steps"
+    seen = f"accuracy {100 * scores.train:.1f}% on training images and"
+    seen += f" {100 * scores.test:.1f}% on others after {scores.step:,} steps"
     if len(train) > 2 and train[-1] > train[-len(train) // 3] + 0.01:
         seen += ", and the training accuracy was still rising"
     epochs = run.full_epochs_of(scores.step)
     return mistake(
         "underfit",
-        f"{seen}. It has seen as many images as {epochs:.2g} epochs of all"
-        f" 50,000; {costs.expected_accuracy(run['model.width'], epochs)}",
+        f"{seen}. These are {epochs:.2g} epochs of all 50,000 images;"
+        f" {costs.expected_accuracy(run['model.width'], epochs)}",
         flags=longer_run(
             max(8, 2 * math.ceil(epochs)),
             train_images=run["data.train_images"],
@@ -198,9 +201,9 @@ def check_running_moments(
     """Looks for moving statistics that differ from those of the images.
 
     Args:
-      by_batch: Accuracy with the statistics of the batch, as in training, 0 to
+      by_batch: Accuracy with the statistics of the batch, 0 to 1.
+      by_running: Accuracy on the same images with the moving statistics, 0 to
         1.
-      by_running: Accuracy on the same images with the moving statistics.
       images: Number of images.
     """
     points = 100 * (by_batch - by_running)
@@ -208,8 +211,8 @@ def check_running_moments(
         return None
     return mistake(
         "running_moments",
-        f"accuracy {100 * by_running:.1f} with the moving statistics,"
-        f" {100 * by_batch:.1f} with those of the batch, on the same {images}"
+        f"accuracy {100 * by_running:.1f}% with the moving statistics and"
+        f" {100 * by_batch:.1f}% with those of the batch, on the same {images}"
         " images",
         cost=costs.of_this_model(points, "keras PR #9965, tf #46488"),
     )

@@ -1,4 +1,4 @@
-"""Causes of a low accuracy that copies of a Keras model show by training.
+"""Causes of a low accuracy that trained copies of a Keras model show.
 
 check_rate(builder, trial, accuracy)
 explain_guessing(builder, trial, num_classes)
@@ -19,11 +19,11 @@ from job.diagnose.keras_trial import LEARNED, Trial
 from job.diagnose.pixels import Reading
 from job.diagnose.report_builder import ReportBuilder
 
-# Accuracy in % from which a learning rate is good enough.
+# Accuracy in % from which a learning rate is not a mistake.
 _GOOD = 90
-# Accuracy in % that no learning rate far outside of the usual ones reaches.
+# Accuracy in % that learning rates far outside of the usual range do not reach.
 _LEARNED_MUCH = 50
-# Steps below which a low accuracy needs no other cause.
+# Number of steps below which a low accuracy has no other cause.
 _FEW_STEPS = 150
 
 
@@ -34,9 +34,9 @@ def check_rate(
 
     Args:
       builder: Collector of the findings.
-      trial: Model, and copies of it that can be trained.
-      accuracy: Accuracy of the model in %. None if it guesses or if there are
-        no images.
+      trial: Model, and trainer of its copies.
+      accuracy: Accuracy of the model in %. None if it guesses or without
+        images.
     """
     model, recipe = trial.model, trial.recipe
     if not recipe.optimizer or layers.has_frozen_base(model):
@@ -71,12 +71,12 @@ def check_rate(
             return
         if other > own:
             seen += (
-                f". In 100 steps of a new copy, the loss falls by {other:.2f}"
-                f" at {better:g} and by {own:.2f} at {recipe.rate:.2g}"
+                f". In 100 steps of a new copy the loss falls by {other:.2f} at"
+                f" {better:g} and by {own:.2f} at {recipe.rate:.2g}"
             )
     else:
         own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
-        # A rate far outside of the usual ones may be the end of a schedule.
+        # A rate far outside of the usual range may be the end of a schedule.
         if other < own + 3 and (not is_far or accuracy > _LEARNED_MUCH):
             return
         if other > own:
@@ -93,35 +93,35 @@ def check_rate(
 
 
 def is_short(recipe: Recipe) -> bool:
-    """Returns whether a model made fewer steps than any network needs."""
+    """Returns whether a model was trained for too few steps."""
     return recipe.steps is not None and recipe.steps < _FEW_STEPS
 
 
 def check_length(recipe: Recipe) -> Finding | None:
-    """Looks for a training that ended before it could show anything.
+    """Looks for a training that was too short for a conclusion.
 
     Args:
-      recipe: How the model was compiled and trained.
+      recipe: Compiled recipe of the model.
     """
     if not is_short(recipe):
         return None
     return mistake(
         "underfit",
         f"{recipe.steps} training steps; 50,000 images in batches of 32 are"
-        " 1,563 steps an epoch",
+        " 1,563 steps per epoch",
         title="The training was too short",
-        fix="more epochs on all training images",
+        fix="train for more epochs on all training images",
     )
 
 
 def explain_guessing(
     builder: ReportBuilder, trial: Trial, num_classes: int
 ) -> None:
-    """Looks for the cause where a model guesses and nothing else was found.
+    """Looks for the cause of guessing if other checks found none.
 
     Args:
       builder: Collector of the findings.
-      trial: Model, and copies of it that can be trained.
+      trial: Model, and trainer of its copies.
       num_classes: Number of classes.
     """
     model, recipe, test = trial.model, trial.recipe, trial.test
@@ -133,9 +133,9 @@ def explain_guessing(
     outputs = scoring.answers(model, test.images[:256], usual)
     only = keras_outputs.answers_one_class(scoring.classes_of(outputs))
     certain = float(np.median(outputs.max(axis=1))) > 0.5
-    seen = "every image gets another answer, right by chance only"
+    seen = "the answers vary and are correct only by chance"
     if only is not None:
-        seen = f"nearly all of {len(outputs)} images are class {only} to it"
+        seen = f"nearly all of {len(outputs)} images get class {only}"
     name = "at_chance"
     falls = None
     if trial.is_possible:
@@ -144,22 +144,22 @@ def explain_guessing(
         seen += f"; a new copy's loss falls by {falls:.2f} in 100 steps"
     if only == num_classes - 1 and certain:
         name = "not_shuffled"
-        seen += "; it is the last class, so the last images were of that class"
+        seen += "; this last class was that of the last training images"
     elif falls is not None and falls >= LEARNED:
         twice = 1.0
         if usual.scale == "raw":
             twice = trial.loss(recipe.rate or 0.0, Reading("unit"))
         if twice < min(LEARNED, falls / 2):
-            seen += f", by {twice:.2f} if its pixels are divided by 255 before"
+            seen += f", or by {twice:.2f} if its pixels are divided by 255"
             builder.add("scaled_twice", mistake("scaled_twice", seen))
             return
         name = "shuffled_labels"
-        seen += ": network and learning rate can learn these images"
+        seen += ", so network and learning rate can learn these images"
     elif falls is not None:
         for factor in (0.1, 0.01, 10.0):
             rate = (recipe.rate or 0.0) * factor
             if trial.loss(rate) >= LEARNED:
-                seen += f", at {rate:.2g} by more than {LEARNED}"
+                seen += f", and at {rate:.2g} by more than {LEARNED}"
                 found = keras_recipe.learning_rate_finding(
                     recipe, rate, network="", seen=seen, deep=False
                 )

@@ -1,4 +1,4 @@
-"""Checks of a Keras model's layers and weights, which need no images.
+"""Checks of a Keras model's layers and weights, without images.
 
 check_finite(model)
 check_frozen_base(model, imagenet=True)
@@ -13,13 +13,13 @@ import numpy as np
 from job.diagnose import costs, layers
 from job.diagnose.finding import Finding, mistake
 
-# crc32c of the block1_conv1 kernel of keras.applications' VGG16, float32
-# [3, 3, 3, 64]. A model that has it has ImageNet's weights.
+# crc32c of the kernel of block1_conv1 in keras.applications' VGG16, float32
+# [3, 3, 3, 64], by which ImageNet's weights are recognized.
 IMAGENET_KERNEL = "f73a1cfd"
 
-# Hidden layers with a saturating activation from which gradients vanish.
+# Number of saturating hidden layers from which gradients vanish.
 _MANY_SATURATING = 3
-# Strengths from which regularization keeps a network from learning.
+# Strengths from which regularization prevents learning.
 _STRONG_DROPOUT, _STRONG_PENALTY = 0.75, 0.01
 _STRONG_AUGMENTATION = {
     "RandomRotation": 0.2,
@@ -49,9 +49,9 @@ def check_finite(model: keras.Model) -> Finding | None:
         return None
     return mistake(
         "diverged",
-        f"{len(bad)} of {len(model.variables)} variables have NaN or infinity,"
-        f" the first is {bad[0].path}",
-        title="The weights are not finite: the training diverged",
+        f"{len(bad)} of {len(model.variables)} variables contain NaN or"
+        f" infinity, such as {bad[0].path}",
+        title="The weights are not finite, so the training diverged",
         cost=costs.DIVERGED_MODEL,
     )
 
@@ -60,8 +60,8 @@ def check_trained(model: keras.Model, steps: int | None) -> Finding | None:
     """Looks for a model that was saved before its training.
 
     Args:
-      model: Model of images.
-      steps: Number of training steps. None if unknown.
+      model: Image classifier.
+      steps: Number of training steps. If None, unknown.
     """
     if steps != 0:
         return None
@@ -69,24 +69,24 @@ def check_trained(model: keras.Model, steps: int | None) -> Finding | None:
     zeros = sum(not np.any(np.asarray(bias)) for bias in frozen)
     return mistake(
         "not_trained",
-        f"its optimizer has made 0 steps, and {zeros} of {len(frozen)} bias"
-        " vectors are 0",
+        f"the optimizer made 0 steps, and {zeros} of {len(frozen)} bias vectors"
+        " are 0",
     )
 
 
 def check_frozen_base(model: keras.Model, *, imagenet: bool) -> Finding | None:
-    """Looks for convolutions none of which are trained.
+    """Looks for a model without trainable convolutions.
 
     Args:
-      model: Model of images.
-      imagenet: Whether they have ImageNet's weights.
+      model: Image classifier.
+      imagenet: Whether the convolutions have ImageNet's weights.
     """
     if not layers.has_frozen_base(model):
         return None
     found = layers.find(model, keras.layers.Conv2D)
     size = min(layer.output.shape[1] or 32 for layer in found)
     trained = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    what = "" if imagenet else ", and its weights are not ImageNet's VGG16"
+    what = "" if imagenet else ", and the weights are not ImageNet's VGG16"
     height = model.inputs[0].shape[1] or 32
     return mistake(
         "frozen_base",
@@ -98,7 +98,11 @@ def check_frozen_base(model: keras.Model, *, imagenet: bool) -> Finding | None:
 
 
 def check_activations(model: keras.Model) -> Finding | None:
-    """Looks for hidden layers that are all linear, or that saturate."""
+    """Looks for hidden layers that are all linear or saturate.
+
+    Args:
+      model: Image classifier.
+    """
     hidden = [
         layer
         for layer in layers.flat_layers(model)[:-1]
@@ -113,8 +117,8 @@ def check_activations(model: keras.Model) -> Finding | None:
     ]
     if len(hidden) > 1 and {*names} == {"linear"} and not separate:
         title = "The hidden layers have no activation"
-        seen = f"0 of {len(hidden)} hidden layers have one: the network is"
-        seen += " linear but for its pooling"
+        seen = f"0 of {len(hidden)} hidden layers have an activation, so the"
+        seen += " network is linear except for its pooling"
     else:
         count = sum(name in ("sigmoid", "tanh") for name in names)
         count += sum(
@@ -126,12 +130,12 @@ def check_activations(model: keras.Model) -> Finding | None:
             return None
         title = "The hidden layers saturate"
         seen = f"{count} hidden layers have sigmoid or tanh, whose gradients"
-        seen += " vanish one after another"
+        seen += " vanish in deep networks"
     return mistake("activation", seen, title=title)
 
 
 def check_initial_weights(model: keras.Model) -> Finding | None:
-    """Looks for filters that are all equal, as a constant start leaves them."""
+    """Looks for layers whose filters are all equal."""
     kernels = [
         layer
         for layer in layers.find(
@@ -149,12 +153,12 @@ def check_initial_weights(model: keras.Model) -> Finding | None:
     return mistake(
         "initial_weights",
         f"in {len(equal)} of {len(kernels)} layers, such as {equal[0].name},"
-        " all units have the same weights and learn the same",
+        " all units have the same weights and gradients",
     )
 
 
 def check_frozen_batch_norm(model: keras.Model) -> Finding | None:
-    """Looks for batch normalization frozen with its initial statistics."""
+    """Looks for batch normalization that is frozen with initial statistics."""
     found = layers.find(model, keras.layers.BatchNormalization)
     frozen = [
         layer
@@ -167,8 +171,8 @@ def check_frozen_batch_norm(model: keras.Model) -> Finding | None:
         return None
     return mistake(
         "frozen_batch_norm",
-        f"{len(frozen)} of {len(found)} layers are not trainable, with mean 0"
-        " and variance 1 as they were created",
+        f"{len(frozen)} of {len(found)} layers are not trainable and have their"
+        " initial mean 0 and variance 1",
     )
 
 
@@ -178,8 +182,8 @@ def check_regularization(
     """Looks for dropout, penalties or augmentation that prevent learning.
 
     Args:
-      model: Model of images.
-      train_accuracy: Accuracy on training images, in %. None if unknown.
+      model: Image classifier.
+      train_accuracy: Accuracy on training images in %. If None, unknown.
     """
     if train_accuracy is not None and train_accuracy > 75:
         return None
@@ -205,11 +209,11 @@ def check_regularization(
         return None
     seen = ""
     if train_accuracy is not None:
-        seen = f"; the training images are not learned ({train_accuracy:.1f}%)"
+        seen = f"; the training accuracy is only {train_accuracy:.1f}%"
     return mistake("regularization", f"{', '.join(found[:3])}{seen}")
 
 
-# Checks of the layers alone, by name.
+# Name -> check of the layers alone.
 CHECKS: dict[str, Callable[[keras.Model], Finding | None]] = {
     "diverged": check_finite,
     "activation": check_activations,

@@ -1,8 +1,8 @@
-"""All checks of a Keras model: the table of contents.
+"""Diagnosis of a Keras model, by all checks.
 
     print(diagnose(model, x_test, y_test, train=(x_train, y_train)))
 
-The model, its optimizer and its metrics are left as they were.
+The model, its optimizer and its metrics are not changed.
 """
 
 import dataclasses
@@ -40,11 +40,11 @@ from job.diagnose.report_builder import ReportBuilder
 
 _Array = npt.NDArray
 
-# Multiplications of a forward pass over all images of a sample, and its size.
+# Maximum multiplications of a forward pass over a sample, and its maximum size.
 _WORK, _FEWEST, _MOST = 4e10, 96, 600
-# Accuracy in % below which a short training is a finding.
+# Accuracy in % below which a short training is a mistake.
 _LOW = 50
-# Number of images that a trial trains on.
+# Number of training images of a trial.
 _TRIAL_IMAGES = 3200
 # Number of images for the activity of layers, and for batch statistics.
 _BATCH, _STATISTICS_IMAGES = 64, 192
@@ -58,19 +58,19 @@ def diagnose(
     train: tuple[_Array, _Array] | None = None,
     poll: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Looks for the known mistakes in a model and in the arrays it is used on.
+    """Looks for known mistakes in a model and in its images and labels.
 
     Args:
       model: Image classifier, compiled or not.
-      x: Images that the model was not trained on, as it is given them,
-        [n, h, w, 3].
-      y: Their labels: whole numbers [n] or [n, 1], or one-hot [n, k].
-      train: Images and labels that it was trained on. If None, nothing can be
-        said on memorized images.
-      poll: Function that raises if the process should stop.
+      x: Images that were not used for training, as the model takes them, [n, h,
+        w, 3].
+      y: Labels of these images, integers [n] or [n, 1], or one-hot [n, k].
+      train: Images and labels that were used for training. If None, memorized
+        images are not detected.
+      poll: Function that raises an exception if the process should stop.
 
     Returns:
-      Report; `print` shows it as text.
+      Report, which is printed as text.
 
     Raises:
       ValueError: The model is not a classifier of images, or the arrays are
@@ -118,13 +118,12 @@ def check_model(
 
     Args:
       builder: Collector of the findings.
-      model: Model of images.
-      test: RGB images, 0 to 255, that it was not trained on. If None, only its
-        description and its weights are checked.
-      train: Images that it was trained on. None if unknown.
+      model: Image classifier.
+      test: RGB images, 0 to 255, that were not used for training. If None, only
+        the description and the weights are checked.
+      train: Images that were used for training. If None, unknown.
       num_classes: Number of classes.
-      given: Reading in which the user gives the images to the model. None if
-        unknown.
+      given: Reading of the user's images. If None, unknown.
     """
     recipe = keras_recipe.read_recipe(model)
     imagenet = keras_layers.has_imagenet_weights(model)
@@ -134,7 +133,7 @@ def check_model(
     if test is None:
         check_rate(builder, Trial(model, recipe), None)
         builder.skip(
-            "no images; Fix: DATA=DIR, or --images and --labels", "accuracy"
+            "no images. Fix: set DATA=DIR, or --images and --labels", "accuracy"
         )
     elif not (builder.found("diverged") or builder.found("not_trained")):
         count = _count(model)
@@ -175,7 +174,7 @@ def check_model(
 
 
 def _count(model: keras.Model) -> int:
-    """Returns the number of images of a sample, by the cost of the model."""
+    """Returns the size of a sample, by the cost of the model."""
     count = int(_WORK / max(1, layers.multiply_adds(model)))
     return min(_MOST, max(_FEWEST, count))
 
@@ -190,19 +189,19 @@ def check_answers(
     imagenet: bool,
     given: Reading | None,
 ) -> float | None:
-    """Checks what the model answers, on test and on training images.
+    """Checks the model's answers on test and training images.
 
     Args:
       builder: Collector of the findings.
-      trial: Model, how it was compiled, and the reading of its images.
-      test: Images that it was not trained on.
-      train: Images that it was trained on, if known.
+      trial: Model with its recipe and the reading of its images.
+      test: Images that were not used for training.
+      train: Images that were used for training. If None, unknown.
       num_classes: Number of classes.
-      imagenet: Whether its first filters are those of ImageNet's VGG16.
-      given: Reading in which the user has the images, if known.
+      imagenet: Whether the first filters are those of ImageNet's VGG16.
+      given: Reading of the user's images. If None, unknown.
 
     Returns:
-      Accuracy on the test images in %. None if the model guesses.
+      Accuracy on the test images in %, or None if the model guesses.
     """
     model, recipe, reading = trial.model, trial.recipe, trial.reading
     outputs = scoring.answers(model, test.images, reading)
@@ -275,16 +274,16 @@ def _summarize(
     num_classes: int,
 ) -> None:
     """Writes the sentence on the accuracy."""
-    text = f"{test:.1f}% of the test images are recognized"
+    text = f"The accuracy is {test:.1f}% on test images"
     if train is not None:
-        text += f", {train:.1f}% of the training images"
+        text += f" and {train:.1f}% on training images"
     if recipe.steps:
-        text += f", after {recipe.steps:,} steps"
+        text += f" after {recipe.steps:,} steps"
     text += "."
     if num_classes == 10 and test < 85:
         text += (
-            " The job's recipe for comparison, 195 steps of 256 images an"
-            f" epoch, {costs.expected_accuracy(0.5, 8)}."
+            " Measured for comparison, with 195 steps of 256 images per epoch:"
+            f" {costs.expected_accuracy(0.5, 8)}."
         )
     builder.summary = text
 
@@ -294,8 +293,8 @@ def check_statistics(builder: ReportBuilder, trial: Trial, test: Split) -> None:
 
     Args:
       builder: Collector of the findings.
-      trial: Model, which is left as it was, and the reading of its images.
-      test: Images that it was not trained on.
+      trial: Model, which is not changed, and the reading of its images.
+      test: Images that were not used for training.
     """
     model = trial.model
     if not layers.find(model, keras.layers.BatchNormalization):
@@ -325,13 +324,13 @@ def check_statistics(builder: ReportBuilder, trial: Trial, test: Split) -> None:
 def check_activity(
     builder: ReportBuilder, trial: Trial, test: Split, order: _Array
 ) -> None:
-    """Checks dead units and the metrics of a model.
+    """Checks the dead units and the metrics of a model.
 
     Args:
       builder: Collector of the findings.
-      trial: Model, how it was compiled, and the reading of its images.
-      test: Images that it was not trained on.
-      order: Label of each of its classes.
+      trial: Model with its recipe and the reading of its images.
+      test: Images that were not used for training.
+      order: Label of each class of the model.
     """
     model = trial.model
     images = scoring.prepare(model, test.images[:_BATCH], trial.reading)
@@ -350,14 +349,14 @@ def _check_metrics(trial: Trial, test: Split, order: _Array) -> Finding | None:
     model, one_hot = trial.model, trial.recipe.is_one_hot
     units = int(model.outputs[0].shape[-1])
     images = scoring.prepare(model, test.images[:256], trial.reading)
-    # The labels as the model has learned them.
+    # These are the labels in the model's order of classes.
     labels = np.argsort(order)[test.labels[: len(images)]]
     targets = scoring.targets(labels, units=units, one_hot=one_hot)
     try:
         values: dict[str, Any] = model.evaluate(
             images, targets, verbose=0, return_dict=True
         )
-    except Exception:  # A metric of one's own may raise anything.
+    except Exception:  # A custom metric may raise any exception.
         return None
     claimed = {
         name: 100 * float(value)

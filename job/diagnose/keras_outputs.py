@@ -1,4 +1,4 @@
-"""Checks of what a Keras model answers for images with known labels.
+"""Checks of a Keras model's answers for images with known labels.
 
 reading = find_reading(model, split, num_classes=10)
 check_class_order(classes, labels, num_classes=10)
@@ -18,30 +18,29 @@ from job.diagnose.pixels import LAYOUTS, SCALES, Reading, own_reading
 
 _Array = npt.NDArray
 
-# Points by which another reading must be better, and the least number of
-# standard errors of the difference.
+# Minimum advantage of another reading, in points and in standard errors.
 _BETTER, _ERRORS = 4.0, 3.0
-# Points above guessing below which the usual readings count as not understood,
-# so that other layouts are tried on all scales.
+# Points above guessing below which other layouts are tried on all scales.
 _UNDERSTOOD = 15.0
-# Points above guessing that no fitted order of the classes explains.
+# Points above guessing that a fitted class order does not reach by chance.
 _KNOWN = 12.0
 # Points above guessing from which a model has learned something.
 _LEARNED = 6.0
-# Points between training and test accuracy from which a model has memorized.
+# Gap between training and test accuracy from which a model has memorized its
+# training images, in points.
 _GAP = 15.0
-# Fraction of the answers from which one class counts as the only one, and
-# fraction of a fair share of probability below which a class counts as unknown.
+# Fraction of the answers from which a class is the only one, and ratio to the
+# mean probability below which a class is unknown to the model.
 _ONE_CLASS, _UNKNOWN = 0.9, 0.1
 
 
 def is_better(score: _Array, other: _Array, points: float = _BETTER) -> bool:
-    """Returns whether one way of scoring beats another on the same images.
+    """Returns whether predictions are better than others of the same images.
 
     Args:
-      score: Whether each image is recognized, bool [n].
-      other: The same in another way, bool [n].
-      points: Least difference in points.
+      score: Whether each prediction is correct, bool [n].
+      other: Whether each of the other predictions is correct, bool [n].
+      points: Minimum difference in points.
     """
     gained = int(np.sum(score & ~other))
     lost = int(np.sum(other & ~score))
@@ -51,10 +50,10 @@ def is_better(score: _Array, other: _Array, points: float = _BETTER) -> bool:
 
 
 def usual_reading(model: keras.Model) -> Reading:
-    """Returns the reading in which a model is usually given its images.
+    """Returns the usual reading of images for a model.
 
     Args:
-      model: Model of images.
+      model: Image classifier.
     """
     scales = keras.layers.Rescaling | keras.layers.Normalization
     return Reading("raw" if layers.find(model, scales) else "unit")
@@ -67,15 +66,15 @@ def find_reading(
     num_classes: int,
     poll: Callable[[], None] = lambda: None,
 ) -> Reading:
-    """Returns the reading of the pixels in which a model knows most images.
+    """Returns the reading of the pixels with the highest accuracy.
 
-    The order of the classes may be another one: it is fitted.
+    The order of the classes is fitted, because it may differ from the labels'.
 
     Args:
-      model: Model of images.
+      model: Image classifier.
       split: Images with labels.
       num_classes: Number of classes.
-      poll: Function that raises if the process should stop.
+      poll: Function that raises an exception if the process should stop.
     """
     images, labels = split.images, split.labels
     hits: dict[Reading, _Array] = {}
@@ -116,16 +115,16 @@ def find_reading(
 def check_reading(
     reading: Reading, *, best: float, usual: float
 ) -> dict[str, Finding | None]:
-    """Judges the channel order and the layout of a model's reading.
+    """Checks the channel order and the layout of a model's reading.
 
     Args:
-      reading: Reading in which the model knows most images.
+      reading: Reading with the highest accuracy.
       best: Accuracy in that reading, in %.
       usual: Accuracy in the usual reading on the same scale, in %.
     """
-    seen = f"{best:.1f}% of the images are recognized as {reading},"
+    seen = f"the accuracy is {best:.1f}% on images as {reading}, and"
     seen += f" {usual:.1f}% as {own_reading(reading.scale)}"
-    cost = costs.of_this_model(best - usual, "where it is given usual images")
+    cost = costs.of_this_model(best - usual, "on usual images")
     found: dict[str, Finding | None] = {
         "channel_order": None,
         "pixel_layout": None,
@@ -139,10 +138,11 @@ def check_reading(
             seen,
             title=f"The model was trained on {order} images",
             cost=cost,
-            fix="cv2.cvtColor(image, cv2.COLOR_BGR2RGB) after cv2.imread, in"
-            " training and in use"
+            fix="call cv2.cvtColor(image, cv2.COLOR_BGR2RGB) after cv2.imread,"
+            " in training and in use"
             if reading.bgr
-            else "keras.applications.vgg16.preprocess_input, then train again",
+            else "use keras.applications.vgg16.preprocess_input, then train"
+            " again",
         )
     return found
 
@@ -150,11 +150,11 @@ def check_reading(
 def check_scaling(
     model: keras.Model, reading: Reading, *, imagenet: bool
 ) -> dict[str, Finding | None]:
-    """Judges the scale of the pixels that a model was trained on.
+    """Checks the scale of the pixels that a model was trained on.
 
     Args:
-      model: Model of images.
-      reading: Reading in which the model knows most images.
+      model: Image classifier.
+      reading: Reading with the highest accuracy.
       imagenet: Whether the model has ImageNet's filters.
     """
     rescales = [
@@ -173,14 +173,14 @@ def check_scaling(
     if reading.scale == "twice" or (rescales and reading.scale != "raw"):
         findings["scaled_twice"] = mistake(
             "scaled_twice",
-            f"the model knows most images {SCALES[reading.scale][0]}, and"
+            f"the model expects pixels {SCALES[reading.scale][0]}, and"
             f" {len(rescales)} Rescaling layers divide them again",
         )
     elif imagenet and reading.scale != "caffe" and not scales_itself:
         findings["preprocessing"] = mistake(
             "preprocessing",
-            f"the model knows most images as {reading}; ImageNet's VGG16 was"
-            f" trained on {own_reading('caffe')} (0 to 255 before that)",
+            f"the model expects {reading}, but ImageNet's VGG16 was trained on"
+            f" {own_reading('caffe')} (0 to 255 before that)",
             cost=costs.PREPROCESSING,
         )
     elif (
@@ -190,8 +190,8 @@ def check_scaling(
     ):
         findings["unscaled_pixels"] = mistake(
             "unscaled_pixels",
-            "the model knows most images with pixels from 0 to 255, and 0 of"
-            f" its {count} layers scale or normalize them",
+            "the model expects pixels from 0 to 255, and 0 of"
+            f" {count} layers scale or normalize them",
         )
     return findings
 
@@ -199,19 +199,20 @@ def check_scaling(
 def check_input_scale(
     reading: Reading, given: Reading, *, best: float, seen: float
 ) -> Finding | None:
-    """Compares the pixels that a model is given with those that it expects.
+    """Compares the user's reading of the pixels with the expected one.
 
     Args:
-      reading: Reading in which the model knows most images.
-      given: Reading in which the user gives them to the model.
-      best: Accuracy in the model's reading, in %.
+      reading: Reading with the highest accuracy.
+      given: Reading of the user's images.
+      best: Accuracy in the first reading, in %.
       seen: Accuracy in the user's reading, in %.
     """
     if best - seen < 5:
         return None
     return mistake(
         "input_scale",
-        f"{seen:.1f}% on the pixels given, {given}; {best:.1f}% on {reading}",
+        f"the accuracy is {seen:.1f}% on the given pixels, {given}, and"
+        f" {best:.1f}% on {reading}",
         cost=costs.of_this_model(best - seen, "on these images"),
     )
 
@@ -219,12 +220,12 @@ def check_input_scale(
 def check_class_order(
     classes: _Array, labels: _Array, *, num_classes: int
 ) -> Finding | None:
-    """Looks for answers in another order of the classes than the labels.
+    """Looks for classes in another order than the labels.
 
     The order is fitted on half of the images and scored on the other half.
 
     Args:
-      classes: Classes that the model answers, int [n].
+      classes: Predicted classes, int [n].
       labels: Labels, int [n].
       num_classes: Number of classes.
     """
@@ -236,23 +237,22 @@ def check_class_order(
         return None
     shifts = {int(each) for each in (order - np.arange(num_classes))}
     shift = {each % num_classes for each in shifts}
-    how, fix = "in another order", "give the labels and the test labels the"
-    fix += " same order of classes, for example class_names=[...]"
+    how, fix = "in another order", "use the same order of classes for training"
+    fix += " and test labels, for example class_names=[...]"
     if len(shift) == 1:
         step = (-shift.pop()) % num_classes
         step -= num_classes if step > num_classes // 2 else 0
         how = f"shifted by {step:+d}"
-        fix = f"labels = labels - {step}, so that they go from 0 to"
-        fix += f" {num_classes - 1}; then train again"
+        fix = f"set labels = labels - {step}, so that they are 0 to"
+        fix += f" {num_classes - 1}, and train again"
         fix = fix.replace("- -", "+ ")
     points = 100 * float(ordered.mean() - plain.mean())
     return mistake(
         "class_order",
-        f"{100 * plain.mean():.1f}% of {len(labels)} images are recognized as"
-        f" they are labelled, {100 * ordered.mean():.1f}% with the classes"
-        f" {how}",
+        f"the accuracy on {len(labels)} images is {100 * plain.mean():.1f}%,"
+        f" and {100 * ordered.mean():.1f}% with the classes {how}",
         title=f"The classes of the model are {how}",
-        cost=costs.of_this_model(points, "with its classes in order"),
+        cost=costs.of_this_model(points, "with the fitted order"),
         fix=fix,
     )
 
@@ -260,19 +260,19 @@ def check_class_order(
 def check_memorized(
     *, train: float, test: float, head: float
 ) -> Finding | None:
-    """Looks for a model that knows its training images only.
+    """Looks for a model that has memorized its training images.
 
     Args:
       train: Accuracy on training images, in %.
       test: Accuracy on other images, in %.
-      head: Fraction of the weights that are in dense layers.
+      head: Fraction of the weights in dense layers, 0 to 1.
     """
     if train - test < _GAP:
         return None
     return mistake(
         "memorized",
-        f"{train:.1f}% on training images, {test:.1f}% on others; {head:.0%}"
-        " of its weights are in dense layers",
+        f"the accuracy is {train:.1f}% on training images and {test:.1f}% on"
+        f" others; {head:.0%} of the weights are in dense layers",
     )
 
 
@@ -293,22 +293,22 @@ def check_missing_classes(outputs: _Array, labels: _Array) -> Finding | None:
         return None
     return mistake(
         "missing_classes",
-        f"classes {', '.join(str(each) for each in missing)} get"
+        f"classes {', '.join(str(each) for each in missing)} get at most"
         f" {shares[shares < _UNKNOWN].max() / len(present):.1%} of the"
-        f" probability at most, a fair share is {1 / len(present):.0%}",
+        f" probability, where the mean is {1 / len(present):.0%}",
         title=f"{len(missing)} classes were not among the training images",
         cost=costs.of_this_model(
             100 * float(np.isin(labels, missing).mean()),
-            "as many images have these labels",
+            "by the number of images with these labels",
         ),
     )
 
 
 def answers_one_class(classes: _Array) -> int | None:
-    """Returns the only class that a model answers, or None.
+    """Returns the only class that a model predicts, or None.
 
     Args:
-      classes: Classes that the model answers, int [n].
+      classes: Predicted classes, int [n].
     """
     values, counts = np.unique(classes, return_counts=True)
     if counts.max() < _ONE_CLASS * len(classes):
@@ -317,5 +317,10 @@ def answers_one_class(classes: _Array) -> int | None:
 
 
 def has_learned(accuracy: float, num_classes: int) -> bool:
-    """Returns whether an accuracy in % is above that of guessing."""
+    """Returns whether an accuracy in % is above that of guessing.
+
+    Args:
+      accuracy: Accuracy in %.
+      num_classes: Number of classes.
+    """
     return accuracy >= 100 / num_classes + _LEARNED

@@ -1,10 +1,10 @@
-"""Checks of how a Keras model was compiled: loss, outputs, learning rate.
+"""Checks of a compiled Keras model's loss, outputs and learning rate.
 
     recipe = read_recipe(model)
     recipe.rate, recipe.steps               # 0.001, 625
     check_loss(recipe, activation="sigmoid", units=10)
 
-Keras has deserialized the compile config; nothing is parsed here.
+The recipe comes from the compiled model, not from the text of its file.
 """
 
 import dataclasses
@@ -18,10 +18,9 @@ from job.diagnose import costs, keras_layers, layers, scoring
 from job.diagnose.finding import Finding, mistake
 from job.diagnose.report_builder import ReportBuilder
 
-# Lowest and highest learning rate of published recipes and tutorials that
-# train, by optimizer. Those of SGD are for 1 / (1 - momentum) times the rate.
-# From the first pair, a probe decides; outside of the second one the rate is
-# wrong.
+# Two ranges of the learning rate in published recipes, by optimizer. Those of
+# SGD are for 1 / (1 - momentum) times the learning rate. Outside of the first
+# range a learning rate is probed, and outside of the second one it is wrong.
 _RATES = {
     "adam": ((3e-4, 1.5e-3), (1e-4, 3e-3)),
     "rmsprop": ((1e-4, 1.5e-3), (3e-5, 3e-3)),
@@ -32,11 +31,11 @@ _RATES = {
     "sgd": ((0.05, 0.3), (5e-3, 0.5)),
 }
 _SAME_AS = {"adamw": "adam", "nadam": "adam"}
-# SGD with batch normalization takes higher rates.
+# SGD with batch normalization permits higher learning rates.
 _SGD_NORMALIZED = ((0.1, 2.0), (0.01, 5.0))
-# Convolutions without normalization from which a network counts as deep, and
-# the highest rates at which such a network still trains (docs/results.md,
-# naive_rates: Adam 3e-4 does, 1e-3 does not; SGD 0.02 with momentum 0.9 does).
+# Number of convolutions without normalization from which a network is deep, and
+# the highest learning rates at which it trains (docs/results.md, naive_rates:
+# Adam trains at 3e-4 but not at 1e-3, SGD at 0.02 with momentum 0.9).
 _DEEP = 8
 _DEEP_RATES = {"adam": (1e-5, 3.1e-4), "sgd": (0.01, 0.3)}
 
@@ -46,14 +45,14 @@ _LEAST_DECAY = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a model was compiled and trained.
+    """Recipe with which a model was compiled and trained.
 
     Attributes:
       optimizer: Name of the optimizer in lower case. Empty if not compiled.
       rate: Highest learning rate so far. None if unknown.
       momentum: Momentum of SGD, 0 for other optimizers.
       weight_decay: Decoupled weight decay of the optimizer, or 0.
-      steps: Number of training steps. None if the file lacks them.
+      steps: Number of training steps. None if unknown.
       loss: Name of the loss in snake case. Empty if unknown.
       from_logits: Whether the loss expects logits.
     """
@@ -68,7 +67,7 @@ class Recipe:
 
     @property
     def is_one_hot(self) -> bool:
-        """Whether the loss takes one value per class, not a class number."""
+        """Returns whether the loss takes one value per class."""
         return "sparse" not in self.loss
 
     def __str__(self) -> str:
@@ -78,7 +77,11 @@ class Recipe:
 
 
 def read_recipe(model: keras.Model) -> Recipe:
-    """Returns the compiled recipe of a model; an empty one if uncompiled."""
+    """Returns the recipe of a model, which is empty if not compiled.
+
+    Args:
+      model: Keras model.
+    """
     if not model.compiled or model.optimizer is None:
         return Recipe()
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
@@ -114,7 +117,7 @@ def _describe_loss(loss: Any) -> tuple[str, bool]:
         found = getattr(keras.losses, name, None)
     except (ValueError, TypeError, AttributeError):
         return "", False
-    if found is None:  # A loss of one's own.
+    if found is None:  # The loss is not one of Keras.
         return "", False
     words = "".join(f"_{c.lower()}" if c.isupper() else c for c in name)
     return words.lstrip("_"), bool(config.get("from_logits"))
@@ -131,22 +134,22 @@ def check_output_units(units: int, *, num_classes: int) -> Finding | None:
         return None
     what = f"{units} outputs"
     if units == 1:
-        what = "1 output, which regresses on the number of the class,"
+        what = "1 output as a regression of the class number"
     return mistake(
         "output_units",
         f"{what} for {num_classes} classes",
-        fix=f'keras.layers.Dense({num_classes}, activation="softmax") as the'
-        " last layer, with sparse_categorical_crossentropy",
+        fix=f'use keras.layers.Dense({num_classes}, activation="softmax") as'
+        " the last layer, with sparse_categorical_crossentropy",
     )
 
 
 def check_loss(
     recipe: Recipe, *, activation: str, units: int
 ) -> Finding | None:
-    """Looks for a loss that does not choose one class of several.
+    """Looks for a loss that is not for one class of several.
 
     Args:
-      recipe: How the model was compiled.
+      recipe: Compiled recipe of the model.
       activation: Activation of the last layer.
       units: Number of outputs.
     """
@@ -156,11 +159,11 @@ def check_loss(
     if categorical and activation != "sigmoid":
         return None
     seen = f"{recipe.loss} over {units} {activation or 'linear'} outputs"
-    why = "each output is judged alone, and 9 of 10 answers are no"
+    why = "the loss treats the outputs as independent, with 9 of 10 targets 0"
     if categorical:
         why = "the outputs do not sum to 1"
     elif "binary" not in recipe.loss:
-        why = "its gradient vanishes where softmax is certain and wrong"
+        why = "the gradient vanishes for confident mistakes of a softmax"
     return mistake("loss", f"{seen}; {why}")
 
 
@@ -174,8 +177,8 @@ def check_output_activation(activation: str) -> Finding | None:
         return None
     return mistake(
         "output_activation",
-        f"the activation of the last layer is {activation}; a class whose"
-        " output is cut off has no gradient (1 layer)",
+        f"the activation of 1 layer, the last one, is {activation}; a class"
+        " with a saturated output has no gradient",
         title=f"The last layer ends in {activation}",
     )
 
@@ -184,7 +187,7 @@ def check_from_logits(recipe: Recipe, outputs: npt.NDArray) -> Finding | None:
     """Looks for two softmax functions before the loss, or none.
 
     Args:
-      recipe: How the model was compiled.
+      recipe: Compiled recipe of the model.
       outputs: Outputs of the model, float32 [n, k].
     """
     if "categorical" not in recipe.loss:
@@ -198,20 +201,20 @@ def check_from_logits(recipe: Recipe, outputs: npt.NDArray) -> Finding | None:
         f"the outputs of an image sum to {sums.min():.2f} to {sums.max():.2f},"
         f" and {recipe.loss} has from_logits={recipe.from_logits}",
         title="Softmax twice" if probabilities else "No softmax",
-        fix="from_logits=False, as the last layer has a softmax"
+        fix="set from_logits=False, because the last layer has a softmax"
         if probabilities
-        else "from_logits=True, as the last layer has no softmax",
+        else "set from_logits=True, because the last layer lacks a softmax",
     )
 
 
 def check_metric(
     claimed: dict[str, float], *, accuracy: float, images: int
 ) -> Finding | None:
-    """Looks for an accuracy metric that flatters.
+    """Looks for an accuracy metric that is too high.
 
     Args:
-      claimed: Value of each accuracy metric of the model, in %, on the images.
-      accuracy: Images recognized, in %.
+      claimed: Value in % of each accuracy metric of the model.
+      accuracy: Accuracy on the same images, in %.
       images: Number of images.
     """
     if not claimed:
@@ -222,9 +225,9 @@ def check_metric(
         return None
     return mistake(
         "metric",
-        f"{name} is {claimed[name]:.1f}% on {images} images, of which"
-        f" {accuracy:.1f}% are recognized",
-        cost=costs.of_this_model(0.0, "it flatters and costs nothing"),
+        f"{name} is {claimed[name]:.1f}% on {images} images, on which the"
+        f" accuracy is {accuracy:.1f}%",
+        cost=costs.of_this_model(0.0, "as only the metric is wrong"),
     )
 
 
@@ -234,13 +237,13 @@ def rate_bounds(
     """Returns the usual learning rates of an optimizer.
 
     Args:
-      recipe: How the model was compiled.
+      recipe: Compiled recipe of the model.
       convolutions: Number of trained convolutions.
       normalized: Whether the network has normalization layers.
 
     Returns:
-      Lowest and highest rate that need no proof, and lowest and highest rate
-      that have ever been right. None for an optimizer without a rule.
+      Range outside of which the learning rate is probed, and range outside of
+      which it is wrong, or None for an optimizer without a rule.
     """
     name = _SAME_AS.get(recipe.optimizer, recipe.optimizer)
     if name not in _RATES or recipe.rate is None:
@@ -256,12 +259,12 @@ def rate_bounds(
 
 
 def typical_rate(bounds: tuple[float, float], *, deep: bool) -> float:
-    """Returns the rate in the middle of its bounds, to one digit.
+    """Returns a learning rate in the middle of its bounds, to one digit.
 
     Args:
-      bounds: Lowest and highest usual rate.
-      deep: Whether the network is deep and has no normalization: a third of
-        the highest rate, which pretrained weights bear too.
+      bounds: Lowest and highest usual learning rate.
+      deep: Whether the network is deep without normalization. If so, a third of
+        the highest learning rate, which also suits pretrained weights.
     """
     middle = bounds[1] / 3 if deep else (bounds[0] * bounds[1]) ** 0.5
     return float(f"{middle:.0e}")
@@ -273,17 +276,17 @@ def learning_rate_finding(
     """Returns the finding of a learning rate that is too high or too low.
 
     Args:
-      recipe: How the model was compiled.
+      recipe: Compiled recipe of the model.
       better: Learning rate to use.
-      network: Description of the network for which the rate is wrong.
-      seen: What a probe or the rule says.
-      deep: Whether the network is deep and has no normalization.
+      network: Description of the network, for the title.
+      seen: Evidence from a probe or the rule.
+      deep: Whether the network is deep without normalization.
     """
     assert recipe.rate is not None
     high = recipe.rate > better
     title = f"The learning rate is too {'high' if high else 'low'}{network}"
     momentum = f", momentum={recipe.momentum:g}" if recipe.momentum else ""
-    fix = f"{recipe.optimizer}(learning_rate={better:g}{momentum})"
+    fix = f"use {recipe.optimizer}(learning_rate={better:g}{momentum})"
     if deep:
         fix += ", or BatchNormalization after each convolution"
     cost = costs.DEEP_RATE if deep and high else costs.RATE_OF_MODEL
@@ -295,11 +298,11 @@ def learning_rate_finding(
 def check_decoupled_decay(recipe: Recipe) -> Finding | None:
     """Looks for Keras' weight decay in the convention of PyTorch.
 
-    Keras' is decoupled from gradient and momentum, w -= rate * decay * w. With
-    momentum m it has the effect of (1 - m) times as much in PyTorch's SGD.
+    The weight decay of Keras is decoupled from gradient and momentum. With
+    momentum m it equals (1 - m) times as much in PyTorch's SGD.
 
     Args:
-      recipe: How the model was compiled.
+      recipe: Compiled recipe of the model.
     """
     coupled = recipe.weight_decay * (1 - recipe.momentum)
     if not recipe.momentum or not 0 < coupled < _LEAST_DECAY:
@@ -310,7 +313,7 @@ def check_decoupled_decay(recipe: Recipe) -> Finding | None:
         f"weight_decay={recipe.weight_decay:g} with momentum"
         f" {recipe.momentum:g} has the effect of {coupled:.1g} in PyTorch;"
         " recipes for VGG16 have 1e-4 to 1e-3",
-        fix=f"weight_decay={better:.2g}",
+        fix=f"set weight_decay={better:.2g}",
     )
 
 
@@ -322,12 +325,12 @@ def check_description(
     num_classes: int,
     imagenet: bool,
 ) -> None:
-    """Checks what the file tells without an image.
+    """Checks the parts of a model that need no images.
 
     Args:
       builder: Collector of the findings.
-      model: Model of images.
-      recipe: How it was compiled.
+      model: Image classifier.
+      recipe: Compiled recipe of the model.
       num_classes: Number of classes.
       imagenet: Whether the model has ImageNet's filters.
     """
@@ -346,13 +349,13 @@ def check_description(
     builder.add("output_activation", check_output_activation(activation))
     if not recipe.optimizer:
         builder.skip(
-            "the model is not compiled with a loss and optimizer of Keras",
+            "the model is not compiled with a Keras loss and optimizer",
             *("loss", "from_logits", "learning_rate", "weight_decay"),
         )
         return
     builder.facts["training"] = (
         f"{recipe}, {recipe.steps or 0:,} steps, loss"
-        f" {recipe.loss or 'of its own'}"
+        f" {recipe.loss or 'unknown'}"
     )
     builder.add(
         "loss",

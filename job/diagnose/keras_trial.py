@@ -1,10 +1,10 @@
-"""Copies of a Keras model that train for some steps, to test a hypothesis.
+"""Copies of a Keras model that train for some steps.
 
     trial = Trial(model, recipe, train, test, Reading("unit"))
     trial.accuracy(0.001, test_images, test_labels)     # after 40 more steps
     trial.loss(0.001)                                   # of a new copy
 
-The model itself is never changed.
+The model itself is not changed.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ from job.diagnose.keras_recipe import Recipe
 from job.diagnose.pixels import Reading
 
 _BATCH = 32
-# Steps of a copy with the model's weights, and of one with new weights.
+# Number of steps of a copy with the model's weights, and with new weights.
 CONTINUED_STEPS, NEW_STEPS = 40, 100
-# Multiplications per image above which training takes too long.
+# Number of multiplications per image above which training takes too long.
 _AFFORDABLE = 5e7
-# Fall of the loss that counts as learning, in nats.
+# Decrease of the loss that shows learning, in nats.
 LEARNED = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Trains copies of a model at several learning rates.
+    """Trainer of copies of a model at several learning rates.
 
     Attributes:
-      model: Model of images.
-      recipe: How it was compiled.
-      train: Training images, 0 to 255, with their labels. None if there are no
-        images, so that nothing can be tried.
-      test: Images that accuracies are measured on.
-      reading: Reading in which the model is given its images.
+      model: Image classifier.
+      recipe: Compiled recipe of the model.
+      train: Training images, 0 to 255, and their labels. If None, no trial is
+        possible.
+      test: Images for the accuracy, and their labels.
+      reading: Reading of these images for the model.
     """
 
     model: keras.Model
@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the model is compiled, small enough and can be copied."""
+        """Returns whether the model is compiled, small and can be copied."""
         return (
             self.train is not None
             and bool(self.recipe.loss)
@@ -56,7 +56,11 @@ class Trial:
         )
 
     def accuracy(self, rate: float) -> float:
-        """Returns the accuracy in % after some more steps at a rate."""
+        """Returns the accuracy in % after some more steps.
+
+        Args:
+          rate: Learning rate of the steps.
+        """
         assert self.test is not None
         steps = CONTINUED_STEPS
         copy = self._fit(rate, steps, self.reading, new=False)[0]
@@ -64,14 +68,14 @@ class Trial:
         return scoring.top_1(outputs, self.test.labels)
 
     def loss(self, rate: float, reading: Reading | None = None) -> float:
-        """Returns how far the loss of a new copy falls, in nats.
+        """Returns the decrease of the loss of a new copy, in nats.
 
         Args:
-          rate: Learning rate.
-          reading: Reading of the images, if another than the trial's.
+          rate: Learning rate of the steps.
+          reading: Reading of the images. If None, that of the trial.
 
         Returns:
-          Loss of the first tenth of the steps, less that of the last tenth.
+          Loss of the first tenth of the steps minus that of the last tenth, or
           NaN if it is not finite.
         """
         reading = reading or self.reading

@@ -1,9 +1,9 @@
-"""Layers of a Keras model, and their outputs.
+"""Layers of a Keras model and their outputs.
 
     fractions = dead_fractions(model, relu_layers(model), images)
     max(fractions, key=lambda one: one[1])      # ("block1_conv1_relu", 0.02)
 
-Layers of inner models count as layers of the model.
+Layers of nested models count as layers of the model.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import tensorflow as tf
 
 
 def flat_layers(model: keras.Model) -> list[keras.Layer]:
-    """Returns the layers of a model and of its inner models, once each."""
+    """Returns the layers of a model and of its nested models, once each."""
     found: list[keras.Layer] = []
     for layer in model.layers:
         inner = flat_layers(layer) if hasattr(layer, "layers") else [layer]
@@ -37,7 +37,7 @@ def relu_layers(model: keras.Model) -> list[keras.Layer]:
 
 
 def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
-    """Returns the layers of some classes, in the order of the model."""
+    """Returns the layers of given classes, in the order of the model."""
     return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
 
 
@@ -45,10 +45,10 @@ def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
 def outputs_of(
     layers: Sequence[keras.Layer],
 ) -> Iterator[dict[keras.Layer, Any]]:
-    """Records what layers return.
+    """Records the outputs of layers.
 
     Args:
-      layers: Layers of a model or of its inner models, which may have the same
+      layers: Layers of a model or of its nested models, which may have equal
         names.
     """
     kept: dict[keras.Layer, Any] = {}
@@ -66,7 +66,7 @@ def outputs_of(
         yield kept
     finally:
         for layer in layers:
-            del layer.call  # The class has the method.
+            del layer.call  # The method of the class remains.
 
 
 def dead_fractions(
@@ -76,7 +76,7 @@ def dead_fractions(
 
     Args:
       model: Function of the images that calls the layers.
-      layers: Layers whose outputs end in ReLU.
+      layers: Layers that end in ReLU.
       images: Batch of images, as the model takes it.
 
     Returns:
@@ -93,16 +93,16 @@ def dead_fractions(
 
 
 def has_frozen_base(model: keras.Model) -> bool:
-    """Returns whether the model has convolutions and all of them are frozen."""
+    """Returns whether a model has convolutions, all of which are frozen."""
     found = find(model, keras.layers.Conv2D)
     return bool(found) and not any(layer.trainable_variables for layer in found)
 
 
 def multiply_adds(model: keras.Model) -> int:
-    """Returns the multiplications of a forward pass of one image.
+    """Returns the number of multiplications of a forward pass of one image.
 
-    Counted are convolutions and dense layers. A size that the model leaves
-    open counts as 32 pixels.
+    Only convolutions and dense layers are counted. A size that the model does
+    not fix counts as 32 pixels.
     """
     count = 0
     for layer in find(model, keras.layers.Conv2D | keras.layers.Dense):
@@ -113,7 +113,7 @@ def multiply_adds(model: keras.Model) -> int:
 
 
 def output_activation(model: keras.Model) -> str:
-    """Returns the name of the activation that ends a model, or ""."""
+    """Returns the name of the activation at the end of a model, or ""."""
     last = flat_layers(model)[-1]
     if isinstance(last, keras.layers.Softmax):
         return "softmax"
@@ -123,7 +123,7 @@ def output_activation(model: keras.Model) -> str:
 
 
 def head_fraction(model: keras.Model) -> float:
-    """Returns the fraction of a model's weights that dense layers have."""
+    """Returns the fraction of a model's weights in dense layers, 0 to 1."""
     layers = find(model, keras.layers.Dense)
     dense = sum(layer.count_params() for layer in layers)
     return dense / max(1, model.count_params())

@@ -1,9 +1,9 @@
-"""Readings of an image: the scale, channel order and layout of its pixels.
+"""Readings of images by the scale, channel order and layout of the pixels.
 
     Reading("unit").apply(images)               # divided by 255
     Reading("caffe", bgr=True).apply(images)    # as ImageNet's VGG16 expects
 
-A model recognizes the images only in the reading that it was trained on.
+A model expects the reading that it was trained on.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from job.model.vgg import PREPROCESSING
 
 _Array = npt.NDArray
 
-# Name -> description, mean, divisor. The mean is of red, green, blue.
+# Name -> description, mean in the order of RGB, divisor.
 SCALES: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
     "raw": ("0 to 255", (0.0,), (1.0,)),
     "unit": ("divided by 255", (0.0,), (255.0,)),
@@ -33,22 +33,22 @@ SCALES: dict[str, tuple[str, tuple[float, ...], tuple[float, ...]]] = {
     "twice": ("divided by 255 twice", (0.0,), (255.0**2,)),
 }
 
-# Name -> description. Files store images with the channels first; `reshaped`
-# is what a reshape makes of them where a transpose is needed.
+# Name -> description. Files store images with the channels first, and
+# `reshaped` images lack the transpose that this layout needs.
 LAYOUTS = {
-    "": "as they are",
-    "reshaped": "reshaped where a transpose was needed",
+    "": "unchanged",
+    "reshaped": "reshaped instead of transposed",
     "transposed": "with rows and columns exchanged",
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """One way to read the pixels of an image.
+    """Scale, channel order and layout of the pixels of an image.
 
     Attributes:
       scale: Key of `SCALES`.
-      bgr: Whether the channels are blue, green, red.
+      bgr: Whether the channels are in the order BGR.
       layout: Key of `LAYOUTS`.
     """
 
@@ -82,9 +82,9 @@ class Reading:
 
 
 def own_reading(scale: str) -> Reading:
-    """Returns the reading of RGB images on a scale.
+    """Returns the usual reading of images on a scale.
 
     Args:
-      scale: Key of `SCALES`. "caffe" comes with the channels reversed.
+      scale: Key of `SCALES`. With "caffe" the channels are reversed.
     """
     return Reading(scale, bgr=scale == "caffe")

@@ -1,7 +1,7 @@
-"""Checks that take some training steps, on one batch.
+"""Checks that run some training steps on one batch.
 
-A probe takes a function that makes a step, and returns losses. A check judges
-them. So a check needs no model, and another program can bring its own step.
+A probe calls a function that runs a step, and returns the losses. A check
+evaluates the losses and needs no model, so other programs can use it too.
 
     losses = overfit(train_step, rate=0.1, steps=40, seconds=20)
     check_learning(losses, batch_norm=False, ...)
@@ -16,24 +16,23 @@ from job.diagnose.finding import Finding, mistake
 # (learning rate) -> loss of the next batch before the update.
 TrainStep = Callable[[float], float]
 
-# Number of images and of steps of a probe.
+# Number of images and number of steps of a probe.
 BATCH = 32
 STEPS = 40
-# Number of steps after which a loss that has not moved is conclusive.
+# Number of steps after which a constant loss is conclusive.
 _MIN_STEPS = 10
 
-# A loss this close to chance has learned nothing: guessing the classes of one
-# batch by their frequencies in it gains 0.02.
+# Distance to the loss of guessing within which nothing was learned. Guessing by
+# the class frequencies of a batch reduces the loss by 0.02.
 _STUCK = 0.05
-# Fall of the loss below that of guessing that no chance explains.
+# Distance below the loss of guessing that shows learning.
 _FALL = 0.15
-# Fraction of the loss of guessing below which one batch counts as learned. More
-# steps would show nothing new.
+# Fraction of the loss of guessing below which one batch is learned.
 _LEARNED = 0.5
 _MEMORIZED = 0.1
-# Ratio of a first loss to chance that is not noise.
+# Ratio of a first loss to that of guessing that exceeds noise.
 _FIRST_LOSS = 4.0
-# Fraction of dead units from which a layer counts as dead.
+# Fraction of dead units from which a layer is dead.
 _DEAD = 0.9
 
 
@@ -54,10 +53,9 @@ def run_steps(
     Each item is (learning rate, loss). The first non-finite loss is the last.
 
     Args:
-      train_step: Function that makes a step on always the same batch.
+      train_step: Function that runs a step on a fixed batch.
       rates: Learning rate of each step.
-      seconds: Seconds of `budget.clock` after which no further step begins.
-        The first step may compile.
+      seconds: Time limit in seconds of `budget.clock`. At least one step runs.
     """
     end = budget.clock() + seconds
     for rate in rates:
@@ -70,16 +68,15 @@ def run_steps(
 def overfit(
     train_step: TrainStep, *, rate: float, steps: int, seconds: float
 ) -> list[float]:
-    """Trains on one batch; returns the losses, each before its update.
+    """Trains on one batch and returns the losses, each before its update.
 
-    It ends early where the batch is memorized or a loss is not finite.
+    The training ends if the batch is memorized or a loss is not finite.
 
     Args:
-      train_step: Function that makes a step on always the same batch.
-      rate: Learning rate.
+      train_step: Function that runs a step on a fixed batch.
+      rate: Learning rate of the steps.
       steps: Maximum number of steps.
-      seconds: Seconds of `budget.clock` after which no further step begins.
-        The first step may compile.
+      seconds: Time limit in seconds of `budget.clock`. At least one step runs.
     """
     losses = []
     for _, loss in run_steps(train_step, [rate] * steps, seconds):
@@ -100,14 +97,14 @@ def fall(
     """Trains on one batch until its loss falls below that of guessing.
 
     Args:
-      train_step: Function that makes a step on always the same batch.
-      rate: Learning rate.
+      train_step: Function that runs a step on a fixed batch.
+      rate: Learning rate of the steps.
       steps: Maximum number of steps.
-      seconds: Seconds of `budget.clock` after which no further step begins.
+      seconds: Time limit in seconds of `budget.clock`. At least one step runs.
       num_classes: Number of classes.
 
     Returns:
-      Losses up to the fall. Empty if the loss did not fall.
+      Losses until then, or [] if the loss did not fall.
     """
     losses = []
     wanted = guessing_loss(num_classes) - _FALL
@@ -119,10 +116,10 @@ def fall(
 
 
 def is_conclusive(losses: Sequence[float], *, num_classes: int) -> bool:
-    """Returns whether `overfit` got far enough for `check_learning`.
+    """Returns whether the losses suffice for `check_learning`.
 
     Args:
-      losses: Losses that `overfit` returned.
+      losses: Losses of one batch; see `overfit`.
       num_classes: Number of classes.
     """
     chance = guessing_loss(num_classes)
@@ -172,7 +169,7 @@ def check_learning(
     """Looks for a network that cannot memorize one batch.
 
     Args:
-      losses: Conclusive losses that `overfit` returned; see `is_conclusive`.
+      losses: Conclusive losses of one batch; see `is_conclusive`.
       batch_norm: Whether the network has batch normalization.
       rate: Learning rate of the probe.
       peak_learning_rate: Learning rate of the run, for its own batch size.
@@ -182,8 +179,8 @@ def check_learning(
     chance = guessing_loss(num_classes)
     seen = (
         f"loss {losses[0]:.3f} before and {losses[-1]:.3f} after"
-        f" {len(losses) - 1} steps on the same {images} images (rate {rate:g});"
-        f" guessing gives ln {num_classes} = {chance:.3f}"
+        f" {len(losses) - 1} steps on the same {images} images (learning rate"
+        f" {rate:g}); guessing gives ln {num_classes} = {chance:.3f}"
     )
     if not math.isfinite(losses[-1]):
         return mistake(
@@ -198,7 +195,8 @@ def check_learning(
         return mistake(
             "stuck_at_chance",
             seen,
-            title=f"The loss stays at ln {num_classes}: it does not learn",
+            title="The network does not learn, and the loss stays at ln"
+            f" {num_classes}",
             flags=fixes(batch_norm=batch_norm),
         )
     if min(losses[-5:]) > _LEARNED * chance:
@@ -216,13 +214,13 @@ def check_dead_relus(
     *,
     flags: tuple[str, ...] = (),
 ) -> Finding | None:
-    """Looks for layers most of whose units are 0 for all images.
+    """Looks for layers in which most units are 0 for all images.
 
     Args:
       fractions: Name and fraction of dead units of each layer; see
         `layers.dead_fractions`.
       images: Number of images.
-      flags: Flags of the job that fix it. Empty for a Keras model.
+      flags: Flags of the job that fix the mistake. Empty for a Keras model.
     """
     dead = [one for one in fractions if one[1] >= _DEAD]
     if not dead:
@@ -231,18 +229,18 @@ def check_dead_relus(
     return mistake(
         "dead_relus",
         f"{fraction:.0%} of {worst}'s units are 0 for all of {images}"
-        f" images; {len(dead)} of {len(fractions)} layers are dead by"
-        f" {_DEAD:.0%} or more",
+        f" images; {len(dead)} of {len(fractions)} layers have {_DEAD:.0%} dead"
+        " units or more",
         fix=""
         if flags
-        else "BatchNormalization before each ReLU, or a tenth of the learning"
-        " rate",
+        else "add BatchNormalization before each ReLU, or divide the learning"
+        " rate by 10",
         flags=flags,
     )
 
 
 def fixes(*, batch_norm: bool) -> tuple[str, ...]:
-    """Returns the flags for a network whose units or gradients vanish.
+    """Returns the flags for a network with dead units or vanishing gradients.
 
     Args:
       batch_norm: Whether the network has batch normalization.

@@ -2,7 +2,7 @@
 
     check_weight_decay(settings)
 
-They need neither TensorFlow nor data.
+The checks need neither TensorFlow nor data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,29 +13,28 @@ from job.diagnose import costs
 from job.diagnose.finding import Finding, mistake
 from job.diagnose.settings import Settings
 
-# Learning rate of SGD with momentum 0.9 per 128 images of a batch. Published
-# recipes for VGG16 agree on it, by the linear rule (Goyal et al. 2017,
+# Learning rate of SGD with momentum 0.9 per 128 images of a batch, as in
+# published recipes for VGG16 by the linear rule (Goyal et al. 2017,
 # arXiv:1706.02677).
 _SGD_RATE = 0.1
 _SGD_BATCH = 128
-# Default of Keras, and of the paper.
+# Default learning rate of Adam in Keras and in the paper.
 _ADAM_RATE = 1e-3
 # Tolerated ratios of a learning rate to the rule. Published recipes for VGG16
-# lie between 0.5 and 2. Rates that are too large break a run sooner than rates
-# that are too small.
+# are between 0.5 and 2. A large learning rate is worse than a small one.
 _LOWEST_RATIO, _HIGHEST_RATIO = 1 / 10, 3.0
 
-# Coupled weight decay of published VGG16 recipes: 1e-4 to 1e-3. At a learning
+# Coupled weight decay of published VGG16 recipes, 1e-4 to 1e-3. At a learning
 # rate of 0.1 it is also the fraction of a weight that a step removes.
 _LARGE_DECAY = 4e-3
 _SMALL_DECAY_PER_STEP = 1e-5
 
-# Epochs from which heavy augmentation has been seen to pay.
+# Number of epochs from which heavy augmentation increased the accuracy.
 _LONG_RUN = 30.0
-# Epochs of 50,000 images below which no run has been measured to learn much.
+# Number of epochs of 50,000 images below which no measured run learned much.
 _SHORT_RUN = 1.95
 
-# Fields of config.augment, and the values from which they count as heavy.
+# Field of config.augment -> value from which it is heavy.
 _HEAVY = {
     "autoaugment": 0.5,
     "randaugment_magnitude": 6.0,
@@ -71,7 +70,7 @@ def rule_of_thumb(
       optimizer: Name of the optimizer, sgd (momentum 0.9) or adam.
       global_batch_size: Number of images per step, B.
       batch_norm: Whether the network has batch normalization.
-      pretrained: Whether pretrained weights are trained further.
+      pretrained: Whether the network starts from pretrained weights.
     """
     if optimizer == "adam":
         if pretrained:
@@ -84,7 +83,7 @@ def rule_of_thumb(
 def check_rate_rule(run: Settings) -> Finding | None:
     """Compares the peak learning rate with the rule for its batch size.
 
-    A head on a frozen base has no rule: the scale of its features decides.
+    A head on a frozen base has no rule, because its features have any scale.
     """
     optimizer, rate = run["optimizer.name"], run["optimizer.peak_learning_rate"]
     batch_size, batch_norm = run["global_batch_size"], run["model.batch_norm"]
@@ -121,13 +120,13 @@ def wrong_rate(
     """Returns the finding of a network that learns at another rate only.
 
     Args:
-      losses: Losses of one batch at the other rate, one per step.
-      factor: The other rate, as a multiple of the run's.
+      losses: Losses of one batch at the other learning rate, one per step.
+      factor: Ratio of the other learning rate to that of the run.
       peak_learning_rate: Learning rate of the run.
       batch_norm: Whether the network has batch normalization.
       optimizer: Name of the optimizer.
-      usual: Usual rate; see `rule_of_thumb`. It is the fix if it lies between
-        the rate that learns and the run's.
+      usual: Usual learning rate; see `rule_of_thumb`. It is the fix if it is
+        between the two others.
     """
     better = factor * peak_learning_rate
     if (
@@ -137,8 +136,8 @@ def wrong_rate(
     ):
         better = usual
     return _rate_finding(
-        f"at {peak_learning_rate:g} the loss of one batch does not fall; at"
-        f" {factor:g} times that it falls from {losses[0]:.2f} to"
+        f"the loss of one batch does not fall at {peak_learning_rate:g}, but at"
+        f" {factor:g} times this learning rate it falls from {losses[0]:.2f} to"
         f" {losses[-1]:.2f} in {len(losses) - 1} steps",
         better=f"{better:.2g}",
         is_low=factor > 1,
@@ -181,13 +180,13 @@ def check_constant_rate(run: Settings) -> Finding | None:
     seen = f"a warm-up of {warmup_epochs:g} epochs in a run of {epochs:g}"
     flags = [f"--config.optimizer.warmup_epochs={epochs / 5:.3g}"]
     if is_constant:
-        seen = f"schedule constant: epoch {epochs:g} has the rate of the first"
+        seen = f"epoch {epochs:g} has the learning rate of the first epoch"
         flags.append("--config.optimizer.schedule=linear")
     return mistake("constant_rate", seen, flags=tuple(flags))
 
 
 def check_warmup(run: Settings) -> Finding | None:
-    """Looks for a high rate of SGD without a warm-up, in a short run."""
+    """Looks for SGD without a warm-up in a short run."""
     if (
         run.is_frozen
         or run["optimizer.name"] != "sgd"
@@ -209,8 +208,8 @@ def check_augmentation(run: Settings) -> Finding | None:
         return None
     return mistake(
         "no_augmentation",
-        f"flip none and {len(augmentation.strengths(run.augment))} strengths"
-        " of 0",
+        "the flip is none, and"
+        f" {len(augmentation.strengths(run.augment))} strengths are 0",
         cost=costs.NO_AUGMENTATION_SYNTHETIC
         if run.is_synthetic
         else costs.NO_AUGMENTATION,
@@ -222,7 +221,7 @@ def check_augmentation(run: Settings) -> Finding | None:
 
 
 def heavy_augmentation(augment: Mapping[str, Any]) -> list[str]:
-    """Returns the fields with a heavy setting, as NAME=VALUE.
+    """Returns the heavy fields of an augmentation as NAME=VALUE.
 
     Args:
       augment: Fields of `config.augment`.
@@ -235,10 +234,10 @@ def heavy_augmentation(augment: Mapping[str, Any]) -> list[str]:
 
 
 def light_augmentation(heavy: Sequence[str]) -> tuple[str, ...]:
-    """Returns flags that replace heavy augmentation by flip and translation.
+    """Returns the flags that replace heavy augmentation by light augmentation.
 
     Args:
-      heavy: Heavy settings; see `heavy_augmentation`.
+      heavy: Heavy fields; see `heavy_augmentation`.
     """
     names = [each.partition("=")[0] for each in heavy]
     return (
@@ -263,14 +262,14 @@ def check_over_augmentation(run: Settings) -> Finding | None:
 
 
 def check_budget(run: Settings) -> Finding | None:
-    """Looks for a run that ends before a network can have learned."""
+    """Looks for a run that is too short for learning."""
     epochs, width = run.full_epochs, run["model.width"]
     if run.is_frozen or run.is_synthetic or epochs >= _SHORT_RUN:
         return None
     return mistake(
         "short_run",
-        f"{run.train_steps:,} steps show as many images as {epochs:.2g} epochs"
-        f" of all 50,000; {costs.expected_accuracy(width, epochs)}",
+        f"{run.train_steps:,} steps are {epochs:.2g} epochs of all 50,000"
+        f" images; {costs.expected_accuracy(width, epochs)}",
         flags=longer_run(8, train_images=run["data.train_images"]),
     )
 
@@ -279,8 +278,8 @@ def longer_run(epochs: int, *, train_images: int) -> tuple[str, ...]:
     """Returns the flags of a longer run on all images.
 
     Args:
-      epochs: Number of epochs.
-      train_images: Number of training images that are used now. 0 for all.
+      epochs: Length of the longer run in epochs.
+      train_images: Current number of training images. If 0, all of them.
     """
     flags = (f"--config.epochs={epochs}", "--config.steps=0")
     return (*flags, "--config.data.train_images=0") if train_images else flags
@@ -293,11 +292,11 @@ def decay_per_step(
     weight_decay: float,
     momentum: float,
 ) -> float:
-    """Returns the fraction of a weight that a step removes, at a steady rate.
+    """Returns the fraction of a weight that weight decay removes per step.
 
-    Coupled decay (SGD of this job and of PyTorch) passes through the momentum,
-    which multiplies it by 1 / (1 - momentum). Decoupled decay (AdamW, and
-    `weight_decay` of every Keras optimizer) does not.
+    Momentum multiplies coupled decay (SGD of this job and of PyTorch) by
+    1 / (1 - momentum). It does not affect decoupled decay (AdamW and all Keras
+    optimizers).
 
     Args:
       optimizer: Name of the optimizer. sgd is coupled, others are decoupled.
@@ -326,7 +325,7 @@ def check_weight_decay(run: Settings) -> Finding | None:
         intended = weight_decay * (1 - momentum)
     elif optimizer == "adam" and 0 < per_step < _SMALL_DECAY_PER_STEP:
         title = "The weight decay is SGD's value in AdamW's convention"
-        # This has the effect of 5e-4 with SGD at its usual rate.
+        # This value has the effect of 5e-4 with SGD at its usual learning rate.
         intended = 0.05
     else:
         return None

@@ -1,4 +1,4 @@
-"""Collection of findings into a report, within a budget of time.
+"""Collection of findings into a report within a time budget.
 
     builder = ReportBuilder(stop.check, seconds=80.0)
     builder.add("labels", check_labels(labels))
@@ -14,25 +14,26 @@ from collections.abc import Callable, Sequence
 from job.diagnose import budget, finding
 from job.diagnose.finding import Finding, Report
 
-# Seconds of one probe, at most.
+# Time limit of one probe in seconds.
 _PROBE_SECONDS = 35.0
 
 
 class ReportBuilder:
-    """Collects findings, facts and skipped checks.
+    """Collector of findings, facts and skipped checks.
 
     Attributes:
-      facts: Figures that are not mistakes, text by name.
-      summary: One sentence on the accuracy. Empty if there is none.
+      facts: Other figures as text, by name.
+      summary: Sentence on the accuracy, or "".
     """
 
     def __init__(self, poll: Callable[[], None], *, seconds: float) -> None:
-        """Starts the budget.
+        """Starts the time budget.
 
         Args:
-          poll: Function that raises if the process should stop. It is called
-            after each check.
-          seconds: Seconds of all probes together, by `budget.clock`.
+          poll: Function that raises an exception if the process should stop.
+            Called after each check.
+          seconds: Time limit of all probes together, in seconds of
+            `budget.clock`.
         """
         self.facts: dict[str, str] = {}
         self.summary = ""
@@ -45,18 +46,23 @@ class ReportBuilder:
     def add(self, name: str, found: Finding | None) -> None:
         """Adds the result of a check.
 
-        A check may be added twice. Then the first finding counts.
+        If a check is added twice, its first finding is kept.
 
         Args:
           name: Name of the check.
-          found: Finding of the check. None if it found nothing.
+          found: Finding of the check, or None.
         """
         self.poll()
         self._skipped.pop(name, None)
         self._found[name] = self._found.get(name) or found
 
     def skip(self, reason: str, *names: str) -> None:
-        """Notes why checks were skipped, unless they have been added."""
+        """Records skipped checks, unless they have been added.
+
+        Args:
+          reason: Reason in a few words.
+          *names: Names of the checks.
+        """
         for name in names:
             if name not in self._found:
                 self._skipped[name] = reason
@@ -66,7 +72,7 @@ class ReportBuilder:
 
         Args:
           *names: Names of the checks whose findings are removed.
-          where: Name of the check that must have a finding.
+          where: Name of the check of the other finding.
         """
         for name in names:
             if self._found.get(where) and self._found.get(name):
@@ -77,18 +83,18 @@ class ReportBuilder:
         return any(self._found.values())
 
     def found(self, name: str) -> bool | None:
-        """Returns whether a check has a finding; None if it was not added."""
+        """Returns whether a check has a finding, or None if not added."""
         return bool(self._found[name]) if name in self._found else None
 
     def remaining_seconds(self) -> float:
-        """Returns the budget of the next probe, by `budget.clock`."""
+        """Returns the time limit of the next probe in seconds."""
         return min(_PROBE_SECONDS, max(0.0, self._end - budget.clock()))
 
     def report(self, command: Sequence[str] = ()) -> Report:
-        """Returns the report, findings in the order of their costs.
+        """Returns the report, with the findings in the order of their costs.
 
         Args:
-          command: Arguments of a command that gets the flags of all findings.
+          command: Arguments of a command, to which all flags are added.
         """
         findings = finding.in_order(f for f in self._found.values() if f)
         flags = finding.combine_flags(findings)

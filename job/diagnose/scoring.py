@@ -1,4 +1,4 @@
-"""Outputs of a Keras model, and their scores.
+"""Outputs of a Keras model and their scores.
 
 outputs = outputs_of(model, prepare(model, split.images, Reading("unit")))
 top_1(outputs, split.labels)
@@ -13,7 +13,7 @@ from job.diagnose.pixels import Reading
 _Array = npt.NDArray
 
 _BATCH = 64
-# Largest difference to 1 of the sum of an image's probabilities.
+# Tolerated difference from 1 of the sum of an image's probabilities.
 _SUM_TO_ONE = 1e-3
 
 
@@ -21,8 +21,8 @@ def prepare(model: keras.Model, images: _Array, reading: Reading) -> _Array:
     """Returns images as the model takes them, float32 [n, h, w, 3].
 
     Args:
-      model: Model of images.
-      images: RGB images, 0 to 255, [n, h, w, 3]. They are resized.
+      model: Image classifier.
+      images: RGB images of any size, [n, h, w, 3], 0 to 255.
       reading: Scale, channel order and layout of the pixels.
     """
     prepared = reading.apply(images)
@@ -36,8 +36,8 @@ def outputs_of(model: keras.Model, images: _Array) -> _Array:
     """Returns the outputs of a model, float32 [n, units].
 
     Args:
-      model: Model of images.
-      images: Images as the model takes them.
+      model: Image classifier.
+      images: Images as the model takes them, [n, h, w, 3].
     """
     batches = [
         np.asarray(model(images[i : i + _BATCH], training=False), np.float32)
@@ -54,7 +54,7 @@ def answers(model: keras.Model, images: _Array, reading: Reading) -> _Array:
 def input_size(model: keras.Model) -> tuple[int, ...]:
     """Returns the height and width of the images that a model takes.
 
-    32 stands for a size that the model leaves open.
+    A size that the model does not fix is 32.
     """
     return tuple(size or 32 for size in model.inputs[0].shape[1:3])
 
@@ -65,7 +65,7 @@ def targets(labels: _Array, *, units: int, one_hot: bool) -> _Array:
     Args:
       labels: Labels, int [n].
       units: Number of outputs.
-      one_hot: Whether the loss takes a value per output.
+      one_hot: Whether the loss takes one value per output.
     """
     if not one_hot:
         return labels
@@ -75,10 +75,10 @@ def targets(labels: _Array, *, units: int, one_hot: bool) -> _Array:
 
 
 def classes_of(outputs: _Array) -> _Array:
-    """Returns the class that a model answers for each image, int [n].
+    """Returns the predicted class of each image, int [n].
 
     Args:
-      outputs: Outputs, float32 [n, units]. One unit is the class' number.
+      outputs: Outputs, float32 [n, units]. A single unit is the class number.
     """
     if outputs.shape[1] == 1:
         return np.rint(np.nan_to_num(outputs[:, 0])).astype(int)
@@ -86,7 +86,7 @@ def classes_of(outputs: _Array) -> _Array:
 
 
 def top_1(outputs: _Array, labels: _Array) -> float:
-    """Returns the accuracy in %.
+    """Returns the top-1 accuracy in %.
 
     Args:
       outputs: Logits or probabilities, float32 [n, k].
@@ -106,12 +106,12 @@ def are_probabilities(outputs: _Array) -> bool:
 
 
 def best_order(classes: _Array, labels: _Array, num_classes: int) -> _Array:
-    """Returns the class order that fits the most labels.
+    """Returns the class order with the highest accuracy.
 
-    A search by exchanges of two classes, from each cyclic shift.
+    The search exchanges two classes at a time, starting at each cyclic shift.
 
     Args:
-      classes: Classes that a model answers, int [n], 0 to num_classes - 1.
+      classes: Predicted classes, int [n], 0 to num_classes - 1.
       labels: Labels, int [n].
       num_classes: Number of classes.
 

@@ -1,12 +1,11 @@
-"""A run's network, trained for a few steps that can be undone.
+"""Training of a run's network for a few steps, with a reset.
 
     trial = Trial(config, plan, batch, precision="float32", ...)
-    trial.step(0.1)                     # the batch's loss before the step
+    trial.step(0.1)                     # loss before the step
     trial.reset()
 
-The step is the job's own (`job.training.step`), on one device, without
-augmentation, dropout or label smoothing. What is not learned under these
-conditions cannot be learned at all.
+The step is that of the job (`job.training.step`), on one device, without
+augmentation, dropout or label smoothing, any of which makes learning harder.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ _Array = npt.NDArray
 
 
 class Trial:
-    """Trains a run's network on one batch.
+    """Trainer of a run's network on one batch.
 
     Attributes:
       config: Config of the run.
@@ -48,15 +47,14 @@ class Trial:
         first_weights: dict[str, _Array],
         num_classes: int,
     ) -> None:
-        """Builds the network; the first step compiles it.
+        """Builds the network, which the first step compiles.
 
         Args:
           config: Config of the run.
-          plan: Plan of the run: which blocks are trained, and the ratio of
-            their learning rates to the run's.
+          plan: Plan of the run, with its trainable blocks and learning rates.
           batch: Images of every step.
           precision: Precision of the trial: float32, bfloat16 or float16.
-          first_weights: Weights that are not initialized at random; see
+          first_weights: Initial weights that are not random; see
             `build.first_weights`.
           num_classes: Number of classes.
         """
@@ -65,7 +63,7 @@ class Trial:
         self.num_classes = num_classes
         self.rate = config.optimizer.peak_learning_rate
         if config.optimizer.name == "sgd":
-            # The linear rule, for the smaller batch.
+            # The linear rule gives the learning rate for the smaller batch.
             self.rate *= len(batch) / config.global_batch_size
         gpus = tf.config.list_physical_devices("GPU")
         self._strategy = tf.distribute.MirroredStrategy(
@@ -98,8 +96,8 @@ class Trial:
             build.keep_images,
             dataclasses.replace(
                 build.optimizer_settings(config, plan),
-                # The factor, which a rollback changes, is the learning rate
-                # here, so that one compiled step serves all rates.
+                # A trial sets learning_rate_factor to its learning rate, so
+                # that one compiled step suffices for all of them.
                 learning_rate=lambda _: tf.constant(1.0),
                 groups={
                     name: phases.Group(0, group.learning_rate_scale)
@@ -113,23 +111,23 @@ class Trial:
             trainable_blocks=trainable_blocks,
             seed=config.seed,
             global_batch_size=len(batch),
-            # As in the run, since a probe compares the speed of two trials.
+            # XLA is used as in the run, because a probe compares two trials.
             jit_compile=build.uses_jit(config, self._strategy),
         )
 
     @property
     def model(self) -> keras.Model:
-        """The network with its current weights."""
+        """Returns the network with its current weights."""
         return self._state.model
 
     def step(self, rate: float) -> float:
-        """Trains one step.
+        """Runs one training step.
 
         Args:
-          rate: Learning rate.
+          rate: Learning rate of the step.
 
         Returns:
-          Loss before the update. NaN if it is not finite.
+          Loss before the update, or NaN if it is not finite.
         """
         window = self._state.window["loss"]
         window.assign(0.0)
@@ -144,7 +142,7 @@ class Trial:
 
         Args:
           images: Images, uint8 [b, 32, 32, 3].
-          training: Whether batch normalization uses the batch's statistics.
+          training: Whether batch normalization uses the batch statistics.
 
         Returns:
           Logits, [b, k].
@@ -153,5 +151,5 @@ class Trial:
         return self._state.model(resized, training=training)[0]
 
     def reset(self) -> None:
-        """Restores the state before the first step."""
+        """Restores the state from before the first step."""
         self._state.restore(self._start)

@@ -1,11 +1,11 @@
-"""Workers and GPUs that the environment sets.
+"""Workers and required GPUs, from environment variables.
 
     cluster = from_environment(os.environ)
     cluster.workers, cluster.index       # ("a:2222", "b:2222"), 0
 
-The workers come from TF_CONFIG or an Indexed Job; each is a process with the
-same command line. Imports no TensorFlow, so
-that a wrong variable ends the job immediately.
+The workers come from TF_CONFIG or an Indexed Job. Each is a process with the
+same command line. The module does not import TensorFlow, so that a wrong
+variable ends the job immediately.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ from job.storage import reader
 # Contents of TF_CONFIG; see `reader.Kind`.
 _TF_CONFIG = {"cluster": {"chief?": [str], "worker?": [str]}, "task": dict}
 
-# Port of TensorFlow's own examples.
+# Port in TensorFlow's examples.
 PORT = 2222
 
-# Time limit for the other workers to appear: a node may have to start, and to
-# pull the image.
+# Time limit for the start of the other workers. Their nodes may have to start
+# and to pull the image.
 WAIT_SECONDS = 1800.0
 
 # Interval between two probes of the workers, and the time limit of one.
 _PROBE_SECONDS = 0.5
 _ANSWER_SECONDS = 1.0
 
-# First bytes of a worker that waits, and the chief's reply once all do.
+# First bytes of a waiting worker, and the chief's reply when all are waiting.
 _WAITING = b"job: waiting\n"
 _START = b"start\n"
 
@@ -45,13 +45,13 @@ _ADDRESS = re.compile(r"([-a-zA-Z0-9_.]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The workers of a run, of which this process is one.
+    """Workers of a run, including this process.
 
     Attributes:
-      workers: Address host:port of each worker, in their order. The first one
-        is the chief, the only one that writes.
+      workers: Address host:port of each worker, in order. The first one is the
+        chief, which alone writes the files of the run.
       index: Index of this worker.
-      wait_seconds: Time limit for the others to appear.
+      wait_seconds: Time limit for the start of the others, in seconds.
     """
 
     workers: tuple[str, ...]
@@ -60,40 +60,41 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes the files of the run."""
+        """Returns whether this worker writes the files of the run."""
         return self.index == 0
 
     def others(self) -> dict[int, str]:
-        """Returns the other workers' addresses, by their index."""
+        """Returns the addresses of the other workers by index."""
         everyone = dict(enumerate(self.workers))
         del everyone[self.index]
         return everyone
 
     def names(self, indices: Iterable[int]) -> str:
-        """Returns the names of workers for a message."""
+        """Returns the names and addresses of workers for a message."""
         return ", ".join(f"worker {i} ({self.workers[i]})" for i in indices)
 
     def wait_for_others(self, poll: Callable[[], None]) -> None:
-        """Waits until all workers are there at the same time.
+        """Waits until all workers are ready at the same time.
 
-        TensorFlow waits in native code, for an hour, and holds Python's lock:
-        neither signal handlers nor the watchdog can run meanwhile. So the chief
-        first connects to each worker until all have answered, then tells them
-        to start. A TensorFlow server of an earlier attempt that still runs does
-        not give that answer.
+        TensorFlow itself would wait in native code for up to an hour, during
+        which neither signal handlers nor the watchdog can run. The chief
+        therefore first connects to each worker. When all have answered, it
+        sends them the start signal. A TensorFlow server of an earlier attempt
+        does not answer.
 
         Args:
-          poll: Function called about once per second; its exceptions pass.
+          poll: Function called about once per second. An exception that it
+            raises ends the wait.
 
         Raises:
-          PeerLostError: Some workers did not appear; the message names them.
+          PeerLostError: Some workers, which the message names, did not start.
           DeviceError: This worker's port is in use or not permitted.
         """
         logging.info(
-            "Starting worker %d of %d. Waiting for: %s.",
+            "Starting worker %d of %d, waiting for %s",
             self.index,
             len(self.workers),
-            self.names(self.others()) or "none",
+            self.names(self.others()) or "no others",
         )
         deadline = time.monotonic() + self.wait_seconds
         with self._listen() as server:
@@ -101,13 +102,12 @@ class Cluster:
                 if time.monotonic() > deadline:
                     raise errors.PeerLostError(
                         f"{self.names(sorted(missing))} did not start within"
-                        f" {self.wait_seconds:g} s. Fix: read the log of that"
-                        " worker"
+                        f" {self.wait_seconds:g} s. Fix: read its log"
                     )
                 poll()
 
     def _missing(self, server: socket.socket) -> set[int]:
-        """Returns the workers that have not started; waits up to a second."""
+        """Waits up to a second and returns the workers that are not ready."""
         if not self.is_chief:
             return set() if _was_told_to_start(server) else {0}
         others = self.others()
@@ -119,7 +119,7 @@ class Cluster:
         return missing
 
     def _silent(self, others: Mapping[int, str], *, is_start: bool) -> set[int]:
-        """Returns the workers that do not answer, asked at the same time."""
+        """Returns the workers that do not answer to parallel requests."""
         if not others:
             return set()
         with futures.ThreadPoolExecutor(len(others)) as pool:
@@ -129,9 +129,12 @@ class Cluster:
         return {i for i, ok in zip(others, answers, strict=True) if not ok}
 
     def unreachable(self, indices: Iterable[int]) -> set[int]:
-        """Returns the workers that do not answer, probed at the same time.
+        """Returns the workers that do not answer to parallel probes.
 
-        One after another, 32 hosts that drop packets would take half a minute.
+        Sequential probes of 32 hosts that drop packets would take 30 seconds.
+
+        Args:
+          indices: Indices of the workers to probe.
         """
         known = list(indices)
         with futures.ThreadPoolExecutor(len(known)) as pool:
@@ -150,16 +153,19 @@ class Cluster:
         except OSError as error:
             raise errors.DeviceError(
                 f"worker {self.index} cannot listen on port {port}:"
-                f" {error.strerror}. Fix: set JOB_WORKER_PORT to a port that is"
-                " free and that this user may open"
+                f" {error.strerror}. Fix: set JOB_WORKER_PORT to a free and"
+                " permitted port"
             ) from None
 
 
 def required_gpus(environment: Mapping[str, str]) -> int:
     """Returns the number of GPUs in JOB_REQUIRE_GPUS.
 
-    GPU images set the variable. It is not a flag, because a user's own
-    arguments replace those of the image.
+    GPU images set the variable. It is not a flag, because the arguments of a
+    user replace those of the image.
+
+    Args:
+      environment: Environment variables by name.
 
     Raises:
       ConfigError: The variable is not a number.
@@ -174,22 +180,25 @@ def required_gpus(environment: Mapping[str, str]) -> int:
 
 
 def from_environment(environment: Mapping[str, str]) -> Cluster:
-    """Returns the cluster that the environment describes.
+    """Returns the cluster that environment variables describe.
 
-    TF_CONFIG where it is set, as Vertex AI, Kubeflow and others write it:
-    its cluster's `chief`, if any, and its `worker`s. Else
+    If TF_CONFIG is set, as by Vertex AI or Kubeflow, it gives the addresses of
+    the `chief`, if any, and of each `worker`. Otherwise these variables do:
 
         JOB_WORKERS              number of workers
-        JOB_COMPLETION_INDEX     index of this worker; Kubernetes sets it
-        JOB_INDEX_OFFSET         added to that index; 0 if not set
-        JOB_WORKER_HOSTS         their host names, as host_names() reads them
+        JOB_COMPLETION_INDEX     index of this worker, set by Kubernetes
+        JOB_INDEX_OFFSET         offset of that index; 0 if not set
+        JOB_WORKER_HOSTS         host names; see `host_names`
         JOB_WORKER_PORT          port of each worker; 2222 if not set
 
-    and, for both, JOB_WORKER_WAIT_SECONDS: how long to wait for the others
-    (1800).
+    JOB_WORKER_WAIT_SECONDS is the time limit for the start of the other workers
+    in both cases, 1800 if not set.
+
+    Args:
+      environment: Environment variables by name.
 
     Raises:
-      ConfigError: A variable is missing or wrong; the message names it.
+      ConfigError: A variable, which the message names, is missing or wrong.
     """
     if environment.get("TF_CONFIG"):
         found = _from_tf_config(environment["TF_CONFIG"])
@@ -200,23 +209,20 @@ def from_environment(environment: Mapping[str, str]) -> Cluster:
         if not match or not 0 < int(match[2]) < 65536:
             _refuse(f"{address!r} is not HOST:PORT")
     if len({*found.workers}) < len(found.workers):
-        _refuse(f"{', '.join(found.workers)}: two workers have one address")
+        _refuse(f"two workers have one address in {', '.join(found.workers)}")
     wait = _number(environment, "JOB_WORKER_WAIT_SECONDS", int(WAIT_SECONDS))
     return dataclasses.replace(found, wait_seconds=float(wait))
 
 
 def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
     if not environment.get("JOB_WORKERS"):
-        _refuse(
-            "neither TF_CONFIG nor JOB_WORKERS is set. Fix: see"
-            " docs/distributed.md"
-        )
+        _refuse("neither TF_CONFIG nor JOB_WORKERS is set")
     count = _number(environment, "JOB_WORKERS")
     if not environment.get("JOB_COMPLETION_INDEX"):
         if count > 1:
             _refuse(
-                "JOB_COMPLETION_INDEX is not set. Fix: the index of this"
-                f" worker, 0 to {count - 1}"
+                "JOB_COMPLETION_INDEX is not set",
+                f"set it to the index of this worker, 0 to {count - 1}",
             )
         index = 0
     else:
@@ -224,15 +230,15 @@ def _from_indexed_job(environment: Mapping[str, str]) -> Cluster:
     index += _number(environment, "JOB_INDEX_OFFSET", 0, least=0)
     if index >= count:
         _refuse(
-            f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count}: must be"
-            f" 0 to {count - 1}"
+            f"JOB_COMPLETION_INDEX={index} with JOB_WORKERS={count} must be 0"
+            f" to {count - 1}"
         )
     hosts = environment.get("JOB_WORKER_HOSTS", "")
     found = host_names(hosts or "localhost", count)
     if len(found) != count or (not hosts and count > 1):
         _refuse(
-            f"JOB_WORKER_HOSTS={hosts}: must name {count} hosts, such as"
-            " train-{index}.workers or a.lan,b.lan"
+            f"JOB_WORKER_HOSTS={hosts} must name {count} hosts",
+            "set it as in train-{index}.workers or a.lan,b.lan",
         )
     port = _number(environment, "JOB_WORKER_PORT", PORT)
     return Cluster(tuple(f"{host}:{port}" for host in found), index)
@@ -262,21 +268,18 @@ def _from_tf_config(text: str) -> Cluster:
     unknown = jobs.keys() - {"chief", "worker"}
     if unknown:
         _refuse(
-            f"TF_CONFIG has {', '.join(sorted(unknown))} in its cluster: this"
-            " job knows chief and worker"
+            f"TF_CONFIG has {', '.join(sorted(unknown))} in its cluster, where"
+            " only chief and worker are supported"
         )
     chiefs, workers = jobs.get("chief", []), jobs.get("worker", [])
     if len(chiefs) > 1 or not chiefs + workers:
-        _refuse("TF_CONFIG's cluster must have workers, and at most one chief")
+        _refuse("TF_CONFIG's cluster must have workers and at most one chief")
     kind, index = task.get("type"), task.get("index")
     if isinstance(index, str) and index.isdecimal():
         index = int(index)
     there = {"chief": len(chiefs), "worker": len(workers)}.get(str(kind), 0)
     if type(index) is not int or not 0 <= index < there:
-        _refuse(
-            f"TF_CONFIG's task is {kind} {index}, which its cluster does not"
-            " have"
-        )
+        _refuse(f"TF_CONFIG's task, {kind} {index}, is not in its cluster")
     ahead = len(chiefs) if kind == "worker" else 0
     return Cluster((*chiefs, *workers), ahead + index)
 
@@ -290,21 +293,21 @@ def _number(
 ) -> int:
     text = environment.get(name) or str(default)
     if not re.fullmatch(r"\d{1,6}", text) or int(text) < least:
-        _refuse(f"{name}={text}: must be a number, {least} or above")
+        _refuse(f"{name}={text} must be a number, {least} or above")
     return int(text)
 
 
-def _refuse(what: str) -> NoReturn:
+def _refuse(problem: str, fix: str = "see docs/distributed.md") -> NoReturn:
     raise errors.ConfigError(
-        f"--config.distribute.strategy=multi_worker: in the environment, {what}"
+        f"--config.distribute.strategy=multi_worker: {problem}. Fix: {fix}"
     )
 
 
 def _was_told_to_start(server: socket.socket) -> bool:
-    """Returns whether the chief reported that all workers have started.
+    """Returns whether the chief sent the start signal.
 
     Args:
-      server: Socket of this worker, which listens.
+      server: Listening socket of this worker.
     """
     server.settimeout(_ANSWER_SECONDS)
     try:
@@ -318,7 +321,7 @@ def _was_told_to_start(server: socket.socket) -> bool:
 
 
 def _answers(address: str, *, is_start: bool) -> bool:
-    """Returns whether a worker waits at host:port; may tell it to start."""
+    """Returns whether a worker waits at host:port, and starts it if asked."""
     try:
         with _connect(address) as connection:
             answer = connection.recv(len(_WAITING))

@@ -1,8 +1,8 @@
-"""Checks of the GPUs and their driver before anything is computed.
+"""Checks of the GPUs and their driver before the first computation.
 
-Without them a run on an unsuitable GPU ends with an error of CUDA that names
-neither, or is slow without a warning. docs/performance.md has the table of GPUs
-and drivers. Unknown GPUs and drivers pass.
+Without them a run on an unsuitable GPU ends with an unclear CUDA error, or is
+slow without a warning. docs/performance.md has the table of GPUs and drivers.
+Unknown GPUs and drivers are accepted.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ from job import errors
 # Exists if and only if the NVIDIA kernel driver is loaded.
 DRIVER = pathlib.Path("/proc/driver/nvidia/version")
 
-# The element-wise kernels of TensorFlow 2.21's wheel hold machine code for
-# compute capabilities up to 8.9. Later GPUs have their driver compile PTX 8.5,
-# which is that of CUDA 12.5, and no driver compiles PTX that is newer than it.
+# The element-wise kernels of TensorFlow 2.21's wheel contain machine code for
+# compute capabilities up to 8.9. For later GPUs the driver compiles their PTX
+# 8.5, which is that of CUDA 12.5. A driver compiles no PTX newer than its own.
 _NEWEST_MACHINE_CODE = (8, 9)
 _CUDA_OF_PTX = (12, 5)
 _DRIVER_OF_PTX = 555
@@ -33,10 +33,10 @@ _FIRST_UNTESTED = (10, 0)
 def check(
     gpus: list[tf.config.PhysicalDevice], *, precision: str = "float32"
 ) -> None:
-    """Checks that TensorFlow's kernels run on these GPUs.
+    """Checks that TensorFlow's kernels run on the GPUs.
 
     Args:
-      gpus: Physical devices.
+      gpus: Physical GPU devices.
       precision: Precision of the forward and backward pass.
 
     Raises:
@@ -56,22 +56,22 @@ def _check_gpu(name: str, capability: tuple[int, int], precision: str) -> None:
     described = f"{name} (compute capability {capability[0]}.{capability[1]})"
     if capability > _NEWEST_MACHINE_CODE and _is_too_old():
         raise errors.DeviceError(
-            f"the NVIDIA driver {_release()} is too old for {described}:"
-            " TensorFlow 2.21 has only PTX 8.5 for it, which needs CUDA 12.5."
-            f" Fix: install driver R{_DRIVER_OF_PTX} or newer on the host"
+            f"the NVIDIA driver {_release()} is too old for {described}, for"
+            " which TensorFlow 2.21 needs CUDA 12.5. Fix: install driver"
+            f" R{_DRIVER_OF_PTX} or newer on the host"
         )
     if capability >= _FIRST_UNTESTED:
         logging.warning(
-            "TensorFlow 2.21's wheel has no machine code for %s: the driver"
+            "TensorFlow 2.21's wheel has no machine code for %s, so the driver"
             " compiles its kernels at the first start, which takes minutes and"
-            " failed with earlier versions. Fix, if the run fails: NVIDIA's"
-            " TensorFlow container",
+            " failed with earlier versions. Fix: use NVIDIA's TensorFlow"
+            " container if the run fails",
             described,
         )
     if precision == "bfloat16" and capability < _FIRST_WITH_BFLOAT16:
         logging.warning(
             "--config.precision=bfloat16: %s has no bfloat16 arithmetic and"
-            " computes in float32, several times slower. Fix:"
+            " computes in float32, several times slower. Fix: set"
             " --config.precision=float16",
             described,
         )
@@ -79,7 +79,7 @@ def _check_gpu(name: str, capability: tuple[int, int], precision: str) -> None:
 
 def _is_too_old() -> bool:
     """Returns whether the driver is known not to compile PTX 8.5."""
-    # The library may be newer than the driver: CUDA's forward compatibility.
+    # By CUDA's forward compatibility the library may be newer than the driver.
     if version := _cuda_version():
         return version < _CUDA_OF_PTX
     release = _release()

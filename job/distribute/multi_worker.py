@@ -11,20 +11,20 @@ from job import errors
 from job.distribute.environment import Cluster
 from job.supervision import tensorflow_workarounds
 
-# Time limit for the registration of workers that have just been reachable.
+# Time limit for the registration of reachable workers.
 _REGISTER_SECONDS = 60
 
 
 def create_strategy(
     cluster: Cluster, *, gpus: int, cpus: int, all_reduce: str
 ) -> tf.distribute.Strategy:
-    """Returns the strategy over all workers, once all of them have registered.
+    """Returns the strategy over all workers after all of them have registered.
 
     Args:
-      cluster: Addresses of the workers and the index of this one.
+      cluster: Addresses of the workers, and the index of this one.
       gpus: Number of GPUs of this worker.
       cpus: Number of logical CPU devices of this worker, used without GPUs.
-      all_reduce: Sum over GPUs: auto or nccl.
+      all_reduce: Algorithm of the sum over GPUs, auto or nccl.
 
     Raises:
       ConfigError: `all_reduce` is hierarchical.
@@ -32,20 +32,21 @@ def create_strategy(
     """
     if all_reduce == "hierarchical":
         raise errors.ConfigError(
-            "--config.distribute.all_reduce=hierarchical: not available with"
-            " several workers. Fix: --config.distribute.all_reduce=auto"
+            "--config.distribute.all_reduce=hierarchical: the algorithm does"
+            " not support several workers. Fix: set"
+            " --config.distribute.all_reduce=auto"
         )
     kinds = tf.distribute.experimental.CommunicationImplementation
     kind = kinds.NCCL if all_reduce == "nccl" else kinds.AUTO
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        # The job's own names: the chief is worker 0, also if TF_CONFIG differs.
+        # In the job the chief is always worker 0, even if TF_CONFIG differs.
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
         task_type="worker",
         task_id=cluster.index,
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
-    # All workers have just been reachable.
+    # All workers were reachable before, so a short limit suffices.
     tensorflow_workarounds.limit_registration(
         len(cluster.workers), _REGISTER_SECONDS
     )
@@ -61,19 +62,20 @@ def create_strategy(
                 ),
             )
     except tf.errors.UnknownError as error:
-        # TensorFlow's server reports so an address in use or of another host.
+        # TensorFlow raises it if the address is in use or of another host.
         raise errors.DeviceError(
             f"worker {cluster.index} cannot listen on"
-            f" {cluster.workers[cluster.index]}: {error.message}"
+            f" {cluster.workers[cluster.index]} ({error.message}). Fix: choose"
+            " a free port of this host"
         ) from None
 
 
 @contextlib.contextmanager
 def _deadline(seconds: int) -> Iterator[None]:
-    """Ends the process by SIGALRM, after a stack dump, when the time is over.
+    """Ends the process by SIGALRM after a time limit and a stack dump.
 
-    TensorFlow of worker 0 waits without limit for a worker that has just died,
-    and holds Python's lock, so no Python thread can end the process.
+    TensorFlow of worker 0 waits without limit for a worker that has just died.
+    It holds Python's lock, so a Python thread cannot end the process.
     """
     faulthandler.register(signal.SIGALRM, chain=True)
     signal.alarm(seconds)

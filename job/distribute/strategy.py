@@ -1,6 +1,6 @@
 """Devices of a run, as a `tf.distribute.Strategy`.
 
-If requested devices are absent, the job exits and names the missing part.
+If requested devices are absent, the error names the cause.
 
     strategy = create_strategy(require_gpus=0)
     strategy.num_replicas_in_sync
@@ -20,7 +20,7 @@ from job.distribute import gpus as gpu_checks
 from job.distribute import memory, multi_worker
 from job.distribute.environment import Cluster
 
-# Where GKE mounts the driver's libraries, without setting a variable.
+# Folder of the driver's libraries on GKE, which does not set LD_LIBRARY_PATH.
 GKE_LIBRARIES = pathlib.Path("/usr/local/nvidia/lib64")
 
 
@@ -33,28 +33,29 @@ def create_strategy(
     precision: str = "float32",
     deterministic: bool = False,
 ) -> tf.distribute.Strategy:
-    """Returns a MirroredStrategy over all GPUs, else over the CPU.
+    """Returns a MirroredStrategy over all GPUs, or else over the CPU.
 
     With a cluster it is a MultiWorkerMirroredStrategy over the devices of all
-    workers, and the function returns after all workers have started. TensorFlow
-    must not have executed an operation before.
+    workers, and the function returns after all workers have started. The call
+    must precede all operations of TensorFlow.
 
     GPU memory grows on demand, and TF32 is off.
 
     Args:
-      logical_devices: Number of replicas that the CPU is split into. 0: no
-        split.
-      require_gpus: Minimum number of GPUs. 0 allows a CPU.
+      logical_devices: Number of replicas that the CPU is split into. If 0, the
+        CPU is not split.
+      require_gpus: Minimum number of GPUs. If 0, a CPU is sufficient.
       all_reduce: Algorithm of the sum over GPUs: auto, nccl or hierarchical.
       cluster: Workers of the run. If None, this process alone.
       precision: Precision of the forward and backward pass, for a warning.
-      deterministic: Whether to use kernels that repeat bit by bit, under XLA
-        too. On a CPU all kernels do.
+      deterministic: Whether to use GPU kernels that repeat bit by bit. On a CPU
+        all kernels do.
 
     Raises:
-      DeviceError: Fewer GPUs than required, a driver that is too old, or a
-        TensorFlow that has started before the CPU could be split.
-      ConfigError: Hierarchical on an odd number of GPUs, or on several nodes.
+      DeviceError: GPUs are missing, the driver is too old, or TensorFlow has
+        started before the CPU was split.
+      ConfigError: `all_reduce` is hierarchical with an odd number of GPUs or
+        several nodes.
     """
     configure_gpus()
     if deterministic:
@@ -68,7 +69,7 @@ def create_strategy(
             and not require_gpus
         ):
             logging.warning(
-                "training on the CPU although an NVIDIA driver is loaded. %s",
+                "Training on the CPU although an NVIDIA driver is loaded. %s",
                 _no_gpus_because(),
             )
     if len(gpus) < require_gpus:
@@ -81,7 +82,7 @@ def create_strategy(
             cpus=split_cpu(logical_devices or 1),
             all_reduce=all_reduce,
         )
-    # MirroredStrategy would look for the workers of another job.
+    # With TF_CONFIG, MirroredStrategy would connect to other workers.
     os.environ.pop("TF_CONFIG", None)
     if logical_devices:
         devices = [f"CPU:{i}" for i in range(split_cpu(logical_devices))]
@@ -89,10 +90,10 @@ def create_strategy(
     if not gpus:
         return tf.distribute.MirroredStrategy(["CPU:0"])
     if all_reduce == "hierarchical" and len(gpus) % 2 and len(gpus) > 1:
-        # TensorFlow sums two groups of half the devices, and drops the odd one.
+        # TensorFlow divides the devices into two halves and omits an odd one.
         raise errors.ConfigError(
-            "--config.distribute.all_reduce=hierarchical: needs an even number"
-            f" of GPUs, not {len(gpus)}. Fix:"
+            "--config.distribute.all_reduce=hierarchical: the algorithm needs"
+            f" an even number of GPUs, not {len(gpus)}. Fix: set"
             " --config.distribute.all_reduce=auto"
         )
     operations = {
@@ -107,20 +108,23 @@ def create_strategy(
 
 
 def configure_gpus() -> None:
-    """Makes GPUs compute in float32 and take memory as they need it."""
-    # Else float32 would be TF32, with 10 bits of mantissa, on recent GPUs.
+    """Configures GPUs for float32 and for memory that grows on demand."""
+    # By default recent GPUs compute float32 as TF32, with 10 bits of mantissa.
     tf.config.experimental.enable_tensor_float_32_execution(False)
     for gpu in tf.config.list_physical_devices("GPU"):
-        # A GPU that is in use already stays as it is.
+        # The setting of a GPU in use cannot change.
         with contextlib.suppress(RuntimeError):
             tf.config.experimental.set_memory_growth(gpu, True)
 
 
 def split_cpu(count: int) -> int:
-    """Makes `count` logical CPU devices, once per process; returns `count`.
+    """Creates logical CPU devices, once per process, and returns their number.
+
+    Args:
+      count: Number of logical devices.
 
     Raises:
-      DeviceError: TensorFlow has started already with fewer.
+      DeviceError: TensorFlow has already started with fewer devices.
     """
     cpu = tf.config.list_physical_devices("CPU")[0]
     try:
@@ -131,14 +135,14 @@ def split_cpu(count: int) -> int:
         have = len(tf.config.list_logical_devices("CPU"))
         if have < count:
             raise errors.DeviceError(
-                f"--config.distribute.logical_devices={count}: TensorFlow has"
+                f"--config.distribute.logical_devices={count}: TensorFlow"
                 f" started with {have}. Fix: create the strategy first"
             ) from None
     return count
 
 
 def describe_devices() -> str:
-    """Returns the number and name of the GPUs, else of the CPU cores."""
+    """Returns the number and name of the GPUs, or else of the CPU cores."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = tf.config.experimental.get_device_details(gpus[0])
@@ -157,18 +161,18 @@ def describe_devices() -> str:
 
 def _missing_gpus(wanted: int, found: int) -> str:
     return (
-        f"--config.distribute.require_gpus={wanted}: TensorFlow sees {found}."
+        f"--config.distribute.require_gpus={wanted}: TensorFlow found {found}."
         f" {_no_gpus_because()}"
     )
 
 
 def _no_gpus_because() -> str:
-    """Returns the likely cause and the fix."""
+    """Returns the likely cause of missing GPUs, and the fix."""
     if not gpu_checks.DRIVER.exists():
         return (
-            "No NVIDIA driver is loaded. Fix: install the driver on the host"
-            " and, for a container, the NVIDIA container toolkit; then start"
-            " the container with --gpus all"
+            "No NVIDIA driver is loaded. Fix: install it on the host. For a"
+            " container, install the NVIDIA container toolkit too, and start it"
+            " with --gpus all"
         )
     if not tf.test.is_built_with_cuda():
         return (
@@ -178,14 +182,13 @@ def _no_gpus_because() -> str:
     searched = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     if GKE_LIBRARIES.is_dir() and str(GKE_LIBRARIES) not in searched:
         return (
-            f"{GKE_LIBRARIES} contains the driver's libraries, as on GKE, but"
-            " is not in LD_LIBRARY_PATH. Fix: add it, as the image's gpu target"
-            " does"
+            f"LD_LIBRARY_PATH lacks {GKE_LIBRARIES}, which has the driver's"
+            " libraries. Fix: add it, as the image's gpu target does"
         )
     if not shutil.which("nvidia-smi"):
         return (
-            "The driver's tools are not in this container. Fix: start it with"
-            " --gpus all and check the NVIDIA container toolkit"
+            "The container lacks the driver's tools. Fix: start it with --gpus"
+            " all and check the NVIDIA container toolkit"
         )
     return (
         "Fix: check nvidia-smi, CUDA_VISIBLE_DEVICES and, with"

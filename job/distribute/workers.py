@@ -1,17 +1,16 @@
 """Agreement between the worker processes of a run.
 
-Everything that decides what a worker calls next must be equal on all workers:
-a collective operation that one of them does not enter blocks the others. The
-workers therefore agree on stop requests and on the number of steps per call,
-and the chief, the only one that reads and writes checkpoints, broadcasts what
-it has restored.
+A collective operation blocks all workers until each of them has entered it. The
+workers must therefore make the same decisions. They agree on stop requests and
+on the number of steps per call. The chief, which alone reads and writes
+checkpoints, broadcasts the restored state.
 
     workers = Workers(strategy, cluster)
     workers.any(stop.requested)             # True on all if True on one
     workers.broadcast_int(number)           # the chief's number
     workers.run_on_chief(work)              # the chief's result or error
 
-The default, `Workers()`, is a single worker, for which every call is free.
+The default, `Workers()`, is a single worker without any communication.
 """
 
 import contextlib
@@ -25,11 +24,11 @@ import tensorflow as tf
 from job import errors
 from job.distribute.environment import Cluster
 
-# Sizes of a message in int32 numbers; a longer one is split.
+# Possible sizes of a message in int32 numbers. A longer one is split.
 _SMALL = 1 << 10
 _LARGE = 1 << 22
 
-# TensorFlow's errors for a worker that failed, hung or was restarted.
+# Errors of TensorFlow for a worker that failed, hung or restarted.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -40,7 +39,7 @@ _LOST = (
 
 
 class Workers:
-    """The workers of a run, seen from one of them.
+    """Communication of this worker with the other workers of a run.
 
     All workers must call the same methods in the same order.
 
@@ -54,12 +53,12 @@ class Workers:
         strategy: tf.distribute.Strategy | None = None,
         cluster: Cluster | None = None,
     ) -> None:
-        """Compiles the sum over workers; sends nothing yet.
+        """Prepares the sum over workers without sending anything.
 
         Args:
-          strategy: Strategy over the devices of all workers. If None, there is
-            one worker.
-          cluster: Addresses of the workers. If None, there is one worker.
+          strategy: Strategy over the devices of all workers. If None, a single
+            worker.
+          cluster: Addresses of the workers. If None, a single worker.
         """
         self.count = len(cluster.workers) if cluster else 1
         self.is_chief = cluster.is_chief if cluster else True
@@ -69,7 +68,7 @@ class Workers:
         def add(numbers: tf.Tensor) -> tf.Tensor:
             def replica_add() -> tf.Tensor:
                 context = tf.distribute.get_replica_context()
-                # Each worker contributes once, on its first device.
+                # Only the first device of each worker contributes.
                 first = context.replica_id_in_sync_group % local == 0
                 return context.all_reduce(
                     tf.distribute.ReduceOp.SUM,
@@ -98,9 +97,12 @@ class Workers:
         return int(self._sum(np.array([sent], np.int32))[0])
 
     def broadcast_bytes(self, content: bytes) -> bytes:
-        """Returns the chief's bytes; the argument of others is ignored.
+        """Returns the chief's bytes on all workers.
 
         The bytes are summed with zeros as integers, which is exact.
+
+        Args:
+          content: Bytes to send. Only those of the chief are used.
         """
         if self.count == 1:
             return content
@@ -118,7 +120,7 @@ class Workers:
         return numbers.view(np.uint8)[:size].tobytes()
 
     def broadcast_json(self, value: Any) -> Any:
-        """Returns the chief's value, which consists of JSON types."""
+        """Returns the chief's value of JSON types on all workers."""
         if self.count == 1:
             return value
         sent = json.dumps(value).encode() if self.is_chief else b""
@@ -127,7 +129,7 @@ class Workers:
     def broadcast_arrays(
         self, arrays: dict[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Returns the chief's arrays, bit by bit."""
+        """Returns exact copies of the chief's arrays on all workers."""
         if self.count == 1:
             return arrays
         table = self.broadcast_json(
@@ -174,10 +176,10 @@ class Workers:
         return sent["value"]
 
     def barrier(self) -> None:
-        """Waits for all workers; must be the last call of the process."""
+        """Waits for all workers at the end of the process."""
         self.any(False)
-        # A worker that returned from the first sum may exit while its last
-        # message to another one is still on its way: the second sum waits.
+        # A worker may return from the first sum and exit before its last
+        # message has arrived. The second sum prevents this.
         with contextlib.suppress(*_LOST):
             self.any(False)
 
@@ -203,7 +205,7 @@ def translate_lost_worker(cluster: Cluster | None) -> Iterator[None]:
 
 
 def _describe_loss(cluster: Cluster, reported: str) -> str:
-    """Returns which worker is lost, by TensorFlow's report or by a probe."""
+    """Returns the message on the lost workers, which are probed first."""
     named = [
         i
         for i in cluster.others()

@@ -1,4 +1,4 @@
-"""Functions of images, computed in batches of one size.
+"""Evaluation of functions of images in batches of one size.
 
 size = batch_size_for(input_size=128, at_32=500)              # 31
 features = predict_in_batches(base, images, batch_size=size)  # [n, f]
@@ -29,13 +29,13 @@ def compile_for_batches(
     """Compiles a function of images for a fixed batch size.
 
     Args:
-      function: uint8 [b, 32, 32, 3] images to [b, ...]. A row of the result
-        must depend on its own image only.
+      function: Function from uint8 [b, 32, 32, 3] images to [b, ...]. A row of
+        the result must depend on its own image only.
       batch_size: Images per call, b.
 
     Returns:
       A function of up to b images, uint8 [n, 32, 32, 3] to [n, ...]. A smaller
-      batch is filled up with zeros, so that it is compiled once.
+      batch is padded with zeros, so that the function is compiled once.
     """
     compiled = tf.function(
         function,
@@ -65,10 +65,10 @@ def predict_in_batches(
     Args:
       function: Function from uint8 [b, 32, 32, 3] images to [b, ...]; see
         `compile_for_batches`.
-      images: uint8 [n, 32, 32, 3], n at least 1.
+      images: Images, uint8 [n, 32, 32, 3], n at least 1.
       batch_size: Images per batch, b.
-      poll: Called before each batch. An exception that it raises ends the
-        computation.
+      poll: Function called before each batch. An exception that it raises ends
+        the computation.
 
     Returns:
       The results, [n, ...], in the order of the images.

@@ -4,8 +4,8 @@
     for answer in predict(inputs, network, resize, class_names):
         print(to_json(answer))
 
-A file that cannot be read has an answer with the reason, and does not affect
-the other answers.
+The answer for an unreadable file gives the reason. Other answers are not
+affected.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from job.model.resize import Resize
 # Number of classes in an answer.
 TOP = 3
 
-# Number of 32 px images per batch.
+# Batch size for images of 32 px.
 _BATCH = 256
 
 
@@ -37,8 +37,8 @@ class Answer:
     Attributes:
       name: Name of the file.
       top: Class names and probabilities, 0 to 1, the most probable first. Empty
-        if the file could not be read.
-      error: Reason why it could not be read. Empty if it could.
+        if the file is unreadable.
+      error: Reason why the file is unreadable. Empty if it was read.
     """
 
     name: str
@@ -55,7 +55,7 @@ def predict(
     poll: Callable[[], None] = lambda: None,
     batch_at_32: int = _BATCH,
 ) -> Iterator[Answer]:
-    """Yields an answer for each file, in their order.
+    """Yields the answer for each file, in the order of the files.
 
     Args:
       inputs: Image files; see `image_file.find`.
@@ -64,8 +64,8 @@ def predict(
       class_names: Names of the classes, in the order of the labels.
       poll: Function called before each batch. An exception that it raises ends
         the iteration.
-      batch_at_32: Number of images per batch if they have 32 px. Larger images
-        have a batch that takes as much memory.
+      batch_at_32: Batch size for images of 32 px. It is reduced for larger
+        images, so that a batch takes as much memory.
     """
     size = int(resize(tf.zeros([1, IMAGE_SIZE, IMAGE_SIZE, 3])).shape[1])
     batch = batch_size_for(size, batch_at_32)
@@ -109,7 +109,12 @@ def to_json(answer: Answer) -> str:
 
 
 def to_row(answer: Answer, width: int) -> str:
-    """Returns an answer as a line of a table, names `width` letters wide."""
+    """Returns an answer as a row of a table.
+
+    Args:
+      answer: Answer for a file.
+      width: Width of the column of names, in characters.
+    """
     name = errors.printable(answer.name)
     if answer.error:
         return f"{name:<{width}}  not read: {errors.printable(answer.error)}"

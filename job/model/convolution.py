@@ -1,16 +1,15 @@
-"""A 3x3 convolution with a fast filter gradient on CPUs in bfloat16.
+"""3x3 convolution with a fast filter gradient on CPUs in bfloat16.
 
-The filter gradient sums over images and pixels, for each offset and pair of
-channels. It is itself a convolution of the layer's input with the gradient, in
+The filter gradient is a convolution of the layer's input with the gradient, in
 which batch and channels are exchanged. On small feature maps the forward kernel
 of oneDNN takes at most half the time of its filter-gradient kernel (see
-docs/performance.md). The result is the same up to rounding.
+docs/performance.md). The result is equal up to rounding.
 """
 
 import keras
 import tensorflow as tf
 
-# Largest height and width of a feature map for which this is faster.
+# Largest height and width of a feature map for which this method is faster.
 _LARGEST_SIZE = 8
 
 
@@ -22,7 +21,7 @@ def filter_gradient(inputs: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
       gradient: Gradient of its output, [b, h, w, f], of the same type.
 
     Returns:
-      [3, 3, c, f], of the same type.
+      Gradient of the filters, [3, 3, c, f], of the same type.
     """
     images = tf.transpose(inputs, [3, 1, 2, 0])
     images = tf.pad(images, [[0, 0], [1, 1], [1, 1], [0, 0]])
@@ -50,7 +49,7 @@ def _convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 class Convolution(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` 3x3, "same", stride 1, for training on a CPU."""
+    """3x3 `keras.layers.Conv2D`, "same", stride 1, for training on a CPU."""
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         """Convolves [b, h, w, c] with [3, 3, c, f] to [b, h, w, f]."""

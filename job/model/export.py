@@ -3,14 +3,14 @@
     export(network, resize, workdir / EXPORT, card, ...)
 
     folder/saved_model/    for TensorFlow and TensorFlow Serving
-           model.keras     for Keras, of its own layers only
+           model.keras     for Keras, with its built-in layers only
            README.md       the model card
 
-Both take uint8 images [n, 32, 32, 3], RGB, and return float32 probabilities
-[n, k] of k classes. They contain the preprocessing. Batch normalization after a
-convolution is folded into it, because y = gamma (W x - mean) / sqrt(var + eps)
-+ beta is a convolution itself. Before they are published they are read back and
-compared with the original network.
+Both models take uint8 images [n, 32, 32, 3], RGB, and return float32
+probabilities [n, k] of k classes. They contain the preprocessing. Batch
+normalization after a convolution is folded into it, because y = gamma (W x -
+mean) / sqrt(var + eps) + beta is also a convolution. Before publication the
+exported models are loaded and compared with the original network.
 """
 
 import pathlib
@@ -33,11 +33,11 @@ SAVED_MODEL = "saved_model"
 KERAS = "model.keras"
 CARD = "README.md"
 
-# Largest accepted difference of a probability between the export and the
+# Tolerated difference of a probability between the exported model and the
 # evaluated network, both in float32.
 TOLERANCE = 1e-5
 
-# End of the name of an export while the new one takes its place.
+# Suffix of an earlier export during its replacement.
 _OLD = "-old"
 
 # Names in the signature.
@@ -45,7 +45,7 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 class DisagreementError(errors.JobError):
-    """The export differs from the evaluated network: a bug, so exit code 1."""
+    """Difference of the export from the evaluated network (exit code 1)."""
 
 
 def export(
@@ -67,13 +67,14 @@ def export(
         number.
       method: Method of `resize`.
       images: Images on which the export is compared with `network`, uint8 [n,
-        32, 32, 3], in addition to random ones. If None, only random ones.
+        32, 32, 3], in addition to random ones. If None, only random images are
+        used.
 
     Returns:
       The largest difference of a probability, 0 to 1.
 
     Raises:
-      DisagreementError: The difference is above `TOLERANCE`; nothing is
+      DisagreementError: The difference exceeds `TOLERANCE`. Nothing is
         published.
       StorageError: The disk is full or not writable.
     """
@@ -93,7 +94,7 @@ def export(
                 card.replace("{difference}", f"{difference:.1g}"),
                 encoding="utf-8",
             )
-            staged.chmod(0o755)  # A temporary folder is for its owner only.
+            staged.chmod(0o755)  # mkdtemp permits access to its owner only.
             _replace(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -101,19 +102,19 @@ def export(
 
 
 def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
-    """Returns an equal network from images to probabilities, of Keras' layers.
+    """Returns an equivalent network of Keras' layers, with probabilities.
 
     Args:
       network: Network of `vgg.vgg16`, in float32.
-      size: Height and width in pixels to which images are scaled first. 32
-        leaves them unchanged.
+      size: Height and width to which images are scaled first, in pixels. At 32
+        they are unchanged.
       method: Method of the scaling; see `resize.interpolation_matrix`.
 
     Returns:
       A model from uint8 [b, 32, 32, 3] to float32 [b, k].
     """
     images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3), dtype="uint8", name=INPUT)
-    # A cast, which keeps the other layers' input in float32.
+    # The cast keeps the input of the other layers in float32.
     x = keras.layers.Rescaling(1.0, dtype="float32", name="cast")(images)
     weights: dict[str, list[np.ndarray]] = {}
     if size != IMAGE_SIZE:
@@ -139,7 +140,7 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
         elif isinstance(layer, keras.layers.Conv2D):
             kernel, bias = _folded(layer, behind)
-            if reverse:  # Reversing the kernel is free, unlike the pixels.
+            if reverse:  # Reversing the kernel costs nothing at run time.
                 kernel, reverse = kernel[:, :, ::-1], False
             x = keras.layers.Conv2D(
                 layer.filters, 3, padding="same", name=layer.name
@@ -152,12 +153,12 @@ def fold(network: keras.Model, *, size: int, method: str) -> keras.Model:
             )(x)
             weights[layer.name] = [np.array(w) for w in layer.weights]
         elif isinstance(layer, layers_lib.BatchNormalization):
-            continue  # Folded into the convolution before it.
+            continue  # It is folded into the convolution before it.
         elif isinstance(layer, keras.layers.InputLayer):
             continue
         elif isinstance(layer, keras.layers.Activation):
             x = keras.layers.Softmax(name=OUTPUT)(x)
-        else:  # Without weights: ReLU, pooling, flatten.
+        else:  # ReLU, pooling and flatten have no weights.
             x = type(layer).from_config(
                 layer.get_config() | {"dtype": "float32"}
             )(x)
@@ -194,7 +195,7 @@ def _folded(
 
 
 def _save_model(folded: keras.Model, folder: pathlib.Path) -> None:
-    """Writes a SavedModel whose signature names its input and output."""
+    """Writes a SavedModel with a signature that names input and output."""
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {OUTPUT: folded(images, training=False)}
@@ -215,7 +216,7 @@ def compare(
     folder: pathlib.Path,
     images: np.ndarray | None,
 ) -> float:
-    """Returns the largest difference between both files and the network.
+    """Returns the largest difference between the files and the network.
 
     Args:
       network: Original network.
@@ -235,7 +236,7 @@ def compare(
         shown = np.concatenate([images, shown])
     for start in range(0, len(shown), 16):
         batch = tf.constant(shown[start : start + 16])
-        with tf.device("CPU:0"):  # The same sums in the same order.
+        with tf.device("CPU:0"):  # Its sums have a fixed order.
             logits = network(resize(batch), training=False)[0]
             expected = tf.nn.softmax(logits).numpy()
             found = {
@@ -246,8 +247,8 @@ def compare(
             difference = float(np.abs(probabilities - expected).max())
             if not difference <= TOLERANCE:
                 raise DisagreementError(
-                    f"{name} differs from the checkpoint by {difference:g} in a"
-                    f" probability, more than {TOLERANCE:g}: nothing is"
+                    f"{name}: a probability differs from the checkpoint's by"
+                    f" {difference:g}, more than {TOLERANCE:g}, so nothing was"
                     " exported"
                 )
             largest = max(largest, difference)
@@ -281,8 +282,8 @@ def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:
     if folder.exists():
         folder.rename(old)
     staged.rename(folder)
-    if old.is_symlink():  # The folder behind it may be of another run.
+    if old.is_symlink():  # Its target may belong to another run.
         old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     if old.exists():
-        logging.warning("%s cannot be removed", old)
+        logging.warning("%s: the earlier export cannot be removed", old)

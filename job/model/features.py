@@ -1,4 +1,4 @@
-"""Features of a frozen base, computed once instead of once per epoch.
+"""Features of a frozen base, which are computed only once.
 
 base, head = vgg.split_base_and_head(network)
 split = extract(base, resize, split, batch_size=500)
@@ -31,11 +31,11 @@ def extract(
       resize: Scaling of the images before the model; see `resize`.
       split: Images, uint8 [n, 32, 32, 3], and labels.
       batch_size: Images per batch, on one device.
-      poll: Called before each batch. An exception that it raises ends the
-        extraction.
+      poll: Function called before each batch. An exception that it raises ends
+        the extraction.
 
     Returns:
-      float32 [n, f] features, with the labels.
+      Features, float32 [n, f], with the labels.
     """
 
     def compute(images: tf.Tensor) -> tf.Tensor:

@@ -4,8 +4,8 @@
     image_gflop(network, 32, trainable_blocks={"head"})  # forward, train
     train_tflop(network, [(1000, 32, {"head"})], global_batch_size=128)
 
-A multiplication and an addition are two operations. Whatever is not a matrix
-product is negligible and left out.
+A multiplication and an addition count as two operations. Only matrix products
+count, because all else is negligible.
 """
 
 import math
@@ -21,8 +21,8 @@ class ImageGflop(NamedTuple):
     """Cost of one image, in 10^9 operations.
 
     Attributes:
-      forward: The forward pass alone.
-      train: The forward and the backward pass.
+      forward: Cost of the forward pass.
+      train: Cost of the forward and backward pass.
     """
 
     forward: float
@@ -43,7 +43,7 @@ def forward_gflop_by_block(network: keras.Model, size: int) -> dict[str, float]:
     for layer in network.layers:
         block = block_of_layer(layer.name)
         if isinstance(layer, keras.layers.Conv2D):
-            # Rounded up, as with pool_padding="same".
+            # The size is rounded up, as with pool_padding="same".
             feature_map_size = -(-size >> BLOCK_NAMES.index(block))
             outputs = feature_map_size**2
         elif isinstance(layer, keras.layers.Dense):
@@ -60,9 +60,9 @@ def image_gflop(
 ) -> ImageGflop:
     """Returns the cost of one image in a training step.
 
-    The backward pass of a trainable block costs twice its forward pass: the
-    gradients of its weights and of its input. The gradient of the input of the
-    lowest trainable layer is not computed, but its small cost is counted.
+    The backward pass of a trainable block costs twice its forward pass, because
+    it computes the gradients of the weights and of the input. The input of the
+    lowest trainable layer needs no gradient, but its small cost is counted.
 
     Args:
       network: Network of `vgg.vgg16`.

@@ -11,33 +11,32 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Separates these random numbers from others drawn with the same seed.
+# Separates these random numbers from other draws with the same seed.
 _INITIAL_WEIGHTS = 0x5647
 
 _Arguments = dict[str, keras.initializers.Initializer]
 
 
 class Initializers:
-    """Creates the initializers of one layer after another.
+    """Initializers of one layer after another.
 
     `init` is one of:
 
     he_fan_out: N(0, 2 / fan_out) for kernels, N(0, 0.01^2) for the head, as in
       torchvision's VGG (He et al. 2015, arXiv:1502.01852).
-    glorot: Uniform, by fan_in and fan_out, the default of Keras.
+    glorot: Uniform by fan_in and fan_out, the default of Keras.
     torch: U(-1 / sqrt(fan_in), 1 / sqrt(fan_in)) for kernels and biases, the
       default of PyTorch.
-    dirac: he_fan_out, but the first filters of a convolution, one per input
-      channel, pass that channel through unchanged, so that a deep network
-      starts as a shallow one (Zagoruyko & Komodakis 2017, DiracNets; partial
-      as in Jordan 2024, arXiv:2404.00498).
+    dirac: he_fan_out, but with an identity filter per input channel in each
+      convolution (Zagoruyko & Komodakis 2017, DiracNets; partial as in Jordan
+      2024, arXiv:2404.00498).
     """
 
     def __init__(self, init: str, *, seed: int, num_layers: int) -> None:
         """Derives two seeds per layer, for its kernel and its bias.
 
         Args:
-          init: he_fan_out, glorot, torch or dirac.
+          init: Name of the distribution: he_fan_out, glorot, torch or dirac.
           seed: Seed of the run, 0 or larger.
           num_layers: Number of layers that have weights.
         """
@@ -54,7 +53,8 @@ class Initializers:
         """Returns the initializer arguments of the next convolution.
 
         Args:
-          fan_in: Inputs of one output value: kernel size times channels.
+          fan_in: Number of inputs of an output value, the kernel size times the
+            channels.
         """
         return self._create(self._kernel, fan_in)
 
@@ -62,7 +62,7 @@ class Initializers:
         """Returns the initializer arguments of the next dense layer.
 
         Args:
-          fan_in: Inputs of the layer.
+          fan_in: Number of inputs of the layer.
         """
         return self._create(self._head, fan_in)
 
@@ -78,14 +78,19 @@ class Initializers:
 
 
 class Dirac(keras.initializers.Initializer):
-    """Makes the first filters pass their input channels through."""
+    """Initializer whose first filters are the identity of an input channel."""
 
     def __init__(self, others: keras.initializers.Initializer) -> None:
-        """Wraps the initializer of the remaining filters."""
+        """Wraps the initializer of the other filters."""
         self._others = others
 
     def __call__(self, shape: tuple[int, ...], dtype: Any = None) -> tf.Tensor:
-        """Returns [h, w, c, f], h and w odd; filter i < c passes channel i."""
+        """Returns filters in which filter i < c is the identity of channel i.
+
+        Args:
+          shape: Shape of the filters, [h, w, c, f], h and w odd.
+          dtype: Data type of the result.
+        """
         kernel = np.array(self._others(shape, dtype))
         height, width, channels, filters = shape
         passing = min(channels, filters)

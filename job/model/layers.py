@@ -1,6 +1,6 @@
-"""Layers that Keras lacks: standardization, dropout, batch normalization.
+"""Layers for standardization, dropout and batch normalization.
 
-All of them are pure: they assign no variable and draw no random number.
+Unlike those of Keras, they neither assign variables nor draw random numbers.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import tensorflow as tf
 
 
 class Standardize(keras.layers.Layer):
-    """Computes (pixel - mean) / divisor per channel, in float32."""
+    """Layer that computes (pixel - mean) / divisor per channel, in float32."""
 
     def __init__(
         self,
@@ -26,8 +26,7 @@ class Standardize(keras.layers.Layer):
         Args:
           mean: Mean of each output channel, 0 to 255.
           divisor: Divisor of each output channel, above 0.
-          bgr: Whether to reverse the channels, from red, green, blue to blue,
-            green, red.
+          bgr: Whether to reverse the channels from RGB to BGR.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
@@ -38,14 +37,14 @@ class Standardize(keras.layers.Layer):
         """Standardizes [b, h, w, 3] pixels, 0 to 255.
 
         Args:
-          images: uint8 or float [b, h, w, 3], RGB.
+          images: RGB images, uint8 or float [b, h, w, 3].
 
         Returns:
-          [b, h, w, 3] in the compute dtype.
+          Standardized images, [b, h, w, 3], in the compute dtype.
         """
         images = tf.cast(images, tf.float32)
         if self.bgr:
-            # tf.reverse is a copy of its own; a stack fuses with the rest.
+            # tf.reverse would make a copy, while a stack fuses with the rest.
             images = tf.stack(tf.unstack(images, axis=-1)[::-1], axis=-1)
         scaled = (images - tf.constant(self.mean)) / tf.constant(self.divisor)
         return tf.cast(scaled, self.compute_dtype)
@@ -62,16 +61,16 @@ class Standardize(keras.layers.Layer):
 class Dropout(keras.layers.Layer):
     """Dropout (Srivastava et al. 2014) with random numbers as an input.
 
-    The layer of Keras keeps its generator in a variable that has the same
-    initial value on each replica. All replicas would drop the same units, and a
-    resumed run would drop others than an uninterrupted one.
+    The layer of Keras has a generator variable with the same initial value on
+    each replica. All replicas would drop the same units, and the units would
+    change after a resume.
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
         """Creates the layer.
 
         Args:
-          rate: Fraction of the units that are set to 0, 0 to 1, exclusive.
+          rate: Fraction of the units that are set to 0, from 0 to below 1.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
         super().__init__(**kwargs)
@@ -80,7 +79,7 @@ class Dropout(keras.layers.Layer):
     def call(
         self, x: tf.Tensor, noise: tf.Tensor, training: bool = False
     ) -> tf.Tensor:
-        """Sets units to 0 where the noise is below the rate.
+        """Sets the units to 0 whose noise is below the rate.
 
         Args:
           x: Features, [b, d], any float type.
@@ -109,7 +108,7 @@ class BatchNormalization(keras.layers.Layer):
 
     The layer of Keras 3 consists of separate operations. The fused kernel is
     faster, and it reads and writes bfloat16 with float32 statistics. The
-    training step assigns the moving statistics, not this layer.
+    training step, not this layer, assigns the moving statistics.
     """
 
     def __init__(
@@ -155,17 +154,17 @@ class BatchNormalization(keras.layers.Layer):
     def call(
         self, x: tf.Tensor, training: bool = False
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Normalizes over all axes but the last.
+        """Normalizes over all axes except the last one.
 
         Args:
-          x: [b, h, w, c], any float type.
+          x: Feature maps, [b, h, w, c], any float type.
           training: Whether to use the statistics of the batch. If False, the
             moving statistics are used.
 
         Returns:
           The normalized x, of the same shape and type, and the float32 [c] mean
-          and [c] variance (with Bessel's correction) of the batch. If not
-          training, these are the moving statistics.
+          and [c] variance (with Bessel's correction) of the batch. Without
+          `training` they are the moving statistics.
         """
         if training and self.synchronized:
             return self._call_synchronized(x)
@@ -173,7 +172,7 @@ class BatchNormalization(keras.layers.Layer):
             x=x,
             scale=self.gamma,
             offset=self.beta,
-            # In training the kernel requires empty statistics.
+            # The kernel requires empty statistics in training.
             mean=[] if training else self.moving_mean,
             variance=[] if training else self.moving_variance,
             epsilon=self.epsilon,
@@ -194,9 +193,9 @@ class BatchNormalization(keras.layers.Layer):
         """Computes the statistics over the global batch, in two passes.
 
         A single pass over x and x squared would lose half of the digits. The
-        mean of each image is gathered from all replicas before the images are
-        summed in the order of the global batch. The sum, and with it every
-        activation, rounds in the same way for any number of replicas.
+        means of all images are gathered from the replicas and summed in the
+        order of the global batch. The rounding of the sum is therefore equal
+        for any number of replicas.
         """
         context = tf.distribute.get_replica_context()
         replicas = context.num_replicas_in_sync
@@ -205,8 +204,8 @@ class BatchNormalization(keras.layers.Layer):
         def mean_over_global_batch(value: tf.Tensor) -> tf.Tensor:
             value = tf.reduce_mean(value, axis=[1, 2])
             if replicas > 1:
-                # A sum with zeros gathers exactly. The collectives of
-                # all_gather would collide between two strategies in a process.
+                # A sum with zeros gathers exactly. all_gather would fail with
+                # two strategies in a process, whose collectives collide.
                 before = value.shape[0] * replica
                 after = value.shape[0] * (replicas - 1) - before
                 value = tf.pad(value, [[before, after], [0, 0]])

@@ -1,7 +1,7 @@
 """2x2 max pooling that XLA compiles to elementwise operations on a GPU.
 
 XLA turns the gradient of `tf.nn.max_pool2d` into a scatter with atomic
-additions, which reads and writes 5 GB per step of VGG16 at 1,024 images (see
+additions. At 1,024 images it moves 5 GB per step of VGG16 (see
 docs/performance.md). The maximum of four slices has the same value and, bit by
 bit, the same gradient, ties included, without a scatter.
 """
@@ -15,18 +15,19 @@ def max_pool(images: tf.Tensor) -> tf.Tensor:
     """Returns the maxima of 2x2 windows with stride 2.
 
     Args:
-      images: [b, h, w, c] with even, static h and w, a float type.
+      images: Feature maps, [b, h, w, c], with even, static h and w, a float
+        type.
 
     Returns:
-      [b, h / 2, w / 2, c]. The gradient of a maximum goes to the first pixel,
-      row by row, that has it.
+      Maxima, [b, h / 2, w / 2, c]. The gradient of a maximum goes to its first
+      pixel, row by row.
     """
     corners = _corners(images)
     top, bottom = tf.maximum(*corners[:2]), tf.maximum(*corners[2:])
     maxima = tf.maximum(top, bottom)
 
     def backward(gradient: tf.Tensor) -> tf.Tensor:
-        # One pass over the images. The tape would take one per tf.maximum.
+        # This takes one pass, where the tape takes one per tf.maximum.
         first = tf.constant(3.0, images.dtype)
         for number in (2, 1, 0):
             first = tf.where(
@@ -47,7 +48,7 @@ def max_pool(images: tf.Tensor) -> tf.Tensor:
 
 
 class MaxPooling(keras.layers.MaxPooling2D):
-    """`keras.layers.MaxPooling2D`, 2x2, for training under XLA."""
+    """2x2 `keras.layers.MaxPooling2D` for training under XLA."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Pools [b, h, w, c] to [b, h / 2, w / 2, c]."""
@@ -61,7 +62,7 @@ def _corners(images: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _repeat(pooled: tf.Tensor) -> tf.Tensor:
-    """Returns [b, 2h, 2w, c]: each pixel of [b, h, w, c] in its window."""
+    """Repeats each pixel of [b, h, w, c] in its window, [b, 2h, 2w, c]."""
     height, width, channels = pooled.shape[1:]
     wide = tf.broadcast_to(
         pooled[:, :, None, :, None],

@@ -1,10 +1,9 @@
 """Scaling of images on the device, before the first layer.
 
 Images are scaled up to the size that ImageNet's weights expect, or down for
-progressive resizing, where a run starts on small images that cost less. A
-kernel of a fixed size is a matrix: rows and columns are two small matrix
-products, which every device and XLA support. (The bicubic kernel of TensorFlow
-runs on CPUs only.)
+progressive resizing, in which a run starts with small images. Rows and columns
+are scaled by two matrix products, which every device and XLA support. (The
+bicubic kernel of TensorFlow runs on CPUs only.)
 
     resize = make_resize(128, method="bicubic")
     larger = resize(images)                # [b, 32, 32, 3] -> [b, 128, 128, 3]
@@ -25,12 +24,12 @@ def make_resize(size: int, *, method: str) -> Resize:
 
     Args:
       size: Height and width of the result in pixels.
-      method: Kernel, see `interpolation_matrix`.
+      method: Kernel; see `interpolation_matrix`.
 
     Returns:
-      uint8 or float [b, 32, 32, 3], 0 to 255 -> float32 [b, size, size, 3], 0
-      to 255. At size 32 it returns the images unchanged. Bicubic overshoots at
-      edges and is clipped to that range, as in an image file.
+      Function from uint8 or float [b, 32, 32, 3], 0 to 255, to float32 [b,
+      size, size, 3], 0 to 255. At size 32 it returns the images unchanged.
+      Bicubic overshoots at edges and is clipped to that range.
     """
     if size == IMAGE_SIZE:
         return lambda images: images
@@ -50,18 +49,18 @@ def interpolation_matrix(size: int, new_size: int, method: str) -> np.ndarray:
     """Returns the matrix that scales a row of pixels.
 
     The value of a pixel is at its center. At the border the weights outside the
-    row are dropped and the rest is scaled to a sum of 1. If the row shrinks,
-    the kernel is wider by the same factor, so that every pixel counts
-    (antialiasing); nearest selects pixels and drops the others. The result is
-    equal to `tf.image.resize` with antialias=True, and to Pillow.
+    row are dropped, and the others are scaled to a sum of 1. If the row
+    shrinks, the kernel is wider by the same factor (antialiasing), except for
+    nearest. The result equals that of `tf.image.resize` with antialias=True
+    and of Pillow.
 
     Args:
-      size: Pixels of the row, n.
-      new_size: Pixels of the scaled row, m.
-      method: nearest, bilinear, or bicubic (Keys 1981 with a = -0.5).
+      size: Number of pixels of the row, n.
+      new_size: Number of pixels of the scaled row, m.
+      method: Kernel: nearest, bilinear or bicubic (Keys 1981 with a = -0.5).
 
     Returns:
-      float32 [m, n]; each row sums to 1.
+      Matrix, float32 [m, n], whose rows sum to 1.
 
     Raises:
       ValueError: The method is unknown.

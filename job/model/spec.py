@@ -4,8 +4,8 @@
     kernel_shapes()["block1_conv1"]              # (3, 3, 3, 64)
     block_of_layer("block1_conv1_bn")            # "block1"
 
-Imports neither TensorFlow nor Keras, so that the diagnosis of a config can use
-it.
+The module imports neither TensorFlow nor Keras, because the diagnosis of a
+config needs neither.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 
 class Block(NamedTuple):
-    """The convolutions between two pooling layers.
+    """Convolutions between two pooling layers.
 
     Attributes:
       depth: Number of convolutions.
-      filters: Filters of each convolution at width 1.
+      filters: Number of filters of each convolution at width 1.
     """
 
     depth: int
@@ -36,12 +36,12 @@ VGG16 = (
 # Names of the blocks, from the input to the output.
 BLOCK_NAMES = tuple(f"block{i}" for i in range(1, len(VGG16) + 1))
 
-# Name of the dense layers after the blocks, where a block's name is expected.
+# Block name of the dense layers.
 HEAD = "head"
 
 
 def block_of_layer(layer: str) -> str:
-    """Returns the block of a layer: an entry of `BLOCK_NAMES`, or `HEAD`."""
+    """Returns the block of a layer, one of `BLOCK_NAMES` or `HEAD`."""
     return layer.split("_")[0] if layer.startswith("block") else HEAD
 
 
@@ -51,12 +51,12 @@ def block_filters(
     width: float = 1.0,
     stem_filters: int = 0,
 ) -> list[int]:
-    """Returns the filters of the convolutions of each block.
+    """Returns the number of filters of each block.
 
     Args:
-      blocks: Layout, from the input to the output.
+      blocks: Blocks, from the input to the output.
       width: Multiplier of the filters, above 0.
-      stem_filters: Filters of the first block. If 0, `width` decides.
+      stem_filters: Filters of the first block. If 0, 64 * width.
     """
     filters = [max(1, round(block.filters * width)) for block in blocks]
     if stem_filters:
@@ -73,12 +73,13 @@ def kernel_shapes(
     """Returns the kernel shape of each convolution by layer name.
 
     Args:
-      blocks: Layout, from the input to the output.
+      blocks: Blocks, from the input to the output.
       width: Multiplier of the filters, above 0.
-      stem_filters: Filters of the first block. If 0, `width` decides.
+      stem_filters: Filters of the first block. If 0, 64 * width.
 
     Returns:
-      (height, width, input channels, filters), from the input to the output.
+      Shapes (height, width, input channels, filters), from the input to the
+      output.
     """
     shapes: dict[str, tuple[int, int, int, int]] = {}
     channels = 3

@@ -1,4 +1,4 @@
-"""Properties of the network's variables that an update needs.
+"""Properties of the network's variables, for the update.
 
 variable_blocks(network)           # ["block1", ..., "block5", "head"]
 weight_decay_mask(network)         # [True, False, ...]
@@ -23,7 +23,7 @@ def variable_blocks(network: keras.Model) -> list[str]:
 def trainable_indices(
     network: keras.Model, trainable_blocks: Collection[str]
 ) -> list[int]:
-    """Returns the indices of the trainable variables of some blocks.
+    """Returns the indices of the trainable variables of given blocks.
 
     Args:
       network: Network of `vgg.vgg16`.
@@ -37,12 +37,12 @@ def trainable_indices(
 
 
 def weight_decay_mask(network: keras.Model) -> list[bool]:
-    """Returns whether each trainable variable decays, as only kernels do."""
+    """Returns whether each trainable variable is a kernel and so decays."""
     return [v.name == "kernel" for v in network.trainable_variables]
 
 
 def batch_norm_momentum(network: keras.Model) -> float:
-    """Returns the momentum of the moving statistics, 0.0 if there are none."""
+    """Returns the momentum of the moving statistics, 0.0 without any."""
     for layer in network.layers:
         if isinstance(layer, BatchNormalization):
             return layer.momentum

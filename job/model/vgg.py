@@ -1,17 +1,16 @@
 """VGG16 (Simonyan & Zisserman, arXiv:1409.1556) and its form for 32 pixels.
 
-Blocks of 2, 2, 3, 3 and 3 convolutions, each with ReLU and optional batch
-normalization; a pooling layer at the end of each block; 512 features; one logit
-per class. The input is raw pixels, 0 to 255: their standardization is the first
-layer of the network, so it cannot be forgotten.
+The network has blocks of 2, 2, 3, 3 and 3 convolutions, each with ReLU and
+optional batch normalization. Each block ends with a pooling layer. The input is
+raw pixels, 0 to 255, because the first layer standardizes them.
 
     network = vgg16(width=1.0, precision="bfloat16", seed=0, ...)
     logits, statistics = network(images, training=True)
     base, head = split_base_and_head(network)
 
 In training a batch-normalization layer returns its batch statistics instead of
-assigning them. The forward pass stays pure, and the step sums statistics and
-gradients over the replicas at once. For the same reason dropout takes its
+assigning them. The forward pass is therefore pure, and the step sums statistics
+and gradients over the replicas at once. For the same reason dropout takes its
 random numbers as an input.
 """
 
@@ -27,8 +26,8 @@ from job.model.layers import BatchNormalization, Dropout, Standardize
 from job.model.pooling import MaxPooling
 from job.model.spec import BLOCK_NAMES, VGG16, Block, block_filters
 
-# Name -> mean, divisor and whether the channels are reversed to blue, green,
-# red. ImageNet's VGG16 was trained with caffe, whose means are ImageNet's
+# Name -> mean, divisor and whether the channels are reversed to BGR. ImageNet's
+# VGG16 was trained with caffe, with the means of ImageNet
 # (keras.applications.imagenet_utils, mode "caffe").
 PREPROCESSING: dict[str, tuple[Sequence[float], Sequence[float], bool]] = {
     "standardize": (PIXEL_MEAN, PIXEL_STD, False),
@@ -45,7 +44,7 @@ _POLICIES = {
     "float16": "mixed_float16",
 }
 
-# By the kind of pooling and whether XLA compiles it.
+# Kind of pooling and whether XLA compiles it -> layer.
 _POOLING_LAYERS = {
     ("max", False): keras.layers.MaxPooling2D,
     ("max", True): MaxPooling,
@@ -82,44 +81,41 @@ def vgg16(
     """Builds the network.
 
     Args:
-      blocks: Layout of the convolutions. Other depths than those of VGG16 give
-        the other networks of the paper.
+      blocks: Depth and filters of each block. Defaults to VGG16. Other depths
+        give the other networks of the paper.
       num_classes: Number of logits, k.
       width: Multiplier of the filters of every convolution, above 0.
       stem_filters: Filters of the first block. If 0, 64 * width.
       pooling: Pooling layer at the end of each block, max or avg.
       pool_padding: Padding of the pooling layers, valid or same. With same, the
-        network also takes image sizes that are not a multiple of 32: the last
-        row and column of a feature map of odd size are pooled by themselves.
+        network also takes image sizes that are not a multiple of 32.
       batch_norm: Whether batch normalization follows each convolution. If
         False, the convolutions have biases.
       batch_norm_momentum: Momentum of the moving statistics, 0 to 1.
       batch_norm_epsilon: Number added to the variance.
       sync_batch_norm: Whether to compute batch statistics over all replicas.
-      init: Initial weights, see `initializers.Initializers`.
+      init: Initial weights; see `initializers.Initializers`.
       preprocessing: Standardization of the pixels, a key of `PREPROCESSING`.
-      input_size: Height and width of the images, s, a multiple of 32. It
-        changes the weights with head_pooling="flatten" only; otherwise the
-        network takes any multiple of 32.
+      input_size: Height and width of the images, s, a multiple of 32. Without
+        head_pooling="flatten" the network takes any multiple of 32.
       head_pooling: Reduction of the last feature map, avg or flatten.
       head_units: Units of the dense ReLU layers before the logits.
-      dropout: Dropout rate after each of these layers, or of the features if
-        there are none, 0 to 1, exclusive.
+      dropout: Dropout rate after each of these layers, or of the features
+        without any, from 0 to below 1.
       precision: Precision of the layers: float32, bfloat16 or float16.
         Variables, statistics and logits are float32.
-      for_cpu: Whether to use the operations that train fastest on CPUs, see
+      for_cpu: Whether to use the operations that train fastest on CPUs; see
         `convolution`. The variables and, up to rounding, the results are equal.
-      for_xla: Whether to use those that train fastest under XLA on a GPU, see
-        `pooling`. The results are equal.
+      for_xla: Whether to use the operations that train fastest under XLA on a
+        GPU; see `pooling`. The results are equal.
       seed: Seed of the initial weights.
 
     Returns:
-      A model from uint8 or float [b, s, s, 3] images, 0 to 255, to a pair:
-      float32 [b, k] logits, and a list with the float32 [c] batch mean and [c]
-      batch variance of each batch-normalization layer, in the order of
-      `non_trainable_variables`. With dropout its input is a list of two: the
-      images, and float32 [b, d] uniform random numbers, 0 to 1; d is
-      `noise_width(model)`.
+      A model from uint8 or float [b, s, s, 3] images, 0 to 255, to float32
+      [b, k] logits and a list of batch statistics. The list has the float32 [c]
+      mean and [c] variance of each batch-normalization layer, in the order of
+      `non_trainable_variables`. With dropout the second input is float32 [b, d]
+      uniform random numbers, 0 to 1, where d is `noise_width(model)`.
     """
     policy = keras.DTypePolicy(_POLICIES[precision])
     initializers = Initializers(
@@ -128,7 +124,7 @@ def vgg16(
         num_layers=sum(block.depth for block in blocks) + len(head_units) + 1,
     )
     convolution = functools.partial(
-        # In float32 the gradient of oneDNN is as fast.
+        # In float32 the filter gradient of oneDNN is as fast.
         Convolution
         if for_cpu and precision == "bfloat16"
         else keras.layers.Conv2D,
@@ -142,7 +138,7 @@ def vgg16(
         epsilon=batch_norm_epsilon,
         synchronized=sync_batch_norm,
     )
-    # A head on a flattened feature map has to know its size.
+    # A head on a flattened feature map needs a fixed size.
     size = input_size if head_pooling == "flatten" else None
     images = keras.Input((size, size, 3), dtype="float32", name="image")
     x = _standardize(images, preprocessing, policy)
@@ -182,7 +178,7 @@ def vgg16(
 def _standardize(
     images: keras.KerasTensor, preprocessing: str, policy: keras.DTypePolicy
 ) -> keras.KerasTensor:
-    """Scales pixels, 0 to 255, as `PREPROCESSING` has it."""
+    """Standardizes pixels, 0 to 255; see `PREPROCESSING`."""
     mean, divisor, bgr = PREPROCESSING[preprocessing]
     return Standardize(
         mean, divisor, bgr=bgr, dtype=policy, name="standardize"
@@ -208,8 +204,8 @@ def _convolutions(
       depth: Number of convolutions.
       filters: Filters of each convolution, f.
       convolution: Constructor of a convolution.
-      normalization: Constructor of the batch normalization. If None, there is
-        none.
+      normalization: Constructor of the batch normalization. If None, it is left
+        out.
       initializers: Source of the initial weights.
       policy: Data types of the layers.
 
@@ -240,7 +236,7 @@ def _pool_features(
     """Reduces the last feature map, [b, h, w, c], to [b, f] features."""
     if head_pooling == "flatten":
         return keras.layers.Flatten(dtype=policy, name=_FEATURES)(x)
-    # In float32, because it is a mean over many pixels.
+    # float32 is needed, because it is a mean over many pixels.
     return keras.layers.GlobalAveragePooling2D(dtype="float32", name=_FEATURES)(
         x
     )
@@ -261,7 +257,7 @@ def _head(
       features: Input, [b, f].
       head_units: Units of the dense ReLU layers before the logits.
       num_classes: Number of logits, k.
-      dropout: Dropout rate, 0 to 1, exclusive.
+      dropout: Dropout rate, from 0 to below 1.
       initializers: Source of the initial weights.
       policy: Data types of the layers.
 
@@ -307,14 +303,15 @@ def _head(
 def split_base_and_head(
     network: keras.Model,
 ) -> tuple[keras.Model, keras.Model]:
-    """Splits a network into two models that share its weights.
+    """Splits a network into a base and a head, which share its weights.
 
     Args:
       network: Network of `vgg16`, without batch normalization.
 
     Returns:
       The base, from images to [b, f] features, and the head, from the features
-      (and the random numbers, if there is dropout) to the outputs of `network`.
+      to the outputs of `network`. With dropout the head has a second input, the
+      random numbers.
     """
     features = network.get_layer(_FEATURES).output
     images, *noise = network.inputs
@@ -324,5 +321,5 @@ def split_base_and_head(
 
 
 def noise_width(network: keras.Model) -> int:
-    """Returns the random numbers that dropout takes per image, 0 if none."""
+    """Returns the number of random numbers per image for dropout, or 0."""
     return network.inputs[1].shape[-1] if len(network.inputs) > 1 else 0

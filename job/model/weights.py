@@ -3,9 +3,9 @@
     weights = load("vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5")
     weights["block1_conv1/kernel"]          # float32 [3, 3, 3, 64]
 
-HDF5 can refer to any other file that the process may read. Links and data sets
-that do are refused, and so is everything that does not have the names and
-shapes of VGG16. Nothing in the file is executed or unpickled.
+An HDF5 file can refer to any file that is readable by the process. Such links
+and data sets are refused, as are names and shapes other than those of VGG16.
+Nothing in the file is executed or unpickled.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from job import errors
 from job.model.spec import kernel_shapes
 from job.storage import download, files, reader
 
-# keras.applications.vgg16: WEIGHTS_PATH_NO_TOP, and the md5 it checks.
+# WEIGHTS_PATH_NO_TOP of keras.applications.vgg16, and its md5.
 IMAGENET = "imagenet"
 _URL = (
     "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
@@ -32,38 +32,43 @@ _URL = (
 _MD5 = "6d6bbae143d832006294945121d1f1fc"
 _DOWNLOAD_SECONDS = 60
 
-# Largest file that is read; the weights alone are 58,858,752 bytes.
+# Largest accepted file; the weights alone are 58,858,752 bytes.
 _MAX_BYTES = 2**28
+
+_FLAG = "--config.model.weights"
+_FIX = "choose a file of Keras' VGG16 without its top layers"
 
 
 def load(source: str, *, max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
-    """Returns the weights that `config.model.weights` names.
+    """Returns the pretrained weights from a file, a bucket or ImageNet.
 
     Args:
       source: Path of a file, gs://BUCKET/OBJECT, or imagenet, which is
         downloaded once to the cache folder, $XDG_CACHE_HOME or ~/.cache.
-      max_bytes: Size of a file above which it is refused.
+      max_bytes: Largest accepted size of the file.
 
     Returns:
       float32 arrays: the kernel [3, 3, i, o] and bias [o] of each convolution,
       as block1_conv1/kernel and block1_conv1/bias.
 
     Raises:
-      DataError: The file cannot be read, or its contents are not exactly that.
-      UnavailableError: It was not available in time; a retry may succeed.
+      DataError: The file cannot be read, or contains anything else.
+      UnavailableError: The file was not available in time.
     """
     if source == IMAGENET:
         return parse(
-            _imagenet(max_bytes), "model.weights=imagenet", max_bytes=max_bytes
+            _imagenet(max_bytes), f"{_FLAG}=imagenet", max_bytes=max_bytes
         )
-    where = f"model.weights={source}"
+    where = f"{_FLAG}={source}"
     if source.startswith("gs://"):
         content = download.fetch(source, most_bytes=max_bytes, what=where)
     else:
         path = pathlib.Path(os.path.expanduser(source))
         read = reader.read_bytes(path, max_bytes=max_bytes, name=where)
         if read is None:
-            raise errors.DataError(f"{where} does not exist")
+            raise errors.DataError(
+                f"{where}: the file does not exist. Fix: correct the path"
+            )
         content = read
     return parse(content, where, max_bytes=max_bytes)
 
@@ -76,14 +81,15 @@ def parse(
     Args:
       content: Bytes of the file.
       where: Name of the file in error messages.
-      max_bytes: Size above which the file is refused.
+      max_bytes: Largest accepted size of the file.
 
     Raises:
       DataError: The contents are not exactly the weights; see `load`.
     """
     if len(content) > max_bytes:
         raise errors.DataError(
-            f"{where}: larger than any VGG16 without its top layers"
+            f"{where}: the file is larger than VGG16 without its top layers."
+            f" Fix: {_FIX}"
         )
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
@@ -93,8 +99,8 @@ def parse(
     except Exception as error:
         # h5py raises exceptions of many types, with long messages.
         raise errors.DataError(
-            f"{where}: not an intact HDF5 file of Keras' VGG16 without its top"
-            f" layers ({errors.first_line(error)}). Fix: download it again"
+            f"{where}: the file is not an intact HDF5 file"
+            f" ({errors.first_line(error)}). Fix: download it again"
         ) from None
 
 
@@ -113,22 +119,24 @@ def _read(file: h5py.File, where: str) -> dict[str, np.ndarray]:
             )
             if dataset is None:
                 raise errors.DataError(
-                    f"{where}: {layer}/{kind} is missing. Fix: a file of Keras'"
-                    " VGG16 without its top layers"
+                    f"{where}: {layer}/{kind} is missing. Fix: {_FIX}"
                 )
             if dataset.shape != wanted or dataset.dtype != np.float32:
                 raise errors.DataError(
                     f"{where}: {layer}/{kind} is {dataset.dtype}"
-                    f" {list(dataset.shape)}, not float32 {list(wanted)}"
+                    f" {list(dataset.shape)}, not float32 {list(wanted)}."
+                    f" Fix: {_FIX}"
                 )
             value = dataset[()]
             if not np.isfinite(value).all():
-                raise errors.DataError(f"{where}: {layer}/{kind} is not finite")
+                raise errors.DataError(
+                    f"{where}: {layer}/{kind} is not finite. Fix: {_FIX}"
+                )
             weights[f"{layer}/{kind}"] = value
     if found:
         raise errors.DataError(
-            f"{where}: contains {sorted(found)[0]}, which VGG16 without its top"
-            " layers does not have"
+            f"{where}: the entry {sorted(found)[0]} does not belong to VGG16"
+            f" without its top layers. Fix: {_FIX}"
         )
     return weights
 
@@ -157,12 +165,14 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
         for name in group:
             seen += 1
             if seen > 1000:
-                raise errors.DataError(f"{where} has too many entries")
+                raise errors.DataError(
+                    f"{where}: the file has too many entries. Fix: {_FIX}"
+                )
             path = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise errors.DataError(
-                    f"{where}: {path} is a link. Fix: a file that contains all"
-                    " of its weights"
+                    f"{where}: {path} is a link. Fix: choose a file that"
+                    " contains all of its weights"
                 )
             entry = group[name]
             if isinstance(entry, h5py.Group):
@@ -170,8 +180,8 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
             elif isinstance(entry, h5py.Dataset):
                 if entry.external or entry.is_virtual:
                     raise errors.DataError(
-                        f"{where}: {path} is stored in another file. Fix: a"
-                        " file that contains all of its weights"
+                        f"{where}: {path} is stored in another file. Fix:"
+                        " choose a file that contains all of its weights"
                     )
                 found[path] = entry
     return found
@@ -180,7 +190,7 @@ def _datasets(file: h5py.File, where: str) -> dict[str, h5py.Dataset]:
 def _imagenet(max_bytes: int) -> bytes:
     folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     path = pathlib.Path(folder, "vgg16-cifar10", _URL.rpartition("/")[2])
-    # A cache that cannot be read is downloaded again. Without a home directory
+    # An unreadable cached file is downloaded again. Without a home directory
     # the path is relative, and nothing is cached.
     with contextlib.suppress(reader.DamagedError, errors.UnavailableError):
         cached = reader.read_bytes(path, max_bytes=max_bytes)
@@ -195,16 +205,16 @@ def _imagenet(max_bytes: int) -> bytes:
         )
         kind = errors.UnavailableError if is_transient else errors.DataError
         raise kind(
-            f"--config.model.weights=imagenet: {_URL} cannot be downloaded"
+            f"{_FLAG}=imagenet: {_URL} cannot be downloaded"
             f" ({errors.first_line(error)}). Fix: download it elsewhere and set"
-            " --config.model.weights to its path"
+            f" {_FLAG} to its path"
         ) from None
     if _md5(content) != _MD5:
         raise errors.DataError(
-            f"--config.model.weights=imagenet: wrong checksum of {_URL},"
-            f" {len(content):,} bytes; the md5 must be {_MD5}. Fix: try again"
+            f"{_FLAG}=imagenet: {_URL} has {len(content):,} bytes and not the"
+            f" md5 {_MD5}. Fix: try again"
         )
-    # Without the cache the next run downloads the file again.
+    # A failure is harmless, because the next run downloads the file again.
     with contextlib.suppress(OSError, errors.StorageError):
         if not path.is_absolute():
             return content

@@ -1,10 +1,11 @@
-"""The record of an ablation: which runs it has, and where they are stored.
+"""Record of an ablation: its runs and their folders.
 
-    record, note = ablation.inspect(workdir)   # None: no ablation
+    record, note = ablation.inspect(workdir)   # None without an ablation
     for variant in record.variants:
         folder = ablation.run_folder(workdir, variant, record.seeds[0])
 
-Written by `modes.ablate`, read by `report.comparison`. Imports no TensorFlow.
+`modes.ablate` writes the record, and `report.comparison` reads it. The module
+does not import TensorFlow.
 """
 
 import dataclasses
@@ -23,13 +24,13 @@ _KIND = {
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The runs of an ablation.
+    """Runs of an ablation.
 
     Attributes:
       variants: Names of the variants, in the order of the ablation. The first
         one is the baseline.
-      seeds: Seeds that each variant is trained with.
-      cumulative: Variants that add to the one before them.
+      seeds: Seeds of the runs of each variant.
+      cumulative: Names of the variants that add to the one before them.
     """
 
     variants: tuple[str, ...]
@@ -43,7 +44,7 @@ def run_folder(workdir: pathlib.Path, variant: str, seed: int) -> pathlib.Path:
 
 
 def inspect(workdir: pathlib.Path) -> reader.Reading[Record]:
-    """Returns an ablation's record, and a note if it is damaged.
+    """Returns the record of an ablation, and a note if it is damaged.
 
     Args:
       workdir: Folder of the ablation, above those of its runs.

@@ -1,14 +1,14 @@
-"""The metrics log of a run: metrics.jsonl and TensorBoard events.
+"""Metrics log of a run: metrics.jsonl and TensorBoard events.
 
-metrics.jsonl has one line per logged step and split, exactly once, however
-often the run was killed and resumed. The events are written from it, and
-rewritten by each attempt, so that they too show each step once.
+metrics.jsonl has exactly one line per logged step and split, even after kills
+and resumes. Each attempt rewrites the events from it, so that they show each
+step once too.
 
     log = MetricsLog(workdir, first_step=0)
     log.write({"step": 50, "split": "train", "loss": 2.1})
     log.sync()                  # before a checkpoint is committed
 
-Reading it needs no TensorFlow.
+The log can be read without TensorFlow.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ _KIND = {
     "split": str,
     "epoch?": Number(0.0),
     "loss?": Number(null=True),
-    # The sum of float32 numbers may be slightly above 1.
+    # A mean of float32 numbers may be slightly above 1.
     "accuracy?": Number(0.0, 1.001),
     "learning_rate?": Number(0.0, null=True),
     "images_per_second?": Number(1e-9, null=True),
     "train_tflop?": Number(0.0),
 }
-# A line per step of a run of a million steps.
+# Size limit of the file, enough for a million steps.
 _MAX_BYTES = 2**28
 
 
 class MetricsLog:
-    """Appends lines to a run's metrics log."""
+    """Metrics log of a run, open for appending."""
 
     def __init__(
         self,
@@ -53,16 +53,16 @@ class MetricsLog:
     ) -> None:
         """Opens the log and drops lines after `first_step`.
 
-        An attempt that was killed before its next checkpoint wrote them; this
-        attempt writes them again.
+        These lines are from an attempt that was killed before its next
+        checkpoint. This attempt writes them again.
 
         Args:
           workdir: Folder of the run, which must exist.
           first_step: Step at which this attempt starts.
           hparams: Dotted field names and values for TensorBoard's HParams
             dashboard. If None, the run does not appear there.
-          picture: PNG to show in TensorBoard, under the file's name. If None,
-            none.
+          picture: PNG for TensorBoard, named after the file. If None, no image
+            is shown.
         """
         self._hparams = hparams
         self._picture = picture
@@ -79,8 +79,10 @@ class MetricsLog:
         self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
-        if events.is_symlink():  # It may lead to the files of another run.
-            raise errors.StorageError(f"{events} is a link. Fix: remove it")
+        if events.is_symlink():  # Its target may belong to another run.
+            raise errors.StorageError(
+                f"{events}: the folder is a link. Fix: remove the link"
+            )
         with self._writing_events():
             for old in events.glob("*.tfevents.*"):
                 old.unlink(missing_ok=True)
@@ -90,16 +92,16 @@ class MetricsLog:
             self._write_event(line)
 
     def rewind(self, step: int) -> None:
-        """Drops lines after `step`, as a new attempt would."""
+        """Drops lines after `step`, as at the start of an attempt."""
         self.close()
         self._open(step)
 
     def has(self, step: int, split: str) -> bool:
-        """Returns whether the log has the line of a step and split."""
+        """Returns whether the log contains the line of a step and split."""
         return (step, split) in self._written
 
     def write(self, line: dict[str, Any]) -> None:
-        """Appends a line: `step`, `split` and scalars."""
+        """Appends a line of `step`, `split` and scalars."""
         line = files.finite(line)
         with files.translate_errors(self._workdir / METRICS):
             self._file.write(json.dumps(line) + "\n")
@@ -116,11 +118,11 @@ class MetricsLog:
             self._events.flush()
 
     def lines(self) -> list[str]:
-        """Returns all lines so far, as JSON, for a checkpoint."""
+        """Returns all lines so far as JSON, for a checkpoint."""
         return [json.dumps(line) for line in self._lines]
 
     def close(self) -> None:
-        """Closes the log; only `rewind` may be called afterwards."""
+        """Closes the log, after which only `rewind` is permitted."""
         self.sync()
         self._file.close()
         self._events.close()
@@ -128,7 +130,7 @@ class MetricsLog:
     def settle(self) -> None:
         """Rewrites the file if another process has changed it.
 
-        That process may have started the same run and lost the race.
+        Such a process may have started the same run and lost the race.
         """
         if [json.dumps(line) for line in read(self._workdir)] != self.lines():
             put_back(self._workdir, self.lines())
@@ -139,7 +141,7 @@ class MetricsLog:
 
         with self._writing_events(), self._events.as_default():
             if self._hparams is not None:
-                # HParams accepts numbers, strings and booleans only.
+                # HParams accepts only numbers, strings and booleans.
                 api.hparams(
                     {
                         name: value
@@ -153,7 +155,7 @@ class MetricsLog:
                 tf.summary.image(self._picture.stem, image[None], step=0)
 
     def _writing_events(self) -> contextlib.AbstractContextManager[None]:
-        """Translates TensorFlow's errors, of a full disk for example."""
+        """Translates TensorFlow's errors, such as that of a full disk."""
         import tensorflow as tf
 
         return files.translate_errors(self._workdir / EVENTS, tf.errors.OpError)
@@ -173,7 +175,7 @@ def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
 
     Args:
       workdir: Folder of the run, which must exist.
-      lines: Lines as `MetricsLog.lines` returned them.
+      lines: Lines of the log as JSON; see `MetricsLog.lines`.
     """
     text = "".join(f"{line}\n" for line in lines)
     files.write_atomically(workdir / METRICS, text.encode())
@@ -185,7 +187,7 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def inspect(workdir: pathlib.Path) -> reader.Reading[list[dict[str, Any]]]:
-    """Returns the lines up to the first invalid one, and a note about that."""
+    """Returns the lines up to the first invalid one, and a note about it."""
     path = workdir / METRICS
     lines: list[dict[str, Any]] = []
     try:

@@ -1,4 +1,4 @@
-"""matplotlib as the job uses it: no window, and no log lines on its fonts.
+"""Import of matplotlib without windows and without log lines on its fonts.
 
     from job.output.plotting import plt
 
@@ -11,7 +11,7 @@ home directory.
 # ruff: noqa: E402
 import logging
 
-# Set before the import, which logs where the list of fonts is stored.
+# The import logs the path of the list of fonts.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 import matplotlib

@@ -4,8 +4,8 @@
     found = load(workdir / PREDICTIONS)      # None if absent or damaged
     found.confusion()                        # int64 [k, k]
 
-New figures can be computed from them without the model and the images. Imports
-no TensorFlow.
+They suffice for new figures, without the model and the images. The module does
+not import TensorFlow.
 """
 
 import dataclasses
@@ -20,13 +20,14 @@ from job import errors
 from job.data.dataset import IMAGE_SIZE, Split
 from job.storage import files, reader
 
-# Number of the most confident mistakes whose images are stored.
+# Number of the most confident mistakes, whose images are stored.
 MISTAKES = 25
 
-# Limit of the file, packed and unpacked; those of a run have 0.5 MB.
+# Size limit of the file, packed and unpacked. A typical file has 0.5 MB.
 _MAX_BYTES = 2**28
 
-# Bins of the reliability diagram; Guo et al. 2017 (arXiv:1706.04599) use 15.
+# Number of bins of the reliability diagram, as in Guo et al. 2017
+# (arXiv:1706.04599).
 _BINS = 15
 
 
@@ -37,9 +38,9 @@ class Bin:
     Attributes:
       low: Lower bound, exclusive.
       high: Upper bound, inclusive.
-      count: Number of images. If 0, the next two are NaN.
-      confidence: Mean of their highest probabilities.
-      accuracy: Fraction that is predicted correctly, 0 to 1.
+      count: Number of images. If 0, the two means are NaN.
+      confidence: Mean of the highest probabilities, 0 to 1.
+      accuracy: Fraction of correct predictions, 0 to 1.
     """
 
     low: float
@@ -55,11 +56,11 @@ class Predictions:
 
     Attributes:
       probabilities: Probability of each of k classes, float32 [n, k].
-      labels: int32 [n], 0 to k - 1.
+      labels: Labels, int32 [n], 0 to k - 1.
       class_names: Names of the k classes, in the order of the labels.
-      mistakes: int64 [m], indices of the most confident mistakes, the most
-        confident first; at most `MISTAKES`.
-      pictures: uint8 [m, 32, 32, 3], their images.
+      mistakes: Indices of the most confident mistakes, the most confident
+        first, int64 [m], m at most `MISTAKES`.
+      pictures: Images of these mistakes, uint8 [m, 32, 32, 3].
     """
 
     probabilities: np.ndarray
@@ -70,28 +71,32 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """Most probable class of each image, int64 [n]."""
+        """Returns the most probable class of each image, int64 [n]."""
         return self.probabilities.argmax(1)
 
     @property
     def confidence(self) -> np.ndarray:
-        """Probability of the most probable class, float32 [n]."""
+        """Returns the probability of the most probable class, float32 [n]."""
         return self.probabilities.max(1)
 
     @property
     def accuracy(self) -> float:
-        """Fraction of images whose most probable class is correct, 0 to 1."""
+        """Returns the fraction of correct predictions, 0 to 1."""
         return float((self.predicted == self.labels).mean())
 
     def confusion(self) -> np.ndarray:
-        """Returns the confusion matrix, int64 [k, k]: label, prediction."""
+        """Returns the confusion matrix, int64 [label, prediction]."""
         classes = len(self.class_names)
         table = np.zeros((classes, classes), np.int64)
         np.add.at(table, (self.labels, self.predicted), 1)
         return table
 
     def calibration(self, bins: int = _BINS) -> list[Bin]:
-        """Returns bins of equal width, from 0 to 1."""
+        """Returns the bins of the reliability diagram.
+
+        Args:
+          bins: Number of bins of equal width, from 0 to 1.
+        """
         right = self.predicted == self.labels
         confidence = self.confidence.astype(np.float64)
         places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, None)
@@ -115,7 +120,7 @@ class Predictions:
         """Returns the expected calibration error, 0 to 1.
 
         It is the mean over images of the difference between a bin's confidence
-        and its accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
+        and accuracy (Naeini et al. 2015; Guo et al. 2017, equation 3).
         """
         return sum(
             b.count / len(self.labels) * abs(b.confidence - b.accuracy)
@@ -124,7 +129,11 @@ class Predictions:
         )
 
     def save(self, path: pathlib.Path) -> None:
-        """Writes the predictions atomically; raises StorageError."""
+        """Writes the predictions atomically.
+
+        Raises:
+          StorageError: The file cannot be written.
+        """
         buffer = io.BytesIO()
         np.savez_compressed(
             buffer,
@@ -143,12 +152,14 @@ def predict(
     """Returns the predictions of logits.
 
     Args:
-      logits: float [n, k], in the order of `split`.
-      split: Images that were scored.
+      logits: Logits, float [n, k], in the order of `split`.
+      split: Scored images and their labels.
       class_names: Names of the k classes, in the order of the labels.
     """
     if len(logits) != len(split):
-        raise ValueError(f"{len(logits)} predictions of {len(split)} images")
+        raise ValueError(
+            f"{len(logits)} predictions do not match {len(split)} images"
+        )
     shifted = logits.astype(np.float64) - logits.max(1, keepdims=True)
     odds = np.exp(shifted)
     probabilities = (odds / odds.sum(1, keepdims=True)).astype(np.float32)
@@ -165,7 +176,7 @@ def predict(
 
 
 def load(path: pathlib.Path) -> Predictions | None:
-    """Returns saved predictions; None if the file is absent or damaged."""
+    """Returns saved predictions, or None if the file is absent or damaged."""
     return inspect(path).value
 
 
@@ -182,7 +193,7 @@ def _read(path: pathlib.Path) -> Predictions | None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > _MAX_BYTES:
-            raise ValueError(f"it unpacks to {size:,} bytes")
+            raise ValueError(f"the arrays have {size:,} bytes")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = Predictions(
                 arrays["probabilities"],
@@ -197,12 +208,12 @@ def _read(path: pathlib.Path) -> Predictions | None:
     except Exception as error:
         # A damaged zip archive raises exceptions of many types.
         reason = errors.first_line(error, 80)
-        raise reader.DamagedError(f"{path} is damaged: {reason}") from None
+        raise reader.DamagedError(f"{path} is damaged ({reason})") from None
     return found
 
 
 def _check(found: Predictions) -> None:
-    """Raises ValueError, or an error of NumPy, if the arrays do not fit."""
+    """Raises ValueError, or an error of NumPy, for inconsistent arrays."""
     classes = len(found.class_names)
     rows, shown = len(found.labels), len(found.mistakes)
     wanted = {
@@ -214,16 +225,18 @@ def _check(found: Predictions) -> None:
     for name, (kind, shape) in wanted.items():
         array = getattr(found, name)
         if array.dtype.kind != kind or array.shape != shape or not rows:
-            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+            raise ValueError(
+                f"the type of {name} is {array.dtype} {list(array.shape)}"
+            )
     if found.pictures.dtype != np.uint8:
-        raise ValueError(f"pictures is {found.pictures.dtype}")
+        raise ValueError(f"the type of pictures is {found.pictures.dtype}")
     for name, limit in (("labels", classes), ("mistakes", rows)):
         array = getattr(found, name)
         if len(array) and not 0 <= array.min() <= array.max() < limit:
-            raise ValueError(f"{name} is out of range, 0 to {limit - 1}")
+            raise ValueError(f"{name} are not in 0 to {limit - 1}")
     if not (
         0 <= found.probabilities.min() <= found.probabilities.max() <= 1.01
     ):
-        raise ValueError("probabilities is out of range, 0 to 1")
+        raise ValueError("probabilities are not in 0 to 1")
     for name in found.class_names:
-        name.encode()  # Raises for a lone surrogate.
+        name.encode()  # This fails for a lone surrogate.

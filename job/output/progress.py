@@ -1,6 +1,6 @@
-"""Progress of a run: a bar on a terminal, plain lines in a log.
+"""Progress of a run, as a bar on a terminal and as lines in a log.
 
-A bar is redrawn in place, which would fill a pod's log with copies of it.
+A bar is redrawn in place, so in a log it would leave many copies.
 
     log_to_stderr()
     progress = Progress(train_steps, first_step=0)
@@ -16,7 +16,7 @@ from absl import logging
 
 
 def log_to_stderr() -> None:
-    """Logs to standard error: a time and a message per line."""
+    """Configures logging to standard error, with a time and a message."""
     handler = _Handler()
     handler.setFormatter(_Formatter("%(message)s"))
     python_logging.getLogger().addHandler(handler)
@@ -24,7 +24,7 @@ def log_to_stderr() -> None:
 
 
 class _Handler(python_logging.StreamHandler):
-    """Writes each line above the bar, if there is one."""
+    """Handler that writes each line above the bar, if any."""
 
     def emit(self, record: python_logging.LogRecord) -> None:
         with tqdm.tqdm.external_write_mode(file=self.stream):
@@ -40,10 +40,10 @@ class _Formatter(python_logging.Formatter):
 
 
 class Progress:
-    """Shows the progress of a run.
+    """Progress display of a run.
 
     On a terminal, a bar is redrawn at each call of `update`. Otherwise only
-    `line` writes anything.
+    `line` writes.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Progress:
         Args:
           train_steps: Number of steps of the run.
           first_step: Number of completed steps.
-          silent: Whether to write neither a bar nor lines.
+          silent: Whether to suppress both the bar and the lines.
         """
         self._silent = silent
         self._bar = tqdm.tqdm(
@@ -67,26 +67,26 @@ class Progress:
 
     @property
     def has_bar(self) -> bool:
-        """Whether a bar is shown, as on a terminal."""
+        """Returns whether a bar is shown, as on a terminal."""
         return not self._bar.disable
 
     def update(self, step: int, text: str) -> None:
-        """Moves the bar to `step`, followed by `text`."""
+        """Moves the bar to `step` and shows `text` after it."""
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def line(self, text: str) -> None:
-        """Logs one line."""
+        """Logs one line above the bar, if any."""
         if not self._silent:
             logging.info("%s", text)
 
     def close(self) -> None:
-        """Ends the bar, which stays visible."""
+        """Ends the bar, which remains visible."""
         self._bar.close()
 
 
 def format_duration(seconds: float) -> str:
-    """Returns a duration with a fitting unit, such as "43 s" or "2 h 05 min".
+    """Returns a duration as text, such as "43 s" or "2 h 05 min".
 
     Args:
       seconds: Duration in seconds, 0 or above.

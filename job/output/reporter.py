@@ -12,11 +12,11 @@ from job.output.progress import Progress, format_duration
 
 
 class Reporter:
-    """Writes each measurement to the metrics log and shows it to the user.
+    """Writer of measurements to the metrics log and the progress display.
 
     Attributes:
       log: Metrics log of the run.
-      progress: Progress bar, or log lines without a terminal.
+      progress: Progress display of the run.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class Reporter:
           train_steps: Number of steps of the run.
           global_batch_size: Number of images per step.
           epoch: Function from a number of steps to a number of epochs.
-          tflop: Function from a number of steps to the cost of training so
-            far, in 10^12 floating-point operations.
+          tflop: Function from a number of completed steps to their cost, in
+            10^12 floating-point operations.
         """
         self.log = log
         self.progress = progress
@@ -46,7 +46,7 @@ class Reporter:
         self._global_batch_size = global_batch_size
         self._epoch = epoch
         self._tflop = tflop
-        # Number of calls of `show`.
+        # Number of calls of `show` so far.
         self._shown = 0
 
     def show(
@@ -57,7 +57,14 @@ class Reporter:
         accuracy: float,
         images_per_second: float,
     ) -> None:
-        """Moves the progress bar; the second call logs the time left."""
+        """Updates the progress bar, and logs the remaining time once.
+
+        Args:
+          step: Number of completed steps.
+          loss: Mean training loss.
+          accuracy: Mean training accuracy, 0 to 1.
+          images_per_second: Throughput of recent calls.
+        """
         self._shown += 1
         eta = self._eta(step, images_per_second)
         self.progress.update(
@@ -67,7 +74,8 @@ class Reporter:
         )
         if self._shown == 2:
             self.progress.line(
-                f"about {eta} left: {self._train_steps - step:,} steps at"
+                f"Estimated time left: {eta} for"
+                f" {self._train_steps - step:,} steps at"
                 f" {images_per_second:,.0f} images/s"
             )
 
@@ -81,16 +89,16 @@ class Reporter:
         images_per_second: float,
         learning_rate: float | None = None,
     ) -> None:
-        """Writes training metrics since the last line, or an evaluation.
+        """Writes the training metrics since the last line, or an evaluation.
 
         Args:
           step: Number of completed steps.
-          split: Name of the split: train, or that of the evaluation.
-          loss: Mean loss; in training with label smoothing.
+          split: Name of the split: train, test or validation.
+          loss: Mean loss, in training with label smoothing.
           accuracy: Mean accuracy, 0 to 1.
           images_per_second: Throughput since the last line, or of the
             evaluation.
-          learning_rate: Learning rate of the last step; None in evaluations.
+          learning_rate: Learning rate of the last step. None in an evaluation.
         """
         self.log.write(
             {
@@ -125,7 +133,7 @@ class Reporter:
             )
 
     def message(self, text: str) -> None:
-        """Writes one line for the user; not part of the metrics."""
+        """Writes one line to the progress display only."""
         self.progress.line(text)
 
     def close(self) -> None:
@@ -137,9 +145,8 @@ class Reporter:
         """Returns the time until the last step, without the evaluations.
 
         It is "?" after the first call, whose throughput includes compilation.
-
-        Phases of a run differ in their cost per step, so the remaining time is
-        in proportion to the remaining floating-point operations.
+        The remaining time is proportional to the remaining floating-point
+        operations, because phases differ in their cost per step.
         """
         if self._shown < 2:
             return "?"

@@ -1,10 +1,10 @@
-"""The result of a finished run: result.json.
+"""Result of a finished run, result.json.
 
     finished(workdir, fields)      # the result of this run, if it is finished
     inspect(workdir)               # any result, and a note if it is damaged
 
-A run is finished if and only if this file exists and matches its config; its
-checkpoints are not read. Imports no TensorFlow.
+A run is finished if and only if this file exists and matches its config. Its
+checkpoints are not read. The module does not import TensorFlow.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from job.storage import reader
 from job.storage.reader import Number
 from job.storage.workdir import RESULT, Workdir
 
-# A resume may change these fields, so the config's fingerprint leaves them
-# out; a run that asks for other values asks for another result all the same.
+# A resume may change these fields, so the fingerprint of a config omits them.
+# Other values nevertheless require another result.
 ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
 
 _ANY = Number(0.0, null=True)
@@ -60,15 +60,16 @@ _KIND = {
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """Scores of one evaluation of a split; accuracies are fractions, 0 to 1.
+    """Scores of one evaluation of a split.
 
     Attributes:
       loss: Mean cross-entropy, without label smoothing.
-      accuracy: Fraction of images whose most probable class is correct.
-      accuracy_tta: The same with flip TTA: logits averaged over each image and
-        its horizontal flip. None if flip TTA was not requested.
-      images: Number of images scored.
-      logits: float32 [images, k], in the order of the split, without TTA.
+      accuracy: Fraction of correct predictions, 0 to 1.
+      accuracy_tta: Accuracy with flip TTA, 0 to 1, from the mean logits of each
+        image and its horizontal flip. None without flip TTA.
+      images: Number of scored images.
+      logits: Logits without flip TTA, float32 [images, k], in the order of the
+        split.
     """
 
     loss: float
@@ -96,29 +97,28 @@ def summarize(
     planned_steps: list[int],
     ended: str,
 ) -> dict[str, Any]:
-    """Returns the result of a run: its final scores, its cost, its settings.
+    """Returns the result of a run, with its scores, cost and settings.
 
     Args:
       fields: Flattened config.
       scores: Scores of the last step, with flip TTA.
       lines: Lines of the metrics log. `images_per_second` of the result is the
         median over its train lines.
-      split: Name of the evaluation split: test, or validation if a fraction of
-        the training images was held out.
+      split: Name of the evaluation split, test or validation.
       train_steps: Number of training steps.
-      train_seconds: Time in the training loop, over all attempts, including
-        evaluations and saves.
-      compile_seconds: Compile time of the newest attempt.
+      train_seconds: Time in the training loop over all attempts, including
+        evaluations and saves, in seconds.
+      compile_seconds: Compile time of the newest attempt, in seconds.
       params: Number of parameters of the model, including the moving
         statistics of batch normalization.
       train_tflop: Floating-point operations of the whole training, in 10^12.
       replicas: Number of replicas of the newest attempt.
-      data_source: tfds, binary, python or synthetic.
+      data_source: Source of the images: tfds, binary, python or synthetic.
       resumes: Number of resumes from a checkpoint.
       rollbacks: Number of rollbacks after a non-finite loss.
-      planned_steps: Length of the training schedule in steps, as of the first
-        attempt, followed by each later value if resumes changed it.
-      ended: Time of the end, in ISO 8601.
+      planned_steps: Planned lengths of the run in steps, from the first attempt
+        and from each resume that changed it.
+      ended: Time of the end in ISO 8601.
     """
     rates = [
         line["images_per_second"] for line in lines if line["split"] == "train"
@@ -149,7 +149,7 @@ def summarize(
 
 
 def evaluated_split(result: dict[str, Any]) -> str:
-    """Returns the split of a result: test, or validation where held out."""
+    """Returns the evaluation split of a result, test or validation."""
     return "test" if "test_accuracy" in result else "validation"
 
 
@@ -169,7 +169,7 @@ def _read(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def finished(workdir: Workdir, fields: dict[str, Any]) -> dict[str, Any] | None:
-    """Returns the result in `workdir`; None unless it is that of `fields`.
+    """Returns the result in `workdir`, or None unless it matches `fields`.
 
     Args:
       workdir: Workdir of the run.
@@ -179,8 +179,8 @@ def finished(workdir: Workdir, fields: dict[str, Any]) -> dict[str, Any] | None:
     if result is None:
         return None
     try:
-        # The saved config lacks the fields that are newer than the run. They
-        # count as their defaults, so that a new field restarts no finished run.
+        # Fields that are newer than the run have their defaults, so that a new
+        # field does not restart a finished run.
         saved = run_config.read_fields(workdir)
     except errors.ConfigError:
         return None

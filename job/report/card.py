@@ -1,7 +1,7 @@
-"""The model card of an exported model: its use, its figures, its limits.
+"""Model card of an exported model, in Markdown.
 
-After Mitchell et al. 2019, "Model Cards for Model Reporting"
-(arXiv:1810.03993). Markdown; `export` fills in {difference}.
+The sections are those of Mitchell et al. 2019, "Model Cards for Model
+Reporting" (arXiv:1810.03993). `export` replaces {difference} by a number.
 """
 
 import json
@@ -10,20 +10,20 @@ from job.config import serialization
 from job.report import render
 from job.report import run as run_lib
 
-# Fields of a result that say how much work the run was.
+# Fields of a result that describe the effort of the run.
 _EFFORT = ("train_steps", "train_seconds", "replicas", "global_batch_size")
 
 
 def write(
     run: run_lib.Run, *, step: int, class_names: tuple[str, ...], crc32c: str
 ) -> str:
-    """Returns the card in Markdown.
+    """Returns the model card in Markdown.
 
     Args:
       run: Files of the run; see `run.read`.
       step: Step of the exported checkpoint.
       class_names: Names of the classes, in the order of the probabilities.
-      crc32c: Checksum of the training images and labels. If "", unknown.
+      crc32c: Checksum of the training images and labels. If "", it is unknown.
     """
     return render.markdown(
         "card.md.j2",
@@ -31,7 +31,7 @@ def write(
         step=step,
         class_names=class_names,
         crc32c=crc32c,
-        # Where the images are stored is not part of the recipe.
+        # The path of the images is not part of the recipe.
         changed=[
             (name, json.dumps(value))
             for name, value in serialization.changed(run.fields).items()

@@ -1,11 +1,11 @@
-"""Charts of the pages: curves, diagrams and bars.
+"""Charts of the reports: curves, diagrams and bars.
 
     figure = curves([Series("train", xs, ys)], x="epoch", y="loss", title="a")
     svg = to_svg(figure, "loss over the epochs")      # for a page
     to_png(figure, path)                              # for a document
 
-An SVG takes colors and fonts from its page, so that a dark page has light
-lines. Names of runs are shown as they are: none is read as mathematics.
+An SVG takes its colors and fonts from the page, so that it fits light and dark
+pages. Names of runs are shown unchanged, and not as mathematical text.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from job.output.plotting import Axes, Figure, plt, ticker
 from job.output.predictions import Bin
 from job.report.render import shorten
 
-# Inches of 72 points: 360 units of SVG, about a phone's width.
+# Width in inches of 72 points. An SVG is 360 units wide, as a phone's screen.
 _WIDTH, _HEIGHT = 5.0, 3.2
 _FONT_SIZE = 10.0
 
 INK, SOFT, FAINT = "#1a1c1f", "#5b626b", "#d5d9de"
 FIRST, SECOND = "#0072b2", "#c25200"
-# The page's CSS variables that replace these colors in an SVG.
+# CSS variables of the page that replace these colors in an SVG.
 _VARIABLES = {
     INK: "var(--ink)",
     SOFT: "var(--soft)",
@@ -39,17 +39,17 @@ _VARIABLES = {
     FIRST: "var(--first)",
     SECOND: "var(--second)",
 }
-# Okabe and Ito's palette, distinguishable for color-blind people.
+# Palette of Okabe and Ito, which is distinguishable for color-blind people.
 PALETTE = (FIRST, SECOND, "#009e73", "#cc79a7", "#56b4e9", "#e69f00", SOFT)
 _DASHES = ("-", "--", ":", "-.")
 
 
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
-    """Sets the look of the charts.
+    """Sets the style of the charts.
 
-    A character that matplotlib's font lacks causes no warning, because the
-    page's font has it or shows a box.
+    Warnings of characters that matplotlib's font lacks are suppressed, because
+    the page uses another font.
     """
     look = plt.style.context(pathlib.Path(__file__).with_suffix(".mplstyle"))
     with look, warnings.catch_warnings(action="ignore", category=UserWarning):
@@ -58,12 +58,12 @@ def _style() -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line of a chart.
+    """Line of a chart.
 
     Attributes:
-      name: Name, written at the end of the line. If "", none.
+      name: Name at the end of the line. If "", the line has no name.
       xs: Values on the x axis.
-      ys: Values on the y axis; NaN leaves a gap.
+      ys: Values on the y axis. NaN leaves a gap.
       marked: Whether each value has a dot, for few values.
       low: Lower end of a band around the line. If empty, no band.
       high: Upper end of the band.
@@ -91,12 +91,12 @@ def curves(
     """Draws lines, each with its name and its last value at its end.
 
     Args:
-      series: The lines.
-      x: Label of the x axis, with its unit.
-      y: Label of the y axis, with its unit.
+      series: Lines of the chart.
+      x: Label of the x axis with its unit.
+      y: Label of the y axis with its unit.
       title: Title of the chart.
       marks: Positions of dotted vertical lines on the x axis.
-      low: Lower end of the y axis. If None, from the values.
+      low: Lower end of the y axis. If None, chosen from the values.
       log: Whether the y axis is logarithmic.
       form: Format of the last values.
     """
@@ -136,7 +136,12 @@ def curves(
 
 
 def reliability(bins: Sequence[Bin], *, title: str) -> Figure:
-    """Draws accuracy over confidence, and the number of images per bin."""
+    """Draws accuracy over confidence, and the number of images per bin.
+
+    Args:
+      bins: Bins of the reliability diagram.
+      title: Title of the chart.
+    """
     with _style():
         figure = Figure(figsize=(_WIDTH, 4.2))
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -165,7 +170,7 @@ def reliability(bins: Sequence[Bin], *, title: str) -> Figure:
 def changes(
     names: Sequence[str], values: Sequence[float], errors: Sequence[float]
 ) -> Figure:
-    """Draws a bar from each value to the next: what each step adds.
+    """Draws the change of each step as a bar from its previous value.
 
     Args:
       names: Names of the steps, from the first to the last.
@@ -204,10 +209,10 @@ def changes(
 def dots(
     names: Sequence[str], values: Sequence[Sequence[float]], *, noise: float
 ) -> Figure:
-    """Draws the accuracy of each run, a row per variant.
+    """Draws the accuracy of each run, with a row per variant.
 
     Args:
-      names: Names of the variants. The others are compared with the first.
+      names: Names of the variants, the first of which is the reference.
       values: Accuracies of each variant's runs, in percent.
       noise: Half the width of the band around the first mean, in percentage
         points.
@@ -237,7 +242,7 @@ def dots(
 
 
 def _axes(title: str, lines: int) -> tuple[Figure, Axes]:
-    """Returns a figure that is high enough for a label per line."""
+    """Returns a figure with space for a label per line."""
     height = max(_HEIGHT, 1.3 + 0.2 * lines)
     figure = Figure(figsize=(_WIDTH, height))
     axes = figure.add_subplot()
@@ -260,18 +265,18 @@ def _rows(title: str, names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _label(name: str) -> str:
-    """Returns a name of a person's choice as a short label."""
+    """Returns a user-defined name as a short label."""
     return shorten(printable(name), 22)
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
-    """Writes labels to the right of the axes, none over another.
+    """Writes labels to the right of the axes without overlaps.
 
     Args:
       axes: Axes with their final limits.
       ends: Text, y value and color of each label.
     """
-    # About 70% of the height of a figure, which is in points, is the axes'.
+    # The axes take about 70% of the height of a figure, which is in points.
     gap = 1.25 * _FONT_SIZE / (0.7 * axes.figure.bbox.height)
     scale = axes.transScale + axes.transLimits
     placed: list[tuple[float, str, str]] = []
@@ -303,7 +308,7 @@ def to_svg(figure: Figure, title: str) -> Markup:
     """Returns a figure as an SVG element.
 
     Args:
-      figure: The figure.
+      figure: Figure to convert.
       title: Text for screen readers.
     """
     buffer = io.StringIO()
@@ -318,13 +323,13 @@ def to_svg(figure: Figure, title: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<style[^>]*>.*?</style>", "", svg, flags=re.DOTALL)
-    # Ids must be unique in a page, which has several charts.
+    # Ids would not be unique in a page with several charts.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     svg = re.sub(r" font-family: [^;]*;", "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
-    # The page's column sets the width.
+    # The column of the page sets the width.
     head, rest = svg.split(">", 1)
     box = re.search(r'viewBox="[^"]*"', head)
     assert box

@@ -1,14 +1,14 @@
-"""Compares runs: compare.html, with their config differences and curves.
+"""Comparison of runs, with their config differences and curves.
 
-    WORKDIR/compare.html            the page
-    WORKDIR/compare.csv             a row per run
-    WORKDIR/report.md               the page's table
-    WORKDIR/*.png                   two of its charts, for documents
+    WORKDIR/compare.html            page
+    WORKDIR/compare.csv             table with a row per run
+    WORKDIR/report.md               table of the page
+    WORKDIR/*.png                   two charts of the page, for documents
 
     print(write_report([pathlib.Path("runs/ladder")]))
 
-Reads the workdirs of ablations and of single runs. Runs with the same variant
-are seeds of it. Imports no TensorFlow.
+The workdirs are those of ablations and of single runs. Runs of the same variant
+differ in their seeds. The module does not import TensorFlow.
 """
 
 import csv
@@ -41,8 +41,8 @@ from job.storage.workdir import (
     Workdir,
 )
 
-# Standard deviation of the accuracy of one run between seeds, in percentage
-# points: 12 pairs of seeds on CIFAR-10, see docs/results.md.
+# Standard deviation of a run's accuracy between seeds, in percentage points,
+# from 12 pairs of seeds on CIFAR-10 (docs/results.md).
 NOISE = 0.42
 
 # Columns of the CSV that come from result.json.
@@ -51,24 +51,28 @@ _RESULTS = (
     *("images_per_second", "train_tflop"),
 )
 
-# Fields that differ between runs of one setting.
+# Fields that may differ between runs of one setting.
 _PER_RUN = ("seed", "data.dir")
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Runs of one setting, with a seed each.
+    """Runs of one setting with different seeds.
 
     Attributes:
       name: Name of the setting.
-      runs: Its runs; some may have diverged, or not be finished.
+      runs: Runs of the setting. Some may have diverged or be unfinished.
     """
 
     name: str
     runs: tuple[Run, ...]
 
     def scores(self, name: str) -> list[float]:
-        """Returns a score of each finished run that has it, 0 to 1."""
+        """Returns a score, 0 to 1, of the finished runs that have it.
+
+        Args:
+          name: Name of the score, such as accuracy_tta.
+        """
         return [s for run in self.runs if (s := run.score(name)) is not None]
 
     def percents(self) -> list[float]:
@@ -76,7 +80,11 @@ class Variant:
         return [100 * score for score in self.scores("accuracy")]
 
     def median(self, name: str) -> float | None:
-        """Returns the median of a figure of the results; None if absent."""
+        """Returns the median of a number of the results, or None if absent.
+
+        Args:
+          name: Name of a number in result.json.
+        """
         found = [v for run in self.runs if (v := run.figure(name)) is not None]
         return statistics.median(found) if found else None
 
@@ -99,17 +107,17 @@ def write_report(
     """Writes the page, the CSV, the table and the charts.
 
     Args:
-      folders: Workdirs of ablations or of single runs. The first one, which
-        need not hold a run, receives the files.
-      names: Names of single runs, one per folder. If empty, those of the
+      folders: Workdirs of ablations or of single runs. The files are written to
+        the first one, which need not contain a run.
+      names: Names of single runs, one per folder. If empty, the names of the
         folders.
       links: Whether the page links to the reports of the runs.
 
     Returns:
-      The table, in Markdown.
+      The table in Markdown.
 
     Raises:
-      ConfigError: None of the folders contains a run, or one is damaged.
+      ConfigError: No folder contains a run, or a run is damaged.
     """
     names = names or [folder.name for folder in folders]
     out = folders[0]
@@ -120,7 +128,7 @@ def write_report(
     ]
     if not found:
         said = ", ".join(errors.printable(name) for name in names)
-        raise errors.ConfigError(f"--runs: no run in {said}. Fix: train first")
+        raise errors.ConfigError(f"{said}: no run was found. Fix: train first")
     variants = [
         Variant(name, tuple(run for variant, run in found if variant == name))
         for name in dict.fromkeys(variant for variant, _ in found)
@@ -191,7 +199,7 @@ def _link(run: Run, out: pathlib.Path) -> str:
 
 
 def table(variants: Sequence[Variant]) -> tuple[list[str], list[list[str]]]:
-    """Returns the heads and the rows of the table, as text."""
+    """Returns the headings and the rows of the table as text."""
     base = variants[0].percents()
     rows = []
     for variant in variants:
@@ -227,7 +235,7 @@ def _spread(percents: Sequence[float]) -> str:
 
 
 def _change(own: Sequence[float], base: Sequence[float]) -> str:
-    """Returns the difference of two means, or that it is within the noise."""
+    """Returns the difference of two means, or "within noise"."""
     by = statistics.fmean(own) - statistics.fmean(base)
     return "within noise" if abs(by) < _noise(own, base) else f"{by:+.2f}"
 
@@ -238,7 +246,7 @@ def _noise(own: Sequence[float], base: Sequence[float]) -> float:
 
 
 def differences(variants: Sequence[Variant]) -> list[tuple[str, list[str]]]:
-    """Returns the fields in which variants differ, with their JSON values."""
+    """Returns the fields in which variants differ, with values as JSON."""
     configs = [variant.runs[0].fields for variant in variants]
     names = dict.fromkeys(name for fields in configs for name in fields)
     found = []
@@ -256,8 +264,8 @@ def to_csv(variants: Sequence[Variant], fields: Sequence[str]) -> str:
     """Returns a CSV with a row per run.
 
     Args:
-      variants: The runs.
-      fields: Fields of the config that get a column.
+      variants: Variants with their runs.
+      fields: Fields of the config that have a column.
     """
     scores = ("accuracy", "accuracy_tta", "loss")
     text = io.StringIO()
@@ -278,7 +286,7 @@ def to_csv(variants: Sequence[Variant], fields: Sequence[str]) -> str:
 def _plots(
     variants: Sequence[Variant], cumulative: Sequence[str]
 ) -> list[tuple[str, str, Figure]]:
-    """Returns title, file name and figure of each chart; "" if no file."""
+    """Returns title, file name ("" without a file) and figure of each chart."""
     plots = []
     done = [variant for variant in variants if variant.percents()]
     for column, x, name in (
@@ -292,12 +300,12 @@ def _plots(
                 x=x,
                 y="accuracy, %",
                 title="Accuracy by " + x.partition(",")[0],
-                # The first half of the training is steep and tells little.
+                # The first half of the training is steep and less relevant.
                 low=min(line.ys[len(line.ys) // 2] for line in series) - 3,
                 form=".2f",
             )
             plots.append((f"accuracy by {x}", name, figure))
-    # A side branch is not part of the sum of the changes.
+    # A side branch does not contribute to the sum of the changes.
     path = [v for v in done if v.name in cumulative]
     if len(path) > 1:
         figure = charts.changes(
@@ -322,7 +330,7 @@ def _series(variant: Variant, column: str) -> list[Series]:
     """Returns the mean curve of a variant's evaluations, or one per run.
 
     Args:
-      variant: The runs.
+      variant: Variant with its runs.
       column: Column of the metrics log for the x axis.
     """
     curves = []

@@ -1,10 +1,9 @@
-"""The report of one run: WORKDIR/report.html, one self-contained page.
+"""Report of one run, the self-contained page WORKDIR/report.html.
 
-    write(pathlib.Path("runs/a"))      # of a run in progress or a finished one
+    write(pathlib.Path("runs/a"))      # a run in progress or a finished one
 
-Reads the small files of a workdir. The page names the files that are absent or
-damaged and shows the rest; it loads nothing from a server. Imports no
-TensorFlow.
+The page names the files that are absent or damaged and shows the others. It
+loads nothing from a server. The module does not import TensorFlow.
 """
 
 import datetime
@@ -24,14 +23,15 @@ from job.report.render import is_number
 from job.storage import files
 from job.storage.workdir import REPORT, Workdir
 
-# A larger loss is that of a run that diverges; that of guessing is about 2.3.
+# Upper end of the loss axis. Guessing has a loss of about 2.3, and a run with a
+# much larger one diverges.
 _LARGE_LOSS = 30.0
-# Below this accuracy in percent, a part of the axis would show noise only.
+# Accuracy in percent below which a zoomed axis would show only noise.
 _LOW_ACCURACY = 30.0
 
 
 def write(workdir: Workdir) -> pathlib.Path:
-    """Writes the page of a run into its workdir; returns the page's path.
+    """Writes the page of a run into its workdir and returns its path.
 
     Args:
       workdir: Workdir of the run, finished or not.
@@ -46,7 +46,7 @@ def write(workdir: Workdir) -> pathlib.Path:
 
 
 def to_html(run: run_lib.Run) -> bytes:
-    """Returns the page of a run."""
+    """Returns the page of a run in UTF-8."""
     return render.html(
         "page.html.j2",
         run=run,
@@ -74,7 +74,7 @@ def _last(run: run_lib.Run, name: str, split: str = "train") -> float | None:
 
 
 def _train_images(run: run_lib.Run) -> int | None:
-    """Returns the number of training images; None if unknown."""
+    """Returns the number of training images, or None if unknown."""
     step, epoch = _last(run, "step"), _last(run, "epoch")
     if not step or not epoch:
         return None
@@ -82,10 +82,10 @@ def _train_images(run: run_lib.Run) -> int | None:
 
 
 def _smoothing_floor(run: run_lib.Run) -> float:
-    """Returns the least training loss that label smoothing permits.
+    """Returns the minimum training loss with label smoothing.
 
-    It is the entropy of a target, whose right class has 1 - s + s/k and whose
-    other classes have s/k each (Szegedy et al. 2016, arXiv:1512.00567).
+    It is the entropy of a target with 1 - s + s/k for the correct class and s/k
+    for each other class (Szegedy et al. 2016, arXiv:1512.00567).
     """
     smoothing, classes = run.setting("optimizer.label_smoothing"), _classes(run)
     if not 0 < smoothing < 1:
@@ -107,7 +107,7 @@ def _learning_curves(run: run_lib.Run) -> list[Markup]:
         marked = split != "train"
         epochs, values = run.of(split, "loss")
         if not marked:
-            # A perfect network has 0 and guessing ln k, as in the evaluation.
+            # As in the evaluation, the minimum is 0 and guessing has ln k.
             scale = guess / (guess - floor)
             values = [scale * (value - floor) for value in values]
         losses.append(Series(split, epochs, values, marked))
@@ -186,7 +186,8 @@ def _class_rows(scored: Predictions) -> list[tuple[str, float, str, float]]:
 
     Returns:
       Name, accuracy, most frequent wrong prediction, and its fraction of the
-      class. In the order of the labels; if they are many, of the accuracy.
+      class. A few classes are in the order of the labels, many in the order of
+      the accuracy.
     """
     names, rows = scored.class_names, []
     for index, counts in enumerate(scored.confusion()):
@@ -200,7 +201,7 @@ def _class_rows(scored: Predictions) -> list[tuple[str, float, str, float]]:
 
 
 def _seconds(time: Any) -> float | None:
-    """Returns an ISO 8601 time in seconds since the epoch; None if invalid."""
+    """Returns an ISO 8601 time in seconds since the epoch, None if invalid."""
     try:
         return datetime.datetime.fromisoformat(time).timestamp()
     except (TypeError, ValueError, OverflowError):

@@ -3,10 +3,9 @@
     page = render.html("page.html.j2", run=run, svg=svg)
     card = render.markdown("card.md.j2", run=run)
 
-Names of runs, classes, files and fields come from people and from files. No
-template escapes them: each text that a template prints is escaped for its
-format, and control characters become visible. Only `markupsafe.Markup` is
-printed unchanged.
+Names of runs, classes, files and fields come from people and from files. Each
+text in a template is therefore escaped for its format, and control characters
+become visible. Only `markupsafe.Markup` is inserted unchanged.
 """
 
 import base64
@@ -27,30 +26,40 @@ from PIL import Image
 from job.errors import printable
 
 _FOLDER = pathlib.Path(__file__).parent
-# Punctuation with a meaning in Markdown or HTML. An underscore within a word
-# has none.
+# Punctuation with a meaning in Markdown or HTML, except an underscore within a
+# word.
 _SPECIAL = re.compile(r"[&<>|*`\[\]\\#~$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def html(template: str, **values: Any) -> bytes:
-    """Returns a page in UTF-8."""
+    """Returns a page in UTF-8.
+
+    Args:
+      template: File name of the template.
+      **values: Variables of the template.
+    """
     page = _environment(printable).get_template(template).render(values)
     return page.encode()
 
 
 def markdown(template: str, **values: Any) -> str:
-    """Returns a Markdown text, of GitHub's dialect."""
+    """Returns a text in GitHub's Markdown.
+
+    Args:
+      template: File name of the template.
+      **values: Variables of the template.
+    """
     environment = _environment(escape_markdown)
     return environment.get_template(template).render(values)
 
 
 def escape_markdown(text: str) -> Markup:
-    """Returns a text that is neither Markdown nor HTML, and fits in a table."""
+    """Returns a text with its Markdown and HTML escaped, for a table cell."""
     return Markup(_SPECIAL.sub(lambda m: f"&#{ord(m[0])};", printable(text)))
 
 
 def code_markdown(value: Any) -> Markup:
-    """Returns a text as a code span that fits in a table."""
+    """Returns a text as a code span for a table cell."""
     text = printable(str(value)).replace("|", r"\|")
     runs = [len(ticks) for ticks in re.findall("`+", text)]
     fence = "`" * (max(runs, default=0) + 1)
@@ -59,18 +68,24 @@ def code_markdown(value: Any) -> Markup:
 
 
 def breakable(value: Any) -> Markup:
-    """Returns HTML that may be broken between the words of a path or field."""
+    """Returns HTML with break points between the words of a path or field."""
     text = str(escape(printable(str(value))))
     return Markup(re.sub(r"([._/])(?=[a-zA-Z])", r"\1<wbr>", text))
 
 
 def percent(fraction: Any) -> str:
-    """Returns a fraction as a percentage; "" if it is not a number."""
+    """Returns a fraction as a percentage, or "" if it is not a number."""
     return number(fraction, ".2%")
 
 
 def number(value: Any, form: str = ",.0f", unit: str = "") -> str:
-    """Returns a number as text; "" if it is not a finite number."""
+    """Returns a number as text, or "" if it is not finite.
+
+    Args:
+      value: Value, which may have any type.
+      form: Format of the number.
+      unit: Unit after the number.
+    """
     return format(value, form) + unit if is_number(value) else ""
 
 
@@ -84,7 +99,7 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def duration(seconds: Any) -> str:
-    """Returns a duration in two units; "" if it is not a finite number."""
+    """Returns a duration in two units, or "" if it is not a finite number."""
     if not is_number(seconds):
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -100,7 +115,7 @@ def plural(count: float, noun: str) -> str:
 
 
 def png(image: np.ndarray) -> bytes:
-    """Returns uint8 [h, w, 3] as a PNG file."""
+    """Returns an image, uint8 [h, w, 3], as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "png")
     return buffer.getvalue()
@@ -124,7 +139,7 @@ def _environment(escape_text: Callable[[str], str]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
-        # Markup is a string as well, and already escaped.
+        # Markup is a string that is already escaped.
         finalize=lambda v: escape_text(v) if type(v) is str else v,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -1,11 +1,11 @@
-"""The files of one run, finished or in progress, read for a report.
+"""Files of one run, finished or in progress, for a report.
 
     run = read(pathlib.Path("runs/a"))
     run.of("test", "accuracy")         # epochs, accuracies
 
-Reads the small files and the newest checkpoint's header. A report can do
-without each of them except for the config: `notes` names the damaged ones.
-Imports no TensorFlow.
+These are the small files and the header of the newest checkpoint. A report
+requires only the config, and `notes` names the damaged files. The module does
+not import TensorFlow.
 """
 
 import dataclasses
@@ -42,20 +42,20 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The files of a run.
+    """Files of a run.
 
     Attributes:
-      name: Workdir as the user gave it.
+      name: Name of the workdir on the command line.
       fields: Flattened config.
       lines: Lines of the metrics log.
-      result: Contents of result.json; empty if the run is not finished.
-      failure: Contents of failure.json; empty if the run did not diverge.
-      manifest: Resume metadata of the newest checkpoint; empty without one.
-      step: Step of the newest checkpoint; 0 without one.
-      scored: Predictions; None if absent.
-      augmentation: Bytes of augmentation.png; None if absent.
-      diagnosis: Contents of diagnose.json; empty if absent.
-      notes: A sentence on each damaged file.
+      result: Contents of result.json. Empty if the run is not finished.
+      failure: Contents of failure.json. Empty if the run did not diverge.
+      manifest: Resume metadata of the newest checkpoint. Empty without one.
+      step: Step of the newest checkpoint. 0 without one.
+      scored: Predictions. None if absent.
+      augmentation: Bytes of augmentation.png. None if absent.
+      diagnosis: Contents of diagnose.json. Empty if absent.
+      notes: Sentence on each damaged file.
     """
 
     name: str
@@ -72,23 +72,28 @@ class Run:
 
     @property
     def split(self) -> str:
-        """Name of the evaluation split: validation if one is held out."""
+        """Returns the evaluation split, validation if one is held out."""
         held_out = self.fields.get("data.validation_fraction")
         return "validation" if held_out else "test"
 
     @property
     def starts(self) -> list[dict[str, Any]]:
-        """Attempts of the run, as the newest checkpoint lists them."""
+        """Returns the attempts of the run from the newest checkpoint."""
         return self.manifest.get("starts", [])
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the images were computed, not photographed."""
+        """Returns whether the images are synthetic."""
         named = self.fields.get("data.source")
         return "synthetic" in (named, self.result.get("data_source"))
 
     def of(self, split: str, name: str) -> tuple[list[float], list[float]]:
-        """Returns the epochs and values of a column of the metrics log."""
+        """Returns the epochs and values of a column of the metrics log.
+
+        Args:
+          split: Name of the split: train, test or validation.
+          name: Name of the column.
+        """
         found = [
             (line["epoch"], line[name])
             for line in self.lines
@@ -99,16 +104,16 @@ class Run:
         return [e for e, _ in found], [v for _, v in found]
 
     def figure(self, name: str) -> float | None:
-        """Returns a number of the result; None if absent."""
+        """Returns a number of the result, or None if absent."""
         value = self.result.get(name)
         return value if is_number(value) else None
 
     def score(self, name: str) -> float | None:
-        """Returns a score of the evaluation split; None if absent."""
+        """Returns a score of the evaluation split, or None if absent."""
         return self.figure(f"{self.split}_{name}")
 
     def setting(self, name: str) -> float:
-        """Returns a number of the config; 0.0 if absent."""
+        """Returns a number of the config, or 0.0 if absent."""
         return self.fields.get(name) or 0.0
 
 
@@ -160,11 +165,11 @@ def _inspect_json(path: pathlib.Path, kind: reader.Kind) -> Reading[Any]:
 def _read_png(path: pathlib.Path) -> bytes | None:
     content = reader.read_bytes(path, max_bytes=_MAX_PNG_BYTES)
     if content is not None and not content.startswith(_PNG):
-        raise reader.DamagedError(f"{path} is not a PNG file")
+        raise reader.DamagedError(f"{path}: the file is not a PNG file")
     return content
 
 
 def texts(value: Any) -> dict[str, str]:
-    """Returns a dict with its values as text; {} if it is not a dict."""
+    """Returns a dict with its values as text, or {} if it is not a dict."""
     items = value.items() if isinstance(value, dict) else ()
     return {name: str(text) for name, text in items}

@@ -20,7 +20,7 @@ from job.supervision.preemption import StopRequest
 def translate_errors() -> Iterator[None]:
     """Re-raises errors of the operating system as StorageError.
 
-    All others that are unexpected are written to the termination log.
+    Other unexpected errors are written to the termination log and re-raised.
     """
     try:
         yield
@@ -39,17 +39,22 @@ def translate_errors() -> Iterator[None]:
 
 
 def report_error(error: errors.JobError, stop: StopRequest) -> int:
-    """Prints an error as the last line; returns its exit code."""
+    """Prints an error as the last line and returns its exit code.
+
+    Args:
+      error: Error that ends the job.
+      stop: Stop request, which reserves the last line.
+    """
     _flush_logs()
     stop.claim_last_line()
     kind = errors.kind_of(error).__name__
     name = re.sub(r"(?<!^)(?=[A-Z])", " ", kind).lower()
     if isinstance(error, errors.PreemptedError):
         name = "preempted"
-    # The message may quote a file name or a damaged file.
+    # The message may contain text from a file name or a damaged file.
     line = errors.printable(f"{name}: {' '.join(str(error).split())}")
-    # In one write: other threads may write at the same time.
-    with contextlib.suppress(OSError):  # The reader has left.
+    # A single write keeps the line intact if other threads write too.
+    with contextlib.suppress(OSError):  # The pipe may have no reader.
         sys.stderr.write(f"{line}\n")
     termination.write(error.exit_code, line)
     return error.exit_code
@@ -58,8 +63,11 @@ def report_error(error: errors.JobError, stop: StopRequest) -> int:
 def exit_on_thread_error(failed: threading.ExceptHookArgs) -> None:
     """Ends the process after an exception in a thread.
 
-    By default Python prints a traceback, and the process would wait forever or
-    continue without the thread's work.
+    By default Python would only print a traceback, and the process would wait
+    forever or continue without the thread's work.
+
+    Args:
+      failed: Exception and thread, as in `threading.excepthook`.
     """
     if failed.exc_type is SystemExit:
         return
@@ -81,9 +89,13 @@ def _flush_logs() -> None:
 
 
 def exit_now(code: int) -> None:
-    """Ends the process without waiting for threads or exit handlers."""
+    """Ends the process without waiting for threads or exit handlers.
+
+    Args:
+      code: Exit code.
+    """
     _flush_logs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):  # The reader has left.
+        with contextlib.suppress(OSError, ValueError):  # It may be closed.
             stream.flush()
     os._exit(code)

@@ -4,10 +4,10 @@
     stop.install()      # before the import of TensorFlow, which takes seconds
     stop.check()        # between two pieces of work
 
-The main thread polls the request, saves its state and exits. If it cannot poll
-(during a compilation or a call into native code), a thread ends the process
-shortly before the end of the grace period, or immediately on a second signal.
-Imports no TensorFlow.
+The main thread polls the request, saves its state and exits. During a
+compilation or another native call it cannot poll. A thread then ends the
+process shortly before the end of the grace period, or immediately on a second
+signal. The module does not import TensorFlow.
 """
 
 import contextlib
@@ -24,30 +24,31 @@ from typing import NoReturn
 from job import errors
 from job.supervision import termination
 
-# Time from the signal until the process is killed. Defaults elsewhere: 30 s in
-# Kubernetes, 15 s on GKE Spot, 10 s with `docker stop`.
+# Time from the signal until the process is killed. It is 30 s in Kubernetes, 15
+# s on GKE Spot and 10 s with `docker stop`.
 GRACE_SECONDS = 25.0
 
-# Time before the end of the grace period at which the process exits; at most
+# Time before the end of the grace period at which the process exits, at most
 # half of the period.
 _MARGIN_SECONDS = 2.0
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Environment variable with the id of the parent process to end with.
+# Environment variable with the id of the parent, whose end requests a stop.
 PARENT_VARIABLE = "JOB_PARENT"
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
 
 class StopRequest:
-    """A request to stop the process, by a signal or by another worker.
+    """Request to stop the process, by a signal or by another worker.
 
     Attributes:
-      requested: Whether the process was asked to stop.
-      grace_seconds: Time from the signal until the process is killed.
-      saved: Description of the saved state, for the last line of the log. Code
-        that commits a checkpoint updates it.
+      requested: Whether a stop was requested.
+      grace_seconds: Time from the signal until the process is killed, in
+        seconds.
+      saved: Description of the saved state, for the last line of the log. Each
+        commit of a checkpoint updates it.
       has_saved: Whether this process has committed a checkpoint.
     """
 
@@ -64,9 +65,9 @@ class StopRequest:
         self._installed = False
 
     def install(self) -> None:
-        """Installs the signal handlers; must be called by the main thread."""
-        # Python runs a handler in the main thread, after it has returned from
-        # native code. Python's C handler writes to this pipe immediately.
+        """Installs the signal handlers, from the main thread."""
+        # Python runs a handler only after the main thread has returned from
+        # native code, but its C handler writes to this pipe immediately.
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -85,18 +86,18 @@ class StopRequest:
 
     def _end_with(self, parent: int) -> None:
         """Requests a stop when the parent process ends."""
-        with contextlib.suppress(OSError, AttributeError):  # Linux alone.
+        with contextlib.suppress(OSError, AttributeError):  # Linux only.
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:  # It ended before the call above.
+        if os.getppid() != parent:  # It may have ended before the call above.
             signal.raise_signal(signal.SIGTERM)
 
     def listen(self) -> None:
-        """Reinstalls the handlers, if a library has replaced them."""
+        """Reinstalls the handlers after a library has replaced them."""
         for number in _SIGNALS if self._installed else ():
             signal.signal(number, self._remember)
 
     def check(self) -> None:
-        """Raises PreemptedError if the process was asked to stop."""
+        """Raises PreemptedError if a stop was requested."""
         if self.requested:
             raise errors.PreemptedError(
                 f"stopped by {self._signal}: {self.saved}"
@@ -106,7 +107,7 @@ class StopRequest:
         """Requests a stop on behalf of another process.
 
         Args:
-          who: Name of the signal or process, for messages.
+          who: Name of the signal or process for messages.
         """
         if not self.requested:
             self._signal = who
@@ -114,7 +115,7 @@ class StopRequest:
             self.requested = True
 
     def note_saved(self, step: int) -> None:
-        """Records a commit of this process."""
+        """Records a commit of this process for the last line of the log."""
         self.note_restored(step)
         self.has_saved = True
 
@@ -127,7 +128,7 @@ class StopRequest:
         )
 
     def remaining(self) -> float:
-        """Returns the seconds left to save; infinity if not asked to stop."""
+        """Returns the seconds left for a save, infinity without a request."""
         margin = self._margin()
         return self._since + self.grace_seconds - margin - time.monotonic()
 
@@ -151,7 +152,7 @@ class StopRequest:
         while (number := os.read(reader, 1)[0]) not in _SIGNALS:
             pass
         self._remember(number)
-        # Not after the last line of the main thread, if it is printed already.
+        # The main thread may have printed its last line already.
         if self._leaving.acquire(blocking=False):
             self._say(
                 f"{self._signal}: saving and exiting; send it again to exit"
@@ -161,11 +162,11 @@ class StopRequest:
         while (seconds := self.remaining()) > 0:
             if select.select([reader], [], [], seconds)[0]:
                 if os.read(reader, 1)[0] in _SIGNALS:
-                    self._exit_now("a second signal ended it immediately")
+                    self._exit_now("a second signal ended the process")
         self._exit_now("the grace period ended before the current work")
 
     def _exit_now(self, why: str) -> NoReturn:
-        # Waits for the main thread, which may be printing its own last line.
+        # The main thread may be printing its own last line.
         if self._leaving.acquire(timeout=self._margin() / 2):
             line = f"preempted: stopped by {self._signal}, {why}: {self.saved}"
             self._say(line)
@@ -173,5 +174,5 @@ class StopRequest:
         os._exit(errors.PreemptedError.exit_code)
 
     def _say(self, text: str) -> None:
-        # Logging takes locks that the interrupted code may hold.
+        # Logging would take locks that the interrupted code may hold.
         termination.say(f"{text}\n")

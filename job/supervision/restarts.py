@@ -3,10 +3,10 @@
     with restarts.counted(workdir, newest_step):
         train(...)
 
-A node that kills each pod within a minute, or a crash after each resume, is an
-endless loop that looks like work. So each attempt records the step that it
-found, and the eleventh in a row that finds the same step is refused. Imports no
-TensorFlow, so that an attempt is recorded before slow imports.
+A node that kills each pod within a minute, or a crash after each resume, causes
+an endless loop. Each attempt therefore records the newest checkpoint's step at
+its start, and the eleventh attempt in a row from the same step is refused. The
+module does not import TensorFlow, so that attempts are recorded early.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ from job import errors
 from job.storage import files, reader
 from job.storage.workdir import STARTS
 
-# Number of attempts in a row that may find the same step.
+# Maximum number of attempts in a row from the same step.
 LIMIT = 10
 
 # Contents of the file; see `reader.Kind`.
 _KIND = [{"step": reader.Number(-1, whole=True), "end": str}]
 
-# Recorded end of an attempt that was killed before it could record one.
+# End of an attempt that was killed before it recorded one.
 _NO_WORD = "killed or hung without a message"
 
 
@@ -33,21 +33,19 @@ _NO_WORD = "killed or hung without a message"
 def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
     """Counts this attempt, unless the block ends with an expected error.
 
-    An attempt that was preempted or lost a worker counts like any other: ten of
-    them without progress are a loop, and Kubernetes does not count them itself.
-    An attempt that ends with another JobError (a wrong field, no data, no
-    device) does not count, as its message has the fix. Progress or the end of
-    the run resets the count.
+    Preempted attempts and those that lost a worker count too, because
+    Kubernetes does not count them. An attempt that ends with another JobError,
+    such as a wrong field, does not count, because a restart would end in the
+    same way. Progress or the end of the run resets the count.
 
     Args:
       workdir: Folder of the run, created if absent.
-      step: Step of the newest checkpoint, -1 if there is none. A lower step
-        than that of the last attempt (whose checkpoint was set aside) is not
-        progress.
-      file: Path or URL of the list, for messages. If "", its local path.
+      step: Step of the newest checkpoint, -1 without one. A step below that of
+        the last attempt (whose checkpoint was set aside) is not progress.
+      file: Path or URL of the list for messages. If "", its local path.
 
     Raises:
-      ResumeError: The last `LIMIT` attempts found no lower step than this one.
+      ResumeError: The last `LIMIT` attempts made no progress.
     """
     starts = read(workdir)
     if starts and step > starts[-1]["step"]:
@@ -78,7 +76,7 @@ def counted(workdir: pathlib.Path, step: int, file: str = "") -> Iterator[None]:
         _write(workdir, [*starts, this])
         raise
     except errors.JobError:
-        # A full disk must not hide the error.
+        # An error of a full disk must not replace this error.
         with contextlib.suppress(OSError, errors.StorageError):
             _write(workdir, starts)
         raise
@@ -94,14 +92,14 @@ def _count_equal(ends: list[str]) -> list[str]:
 
 
 def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the attempts since the last progress; none if unreadable.
+    """Returns the attempts since the last progress, or [] if unreadable.
 
     Args:
       workdir: Folder of the run.
 
     Returns:
-      One dict per attempt, with at least `step` (newest checkpoint, -1 if there
-      was none) and `end` (how it ended).
+      One dict per attempt, with at least `step` (newest checkpoint, -1 without
+      one) and `end` (cause of its end).
     """
     try:
         return reader.read_json(workdir / STARTS, _KIND) or []
@@ -110,7 +108,7 @@ def read(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _write(workdir: pathlib.Path, starts: list[dict[str, Any]]) -> None:
-    """Replaces the list; deletes the file if the list is empty."""
+    """Replaces the list, or deletes the file if the list is empty."""
     if starts:
         files.write_json(workdir / STARTS, starts)
     else:

@@ -12,28 +12,31 @@ from typing import Any
 
 from job import errors
 
-# Address space of a small run on a CPU: 1.4 GB after the first operation.
+# Address space of a small run on a CPU, 1.4 GB after the first operation.
 _ADDRESS_BYTES = 2 * 10**9
 
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and Keras with the job's settings.
 
-    Keras must not read ~/.keras/keras.json, which may change the backend or
-    the precision, nor write one.
+    Keras must not write ~/.keras/keras.json, nor read it, because the file may
+    change the backend or the precision.
+
+    Raises:
+      OutOfMemoryError: The limit of the address space is too low.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash silently.
+    if 0 <= limit < _ADDRESS_BYTES:  # TensorFlow would crash without an error.
         raise errors.OutOfMemoryError(
-            f"the address space is limited to {limit:,} bytes, and TensorFlow"
-            f" needs {_ADDRESS_BYTES:,}. Fix: ulimit -v unlimited"
+            f"the address space is limited to {limit:,} bytes, but TensorFlow"
+            f" needs {_ADDRESS_BYTES:,}. Fix: run `ulimit -v unlimited`"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     _use_own_assembler()
     os.environ["KERAS_BACKEND"] = "tensorflow"
     os.environ["KERAS_HOME"] = os.path.join(os.devnull, "keras")
-    # Keras imports pyplot where it is installed: half a second, and a list of
-    # fonts written into the home directory.
+    # Otherwise Keras would import pyplot, which takes half a second and writes
+    # a list of fonts to the home directory.
     pyplot = sys.modules.get("matplotlib")
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     try:
@@ -50,8 +53,8 @@ def import_tensorflow() -> None:
 def _use_own_assembler() -> None:
     """Makes XLA use the ptxas that is installed with TensorFlow.
 
-    XLA takes the first ptxas of PATH, and only without one that of the wheel
-    nvidia-cuda-nvcc-cu12. Another CUDA toolkit's may not know the GPU.
+    XLA prefers the first ptxas of PATH to that of the wheel
+    nvidia-cuda-nvcc-cu12, and an older one may not support the GPU.
     """
     flag = "--xla_gpu_cuda_data_dir"
     flags = os.environ.get("XLA_FLAGS", "")
@@ -69,7 +72,7 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
     """Translates a lack of device or host memory into OutOfMemoryError.
 
     Args:
-      fields: Flattened config; the message names the fields that matter.
+      fields: Flattened config, whose relevant fields the message names.
     """
     import tensorflow as tf
 
@@ -77,15 +80,15 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
         yield
     except (tf.errors.ResourceExhaustedError, MemoryError) as error:
         what = errors.first_line(error)
-        if os.strerror(errno.ENOSPC) in what:  # TensorFlow has one error.
+        if os.strerror(errno.ENOSPC) in what:  # TensorFlow uses one exception.
             raise errors.StorageError(what) from None
         raise errors.OutOfMemoryError(
-            f"out of memory ({what}). Fix: a smaller"
+            f"out of memory ({what}). Fix: reduce"
             " --config.global_batch_size (now"
             f" {fields['global_batch_size']}),"
             " --config.evaluate.global_batch_size (now"
             f" {fields['evaluate.global_batch_size']}),"
             f" --config.model.width (now {fields['model.width']}) or"
             f" --config.model.input_size (now {fields['model.input_size']}), or"
-            " more replicas"
+            " use more replicas"
         ) from None

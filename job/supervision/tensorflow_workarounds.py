@@ -1,8 +1,8 @@
-"""Private functions of TensorFlow that the job calls or replaces.
+"""Workarounds that call or replace private functions of TensorFlow.
 
-Each function here exists because TensorFlow has no public one for its purpose.
-They are written for the versions in `VERSIONS`; with another version each of
-them raises an error that names the supported versions.
+TensorFlow has no public function for these purposes. The workarounds are
+written for the versions in `VERSIONS`. With another version each of them raises
+an error that names the supported versions.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ def check_version(purpose: str, version: str = tf.__version__) -> None:
     """Checks that a workaround is written for this version of TensorFlow.
 
     Args:
-      purpose: Purpose of the workaround, for the message.
+      purpose: Purpose of the workaround for the message.
       version: Version of TensorFlow.
 
     Raises:
@@ -28,7 +28,7 @@ def check_version(purpose: str, version: str = tf.__version__) -> None:
     """
     if not version.startswith(tuple(f"{known}." for known in VERSIONS)):
         raise errors.ConfigError(
-            f"TensorFlow {version} is installed, and {purpose} relies on"
+            f"TensorFlow {version} is installed, but {purpose} relies on"
             f" private functions of TensorFlow {', '.join(VERSIONS)}. Fix:"
             " install the packages of requirements/, or adapt"
             " job/supervision/tensorflow_workarounds.py"
@@ -41,11 +41,11 @@ def map_device_datasets(
 ) -> Iterator[None]:
     """Applies a function to the data sets that tf.distribute creates.
 
-    For each device tf.distribute adds a data set that prefetches to it. No
-    option reaches it.
+    tf.distribute adds a data set per device that prefetches to it and that
+    options do not affect.
 
     Args:
-      function: Function of such a data set that returns the one to use.
+      function: Function from such a data set to its replacement.
     """
     check_version("the input pipeline")
     from tensorflow.python.data.ops import multi_device_iterator_ops
@@ -66,7 +66,7 @@ def limit_registration(num_workers: int, seconds: int) -> None:
 
     Args:
       num_workers: Number of workers.
-      seconds: Time limit.
+      seconds: Time limit in seconds.
     """
     check_version("distribute.strategy=multi_worker")
     from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
@@ -86,9 +86,12 @@ def limit_registration(num_workers: int, seconds: int) -> None:
 
 @contextlib.contextmanager
 def use_cpu_devices(count: int) -> Iterator[None]:
-    """Makes MultiWorkerMirroredStrategy use `count` CPU devices per worker.
+    """Makes MultiWorkerMirroredStrategy use several CPU devices per worker.
 
-    It uses one and has no argument for more. Only tests use more than one.
+    By default it uses one. Only tests use more.
+
+    Args:
+      count: Number of CPU devices per worker.
     """
     if count < 2:
         yield

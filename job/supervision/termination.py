@@ -1,11 +1,12 @@
-"""The last line of a run: termination message of a pod, and standard error.
+"""Last line of a run, in the termination message of a pod and on stderr.
 
     write(75, "preempted: stopped by SIGTERM: all is saved up to step 40")
     say("the same line for the log")
 
 `kubectl describe pod` shows the message that a container wrote to a file before
-its end. Outside of a pod the file does not exist, and nothing is written.
-Imports no TensorFlow, and takes no lock, so that any thread may call it last.
+its end. Outside of a pod the file does not exist, and nothing is written. The
+functions take no lock, so that any thread may call them last. The module does
+not import TensorFlow.
 """
 
 import contextlib
@@ -18,43 +19,43 @@ from typing import Any
 
 # Default terminationMessagePath of a container.
 DEFAULT_PATH = "/dev/termination-log"
-# Environment variable with another path.
+# Environment variable that replaces the path.
 PATH_VARIABLE = "JOB_TERMINATION_LOG"
 
 # Size limit of a termination message in Kubernetes.
 _MOST_BYTES = 4096
 
-# Time to wait for a pipe whose reader is slow or has stopped reading.
+# Time limit for a pipe whose reader is slow or has stopped.
 _PATIENCE_SECONDS = 1.0
 
 
 class _LossyFile(io.FileIO):
-    """A file that drops what it cannot take."""
+    """File that drops data after a failed write."""
 
     def write(self, data: Any) -> int:
-        """Returns the number of bytes, written or not."""
+        """Writes data and returns its size, even if the write fails."""
         with contextlib.suppress(OSError):
             return super().write(data) or len(data)
         return len(data)
 
 
 def open_streams() -> None:
-    """Opens the standard streams that are closed, and makes stderr lossy.
+    """Opens closed standard streams, and makes stderr lossy.
 
-    Python has None for a closed stream, and the next file that is opened gets
-    its number. A reader of the log that has left does not end a run.
+    Otherwise the next file would get the number of a closed stream, and the
+    loss of the log's reader would end the run.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number.
+            os.open(os.devnull, os.O_RDWR)  # It gets the lowest free number.
     if not sys.stdin:
         sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     if not sys.stdout:
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # File names may have bytes that no encoding has.
+        # File names may contain bytes that cannot be decoded.
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_LossyFile(2, "w", closefd=False)),
@@ -65,15 +66,16 @@ def open_streams() -> None:
 
 
 def say(text: str) -> None:
-    """Writes text to standard error, whose reader may have stopped.
+    """Writes text to standard error, even if its reader has stopped.
 
-    Text of up to `select.PIPE_BUF` bytes is written in one piece or not at all;
-    longer text may be cut. Raises nothing, and returns within two seconds.
+    Text of up to `select.PIPE_BUF` bytes is written completely or not at all,
+    and longer text may be cut. The call raises nothing and returns within two
+    seconds.
 
     Args:
       text: Text with its newline.
     """
-    fd = 2  # Not sys.stderr, which another thread may have locked.
+    fd = 2  # Another thread may have locked sys.stderr.
     left = text.encode(errors="backslashreplace")
     end = time.monotonic() + _PATIENCE_SECONDS
     with contextlib.suppress(OSError):
@@ -85,17 +87,17 @@ def say(text: str) -> None:
 
 
 def write(exit_code: int, text: str) -> None:
-    """Replaces the termination message by one line; raises nothing.
+    """Replaces the termination message by one line, without raising errors.
 
     Args:
-      exit_code: Exit code that the process is about to end with.
+      exit_code: Exit code of the process.
       text: Kind and cause of the end.
     """
     path = os.environ.get(PATH_VARIABLE) or DEFAULT_PATH
     line = " ".join(f"exit {exit_code}: {text}".split())
     with contextlib.suppress(OSError):
-        # Without O_CREAT: the file exists if and only if this is a pod. A FIFO
-        # without a reader would block.
+        # O_CREAT is left out, because the file exists if and only if this is a
+        # pod. A FIFO without a reader would block.
         file = os.open(path, os.O_WRONLY | os.O_TRUNC | os.O_NONBLOCK)
         try:
             content = line.encode(errors="backslashreplace")

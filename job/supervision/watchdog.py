@@ -1,14 +1,14 @@
-"""Watchdog: ends a run that hangs, and writes a heartbeat file.
+"""Watchdog that ends a run that hangs, and writes a heartbeat file.
 
     watchdog = Watchdog(600.0, heartbeat_file=path)
     watchdog.start()
     watchdog.beat("train", step)        # between two pieces of work
 
-A beat is one assignment; two threads do the work. One prints the stacks of all
-threads and exits with code 76 if no beat came for too long, even while the main
-thread is in native code. The other writes the heartbeat file after a beat, so
-that the age of the file is the time since the last beat, which a container's
-liveness probe checks. Imports no TensorFlow.
+A beat is one assignment, and two threads react to it. If the time limit passes
+without a beat, one prints the stacks of all threads and exits with code 76. The
+other writes the heartbeat file after a beat. The age of the file is the time
+since the last beat, which a container's liveness probe checks. The module does
+not import TensorFlow.
 """
 
 import contextlib
@@ -24,32 +24,32 @@ from job import errors
 from job.storage import files
 from job.supervision import termination
 
-# Longest time between two beats; the default of --watchdog_seconds. The loop's
-# calls take 2 s.
+# Maximum time between two beats, the default of --watchdog_seconds. A call in
+# the loop takes 2 s.
 SECONDS = 600.0
 
-# The same for work that is long by nature: an import from a cold disk, a
-# compilation, a download.
+# Maximum time for long work: an import from a cold disk, a compilation or a
+# download.
 LONG_SECONDS = 1800.0
 
-# A hang that holds Python's global lock stops the watchdog's thread as well.
-# This much later, a thread that needs no lock ends the process with code 1.
+# Time after which a thread without Python's global lock ends the process with
+# code 1. A hang that holds the lock stops the watchdog's thread too.
 BACKSTOP_SECONDS = 60.0
 
 # Interval at which a new beat is written to the heartbeat file.
 HEARTBEAT_SECONDS = 5.0
 
-# Size limit of the stacks, which fits those of about 100 threads.
+# Size limit of the stacks, enough for about 100 threads.
 _MOST_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class _Beat:
-    """The last beat of the main thread.
+    """Last beat of the main thread.
 
     Attributes:
-      phase: Work that the main thread was about to do.
-      step: Training step; None before training.
+      phase: Name of the work that followed.
+      step: Training step. None before training.
       at: Time of the beat, in seconds since the epoch.
       allowed: Time limit of the next beat, in seconds.
     """
@@ -61,9 +61,9 @@ class _Beat:
 
 
 class Watchdog:
-    """Watches for beats of the main thread.
+    """Watchdog of the main thread, which must beat within a time limit.
 
-    A watchdog that was not started accepts beats and does nothing.
+    Before `start` the watchdog accepts beats without any effect.
     """
 
     def __init__(
@@ -73,13 +73,14 @@ class Watchdog:
         heartbeat_file: pathlib.Path | None = None,
         saved: Callable[[], str] = str,
     ) -> None:
-        """Stores the arguments; `start` starts the threads.
+        """Stores the arguments without starting a thread.
 
         Args:
-          seconds: Longest time between two beats. If 0, without limit.
-          heartbeat_file: File to write after a beat, every few seconds. If
-            None, none.
-          saved: Returns a description of the saved state, for the last line.
+          seconds: Maximum time between two beats in seconds. If 0, without
+            limit.
+          heartbeat_file: File that is written after beats, every few seconds.
+            If None, no file is written.
+          saved: Function that describes the saved state for the last line.
         """
         self._seconds = seconds
         self._heartbeat_file = heartbeat_file
@@ -87,7 +88,7 @@ class Watchdog:
         self.beat("start")
 
     def start(self) -> None:
-        """Starts the threads for the limit and for the heartbeat file."""
+        """Starts the threads for the time limit and the heartbeat file."""
         self.beat("import", seconds=LONG_SECONDS)
         if self._seconds:
             self._start_thread("watchdog", self._watch)
@@ -97,12 +98,13 @@ class Watchdog:
     def beat(
         self, phase: str, step: int | None = None, *, seconds: float = 0.0
     ) -> None:
-        """Records that the main thread is alive.
+        """Records a sign of life of the main thread.
 
         Args:
-          phase: Work that the main thread is about to do.
-          step: Training step; None before training.
-          seconds: Time limit of that work, if longer than the usual one.
+          phase: Name of the work that begins now.
+          step: Training step. None before training.
+          seconds: Time limit of that work in seconds. Used if it exceeds the
+            default.
         """
         allowed = max(self._seconds, seconds)
         self._beat = _Beat(phase, step, time.time(), allowed)
@@ -117,17 +119,17 @@ class Watchdog:
         now = time.monotonic()
         while silent < seen.allowed:
             left = seen.allowed - silent + BACKSTOP_SECONDS
-            # Set again only if it is far off: each time costs a thread.
+            # Each call starts a thread, so small changes are ignored.
             if abs(armed - (now + left)) > BACKSTOP_SECONDS / 4:
                 armed = now + left
                 faulthandler.dump_traceback_later(left, exit=True, file=2)
             time.sleep(tick)
             before, now = now, time.monotonic()
             if self._beat is seen:
-                # Ticks are counted rather than time: a suspended process, as in
-                # a paused container or on a laptop, does not hang. (The
-                # backstop measures time: a longer pause ends the process, and
-                # the next attempt resumes.)
+                # The sum of ticks excludes the time of a suspended process, as
+                # in a paused container. (The backstop measures elapsed time, so
+                # a longer pause ends the process, and the next attempt
+                # resumes.)
                 silent += min(now - before, 2 * tick)
             else:
                 seen, silent = self._beat, 0.0
@@ -141,8 +143,8 @@ class Watchdog:
             f" the stacks of all threads are above: {self._saved()}\n"
         )
         termination.write(errors.HungError.exit_code, line)
-        # Not directly to stderr: if its reader has stopped, the write blocks
-        # while it holds Python's global lock, and may be the very hang.
+        # A direct write to stderr could block while it holds Python's global
+        # lock, if the reader has stopped.
         with contextlib.suppress(OSError):
             stacks = os.memfd_create("stacks")
             faulthandler.dump_traceback(file=stacks)

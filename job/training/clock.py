@@ -1,4 +1,4 @@
-"""Timing of the calls of the compiled train steps.
+"""Timing of the calls of compiled training steps.
 
     clock = Clock(global_batch_size=128)
     clock.start()
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from job.supervision.watchdog import LONG_SECONDS
 
-# A call that takes this many times as long as the calls before it has hung.
+# Ratio of a call's time to the current time from which the call has hung.
 _HUNG_FACTOR = 10.0
 
 # Number of calls whose median is the current time per step.
@@ -24,11 +24,11 @@ _RECENT_CALLS = 21
 
 
 class Clock:
-    """Measures steps per second, compile time and total time of a loop."""
+    """Stopwatch for the throughput, compile time and total time of a loop."""
 
     def __init__(self, global_batch_size: int) -> None:
         self._global_batch_size = global_batch_size
-        # (steps, seconds) of recent calls, and since the last metrics line.
+        # (steps, seconds) of recent calls, and their sums since the last line.
         self._calls: list[tuple[int, float]] = []
         self._line: tuple[int, float] = (0, 0.0)
         self._first: tuple[int, float] | None = None
@@ -47,12 +47,16 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, steps: int) -> Iterator[None]:
-        """Times a call that runs `steps` steps."""
+        """Times a call that runs `steps` steps.
+
+        Args:
+          steps: Number of steps of the call.
+        """
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
         if self._first is None:
-            # This call traces and compiles, so it is not the cost of a step.
+            # This call traces and compiles, so it is not counted as a step.
             self._first = (steps, seconds)
             return
         self._calls = [*self._calls[1 - _RECENT_CALLS :], (steps, seconds)]
@@ -60,7 +64,7 @@ class Clock:
 
     @property
     def step_seconds(self) -> float | None:
-        """Median seconds per step of recent calls. None before two calls."""
+        """Returns the median seconds per step of recent calls, or None."""
         if not self._calls:
             return None
         return statistics.median(
@@ -69,13 +73,16 @@ class Clock:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second of recent calls; compilation included at first."""
+        """Returns the images per second of recent calls.
+
+        The first calls include the compilation.
+        """
         steps, seconds = self._first or (1, 1.0)
         return self._global_batch_size / (self.step_seconds or seconds / steps)
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the first call of the current function has returned."""
+        """Returns whether the current function was called before."""
         return self._first is not None
 
     def longest_call_seconds(self, steps: int) -> float:
@@ -87,13 +94,17 @@ class Clock:
 
     @property
     def compile_seconds(self) -> float:
-        """Time of all first calls less the time of their steps, in seconds."""
+        """Returns the seconds of all first calls without those of steps."""
         steps, seconds = self._first or (0, 0.0)
         extra = max(0.0, seconds - steps * (self.step_seconds or 0.0))
         return round(self._compiled + extra, 3)
 
     def steps_in(self, seconds: float) -> int:
-        """Returns the number of steps that fit into a time; 1 at the start."""
+        """Returns the number of steps per time interval, 1 at the start.
+
+        Args:
+          seconds: Length of the interval in seconds.
+        """
         return (
             max(1, int(seconds / self.step_seconds)) if self.step_seconds else 1
         )

@@ -1,6 +1,6 @@
-"""Evaluation of a split: in float32, every image exactly once.
+"""Evaluation of a split in float32, with every image exactly once.
 
-The last batch is filled up; a mask removes the filling from the scores.
+The last batch is padded, and a mask removes the padding from the scores.
 
     evaluator = Evaluator(strategy, split, network, resize, ...)
     scores = evaluator(state.evaluated())
@@ -19,12 +19,12 @@ from job.data.dataset import Split
 from job.model.resize import Resize
 from job.output.results import Scores
 
-# Duration of a call, so that a request to stop is noticed soon.
+# Duration of a call, which delays the response to a stop request.
 _CALL_SECONDS = 1.0
 
 
 class Evaluator:
-    """Evaluates any weights on one split."""
+    """Evaluator of any weights on one split."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Evaluator:
         global_batch_size: int,
         broadcast_batch_count: Callable[[int], int] = lambda count: count,
     ) -> None:
-        """Prepares the pipeline; nothing is computed yet.
+        """Creates the pipeline without computing anything.
 
         Args:
           strategy: Strategy over whose replicas a batch is split.
@@ -44,7 +44,8 @@ class Evaluator:
           model: Network of `vgg.vgg16`, in float32, created under the scope of
             `strategy`. Its weights are overwritten.
           resize: Scaling of the images before the network; see `model.resize`.
-          global_batch_size: Images per step, a multiple of the replicas.
+          global_batch_size: Images per step, a multiple of the number of
+            replicas.
           broadcast_batch_count: Function from this worker's number of batches
             for the next call to the number that all workers use.
         """
@@ -58,7 +59,7 @@ class Evaluator:
             for v in model.trainable_variables + model.non_trainable_variables
         ]
         self._steps = pipeline.eval_steps(len(split), global_batch_size)
-        # It repeats without end, after a full evaluation each time.
+        # The pipeline repeats after each complete evaluation.
         self._create_batches = lambda own: pipeline.eval_batches(
             split,
             global_batch_size=global_batch_size,
@@ -78,15 +79,15 @@ class Evaluator:
         """Evaluates weights on all images.
 
         Args:
-          weights: Trainable variables, then moving statistics, as
-            `TrainState.evaluated` returns them.
+          weights: Trainable variables, then moving statistics; see
+            `TrainState.evaluated`.
           tta: Whether to score the flipped images too, at twice the cost.
-          poll: Called about every second. An exception that it raises ends the
-            evaluation.
+          poll: Function called about every second. An exception that it raises
+            ends the evaluation.
         """
         for variable, weight in zip(self._variables, weights, strict=True):
             variable.assign(weight.read_value())
-        # Only a complete evaluation leaves the iterator at the first image.
+        # After an incomplete evaluation the iterator is not at its first image.
         batches = self._batches or pipeline.distribute(
             self._strategy, self._create_batches
         )
@@ -99,7 +100,7 @@ class Evaluator:
             group = self._broadcast_batch_count(min(group, self._steps - done))
             start = time.perf_counter()
             sums, logits = self._sums(batches, sums, tf.constant(group), tta)
-            parts.append(logits.numpy())  # Waits for the device.
+            parts.append(logits.numpy())  # This waits for the device.
             seconds = (time.perf_counter() - start) / group
             done += group
             group = max(1, int(_CALL_SECONDS / max(seconds, 1e-6)))
@@ -127,13 +128,13 @@ class Evaluator:
 
         Args:
           batches: Iterator over batches.
-          sums: float32 [4], sums of loss, correct predictions, correct
-            predictions with flips, and images.
-          steps: int32 [], number of batches.
+          sums: Sums of loss, correct predictions, correct predictions with
+            flips, and images, float32 [4].
+          steps: Number of batches, int32 [].
           tta: Whether to score the flipped images too.
 
         Returns:
-          The sums, and the float32 [n, k] logits of the batches, without flips.
+          The sums, and the logits of the batches without flips, float32 [n, k].
         """
         num_classes = self._model.outputs[0].shape[-1]
 
@@ -152,8 +153,8 @@ class Evaluator:
                 _correct(both, batch.label) * batch.mask,
                 batch.mask,
             ]
-            # The rows of the other replicas are zeros: the sum is the batch in
-            # its order, on any number of workers.
+            # The rows of other replicas are zeros, so the sum is the batch in
+            # order, with any number of workers.
             context = tf.distribute.get_replica_context()
             before = logits.shape[0] * context.replica_id_in_sync_group
             others = logits.shape[0] * (context.num_replicas_in_sync - 1)

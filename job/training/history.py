@@ -1,9 +1,9 @@
-"""Metadata of a run that its checkpoints keep.
+"""Metadata of a run, stored in its checkpoints.
 
 history = History(fields, data_crc32c, step=40, resumes=1)
 history.begin(replicas=1, train_steps=100)
 history.to_metadata(60, replicas=1)      # the `run` part of a checkpoint
-tensors[LOG] = pack_log(lines)           # next to the variables
+tensors[LOG] = pack_log(lines)           # the metrics log
 """
 
 import copy
@@ -27,34 +27,33 @@ BEST_BY = "validation_accuracy"
 # Name of the tensor that holds the metrics log up to a checkpoint's step.
 LOG = "metrics_log"
 
-# Number of starts that are kept.
+# Maximum number of stored attempts.
 _MAX_STARTS = 100
 
 
 @dataclasses.dataclass
 class History:
-    """Metadata of a run; the `run` part of a checkpoint.
+    """Metadata of a run, the `run` part of a checkpoint.
 
     Attributes:
-      fields: The flattened config.
+      fields: Flattened config.
       data_crc32c: Checksum of the training split.
       step: Number of completed steps at the start of this attempt.
       resumes: Number of resumes from a checkpoint.
-      train_seconds: Time in the loop over all attempts, as far as it was
-        saved, in seconds.
-      compile_seconds: Compile time of the newest attempt, in seconds: the first
-        call of each phase, without its steps.
-      rollbacks: The bad step, the step of the checkpoint and the following
-        learning rate factor of each rollback.
+      train_seconds: Saved time in the loop over all attempts, in seconds.
+      compile_seconds: Compile time of the newest attempt in seconds, from the
+        first call of each phase, without its steps.
+      rollbacks: Bad step, step of the checkpoint and new learning rate factor
+        of each rollback.
       starts: Hardware, versions and first step of each attempt, the newest
         last.
-      record: Lines of metrics.jsonl at the time of the checkpoint; None if
+      record: Lines of metrics.jsonl at the time of the checkpoint. If None,
         they are unknown.
       validation: Step and accuracy, 0 to 1, of the newest evaluation on a
         held-out slice.
     """
 
-    # Keys that a checkpoint must have for a resume.
+    # Keys that a resume requires.
     KEYS: ClassVar[frozenset[str]] = frozenset(
         [
             "config",
@@ -82,7 +81,7 @@ class History:
 
         Args:
           replicas: Number of replicas.
-          train_steps: Steps of the whole run.
+          train_steps: Number of steps of the run.
         """
         now = datetime.datetime.now(datetime.UTC)
         start = {
@@ -97,28 +96,28 @@ class History:
             before = self.starts[-1].get(name)
             if before != start[name]:
                 logging.info(
-                    "Changed %s from %s to %s.", name, before, start[name]
+                    "Changed %s from %s to %s", name, before, start[name]
                 )
         planned = self.planned_steps()
         if planned and planned[-1] != train_steps:
             logging.warning(
-                "the length changed from %d to %d steps, and the learning rate"
-                " follows the new length from here on. For one schedule from"
-                " start to end, choose another workdir",
+                "Changed the length of the run from %d to %d steps, which the"
+                " learning rate follows from now on. Fix: choose another"
+                " workdir for a single schedule",
                 planned[-1],
                 train_steps,
             )
         self.starts = [*self.starts[1 - _MAX_STARTS :], start]
 
     def planned_steps(self) -> list[int]:
-        """Returns the planned lengths of the run, in steps, oldest first."""
+        """Returns the planned lengths of the run in steps, the oldest first."""
         planned = [s["train_steps"] for s in self.starts if "train_steps" in s]
         return [steps for steps, _ in itertools.groupby(planned)]
 
     def to_metadata(self, step: int, replicas: int) -> dict[str, Any]:
         """Returns the `run` part of a checkpoint.
 
-        Whatever changes later is copied, because another thread writes it.
+        Mutable values are copied, because another thread writes them.
 
         Args:
           step: Step of the checkpoint.
@@ -142,18 +141,18 @@ class History:
 
 
 def pack_log(lines: Sequence[str]) -> np.ndarray:
-    """Returns lines of the metrics log as a tensor, uint8 [bytes]."""
+    """Returns the lines of a metrics log as a tensor, uint8 [bytes]."""
     return np.frombuffer("\n".join(lines).encode(), np.uint8)
 
 
 def take_log(tensors: dict[str, np.ndarray]) -> list[str] | None:
-    """Removes the metrics log from the tensors of a checkpoint; returns it.
+    """Removes and returns the metrics log of a checkpoint.
 
     Args:
-      tensors: Tensors of a checkpoint.
+      tensors: Tensors of the checkpoint.
 
     Returns:
-      Lines of the log; None if the checkpoint has none.
+      The lines of the log, or None if the checkpoint has no log.
     """
     log = tensors.pop(LOG, None)
     if log is None:

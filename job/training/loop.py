@@ -1,8 +1,7 @@
-"""The outer loop: train some steps on the device, log, evaluate, save.
+"""Outer loop of a run, which trains, logs, evaluates and saves.
 
-The inner loop (`step.make_train_steps`) runs on the device and knows nothing
-of files. This one knows when an action is due, polls for stop requests, and
-touches the device only between two calls.
+The inner loop (`step.make_train_steps`) runs on the device. Between its calls
+the outer loop runs the actions that are due and polls for stop requests.
 
     loop = Loop(plan=plan, state=state, training=training, ...)
     loop.run(until=plan.train_steps)
@@ -31,17 +30,16 @@ from job.training.state import TrainState
 from job.training.step import TrainSteps
 from job.training.supervisor import Supervisor
 
-# A call of the compiled loop takes at most this long, so that a stop request is
-# noticed soon.
+# Longest call of the compiled loop, which delays the response to a stop.
 _CALL_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The compiled steps of a run and their input.
+    """Compiled steps of a run and their input.
 
     Attributes:
-      make_train_steps: Function from a phase to its compiled train steps.
+      make_train_steps: Function from a phase to its compiled training steps.
       make_batches: Function from a first step to an endless iterator over
         `TrainBatch`.
       tflop: Function from a number of completed steps to their cost, in 10^12
@@ -55,12 +53,12 @@ class Training:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """The evaluation of a run.
+    """Evaluation of a run.
 
     Attributes:
       evaluator: Evaluator of the split.
-      split: Name of the split: test or validation.
-      tta: Whether the last step is evaluated with flip TTA too.
+      split: Name of the split, test or validation.
+      tta: Whether the last evaluation also uses flip TTA.
     """
 
     evaluator: Evaluator
@@ -69,13 +67,14 @@ class Evaluation:
 
 
 class Loop:
-    """The outer loop of a run.
+    """Outer loop of a run.
 
     Attributes:
-      plan: Number of steps of the run and of its intervals.
+      plan: Length and intervals of the run, in steps.
       state: Variables of the run.
       step: Number of completed steps.
-      train_steps: Compiled steps of the current phase. None before the first.
+      train_steps: Compiled steps of the current phase. None before the first
+        phase.
     """
 
     def __init__(
@@ -92,10 +91,10 @@ class Loop:
         on_nonfinite: str = "stop",
         on_call: "Callable[[Loop], None]" = lambda loop: None,
     ) -> None:
-        """Creates the loop; compiles and trains nothing yet.
+        """Creates the loop without compiling or training.
 
         Args:
-          plan: Number of steps of the run and of its intervals.
+          plan: Length and intervals of the run, in steps.
           state: Variables of the run, already restored or initialized.
           training: Compiled steps and their input.
           evaluation: Evaluation of the run.
@@ -103,10 +102,10 @@ class Loop:
           history: Earlier attempts of the run.
           reporter: Metrics log and progress display.
           supervisor: Stop requests, watchdog and workers.
-          on_nonfinite: stop or rollback; see `configs/default.py`.
-          on_call: Function that is called with this loop at the start and
-            after each call of the compiled steps. It may change the state or
-            request a stop.
+          on_nonfinite: Policy, stop or rollback; see `configs/default.py`.
+          on_call: Function called with this loop at the start and after each
+            call of the compiled steps. It may change the state or request a
+            stop.
         """
         self.plan = plan
         self.state = state
@@ -124,23 +123,26 @@ class Loop:
         self._phase: phases_lib.Phase | None = None
         self._final: Scores | None = None
         self._batches = training.make_batches(history.step)
-        # Step and time of the newest checkpoint that was enqueued.
+        # Step and time of the newest enqueued checkpoint.
         self._saved_step = history.step
         self._saved_at = time.monotonic()
         supervisor.note_restored(history.step)
 
     @property
     def compile_seconds(self) -> float:
-        """Time that the first call of each phase took to compile."""
+        """Returns the compile time of all phases so far, in seconds."""
         return self._clock.compile_seconds
 
     def run(self, *, until: int) -> None:
-        """Trains up to a step, with the actions that are due on the way.
+        """Trains up to a step and runs each action when it is due.
+
+        Args:
+          until: Number of steps after which to return.
 
         Raises:
-          PreemptedError: A stop was requested; the current step is saved.
-          DivergedError: A loss, gradient or weight is not finite, and no
-            rollback helped.
+          PreemptedError: A stop was requested. The current step is saved.
+          DivergedError: A loss, gradient or weight is not finite, in spite of
+            any rollbacks.
         """
         self.step = int(self.state.step.numpy())
         self._clock.start()
@@ -163,11 +165,15 @@ class Loop:
         self._history.train_seconds += self._clock.take_seconds()
 
     def call_train_steps(self, until: int) -> None:
-        """Calls the compiled steps once, up to the next action at most."""
+        """Calls the compiled steps once, at most up to the next action.
+
+        Args:
+          until: Number of steps at which the call ends at the latest.
+        """
         plan, clock = self.plan, self._clock
         train_steps = self._enter_phase(plan.phase(self.step))
         count = min(
-            # The chief decides: a call has as many steps on all workers.
+            # The chief decides, because all workers need the same number.
             plan.steps_per_call
             or self._supervisor.workers.broadcast_int(
                 clock.steps_in(_CALL_SECONDS)
@@ -176,17 +182,17 @@ class Loop:
             until - self.step,
         )
         if not clock.is_compiled:
-            count = 1  # Its time is an upper bound for the time of a step.
+            count = 1  # The first call measures the time of a step.
         limit = clock.longest_call_seconds(count)
         self._supervisor.beat("train", self.step, seconds=limit)
         with clock.measure(count):
             train_steps(self._batches, tf.constant(count))
-            self.state.step.numpy()  # Waits for the device.
+            self.state.step.numpy()  # This waits for the device.
         self._check_health(self.step + count)
         self.step += count
 
     def run_periodic_actions(self) -> None:
-        """Logs, evaluates and saves, each if it is due."""
+        """Logs, evaluates and saves if the action is due."""
         plan, step = self.plan, self.step
         if plan.due(plan.log_every_steps, step):
             self._write_train_line()
@@ -215,8 +221,8 @@ class Loop:
     def evaluate(self) -> None:
         """Evaluates the current weights and writes a line, once per step.
 
-        On a stop request in between it saves and writes no line; the next
-        attempt finds the line missing and evaluates again.
+        A stop request ends the evaluation after a save and without a line. The
+        next attempt therefore evaluates again.
         """
         step, split = self.step, self._evaluation.split
         if self._reporter.log.has(step, split):
@@ -239,7 +245,11 @@ class Loop:
         )
 
     def score(self, *, tta: bool = False) -> Scores:
-        """Returns the scores of the current weights; honors stop requests."""
+        """Returns the scores of the current weights, or exits if stopping.
+
+        Args:
+          tta: Whether to use flip TTA too.
+        """
 
         def poll() -> None:
             self.exit_if_stopping()
@@ -252,10 +262,10 @@ class Loop:
         )
 
     def final_scores(self) -> Scores:
-        """Returns the scores of the last step, computed once.
+        """Returns the scores of the last step, which are computed only once.
 
-        They are computed here where an earlier attempt wrote the line of the
-        last step but no result.
+        If an earlier attempt wrote the last line but no result, they are
+        computed here.
         """
         if self._final is None:
             self._final = self.score(tta=self._evaluation.tta)
@@ -271,7 +281,7 @@ class Loop:
         """Enqueues a checkpoint with all metrics lines so far.
 
         Raises:
-          NonFiniteError: A variable is not finite; nothing is saved.
+          NonFiniteError: A variable is not finite. Nothing is saved.
         """
         self._supervisor.beat("save", self.step)
         tensors = self.state.snapshot()
@@ -294,29 +304,29 @@ class Loop:
         try:
             self.save()
         except NonFiniteError as error:
-            self._roll_back(error)  # Nothing is saved, so this ends the run.
+            self._roll_back(error)  # Without a checkpoint this ends the run.
 
     def _enter_phase(self, phase: phases_lib.Phase) -> TrainSteps:
-        """Returns the phase's steps, which their first call compiles."""
+        """Returns the steps of a phase, whose first call compiles them."""
         if phase != self._phase or self.train_steps is None:
             self._phase = phase
             self.train_steps = self._training.make_train_steps(phase)
             self._clock.expect_compilation()
             if len(self.plan.phases) > 1:
                 self._reporter.message(
-                    f"from step {phase.first_step}: {phase.input_size} pixels,"
-                    f" training {', '.join(sorted(phase.trainable_blocks))}"
+                    f"Training {', '.join(sorted(phase.trainable_blocks))} at"
+                    f" {phase.input_size} pixels from step {phase.first_step}"
                 )
         return self.train_steps
 
     def _check_health(self, expected: int) -> None:
-        """Raises if a value was not finite or the step count is wrong."""
+        """Raises an error if a value is not finite or a step was not run."""
         bad = int(self.state.first_bad_step.numpy())
         if bad >= 0:
             raise NonFiniteError(f"the loss or a gradient of step {bad}", bad)
         counted = int(self.state.step.numpy())
         if counted != expected:
-            raise RuntimeError(f"{counted} steps were counted, not {expected}")
+            raise RuntimeError(f"the step is {counted} instead of {expected}")
 
     def _should_save(self) -> bool:
         """Returns whether to write the checkpoint that is due."""
@@ -342,7 +352,7 @@ class Loop:
         self._saved_step = self.step
 
     def _window(self) -> tuple[float, float]:
-        """Returns mean loss and accuracy, 0 to 1, since the last line."""
+        """Returns the mean loss and accuracy, 0 to 1, since the last line."""
         sums = {name: float(v.numpy()) for name, v in self.state.window.items()}
         steps = max(1.0, sums["steps"])
         return (
@@ -351,7 +361,7 @@ class Loop:
         )
 
     def _write_train_line(self) -> None:
-        """Writes the metrics since the last line, and resets their sums."""
+        """Writes the metrics since the last line and resets their sums."""
         loss, accuracy = self._window()
         learning_rate = float(
             self.plan.learning_rate(tf.constant(self.step - 1))

@@ -1,8 +1,8 @@
-"""Loss of a batch and its gradients: the pure part of a training step.
+"""Loss of a batch and its gradients, the pure part of a training step.
 
 The loss of a replica is the sum over its examples divided by the *global* batch
-size. The sum of the gradients over replicas is then the gradient of the mean
-over the global batch, for any number of replicas.
+size. The gradients summed over any number of replicas are therefore those of
+the mean over the global batch.
 
     forward_backward = make_forward_backward(network, resize, variables, ...)
     sums = forward_backward(augmented, labels, None, tf.constant(1.0))
@@ -21,14 +21,14 @@ from job.model.resize import Resize
 
 
 class StepSums(NamedTuple):
-    """The tensors of a step that are summed over replicas.
+    """Tensors of a step that are summed over replicas.
 
     Attributes:
       gradients: Gradient of each trained variable, times the loss scale.
       statistics: Batch mean and variance of each normalization layer, divided
         by the number of replicas.
-      loss: float32 [], sum over the examples divided by the global batch size.
-      correct: float32 [], number of correct predictions.
+      loss: Sum over the examples divided by the global batch size, float32 [].
+      correct: Number of correct predictions, float32 [].
     """
 
     gradients: list[tf.Tensor]
@@ -50,13 +50,13 @@ def smoothed_targets(
     """Returns class distributions with smoothing (Szegedy et al. 2016).
 
     Args:
-      labels: int32 [b], 0 to k - 1.
+      labels: Labels, int32 [b], 0 to k - 1.
       num_classes: Number of classes, k.
-      label_smoothing: Fraction that is spread evenly over the classes, 0 to 1,
-        exclusive.
+      label_smoothing: Fraction that is spread evenly over the classes, from 0
+        to below 1.
 
     Returns:
-      float32 [b, k].
+      Target distributions, float32 [b, k].
     """
     off = label_smoothing / num_classes
     return tf.one_hot(labels, num_classes, 1 - label_smoothing + off, off)
@@ -66,12 +66,12 @@ def mixed_targets(targets: tf.Tensor, weight: tf.Tensor | None) -> tf.Tensor:
     """Mixes the targets as the images are mixed (see `augment.Augmented`).
 
     Args:
-      targets: float32 [b, k].
-      weight: float32 [b], weight of the image's own target, 0 to 1. If None,
+      targets: Target distributions, float32 [b, k].
+      weight: Weight of the image's own target, float32 [b], 0 to 1. If None,
         the images are not mixed.
 
     Returns:
-      float32 [b, k].
+      Mixed distributions, float32 [b, k].
     """
     if weight is None:
         return targets
@@ -85,14 +85,14 @@ def hits(
     """Returns the weight of the predicted class in each target.
 
     Args:
-      logits: float32 [b, k].
-      labels: int32 [b], 0 to k - 1.
-      weight: float32 [b], weight of the image's own target, 0 to 1. If None,
+      logits: Logits, float32 [b, k].
+      labels: Labels, int32 [b], 0 to k - 1.
+      weight: Weight of the image's own target, float32 [b], 0 to 1. If None,
         the images are not mixed.
 
     Returns:
-      float32 [b], 0 to 1. If the images are not mixed, 1 if the prediction is
-      correct, else 0.
+      Weights, float32 [b], 0 to 1. Without mixing, 1 for a correct prediction
+      and 0 for a wrong one.
     """
     predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
     if weight is None:
@@ -113,14 +113,14 @@ def make_forward_backward(
 ) -> ForwardBackward:
     """Returns the forward and backward pass of one replica.
 
-    It assigns no variable and communicates with no other replica.
+    The pass assigns no variable and needs no other replica.
 
     Args:
       network: Network of `vgg.vgg16`, or its head.
       resize: Scaling of the images before the network; see `model.resize`.
       variables: Trainable variables whose gradients are computed.
       label_smoothing: Fraction of the target that is spread evenly over the
-        classes, 0 to 1, exclusive.
+        classes, from 0 to below 1.
       global_batch_size: Images per step, over all replicas.
       num_replicas: Number of replicas.
     """
@@ -140,7 +140,7 @@ def make_forward_backward(
             labels, num_classes=num_classes, label_smoothing=label_smoothing
         )
         targets = mixed_targets(targets, mix_weight)
-        # Watching only the trained weights records nothing below them.
+        # Only trained weights are watched, so the tape omits frozen layers.
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
             logits, statistics = network(inputs, training=True)

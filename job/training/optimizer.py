@@ -1,6 +1,6 @@
 """Learning rate schedule, SGD, Adam and averaging of the weights.
 
-Plain functions of tensors: `state` has the variables, `update` the order.
+The functions take tensors. `state` has the variables, and `update` the order.
 
     learning_rate = create_learning_rate_fn(peak=0.4, ...)
     learning_rate(step)                     # float32 []
@@ -24,12 +24,13 @@ def create_learning_rate_fn(
       peak: Learning rate at the end of the warm-up.
       schedule: Decay after the warm-up: constant, linear (to 0), or cosine
         (half a wave to 0; Loshchilov & Hutter 2017, arXiv:1608.03983).
-      train_steps: Steps of the run. The learning rate is 0 after the last one.
-      warmup_steps: Steps of linear warm-up. The first step has
-        peak / warmup_steps.
+      train_steps: Number of steps of the run. After the last one the learning
+        rate is 0.
+      warmup_steps: Number of steps of linear warm-up. The first one has the
+        learning rate peak / warmup_steps.
 
     Returns:
-      int64 [] step, from 0 -> float32 [] learning rate.
+      Function from a step, int64 [], from 0, to a learning rate, float32 [].
     """
     warmup_steps = min(warmup_steps, train_steps)
 
@@ -60,16 +61,19 @@ def sgd_update(
 ) -> None:
     """Updates a weight by SGD with Nesterov momentum and coupled weight decay.
 
-    Equal to `torch.optim.SGD(nesterov=True)`: with g = gradient + decay * w,
-    buffer = momentum * buffer + g, then w -= learning_rate * (g + momentum *
-    buffer).
+    The update is that of `torch.optim.SGD(nesterov=True)`:
+
+        g = gradient + weight_decay * w
+        buffer = momentum * buffer + g
+        w -= learning_rate * (g + momentum * buffer)
 
     Args:
       weight: Weight to update, float32, any shape.
-      momentum_buffer: Momentum, float32, of the same shape, initially zeros.
+      momentum_buffer: Momentum buffer, float32, of the same shape, initially
+        zeros.
       gradient: Gradient, float32, of the same shape.
       learning_rate: Learning rate, float32 [].
-      momentum: Momentum, 0 to 1, exclusive. 0.0 is plain SGD.
+      momentum: Momentum, from 0 to below 1. If 0.0, plain SGD.
       weight_decay: Coefficient of the weight that is added to the gradient.
     """
     if weight_decay:
@@ -84,7 +88,7 @@ def sgd_update(
     )
 
 
-# Defaults of Keras and of the paper.
+# Default values of Keras and of the paper.
 ADAM_BETA_2 = 0.999
 ADAM_EPSILON = 1e-7
 
@@ -103,8 +107,8 @@ def adam_update(
     """Updates a weight by Adam (Kingma & Ba 2015, arXiv:1412.6980).
 
     Weight decay is decoupled (AdamW; Loshchilov & Hutter 2019,
-    arXiv:1711.05101): w -= learning_rate * decay * w, in addition to the step
-    of Adam.
+    arXiv:1711.05101). It subtracts learning_rate * weight_decay * w in addition
+    to the step of Adam.
 
     Args:
       weight: Weight to update, float32, any shape.
@@ -112,7 +116,7 @@ def adam_update(
       second_moment: Second moment, float32, of the same shape, initially zeros.
       gradient: Gradient, float32, of the same shape.
       learning_rate: Learning rate, float32 [].
-      momentum: Beta 1, 0 to 1, exclusive; beta 2 is `ADAM_BETA_2`.
+      momentum: Beta 1, from 0 to below 1. Beta 2 is `ADAM_BETA_2`.
       weight_decay: Coefficient of the weight that is subtracted, times the
         learning rate.
       step: Number of earlier updates of this weight, int64 [], for the bias
@@ -139,15 +143,15 @@ def ema_decay(step: tf.Tensor, *, decay: float) -> tf.Tensor:
     """Returns the decay of an average at a step, with warm-up.
 
     It is (1 + step) / (10 + step) until it reaches `decay`, as in
-    `tf.train.ExponentialMovingAverage(num_updates=step)`, so that the average
-    forgets the initial weights quickly.
+    `tf.train.ExponentialMovingAverage(num_updates=step)`. The initial weights
+    thus lose their influence quickly.
 
     Args:
-      step: int64 [], from 0.
-      decay: Final decay, 0 to 1, exclusive.
+      step: Step, int64 [], from 0.
+      decay: Final decay, from 0 to below 1.
 
     Returns:
-      float32 [], 0 to 1.
+      Decay, float32 [], 0 to 1.
     """
     t = tf.cast(step, tf.float32)
     return tf.minimum(decay, (1 + t) / (10 + t))
@@ -156,11 +160,11 @@ def ema_decay(step: tf.Tensor, *, decay: float) -> tf.Tensor:
 def ema_update(
     average: tf.Variable, value: tf.Tensor, *, decay: tf.Tensor
 ) -> None:
-    """Moves an average towards a value, in place.
+    """Updates an exponential moving average in place.
 
     Args:
-      average: float32, any shape.
-      value: float32, of the same shape.
-      decay: float32 [], fraction of the average that is kept; see `ema_decay`.
+      average: Average, float32, any shape.
+      value: New value, float32, of the same shape.
+      decay: Fraction of the average that is kept, float32 []; see `ema_decay`.
     """
     average.assign_sub((1 - decay) * (average - value))

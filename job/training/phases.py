@@ -1,8 +1,8 @@
-"""Phases of a run: which blocks train, at which image size.
+"""Phases of a run, each with its trainable blocks and image size.
 
 A run is divided into phases at the steps where either of them changes. Each
-phase has a compiled step of its own, so a frozen block has no backward pass and
-a small image costs no more than its size.
+phase has a compiled step of its own, so frozen blocks have no backward pass and
+small images reduce the cost.
 
     groups = create_groups(unfreeze_epochs, ...)       # schedule of each block
     phases = create_phases(groups, sizes=(64,), until=(500,), final_size=128)
@@ -25,9 +25,10 @@ class Group:
     """Training schedule of the variables of one block, or of the head.
 
     Attributes:
-      unfreeze_step: Step at which it begins to train. If None, it stays frozen.
+      unfreeze_step: Step at which training begins. If None, the block stays
+        frozen.
       learning_rate_scale: Multiplier of the scheduled learning rate.
-      warmup_steps: Steps of linear warm-up after `unfreeze_step`.
+      warmup_steps: Number of steps of linear warm-up after `unfreeze_step`.
     """
 
     unfreeze_step: int | None = 0
@@ -38,8 +39,8 @@ class Group:
         """Returns the learning rate of this group, float32 [].
 
         Args:
-          scheduled: float32 [], learning rate of the schedule.
-          step: int64 [], `unfreeze_step` or later.
+          scheduled: Learning rate of the schedule, float32 [].
+          step: Step, int64 [], `unfreeze_step` or later.
         """
         rate = scheduled
         if self.learning_rate_scale != 1.0:
@@ -52,12 +53,12 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """Part of a run that one compiled step serves.
+    """Part of a run with the same compiled step.
 
     Attributes:
-      first_step: Step at which it begins.
+      first_step: First step.
       input_size: Height and width of the network's input in pixels.
-      trainable_blocks: Blocks that train; HEAD is always one of them.
+      trainable_blocks: Names of the trainable blocks, including HEAD.
     """
 
     first_step: int
@@ -72,7 +73,7 @@ def phase_steps(
 
     Args:
       phases: Phases of the run, in order.
-      train_steps: Number of steps of the run. A later phase has 0.
+      train_steps: Number of steps of the run. Phases after its end have 0.
     """
     ends = [phase.first_step for phase in phases[1:]] + [train_steps]
     for phase, end in zip(phases, ends, strict=True):
@@ -89,12 +90,12 @@ def create_groups(
     """Returns the training schedule of each block and of the head.
 
     Args:
-      unfreeze_epochs: Epoch at which each block begins to train; infinity if it
-        stays frozen.
+      unfreeze_epochs: Epoch at which each block begins to train. If infinity,
+        the block stays frozen.
       layer_decay: Ratio of a block's learning rate to that of the next block
         towards the output.
-      warmup_epochs: Epochs of warm-up of each block that begins to train after
-        the start of the run.
+      warmup_epochs: Warm-up of each block that begins to train after the start
+        of the run, in epochs.
       steps: Function that converts epochs above 0 into steps.
     """
     groups = {HEAD: Group()}
@@ -116,12 +117,12 @@ def create_phases(
     until: Sequence[int],
     final_size: int,
 ) -> tuple[Phase, ...]:
-    """Divides a run where a block begins to train or the image size changes.
+    """Returns the phases of a run, in order.
 
     Args:
       groups: Training schedules; see `create_groups`.
       sizes: Image sizes before the final one, in pixels, in order.
-      until: Step at which each of these sizes ends, ascending.
+      until: Last step of each of these sizes, exclusive, ascending.
       final_size: Image size after the last of these steps, in pixels.
     """
     unfreeze_steps = {
@@ -145,14 +146,14 @@ def create_phases(
 
 
 def log_costs(network: keras.Model, phases: Sequence[Phase]) -> None:
-    """Logs the cost of an image in each phase: forward, and training."""
+    """Logs the forward and training cost of an image in each phase."""
     for phase in phases:
         cost = flops.image_gflop(
             network, phase.input_size, phase.trainable_blocks
         )
         logging.info(
             "Training from step %d at %d pixels: %.3f GFLOP per image forward,"
-            " %.3f GFLOP per training image.",
+            " %.3f GFLOP per training image",
             phase.first_step,
             phase.input_size,
             cost.forward,
@@ -171,12 +172,12 @@ def train_tflop(
     """Returns the cost of the first steps of a run, in 10^12 operations.
 
     Args:
-      network: The whole network.
+      network: Network of `vgg.vgg16`.
       phases: Phases of the run.
       train_steps: Number of steps.
       global_batch_size: Images per step, over all replicas.
-      num_features: Number of images whose features the head is trained on. If
-        0, the network is trained on images.
+      num_features: Number of images whose features train the head. If 0, the
+        network is trained on images.
     """
     if num_features:
         costs = flops.forward_gflop_by_block(network, phases[-1].input_size)

@@ -1,7 +1,7 @@
-"""Plan of a run in steps; epochs are converted to steps here only.
+"""Plan of a run in steps, converted from epochs.
 
 plan = create_plan(num_images=50_000, global_batch_size=512, ...)
-plan.steps_to_boundary(done)       # steps until something is due
+plan.steps_to_boundary(done)       # steps until the next action
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from job.training import optimizer
 from job.training import phases as phases_lib
 
-# Least time between two checkpoints if no number of steps is set: an epoch may
-# take half a second, and saving that often would slow training down.
+# Minimum time between two checkpoints if no number of steps is set. An epoch
+# may take half a second, and more frequent saves would slow training down.
 CHECKPOINT_SECONDS = 30.0
 
 
@@ -20,14 +20,14 @@ class Plan:
     """Length, intervals, learning rate and phases of a run, in steps.
 
     Attributes:
-      train_steps: Steps of the whole run.
-      num_images: Images in the training split.
+      train_steps: Number of steps of the run.
+      num_images: Number of images in the training split.
       global_batch_size: Images per step, over all replicas.
       log_every_steps: Steps between two lines of the metrics log.
       evaluate_every_steps: Steps between two evaluations. If 0, only at the
         end.
       checkpoint_every_steps: Steps between two checkpoints.
-      checkpoint_seconds: Least seconds between two checkpoints.
+      checkpoint_seconds: Minimum time between two checkpoints, in seconds.
       steps_per_call: Steps per call of the compiled loop. If 0, as many as fit
         into its time.
       learning_rate: Learning rate as a function of the step.
@@ -48,20 +48,24 @@ class Plan:
     phases: tuple[phases_lib.Phase, ...]
 
     def epoch(self, done: int) -> float:
-        """Returns the epochs that `done` steps are."""
+        """Returns the number of epochs in `done` steps."""
         return round(done * self.global_batch_size / self.num_images, 4)
 
     def due(self, every: int, done: int) -> bool:
         """Returns whether an action with an interval is due.
 
         Args:
-          every: Interval in steps. If 0, it is due after the last step only.
-          done: Number of steps done.
+          every: Interval in steps. If 0, the action is due after the last step.
+          done: Number of completed steps.
         """
         return done == self.train_steps or bool(every and done % every == 0)
 
     def steps_to_boundary(self, done: int) -> int:
-        """Returns the steps until an action is due or a phase begins."""
+        """Returns the number of steps until an action is due or a phase begins.
+
+        Args:
+          done: Number of completed steps.
+        """
         intervals = (
             self.log_every_steps,
             self.evaluate_every_steps,
@@ -73,7 +77,7 @@ class Plan:
         return min([*remaining, self.train_steps - done])
 
     def phase(self, done: int) -> phases_lib.Phase:
-        """Returns the phase of the step that follows `done` steps."""
+        """Returns the phase of the step after `done` steps."""
         return [p for p in self.phases if p.first_step <= done][-1]
 
 
@@ -82,9 +86,10 @@ def unreached_phases(plan: Plan) -> Iterator[str]:
     for phase in plan.phases:
         if phase.first_step >= plan.train_steps:
             yield (
-                f"the run ends at step {plan.train_steps}, before the phase"
-                f" that starts at step {phase.first_step}: {phase.input_size}"
-                f" pixels, training {', '.join(sorted(phase.trainable_blocks))}"
+                f"Omitting the phase from step {phase.first_step} on"
+                f" ({phase.input_size} pixels, training"
+                f" {', '.join(sorted(phase.trainable_blocks))}), because the"
+                f" run ends at step {plan.train_steps}"
             )
 
 
@@ -109,31 +114,31 @@ def create_plan(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     steps_per_call: int = 0,
 ) -> Plan:
-    """Converts epochs to steps, each to 1 step at least.
+    """Returns the plan of a run, with each interval at least 1 step long.
 
     Args:
-      num_images: Images in the training split.
+      num_images: Number of images in the training split.
       global_batch_size: Images per step, over all replicas.
-      epochs: Length of the run.
+      epochs: Length of the run in epochs.
       steps: Length of the run in steps. If 0, `epochs` decides.
       peak_learning_rate: Learning rate at the end of the warm-up.
       schedule: Decay of the learning rate: cosine, linear or constant.
-      warmup_epochs: Epochs of linear warm-up.
-      unfreeze_epochs: Epoch at which each block begins to train; infinity if it
-        stays frozen.
+      warmup_epochs: Linear warm-up in epochs.
+      unfreeze_epochs: Epoch at which each block begins to train. If infinity,
+        the block stays frozen.
       layer_decay: Ratio of a block's learning rate to that of the next block
         towards the output.
-      unfreeze_warmup_epochs: Epochs of warm-up of each block that begins to
-        train after the start of the run.
+      unfreeze_warmup_epochs: Warm-up of each block that begins to train after
+        the start of the run, in epochs.
       input_size: Image size at the end of the run, in pixels.
-      progressive_sizes: Image sizes before it, in order.
-      progressive_epochs: Epoch at which each of these sizes ends, ascending.
+      progressive_sizes: Earlier image sizes in pixels, in order.
+      progressive_epochs: Last epoch of each of these sizes, ascending.
       log_every_steps: Steps between two lines of the metrics log.
       evaluate_every_epochs: Epochs between two evaluations. If 0, only at the
         end.
       checkpoint_every_steps: Steps between two checkpoints. If 0, one epoch,
         but at least `checkpoint_seconds`.
-      checkpoint_seconds: Least seconds between two checkpoints if
+      checkpoint_seconds: Minimum time between two checkpoints in seconds, if
         `checkpoint_every_steps` is 0.
       steps_per_call: Steps per call of the compiled loop. If 0, as many as fit
         into its time.

@@ -1,4 +1,4 @@
-"""Ends of a run other than its last step: preemption, rollback, divergence."""
+"""Preemption, rollback and divergence of a run."""
 
 import contextlib
 from typing import NoReturn
@@ -11,23 +11,23 @@ from job.training.shared_saver import SharedSaver
 from job.training.state import TrainState
 from job.training.supervisor import Supervisor
 
-# Each rollback halves the learning rate, and this many are tried.
+# Maximum number of rollbacks, each of which halves the learning rate.
 _ROLLBACK_FACTOR = 0.5
 _MAX_ROLLBACKS = 3
 
-# Upper bound for removing old checkpoints within the grace period; a later
-# attempt can remove them as well.
+# Time limit for the removal of old checkpoints within the grace period. A later
+# attempt can remove them too.
 _REMOVAL_SECONDS = 2.0
 
 Saver = AsyncSaver | SharedSaver
 
 
 class NonFiniteError(Exception):
-    """A loss, gradient or weight is not finite.
+    """Loss, gradient or weight that is not finite.
 
     Attributes:
       subject: Description of the value, such as "the loss of step 7".
-      step: Step that computed it.
+      step: Step of the value.
     """
 
     def __init__(self, subject: str, step: int) -> None:
@@ -37,11 +37,13 @@ class NonFiniteError(Exception):
 
 
 def flush_and_exit(saver: Saver, supervisor: Supervisor) -> NoReturn:
-    """Commits pending checkpoints within the grace period, then raises.
+    """Commits pending checkpoints within the grace period, then exits.
+
+    A storage error is added to the message and does not change the exit code,
+    because a restart may succeed.
 
     Raises:
-      PreemptedError: Always. A storage error becomes part of its message: the
-        run shall be restarted (75), whatever the exit code of a bad disk.
+      PreemptedError: The function always raises it.
     """
     try:
         saver.flush(timeout=supervisor.remaining_grace())
@@ -55,7 +57,7 @@ def await_saves(saver: Saver, supervisor: Supervisor) -> None:
     """Waits until every enqueued checkpoint is committed.
 
     Raises:
-      PreemptedError: A stop was requested; the current state is not saved.
+      PreemptedError: A stop was requested. The current state is not saved.
       StorageError: A checkpoint cannot be saved.
     """
     while not saver.wait(1.0):
@@ -78,25 +80,25 @@ def roll_back(
 ) -> int:
     """Restores the newest checkpoint with a lower learning rate.
 
-    Apart from the learning rate this is the state that a restarted run would
-    find. A kill before the next save therefore meets the same non-finite value
-    and rolls back again.
+    Apart from the learning rate the result is the state of a restarted run.
+    After a kill before the next save, the run therefore meets the same
+    non-finite value and rolls back again.
 
     Args:
-      error: Value that was not finite.
-      state: Receives the checkpoint.
+      error: Value that is not finite.
+      state: Variables to restore.
       saver: Saver of the run.
-      history: Receives an entry in `rollbacks`.
-      supervisor: Stop requests are honored while saves are pending.
-      reporter: Drops the lines after the checkpoint, and informs the user.
-      on_nonfinite: Policy: stop or rollback.
+      history: Metadata of the run, which gets an entry in `rollbacks`.
+      supervisor: Source of stop requests while saves are pending.
+      reporter: Reporter of the run, which drops the lines after the checkpoint.
+      on_nonfinite: Policy, stop or rollback.
 
     Returns:
       The step of the restored checkpoint.
 
     Raises:
-      DivergedError: The policy is to stop, no checkpoint exists, or the limit
-        of rollbacks is reached.
+      DivergedError: The policy is stop, no checkpoint exists, or the maximum
+        number of rollbacks is reached.
     """
     rollbacks = history.rollbacks
     found = None
@@ -106,7 +108,7 @@ def roll_back(
     if found is None:
         _raise_diverged(error, saver, history, supervisor, on_nonfinite)
     saved, tensors = found
-    take_log(tensors)  # The file has these lines too.
+    take_log(tensors)  # metrics.jsonl has these lines too.
     state.restore(tensors)
     factor = _ROLLBACK_FACTOR ** (len(rollbacks) + 1)
     state.learning_rate_factor.assign(factor)
@@ -116,9 +118,9 @@ def roll_back(
     reporter.log.rewind(saved.step)
     supervisor.note_restored(saved.step)
     reporter.message(
-        f"{error.subject} is not finite: resuming from step {saved.step} with"
-        f" {factor:g} times the learning rate (rollback {len(rollbacks)} of at"
-        f" most {_MAX_ROLLBACKS})"
+        f"Resuming from step {saved.step} with {factor:g} times the learning"
+        f" rate, because {error.subject} is not finite (rollback"
+        f" {len(rollbacks)} of at most {_MAX_ROLLBACKS})"
     )
     return saved.step
 
@@ -130,23 +132,23 @@ def _raise_diverged(
     supervisor: Supervisor,
     on_nonfinite: str,
 ) -> NoReturn:
-    """Raises DivergedError with what is saved and how to fix the run."""
+    """Raises DivergedError with the newest checkpoint and the fix."""
     with contextlib.suppress(errors.StorageError):
         await_saves(saver, supervisor)
     newest = saver.committed_step
     kept = (
         f"the checkpoint of step {newest} is finite"
         if newest is not None
-        else "no checkpoint had been saved"
+        else "no checkpoint was saved"
     )
     tried = len(history.rollbacks)
     raise errors.DivergedError(
         f"{error.subject} is not finite"
         + (f" after {tried} rollbacks" if tried else "")
-        + f"; {kept}. Fix: a lower --config.optimizer.peak_learning_rate or"
+        + f"; {kept}. Fix: lower --config.optimizer.peak_learning_rate or set"
         " --config.optimizer.clip_norm=1.0, in a new workdir"
         + (
-            "; or --config.checkpoint.on_nonfinite=rollback in this one"
+            ", or set --config.checkpoint.on_nonfinite=rollback in this one"
             if on_nonfinite == "stop"
             else ""
         )

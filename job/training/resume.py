@@ -1,4 +1,4 @@
-"""Continuation of a run: its checkpoint, and agreement with the chief."""
+"""Resume of a run from its checkpoint, with agreement among the workers."""
 
 import dataclasses
 from typing import Any
@@ -21,17 +21,17 @@ def restore_or_initialize(
     *,
     set_aside: bool = True,
 ) -> History:
-    """Restores the newest intact checkpoint into `state`, if there is any.
+    """Restores the newest intact checkpoint into `state` if one exists.
 
     Args:
       checkpoints: Checkpoints of the run.
       state: Variables of the run, unchanged without a checkpoint.
       fields: Flattened config of this attempt.
       data_crc32c: Checksum of the training images and labels.
-      set_aside: Whether damaged checkpoints are set aside.
+      set_aside: Whether to set damaged checkpoints aside.
 
     Returns:
-      The history of the run; a new one without a checkpoint.
+      The history of the run, or a new one without a checkpoint.
 
     Raises:
       ResumeError: Checkpoints exist and none is intact, or the newest one
@@ -52,17 +52,18 @@ def restore_or_initialize(
     if changed:
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} belongs to another run"
-            f" ({'; '.join(changed)}). Fix: choose another workdir, or change"
-            " that back"
+            f" ({'; '.join(changed)}). Fix: choose another workdir, or undo"
+            " these changes"
         )
     record = take_log(tensors)
     try:
         state.restore(tensors)
     except ValueError as error:
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} does not fit: {error}"
+            f"the checkpoint of step {saved.step} does not fit ({error}). Fix:"
+            " choose another workdir"
         ) from None
-    logging.info("Restored the checkpoint of step %d.", saved.step)
+    logging.info("Restored the checkpoint of step %d", saved.step)
     return History(
         fields,
         data_crc32c,
@@ -85,13 +86,13 @@ def restore_on_chief(
     *,
     train_steps: int,
 ) -> History:
-    """Restores the newest checkpoint on the chief; all get its history.
+    """Restores the newest checkpoint on the chief and shares its history.
 
     The variables of the other workers are set later, by
     `TrainState.restore(workers.broadcast_arrays(...))`.
 
     Args:
-      checkpoints: Checkpoints of the run; only the chief reads them.
+      checkpoints: Checkpoints of the run, which only the chief reads.
       state: Variables of the run.
       fields: Flattened config of this attempt.
       data_crc32c: Checksum of the training images and labels.
@@ -103,8 +104,8 @@ def restore_on_chief(
 
     Raises:
       ConfigError: This worker has another config or other images.
-      ResumeError: No checkpoint is usable, or the newest one is of a step
-        after the end of the run.
+      ResumeError: No checkpoint is usable, or the newest one is from after the
+        end of the run.
     """
     if workers.is_chief:
         history = restore_or_initialize(checkpoints, state, fields, data_crc32c)
@@ -116,7 +117,7 @@ def restore_on_chief(
         changed.append("the training images")
     if changed:
         raise errors.ConfigError(
-            "this worker has another config or other data than the chief"
+            "the config or data of this worker differs from the chief's"
             f" ({'; '.join(changed)}). Fix: start all workers with the same"
             " command line"
         )
@@ -124,8 +125,8 @@ def restore_on_chief(
     history = History(**chiefs)
     if history.step > train_steps:
         raise errors.ResumeError(
-            f"the checkpoint of step {history.step} is beyond the last step,"
-            f" {train_steps}, of config.epochs and config.steps. Fix: choose"
-            " another workdir for a shorter run"
+            f"the checkpoint of step {history.step} is after the last step,"
+            f" {train_steps}, of --config.epochs and --config.steps. Fix:"
+            " choose another workdir for a shorter run"
         )
     return history

@@ -1,4 +1,4 @@
-"""Saver of a run of several workers, of which only the chief writes."""
+"""Saver of a run with several workers, in which only the chief writes."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from job.training.history import History
 
 
 class SharedSaver:
-    """The chief's saver, with equal results on all workers.
+    """Saver of the chief, with equal results on all workers.
 
-    It has the methods of `AsyncSaver`. What a method returns or raises after a
-    wait is equal on all workers. Workers other than the chief save nothing.
+    It has the methods of `AsyncSaver`. Results and errors of the methods that
+    wait are equal on all workers. Workers other than the chief save nothing.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class SharedSaver:
         Args:
           workers: Workers of the run.
           saver: Saver of the chief. None on the other workers.
-          committed_step: Step of the checkpoint that was restored. None if
-            there was none.
+          committed_step: Step of the restored checkpoint. If None, no
+            checkpoint was restored.
         """
         self._workers = workers
         self._saver = saver
@@ -40,7 +40,7 @@ class SharedSaver:
 
     @property
     def committed_step(self) -> int | None:
-        """Newest committed step that all workers know of. None if none."""
+        """Returns the newest committed step on all workers, or None."""
         return self._committed
 
     def save(
@@ -51,12 +51,16 @@ class SharedSaver:
             self._saver.save(step, tensors, run)
 
     def check(self) -> None:
-        """Raises the error that ended saving; on the chief only."""
+        """Raises the error that ended saving, on the chief only."""
         if self._saver:
             self._saver.check()
 
     def wait(self, seconds: float) -> bool:
-        """Waits; returns whether all saves and removals are done."""
+        """Waits and returns whether all saves and removals are complete.
+
+        Args:
+          seconds: Time limit in seconds.
+        """
 
         def wait() -> list[Any]:
             assert self._saver
@@ -66,7 +70,14 @@ class SharedSaver:
         return is_idle
 
     def flush(self, timeout: float | None = None) -> int | None:
-        """Waits until every enqueued checkpoint is committed."""
+        """Waits until every enqueued checkpoint is committed.
+
+        Args:
+          timeout: Time limit in seconds. If None, without limit.
+
+        Returns:
+          The newest committed step, or None.
+        """
         self._committed = self._workers.run_on_chief(
             lambda: self._saver.flush(timeout) if self._saver else None
         )
@@ -75,7 +86,7 @@ class SharedSaver:
     def restore_newest(
         self,
     ) -> tuple[Header, dict[str, np.ndarray]] | None:
-        """Returns the newest checkpoint, restored by the chief."""
+        """Returns the newest checkpoint, which the chief restores."""
         tensors: dict[str, np.ndarray] = {}
 
         def restore() -> tuple[int, dict[str, Any]] | None:
@@ -109,13 +120,13 @@ def create_saver(
     history: History,
     stop: StopRequest,
 ) -> AsyncSaver | SharedSaver:
-    """Returns the saver of a run; only the chief's saver writes.
+    """Returns the saver of a run, in which only the chief writes.
 
     Args:
       checkpoints: Checkpoints of the run.
       workers: Workers of the run.
       history: Earlier attempts of the run.
-      stop: Stop request, which records the step of each commit.
+      stop: Stop request, in which each commit is recorded.
     """
     saver = None
     committed_step = history.step if history.resumes else None

@@ -1,6 +1,6 @@
-"""Variables of a training run: exactly what a checkpoint holds.
+"""Variables of a training run, all of which are part of a checkpoint.
 
-A run that resumes with them continues as if it had never stopped.
+A resumed run has the same results as an uninterrupted one.
 
     with strategy.scope():
         state = TrainState(network, averaging=True, loss_scaling=False)
@@ -14,37 +14,36 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Initial loss scale (Micikevicius et al. 2018,
-# arXiv:1710.03740).
+# Initial loss scale (Micikevicius et al. 2018, arXiv:1710.03740).
 _INITIAL_LOSS_SCALE = 2.0**15
 
 
 class TrainState:
-    """The variables of a run.
+    """Variables of a run, to be created under `strategy.scope()`.
 
-    Create it under `strategy.scope()`. All variables are float32 or int64, and
-    equal on all replicas between two steps.
+    All variables are float32 or int64, and equal on all replicas between two
+    steps.
 
     Attributes:
-      model: Network that is trained.
+      model: Network to train.
       trainable: Trainable variables of the network.
       moving_statistics: Moving mean and variance of each normalization layer.
-      step: int64 [], number of steps done.
-      momentum: Momentum of each trainable variable; with Adam, its first
-        moment.
-      second_moment: Second moment of each trainable variable; empty unless the
+      step: Number of completed steps, int64 [].
+      momentum: Momentum of each trainable variable, or its first moment with
+        Adam.
+      second_moment: Second moment of each trainable variable. Empty unless the
         optimizer is Adam.
-      ema: Average of each trainable variable and each moving statistic; empty
+      ema: Average of each trainable variable and each moving statistic. Empty
         without averaging.
       window: Sums since the last logged step: "loss" (means of the steps),
-        "correct" (examples), "steps". They are part of a checkpoint, so that a
-        kill changes no line of the metrics log.
-      loss_scale: "scale", and "good_steps" since its last change; empty unless
-        the precision is float16.
-      first_bad_step: int64 [], step whose loss or gradient was not finite; -1
-        if there is none.
-      learning_rate_factor: float32 [], multiplier of the scheduled learning
-        rate: 1, or less after a rollback.
+        "correct" (examples) and "steps". They are part of a checkpoint, so that
+        a kill does not change the metrics log.
+      loss_scale: Variables "scale", and "good_steps" since its last change.
+        Empty unless the precision is float16.
+      first_bad_step: First step whose loss or gradient is not finite, int64 [],
+        or -1.
+      learning_rate_factor: Multiplier of the scheduled learning rate, float32
+        [], below 1 after a rollback.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class TrainState:
         ]
 
     def variables(self) -> dict[str, tf.Variable]:
-        """Returns every variable by its name in a checkpoint."""
+        """Returns all variables by their names in a checkpoint."""
         trainable = [v.path for v in self.model.trainable_variables]
         moving = [v.path for v in self.model.non_trainable_variables]
         named = {
@@ -125,18 +124,18 @@ class TrainState:
         return named
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Returns a copy of every variable, in host memory."""
+        """Returns copies of all variables in host memory, by name."""
         return {name: v.numpy() for name, v in self.variables().items()}
 
     def restore(self, tensors: dict[str, np.ndarray]) -> None:
-        """Sets every variable, on every replica.
+        """Sets all variables on all replicas.
 
         Args:
-          tensors: Value of every variable by name; see `snapshot`.
+          tensors: Values of all variables by name; see `snapshot`.
 
         Raises:
           ValueError: A variable is missing or unknown, or has another shape or
-            type. The message names all of them, and nothing is set.
+            type. No variable is set.
         """
         named = self.variables()
         wrong = [
@@ -160,18 +159,18 @@ class TrainState:
             variable.assign(tensors[name])
 
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
-        """Sets some weights, and their averages, before the first step.
+        """Sets some weights and their averages before the first step.
 
         Args:
-          weights: float32 arrays by path, such as block1_conv1/kernel.
+          weights: Weights by path, such as block1_conv1/kernel, float32.
 
         Raises:
-          ValueError: The model has no such weight, or it has another shape.
+          ValueError: A weight is unknown or has another shape.
         """
         paths = [v.path for v in self.model.trainable_variables]
         for path, value in weights.items():
             if path not in paths:
-                raise ValueError(f"the model has no {path}")
+                raise ValueError(f"{path} is unknown")
             index = paths.index(path)
             if self.trainable[index].shape != value.shape:
                 raise ValueError(
@@ -183,14 +182,14 @@ class TrainState:
                 self.ema[index].assign(value)
 
     def evaluated(self) -> list[tf.Variable]:
-        """Returns the variables that an evaluation uses: averages, if any.
+        """Returns the variables for an evaluation, as averages if any.
 
-        They are the trainable variables, then the moving statistics.
+        The trainable variables come first, then the moving statistics.
         """
         return self.ema or self.trainable + self.moving_statistics
 
     def replica_variables(self) -> "ReplicaVariables":
-        """Returns the variables that an update changes, but for `step`."""
+        """Returns the variables that an update changes, except `step`."""
         return ReplicaVariables(
             self.trainable,
             self.moving_statistics,
@@ -205,7 +204,7 @@ class TrainState:
 
 
 class ReplicaVariables(NamedTuple):
-    """All variables of a state but `step`, or one replica's copies of them.
+    """Variables of a state except `step`, or one replica's copies of them.
 
     The fields are those of `TrainState`.
     """
@@ -224,7 +223,7 @@ class ReplicaVariables(NamedTuple):
 def load_evaluated(
     network: keras.Model, tensors: Mapping[str, np.ndarray]
 ) -> None:
-    """Sets a network to the weights of a checkpoint that evaluations use.
+    """Sets a network to the evaluated weights of a checkpoint.
 
     These are the averages if the checkpoint has any.
 
@@ -233,8 +232,7 @@ def load_evaluated(
       tensors: Tensors of the checkpoint; see `TrainState.snapshot`.
 
     Raises:
-      KeyError: The checkpoint is of another network. The argument is the name
-        of a weight that it lacks.
+      KeyError: The checkpoint lacks a weight, which the argument names.
     """
     for variable in (
         network.trainable_variables + network.non_trainable_variables

@@ -1,9 +1,8 @@
 """Training steps on the device: forward, backward, sum over replicas, update.
 
-The global batch is the unit; see `loss`. The batch statistics of the
-normalization layers are summed together with the gradients. The moving
-statistics are therefore equal on every replica after every step, and a
-checkpoint or another number of replicas sees the same values.
+Gradients and batch statistics of the global batch are summed together; see
+`loss`. The moving statistics are therefore equal on every replica after every
+step, and the same in a checkpoint and with another number of replicas.
 
     train_steps = make_train_steps(strategy, state, augment, settings, ...)
     train_steps(iterator, tf.constant(10))     # ten steps on the device
@@ -25,7 +24,7 @@ from job.training.update import OptimizerSettings, Update
 
 TrainSteps = Callable[[Iterator[TrainBatch], tf.Tensor], None]
 
-# Separates the random numbers of dropout from others drawn with the same seed.
+# Separates the random numbers of dropout from other draws with the same seed.
 _DROPOUT = 0x44524F50
 
 
@@ -49,19 +48,19 @@ def make_train_steps(
       state: Variables that a step changes.
       augment: Augmentation; see `augment.make_augment`.
       settings: Settings of the update.
-      network: Network for the batch: `state.model`, or its head if the batches
-        hold its features (see `vgg.split_base_and_head`).
+      network: Network for the batch, `state.model` or its head for batches of
+        features (see `vgg.split_base_and_head`).
       resize: Scaling of the images before the network; see `model.resize`.
-      trainable_blocks: Blocks that train; see `model.spec`. The others do not
-        change, and their gradients are not computed.
+      trainable_blocks: Names of the blocks to train; see `model.spec`. The
+        gradients of the others are not computed.
       seed: Seed of the dropout.
       global_batch_size: Images per step, B.
-      jit_compile: Whether XLA compiles everything that needs no other replica:
-        the forward and backward pass, and the update.
+      jit_compile: Whether XLA compiles the forward and backward pass and the
+        update, but not the sum over replicas.
 
     Returns:
-      (iterator over `TrainBatch`, int32 [] number of steps) -> None. Updates
-      end once a loss or gradient is not finite; see
+      Function of an iterator over `TrainBatch` and a number of steps, int32 [].
+      Updates end if a loss or gradient is not finite; see
       `TrainState.first_bad_step`.
     """
     num_replicas = strategy.num_replicas_in_sync
@@ -115,7 +114,7 @@ def make_train_steps(
             update(step, bucket.unpack(sums), copies)
 
         if jit_compile:
-            # Without XLA it is hundreds of small kernels, each with a launch.
+            # Without XLA the update launches hundreds of small kernels.
             apply = _compile_with_xla(apply)
         apply(sums)
 
@@ -165,7 +164,7 @@ def dropout_noise(
     replica: tf.Tensor,
     num_replicas: int,
 ) -> tf.Tensor:
-    """Returns one replica's rows of the random numbers of a step.
+    """Returns the random numbers of a step for one replica.
 
     They are drawn for the global batch, so that they do not depend on the
     number of replicas.
@@ -173,12 +172,12 @@ def dropout_noise(
     Args:
       shape: Shape of the random numbers of the global batch, [B, d].
       seed: Seed of the run.
-      step: int64 [].
-      replica: int32 [], 0 to num_replicas - 1.
+      step: Step, int64 [].
+      replica: Index of the replica, int32 [], 0 to num_replicas - 1.
       num_replicas: Number of replicas, R.
 
     Returns:
-      float32 [B / R, d], uniform, 0 to 1, exclusive.
+      Random numbers, float32 [B / R, d], uniform over [0, 1).
     """
     key = tf.random.experimental.stateless_fold_in(
         tf.constant([seed, _DROPOUT], tf.int64), step, alg="philox"
@@ -190,7 +189,7 @@ def dropout_noise(
 
 
 class _Bucket:
-    """Packs the sums of a step into one vector, for one sum over replicas."""
+    """Vector of all sums of a step, for one sum over replicas."""
 
     def __init__(
         self,
@@ -198,15 +197,15 @@ class _Bucket:
         statistics: list[tf.TensorShape],
         num_replicas: int,
     ) -> None:
-        """Takes the shapes of the gradients and of the batch statistics."""
+        """Stores the shapes of the gradients and of the batch statistics."""
         scalar = tf.TensorShape([])
         self._shapes = [*gradients, *statistics, scalar, scalar]
         self._num_gradients = len(gradients)
-        # One replica has nothing to sum and need not copy its gradients.
+        # A single replica needs no sum and no copy of its gradients.
         self._is_used = num_replicas > 1
 
     def pack(self, sums: StepSums) -> StepSums | tf.Tensor:
-        """Returns float32 [total size]; `sums` itself with one replica."""
+        """Returns one vector, float32 [n], or `sums` for a single replica."""
         if not self._is_used:
             return sums
         tensors = [*sums.gradients, *sums.statistics, sums.loss, sums.correct]

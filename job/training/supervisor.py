@@ -16,12 +16,12 @@ from job.distribute.workers import Workers
 from job.supervision.preemption import StopRequest
 from job.supervision.watchdog import LONG_SECONDS, Watchdog
 
-# Part of the grace period that is kept for the last line.
+# Part of the grace period that is reserved for the last line.
 _LAST_LINE_SECONDS = 0.5
 
 
 class Supervisor:
-    """Decides when the run must stop, and feeds the watchdog until then.
+    """Stop requests, watchdog and workers of a run.
 
     Attributes:
       stop: Stop request of this process.
@@ -34,11 +34,11 @@ class Supervisor:
         stop: StopRequest,
         watchdog: Watchdog | None = None,
     ) -> None:
-        """Combines the two, for a run of one worker.
+        """Combines both, for a run of a single worker.
 
         Args:
           stop: Stop request of this process.
-          watchdog: Watchdog of this process. If None, nothing is watched.
+          watchdog: Watchdog of this process. If None, a hang is not detected.
         """
         self.stop = stop
         self.watchdog = watchdog or Watchdog(0.0)
@@ -52,30 +52,34 @@ class Supervisor:
         Args:
           phase: Name of the work that begins now.
           step: Number of completed steps. If None, unknown.
-          seconds: Time limit until the next beat. If 0.0, the watchdog's own.
+          seconds: Time limit until the next beat in seconds. If 0.0, the
+            default of the watchdog.
         """
         self.watchdog.beat(phase, step, seconds=seconds)
 
     def poll(self, phase: str = "data") -> None:
-        """Raises PreemptedError on a stop request, else reports progress.
+        """Reports progress, or exits on a stop request.
 
-        For work before the loop: reading, downloading, feature extraction.
+        It is for work before the loop, such as reading and downloading data.
 
         Args:
           phase: Name of the work that begins now.
+
+        Raises:
+          PreemptedError: A stop was requested.
         """
         self.stop.check()
         self.beat(phase, seconds=LONG_SECONDS)
 
     def is_stopping(self) -> bool:
-        """Returns whether any worker was asked to stop; equal on all."""
+        """Returns whether a stop was requested on any worker."""
         if not self.workers.any(self.stop.requested):
             return False
         self.stop.ask("another worker's signal")
         return True
 
     def remaining_grace(self) -> float:
-        """Returns the seconds left for saving, and extends the watchdog."""
+        """Returns the seconds left for a save and extends the watchdog."""
         left = self.stop.remaining() - _LAST_LINE_SECONDS
         left = min(max(left, 0.0), LONG_SECONDS)
         self.beat("save", seconds=left + LONG_SECONDS)
@@ -91,8 +95,8 @@ class Supervisor:
         self.stop.saved += f"; {error}"
 
     def exit_preempted(self) -> NoReturn:
-        """Raises PreemptedError on all workers, with the chief's last line."""
+        """Raises PreemptedError on all workers with the chief's last line."""
         self.stop.saved = self.workers.broadcast_json(self.stop.saved)
         self.workers.barrier()
         self.stop.check()
-        raise AssertionError("exit_preempted needs a stop request")
+        raise AssertionError("exit_preempted was called without a stop request")

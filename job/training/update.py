@@ -1,4 +1,4 @@
-"""Update of one replica's variables, after the sums over replicas.
+"""Update of one replica's variables after the sum over replicas.
 
 update = Update(network, settings, trainable_blocks={"head", "block5"})
 update(state.step, sums, state.replica_variables())
@@ -21,17 +21,17 @@ from job.training.loss import StepSums
 from job.training.phases import Group
 from job.training.state import ReplicaVariables
 
-# Good steps after which the loss scale doubles (Micikevicius et al. 2018,
-# arXiv:1710.03740).
+# Number of good steps after which the loss scale doubles (Micikevicius et al.
+# 2018, arXiv:1710.03740).
 _LOSS_SCALE_GROWTH_STEPS = 2000
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-    """Settings of the update; the fields are those of `config.optimizer`.
+    """Settings of the update, named as in `config.optimizer`.
 
     Attributes:
-      learning_rate: Schedule, a function of the step.
+      learning_rate: Learning rate as a function of the step.
       groups: Training schedule of each block and of the head.
     """
 
@@ -46,7 +46,7 @@ class OptimizerSettings:
 
 
 class Update:
-    """Applies the sums of a step to the variables of one replica."""
+    """Update of one replica's variables by the sums of a step."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Update:
         Args:
           network: Network whose variables the state holds.
           settings: Settings of the update.
-          trainable_blocks: Blocks that train; see `model.spec`. The variables
-            of the others do not change.
+          trainable_blocks: Names of the blocks to train; see `model.spec`. The
+            variables of the others do not change.
         """
         self._settings = settings
         self._groups = [
@@ -75,7 +75,7 @@ class Update:
         self._indices = trainable_indices(network, trainable_blocks)
         first = len(network.trainable_variables)
         count = len(network.non_trainable_variables)
-        # Indices into trainable variables followed by moving statistics.
+        # These indices count the trainable variables, then moving statistics.
         self._changing = [*self._indices, *range(first, first + count)]
 
     def __call__(
@@ -84,17 +84,17 @@ class Update:
         """Updates the variables, or skips a step that is not finite.
 
         Args:
-          step: int64 [], steps done; increased by 1.
-          sums: Sums over all replicas, gradients in the order of the trained
-            variables.
-          variables: Copies of this replica.
+          step: Number of completed steps, int64 [], which is increased by 1.
+          sums: Sums over all replicas, with the gradients in the order of the
+            trained variables.
+          variables: Variables of this replica.
         """
         finite = tf.math.is_finite(_square_norm(sums.gradients) + sums.loss)
-        # After a bad step nothing changes any more, so that memory holds the
-        # state before it.
+        # After a bad step nothing changes, so that the state is the one before
+        # it.
         all_finite_so_far = variables.first_bad_step < 0
-        # XLA compiles these conditions to selects on a GPU, whose host need not
-        # wait for them; see tests/gpu_ready.
+        # On a GPU, XLA compiles these conditions to selects, for which the host
+        # does not wait; see tests/gpu_ready.
         tf.cond(
             all_finite_so_far & finite,
             _branch(lambda: self._apply(step, sums, variables)),
@@ -166,11 +166,11 @@ class Update:
 
 
 def _skip(step: tf.Variable, variables: ReplicaVariables) -> None:
-    """Records a bad step, or halves the loss scale if that may be the cause."""
+    """Records a bad step, or halves the loss scale after an overflow."""
     if not variables.loss_scale:
         variables.first_bad_step.assign(step)
         return
-    # float16 finds its loss scale by overflows; at scale 1 they are real.
+    # Overflows lower the loss scale of float16. At scale 1 they are errors.
     scale = variables.loss_scale["scale"]
     variables.first_bad_step.assign(
         tf.where(scale > 1.0, variables.first_bad_step, step)
@@ -188,7 +188,7 @@ def _rescaled(
     loss_scale: dict[str, tf.Variable],
     clip_norm: float,
 ) -> list[tf.Tensor]:
-    """Divides gradients by the loss scale, then clips their global norm."""
+    """Divides gradients by the loss scale and clips their global norm."""
     if not loss_scale and not clip_norm:
         return gradients
     factor = 1 / loss_scale["scale"] if loss_scale else tf.constant(1.0)
@@ -199,7 +199,7 @@ def _rescaled(
 
 
 def _grow(loss_scale: dict[str, tf.Variable]) -> None:
-    """Counts a good step, and doubles the scale after enough of them."""
+    """Counts a good step, and doubles the scale after a number of them."""
     if not loss_scale:
         return
     scale, good_steps = loss_scale["scale"], loss_scale["good_steps"]
@@ -210,7 +210,7 @@ def _grow(loss_scale: dict[str, tf.Variable]) -> None:
 
 
 def _branch(work: Callable[[], None]) -> Callable[[], tf.Tensor]:
-    """Returns `work` with a result, which a branch of tf.cond must have."""
+    """Returns a function with a result, as tf.cond requires for a branch."""
 
     def run() -> tf.Tensor:
         work()

@@ -6,7 +6,8 @@
 #     kind load docker-image vgg16-cifar10:0.1.0-cpu
 #     k8s/test/local
 #
-# IMAGE is the image; KUBECTL the client. Each script deletes its run at its end.
+# IMAGE is the image, and KUBECTL the client. Each script deletes its run at the
+# end.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 KUBECTL=${KUBECTL:-kubectl}
@@ -16,14 +17,14 @@ run=$(basename "$0")
 
 kube() { $KUBECTL --namespace="$NAMESPACE" "$@"; }
 
-fail() { # MESSAGE: with what the cluster knows about the run
+fail() { # MESSAGE: prints it with the pods and events of the run
   echo "FAILED: $run: $1" >&2
   kube get pods -o wide >&2 || true
   kube get events --sort-by=.lastTimestamp >&2 | tail -20 || true
   exit 1
 }
 
-# Long enough to be interrupted, short enough for two CPU cores.
+# A run that is long enough for an interruption and short enough for two cores.
 LONG="--config.steps=1500 --config.checkpoint.every_steps=20 --config.log_every_steps=5"
 
 start() { # MAKE_ARGUMENTS...: sets kind, name and selector

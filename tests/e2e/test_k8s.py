@@ -328,10 +328,10 @@ def test_an_image_may_have_a_digest(make):
         (["NAME=" + "a" * 40], "more than 46"),
         (["GPUS=2"], "no effect on OVERLAY=local"),
         (["NODES=2", "OVERLAY=gpu"], "no effect on OVERLAY=gpu"),
-        (["NODES=1", "OVERLAY=multi-node"], "at least 2"),
+        (["NODES=1", "OVERLAY=multi-node"], "an integer from 2"),
         (["GPUS=all", "OVERLAY=gpu"], "GPUS=all: "),
         (["BUCKET=b-1"], "no effect on OVERLAY=local"),
-        (["OVERLAY=gke"], "Fix: BUCKET="),
+        (["OVERLAY=gke"], "Fix: set BUCKET="),
         (["OVERLAY=gke", "BUCKET=gs://b"], "without gs://"),
         (["COMPONENTS=nope"], "k8s/components"),
         (["COMPONENTS=gke", "OVERLAY=multi-node"], "no effect on a JobSet"),
@@ -358,7 +358,7 @@ def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):
     (tmp_path / "exists").touch()
     ended, _ = make("k8s-run", "IMAGE=vgg:1", name="b")
     assert ended.returncode
-    assert "this run exists already" in ended.stderr
+    assert "the run exists already" in ended.stderr
     ended, record = make("k8s-delete", name="b")
     assert record.splitlines()[-1] == "kubectl delete -k k8s/runs/b"
     ended, _ = make("k8s-delete", name="")

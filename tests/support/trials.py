@@ -667,7 +667,7 @@ TRIALS: list[tuple] = [
             ),
             ("events is a file", (3,), lambda p: p.put("run/events", "x")),
             (
-                "events is a link",
+                "events: the folder is a link",
                 (3,),
                 lambda p: (p.run / "events").symlink_to(p.root),
             ),

@@ -105,7 +105,7 @@ def test_a_required_gpu_that_is_absent_ends_with_69(tmp_path):
     )
     assert done.returncode == 69
     line = done.stderr.strip().splitlines()[-1]
-    assert re.match(r"device error: .*require_gpus=1: TensorFlow sees 0", line)
+    assert re.match(r"device error: .*require_gpus=1: TensorFlow found 0", line)
     assert not (tmp_path / "run").exists()
 
 

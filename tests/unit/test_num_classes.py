@@ -78,7 +78,7 @@ def test_run_and_diagnosis_of_three_classes(three_classes, config, tmp_path):
         seconds=600.0,
     )
     text = finding.to_text(report)
-    assert "The loss stays at ln 3" in text
+    assert "the loss stays at ln 3" in text
     assert "guessing gives ln 3 = 1.099" in text
     assert "after 4 of 4 steps" in report.summary
     for line in (text, (tmp_path / DIAGNOSE).read_text()):

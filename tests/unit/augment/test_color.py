@@ -1,4 +1,4 @@
-"""Colours against Pillow, and hue against the standard library."""
+"""Tests of colors against Pillow and the standard library."""
 
 import colorsys
 
@@ -22,14 +22,14 @@ FACTORS = RNG.uniform(0, 3, 30).astype(np.float32)
         (color.adjust_saturation, ImageEnhance.Color),
     ],
 )
-def test_blends_are_pillows_to_the_last_bit(ours, pillows):
+def test_blends_equal_pillow_bit_by_bit(ours, pillows):
     got = ours(tf.constant(IMAGES, tf.float32), tf.constant(FACTORS)).numpy()
     for image, factor, changed in zip(IMAGES, FACTORS, got, strict=True):
         wanted = pillows(Image.fromarray(image)).enhance(float(factor))
         np.testing.assert_array_equal(changed, np.asarray(wanted))
 
 
-def test_hue_turns_as_in_the_standard_library():
+def test_hue_equals_the_standard_library():
     images, turns = IMAGES[:3, :8], np.float32([-0.5, 0.1, 0.37])
     got = color.adjust_hue(
         tf.constant(images, tf.float32), tf.constant(turns)
@@ -44,16 +44,16 @@ def test_hue_turns_as_in_the_standard_library():
     assert (got != images).mean() > 0.5
 
 
-def test_grey_and_smooth_are_pillows_to_the_last_bit():
+def test_gray_and_smooth_equal_pillow_bit_by_bit():
     images = tf.constant(IMAGES, tf.float32)
-    grey, smooth = color.grey(images).numpy(), color.smooth(images).numpy()
+    gray, smooth = color.gray(images).numpy(), color.smooth(images).numpy()
     for i, image in enumerate(map(Image.fromarray, IMAGES)):
-        np.testing.assert_array_equal(grey[i, ..., 0], image.convert("L"))
+        np.testing.assert_array_equal(gray[i, ..., 0], image.convert("L"))
         wanted = np.asarray(image.filter(ImageFilter.SMOOTH))
         np.testing.assert_array_equal(smooth[i], wanted[1:-1, 1:-1])
 
 
-def test_jitter_is_its_four_parts_in_their_order():
+def test_jitter_applies_its_four_parts_in_order():
     images = tf.constant(IMAGES, tf.float32)
     drawn = RNG.random((30, 4)).astype(np.float32)
     got = color.jitter(
@@ -73,6 +73,6 @@ def test_jitter_is_its_four_parts_in_their_order():
     ):
         values = np.float32(low + (high - low) * drawn[:, column])
         wanted = adjust(wanted, tf.constant(values))
-    # The factors are rounded differently here and there.
+    # The factors may be rounded differently.
     assert (np.abs(got - wanted) > 1).mean() < 1e-3
     assert (got != wanted).numpy().mean() < 0.02

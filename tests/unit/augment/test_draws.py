@@ -1,4 +1,4 @@
-"""The random numbers of a step."""
+"""Tests of the random numbers of a step."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from job.augment import draws
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.2, 1.0, 8.0])
-def test_shares_are_beta_distributed(alpha):
+def test_mixing_weights_are_beta_distributed(alpha):
     drawn = draws.Draws(
         0, tf.constant(0, tf.int64), 20000, tf.constant(0), 20000, 50000
     ).beta(7, alpha)
@@ -38,7 +38,7 @@ def test_xla_draws_the_same_bits(step):
         assert one.numpy().tobytes() == other.numpy().tobytes()
 
 
-def test_uniform_is_tensorflows():
+def test_uniform_equals_tensorflow():
     key = tf.constant([7, 2**40], tf.int64)
     wanted = tf.random.stateless_uniform([1000, 5], key, alg="philox")
     found = draws.uniform([1000, 5], key)

@@ -1,4 +1,4 @@
-"""Flips, shifts and warps against NumPy, SciPy and Keras."""
+"""Tests of flips, shifts and warps against NumPy, SciPy and Keras."""
 
 import math
 
@@ -12,7 +12,7 @@ from job.augment import geometry
 
 RNG = np.random.default_rng(1)
 PAD = {"reflect": "reflect", "nearest": "edge", "zero": "constant"}
-# Beyond its border, a SciPy image fades to black as ours does.
+# SciPy's images also fade to black at the border.
 SCIPY = {"reflect": "mirror", "nearest": "nearest", "zero": "grid-constant"}
 
 
@@ -42,7 +42,7 @@ def test_flip_and_translate_equal_padding_and_cropping(fill):
         )
 
 
-def test_the_alternating_flip_mirrors_each_image_every_other_epoch():
+def test_alternating_flips_each_image_in_every_other_epoch():
     index = np.arange(1000, dtype=np.int32)
 
     def flips(epoch):
@@ -60,7 +60,7 @@ def test_the_alternating_flip_mirrors_each_image_every_other_epoch():
 
 
 def random_matrices(n):
-    """Returns float32 [n, 2, 3]: strong maps, a third of it outside."""
+    """Returns strong affine maps, float32 [n, 2, 3]."""
     matrices = np.eye(2, 3) + RNG.normal(0, 0.4, (n, 2, 3))
     matrices[:, :, 2] += RNG.normal(0, 8, (n, 2))
     return matrices.astype(np.float32)
@@ -80,7 +80,7 @@ def scipy_warp(image, matrix, **kwargs):
 
 
 @pytest.mark.parametrize("fill", SCIPY)
-def test_the_bilinear_warp_is_scipys(fill):
+def test_bilinear_warp_equals_scipy(fill):
     images, matrices = random_images(40), random_matrices(40)
     got = geometry.warp_bilinear(
         tf.constant(images, tf.float32), tf.constant(matrices), fill=fill
@@ -88,13 +88,13 @@ def test_the_bilinear_warp_is_scipys(fill):
     np.testing.assert_array_equal(got, np.round(got))
     for image, matrix, warped in zip(images, matrices, got, strict=True):
         wanted = scipy_warp(image, matrix, order=1, mode=SCIPY[fill])
-        # float32 places, times differences of up to 255 between neighbours.
+        # Errors of float32 coordinates are multiplied by up to 255.
         assert np.abs(warped - wanted).max() < 0.51
     assert got.max() <= 255
 
 
 @pytest.mark.parametrize("fill", SCIPY)
-def test_two_nearest_warps_are_scipys_one_after_the_other(fill):
+def test_two_nearest_warps_equal_scipy(fill):
     images = random_images(40)
     first, second = random_matrices(40), random_matrices(40)
     got = geometry.warp_nearest(
@@ -112,7 +112,7 @@ def test_two_nearest_warps_are_scipys_one_after_the_other(fill):
         for i, a, b in zip(images, first, second, strict=True)
     ]
     apart = (got != np.stack(wanted)).any(axis=-1).mean()
-    assert apart < 2e-3  # Halves may be rounded apart.
+    assert apart < 2e-3  # Halves may be rounded differently.
 
 
 def test_the_affine_map_is_composed_as_keras_composes_it():
@@ -149,7 +149,7 @@ def test_the_affine_map_is_composed_as_keras_composes_it():
 
 
 @pytest.mark.parametrize("off", ["rotation_degrees", "shift", "shear", "zoom"])
-def test_a_strength_of_0_leaves_its_part_of_the_map_alone(off):
+def test_zero_strength_leaves_its_part_neutral(off):
     strengths = dict.fromkeys(["rotation_degrees", "shift", "shear", "zoom"], 0)
     drawn = tf.constant(RNG.random((5, 6)), tf.float32)
     identity = np.broadcast_to(np.eye(2, 3), (5, 2, 3))

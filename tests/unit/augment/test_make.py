@@ -1,4 +1,4 @@
-"""The augmentation is equal on any number of replicas, and free if off."""
+"""Tests of the augmentation on several replicas and its cost if off."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from job.data import pipeline
 from tests.support.strengths import strong
 
 DEFAULT = {"flip": "random", "translate": 4.0, "cutout_pixels": 8.0}
-# Each alone, and all together.
+# Each operation is tested alone and with all others.
 ONE_BY_ONE = {
     "flip": "random",
     **{
@@ -91,8 +91,8 @@ def test_steps_and_seeds_differ_and_repeat(split, name):
     assert outcomes[0] == outcomes[3]
 
 
-def test_replicas_do_not_draw_the_same(split):
-    """The defect of Keras' SeedGenerator under MirroredStrategy."""
+def test_replicas_draw_different_numbers(split):
+    """Covers a defect of Keras' SeedGenerator under MirroredStrategy."""
     (batch,) = batches(split, 0, batch=16)
     call = make(replicas=2, batch=32)
     step = tf.constant(0, tf.int64)
@@ -101,7 +101,7 @@ def test_replicas_do_not_draw_the_same(split):
 
 
 def graph_size(fields):
-    """Returns how many operations are traced."""
+    """Returns the number of traced operations."""
     batch = pipeline.TrainBatch(
         tf.zeros([4, 32, 32, 3], tf.uint8), *[tf.zeros([4], tf.int32)] * 3
     )
@@ -112,13 +112,13 @@ def graph_size(fields):
     return len(graph.get_operations())
 
 
-def test_what_is_off_is_not_traced():
+def test_operations_that_are_off_are_not_traced():
     nothing = graph_size({})
     # Four inputs of the batch, step, replica and two outputs, and a product.
     assert nothing < 12
     for name, strength in ONE_BY_ONE.items():
         assert graph_size({name: strength}) > nothing, name
-    # Among those that share their draws, too.
+    # Operations with common draws are included.
     jitter = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     whole = graph_size(jitter)
     for name in jitter:
@@ -132,13 +132,13 @@ def test_all_off_changes_nothing(split):
     assert share is None
 
 
-def test_an_odd_batch_makes_no_pairs():
+def test_odd_batch_cannot_be_mixed():
     with pytest.raises(ValueError, match="15 images per replica"):
         make({"mixup_alpha": 1.0}, replicas=2, batch=30)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_xla_changes_next_to_nothing(split, replicas):
+def test_xla_changes_results_by_rounding_only(split, replicas):
     fields = {**DEFAULT, "autoaugment": 1.0, "mixup_alpha": 1.0}
     *_, batch = batches(split, 0, replicas)
     step, replica = tf.constant(0, tf.int64), tf.constant(replicas - 1)

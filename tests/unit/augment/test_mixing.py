@@ -1,4 +1,4 @@
-"""Cutout, mixup and CutMix against plain NumPy; labels mixed as pixels are."""
+"""Tests of cutout, mixup and CutMix against NumPy."""
 
 import numpy as np
 import pytest
@@ -14,16 +14,16 @@ def random_images(n):
 
 
 @pytest.mark.parametrize("pixels", [8, 5])
-def test_cutout_paints_one_square_clipped_at_the_border(pixels):
+def test_cutout_covers_one_square_clipped_at_the_border(pixels):
     images = random_images(30)
-    centre = RNG.integers(0, 32, (30, 2))
-    centre[0] = (0, 31)
+    center = RNG.integers(0, 32, (30, 2))
+    center[0] = (0, 31)
     painted = mixing.cutout(
         tf.constant(images, tf.float32),
-        tf.constant(centre, tf.float32),
+        tf.constant(center, tf.float32),
         pixels=pixels,
     ).numpy()
-    for image, (row, column), got in zip(images, centre, painted, strict=True):
+    for image, (row, column), got in zip(images, center, painted, strict=True):
         wanted = image.copy()
         top, left = row - pixels // 2, column - pixels // 2
         wanted[max(0, top) : top + pixels, max(0, left) : left + pixels] = (
@@ -38,20 +38,20 @@ def test_partners_are_positions_i_and_i_xor_1():
 
 
 def black_and_white(n):
-    """Returns images that tell their share: black and white in turn."""
+    """Returns alternating black and white images."""
     images = np.zeros((n, 32, 32, 3), np.float32)
     images[1::2] = 255
     return tf.constant(images)
 
 
 def own_share_in_pixels(mixed):
-    """Returns how much of a black-and-white image is its own, [n]."""
+    """Returns the weight of each original image in a mixed one, [n]."""
     white = np.asarray(mixed).mean(axis=(1, 2, 3)) / 255
     white[::2] = 1 - white[::2]
     return white
 
 
-def test_mixups_share_is_that_of_the_pixels():
+def test_mixup_weight_equals_that_of_the_pixels():
     drawn = RNG.random((400, 1)).astype(np.float32)
     images, share = mixing.random_mix(
         black_and_white(400),
@@ -78,7 +78,7 @@ def test_mixup_is_the_weighted_mean():
     assert np.abs(got - wanted).max() < 0.501
 
 
-def test_cutmixs_share_is_that_of_the_pixels_exactly():
+def test_cutmix_weight_equals_the_area_exactly():
     drawn = RNG.random((2000, 4)).astype(np.float32)
     images, share = mixing.random_mix(
         black_and_white(2000),
@@ -94,8 +94,8 @@ def test_cutmixs_share_is_that_of_the_pixels_exactly():
     np.testing.assert_array_equal(share[::2], share[1::2])
 
 
-def test_cutmix_boxes_are_the_papers():
-    """Sides of the root of what goes, the box clipped at the border."""
+def test_cutmix_boxes_equal_those_of_the_paper():
+    """Compares the boxes with the formula of the paper."""
     drawn = RNG.random((300, 3)).astype(np.float32)
     drawn[0] = (0, 0.5, 0.5)
     boxes = mixing.cutmix_box(tf.constant(drawn), 32, 32).numpy()[..., 0]
@@ -108,7 +108,7 @@ def test_cutmix_boxes_are_the_papers():
     assert boxes[0].all()
 
 
-def test_cutmix_pastes_the_partners_pixels_from_the_same_place():
+def test_cutmix_pastes_pixels_of_the_partner_at_the_same_position():
     images = random_images(2)
     drawn = np.float32([[0, 0.75, 0.25, 0.5]] * 2)
     mixed, share = mixing.random_mix(
@@ -126,7 +126,7 @@ def test_cutmix_pastes_the_partners_pixels_from_the_same_place():
     np.testing.assert_array_equal(share, [0.75, 0.75])
 
 
-def test_a_pair_that_cutmix_leaves_is_mixed_by_mixup():
+def test_mixup_mixes_pairs_that_cutmix_does_not():
     drawn = RNG.random((100, 4)).astype(np.float32)
     images, share = mixing.random_mix(
         black_and_white(100),

@@ -1,4 +1,4 @@
-"""Every field of `config.augment` has all that a field needs, and an effect."""
+"""Tests of every field of `config.augment` and its documentation."""
 
 import dataclasses
 import re
@@ -16,7 +16,7 @@ from tests.support.jobs import ROOT
 from tests.support.strengths import config_with, strong
 
 FIELDS = augment_presets.off()
-# Values of the fields that are no strengths, and what makes them matter.
+# Values of fields that are not strengths, with the fields that they affect.
 NAMED = {
     "flip": [{"flip": "random"}, {"flip": "alternating"}],
     "fill": [{"translate": 8.0, "fill": fill} for fill in ("nearest", "zero")],
@@ -80,11 +80,11 @@ def test_operations_have_the_fields_of_the_config_and_their_off_values():
     assert defaults == FIELDS
     assert augment.create_operations(FIELDS) == ()
     assert augment.create_operations({}) == ()
-    with pytest.raises(TypeError, match="no augmentation has a field zooom"):
+    with pytest.raises(TypeError, match="unknown augmentation fields: zooom"):
         augment.create_operations({"zooom": 0.1})
 
 
-def test_operations_come_in_their_order_and_only_those_that_are_on():
+def test_operations_that_are_on_are_in_order():
     created = augment.create_operations(
         {"cutout_pixels": 8.0, "hue": 0.0, "translate": 1.0, "fill": "zero"}
     )
@@ -94,8 +94,8 @@ def test_operations_come_in_their_order_and_only_those_that_are_on():
     )
 
 
-def test_the_numbers_of_random_draws_are_unique_and_stay():
-    """They fix results: another number would be another augmentation."""
+def test_purposes_of_random_draws_are_unique_and_fixed():
+    """Protects results, which depend on these numbers."""
     numbers = {
         name: value
         for kind in operations.OPERATIONS

@@ -1,4 +1,4 @@
-"""The figure of augmented images."""
+"""Tests of the figure of augmented images."""
 
 import numpy as np
 import tensorflow as tf
@@ -25,4 +25,4 @@ def test_the_picture_shows_images_as_they_are_and_as_they_become(
         changed = (small[row] != small[row - 1]).any(axis=(1, 2, 3))
         assert changed.mean() > 0.7
     picture.write(path, split.images[8:], operations, seed=1)
-    assert path.read_bytes() == content  # A run's first start has written it.
+    assert path.read_bytes() == content  # The first attempt wrote the file.

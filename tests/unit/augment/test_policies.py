@@ -1,4 +1,4 @@
-"""AutoAugment's and RandAugment's operations against Pillow and SciPy."""
+"""Tests of AutoAugment and RandAugment against Pillow and SciPy."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ COUNT = 48
 
 
 def random_images(count=COUNT):
-    """Returns uint8 [count, 32, 32, 3]: noise, gradients, few colours, flat."""
+    """Returns varied images, uint8 [count, 32, 32, 3]."""
     images = RNG.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     ramp = np.linspace(0, 1, 32)[None, :, None, None]
     low, high = RNG.integers(0, 256, (2, count, 1, 1, 3))
@@ -25,7 +25,7 @@ def random_images(count=COUNT):
 
 
 def pillow(image, name, value):
-    """Does one operation as AutoAugment's authors do it, with Pillow."""
+    """Applies one operation with Pillow, as AutoAugment's authors do."""
     image = Image.fromarray(image)
 
     def affine(*coefficients):
@@ -83,21 +83,21 @@ def ours(images, *stages, fill="zero"):
 
 
 def assert_alike(got, wanted, *, places=0.0, off_by_one=0.0):
-    """Compares, with a share of pixels fetched next door, or rounded apart."""
+    """Compares images, with a tolerated fraction of different pixels."""
     apart = np.abs(got.astype(int) - wanted.astype(int))
     assert (apart > 1).any(-1).mean() <= places
     assert (apart == 1).mean() <= max(places, off_by_one)
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_every_operation_is_pillows(name):
+def test_every_operation_equals_pillow(name):
     images = random_images()
     values = [VALUES[name]() for _ in images]
     got = ours(images, [policies.row(name, v) for v in values])
     wanted = [pillow(i, name, v) for i, v in zip(images, values, strict=True)]
     if name != "identity":
         assert (got != images).any()
-    # Pillow rotates in steps of 1 / 65536 pixel; its autocontrast truncates
+    # Pillow rotates in steps of 1 / 65536 pixel, and its autocontrast truncates
     # 254.99999 to 254.
     assert_alike(
         got,
@@ -107,7 +107,7 @@ def test_every_operation_is_pillows(name):
     )
 
 
-def test_two_operations_are_pillows_one_after_the_other():
+def test_two_operations_equal_pillow():
     images = random_images(256)
     names = RNG.choice(list(VALUES), (2, len(images)))
     values = [[VALUES[n]() for n in stage] for stage in names]
@@ -121,7 +121,7 @@ def test_two_operations_are_pillows_one_after_the_other():
         for stage in range(2):
             image = pillow(image, names[stage][i], values[stage][i])
         wanted.append(image)
-    # A pixel that is rounded apart may move a whole histogram.
+    # A single pixel that is rounded differently may shift a histogram.
     same = (got == np.stack(wanted)).all(axis=(1, 2, 3)).mean()
     assert same > 0.93
     assert_alike(got, np.stack(wanted), places=5e-3, off_by_one=5e-3)
@@ -131,7 +131,7 @@ def test_two_operations_are_pillows_one_after_the_other():
     ("fill", "mode"), [("nearest", "nearest"), ("reflect", "mirror")]
 )
 @pytest.mark.parametrize("name", ["shear_x", "translate_y", "rotate"])
-def test_what_comes_in_from_outside_is_scipys(name, fill, mode):
+def test_outside_pixels_equal_scipy(name, fill, mode):
     images = random_images()
     rows = [policies.row(name, VALUES[name]()) for _ in images]
     wanted = []
@@ -148,7 +148,7 @@ def test_what_comes_in_from_outside_is_scipys(name, fill, mode):
     assert_alike(got, np.stack(wanted), places=1e-3)
 
 
-# torchvision.transforms.AutoAugment's ranges.
+# Ranges of torchvision.transforms.AutoAugment.
 LEVELS = {
     "shear_x": np.linspace(0, 0.3, 10),
     "shear_y": np.linspace(0, 0.3, 10),
@@ -176,7 +176,7 @@ def value_of(name, level, sign):
     return value if name in WARPS else 1 + value
 
 
-def test_autoaugment_is_its_25_sub_policies_image_by_image():
+def test_autoaugment_applies_25_sub_policies_per_image():
     images = random_images(400)
     drawn = RNG.random((len(images), 5)).astype(np.float32)
     got = policies.apply_autoaugment(
@@ -198,10 +198,10 @@ def test_autoaugment_is_its_25_sub_policies_image_by_image():
     assert_alike(got, np.stack(wanted), places=5e-3, off_by_one=5e-3)
 
 
-def test_autoaugment_changes_the_share_that_is_asked_for():
+def test_autoaugment_changes_the_configured_fraction():
     images = tf.constant(random_images(2000), tf.float32)
     drawn = RNG.random((2000, 5)).astype(np.float32)
-    drawn[:, 3:] = 0  # Whatever is chosen is done, but where the chance is 0.
+    drawn[:, 3:] = 0  # Operations with a probability above 0 are applied.
     changed = []
     for share in (1.0, 0.25):
         got = policies.apply_autoaugment(
@@ -226,8 +226,8 @@ def test_randaugment_grows_with_its_magnitude():
                 }.get(name)
                 if value is None:
                     value = value_of(name, 9, sign)
-                    centre = float(name in policies.BLENDS)
-                    value = centre + (value - centre) * magnitude / 10
+                    center = float(name in policies.BLENDS)
+                    value = center + (value - center) * magnitude / 10
                     if name.startswith("translate"):
                         value = int(sign * magnitude / 10 * 150 / 331 * 32)
                 np.testing.assert_allclose(
@@ -255,5 +255,5 @@ def test_randaugment_draws_every_operation_twice():
 
 
 def test_an_unknown_operation_is_refused():
-    with pytest.raises(ValueError, match="no operation 'blur'"):
+    with pytest.raises(ValueError, match="unknown operation 'blur'"):
         policies.row("blur", 1)

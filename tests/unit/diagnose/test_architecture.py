@@ -1,4 +1,4 @@
-"""Checks of a network's description, beyond those in test_from_config."""
+"""Tests of checks of a network, in addition to test_from_config."""
 
 from configs import stem32, transfer
 from job.diagnose import architecture

@@ -1,4 +1,4 @@
-"""Cost of a probe."""
+"""Tests of the cost of a probe."""
 
 from job.diagnose import budget
 

@@ -1,7 +1,4 @@
-"""Diagnosis of whole configs and runs, an eighth of the width; its documents.
-
-Each check has a test of its own in the other modules of this folder.
-"""
+"""Tests of the diagnosis of configs and runs, and of its documents."""
 
 import json
 import re
@@ -84,7 +81,7 @@ def test_low_rate_is_not_mistaken_for_a_network_that_cannot_learn():
     rate = {"optimizer.peak_learning_rate": 1e-5}
     found, report = diagnose(changed(smoke.get_config(), rate))
     assert "too low" in found["learning_rate"].title, report.facts
-    # The rate alone is reported, and only once.
+    # Only the learning rate is reported, and only once.
     assert found.keys() == {"learning_rate"}
 
 

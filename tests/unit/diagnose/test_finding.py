@@ -1,4 +1,4 @@
-"""Reports as text and JSON."""
+"""Tests of reports as text and JSON."""
 
 import json
 

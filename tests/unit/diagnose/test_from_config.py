@@ -1,4 +1,4 @@
-"""Checks of config fields: each finds its mistake, and nothing without it."""
+"""Tests of the checks of config fields."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A user's own arrays of images and labels."""
+"""Tests of the checks of a user's arrays."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_images_are_recognized_on_every_scale(scale):
         pytest.param(np.full((2, 8, 8, 3), "x"), id="text"),
     ],
 )
-def test_arrays_that_hold_no_images_are_refused(images):
+def test_arrays_without_images_are_refused(images):
     with pytest.raises(ValueError, match="images"):
         from_data.to_pixels(images)
 
@@ -42,8 +42,8 @@ def test_arrays_that_hold_no_images_are_refused(images):
 @pytest.mark.parametrize(
     ("labels", "one_hot_loss", "evidence"),
     [
-        pytest.param(LABELS + 1, None, "from 1 to 10", id="from_1"),
-        pytest.param(LABELS + 0.5, None, "not whole", id="halves"),
+        pytest.param(LABELS + 1, None, "are 1 to 10", id="from_1"),
+        pytest.param(LABELS + 0.5, None, "not integers", id="halves"),
         pytest.param(np.eye(10)[LABELS], False, "sparse loss", id="one_hot"),
         pytest.param(LABELS, True, "one-hot labels", id="whole"),
         pytest.param(np.eye(10)[LABELS] / 2, None, "sum to 1", id="half"),
@@ -73,7 +73,7 @@ def test_usual_labels_pass(labels):
     np.testing.assert_array_equal(read.labels, LABELS)
 
 
-def test_arrays_that_hold_no_labels_are_refused():
+def test_arrays_without_labels_are_refused():
     for labels in (IMAGES, np.array(["cat"]), LABELS[:0]):
         with pytest.raises(ValueError, match="labels"):
             from_data.read_labels(labels)

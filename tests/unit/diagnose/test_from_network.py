@@ -1,4 +1,4 @@
-"""Batches for the probes of a network."""
+"""Tests of the batches for the probes of a network."""
 
 import numpy as np
 import pytest

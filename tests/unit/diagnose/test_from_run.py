@@ -1,4 +1,4 @@
-"""Checks of a run's metrics: each finds its mistake, and only that."""
+"""Tests of the checks of a run's metrics."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_loss_at_chance_is_found():
     found = check_stuck([line(500, 2.3031, 0.1)])
     assert_finding(found, "stuck_at_chance")
     assert not check_stuck([line(500, 2.25, 0.14)])
-    # The warm-up may last longer than this.
+    # The warm-up may be longer than this.
     assert not check_stuck([line(50, 2.3031, 0.1)])
 
 
@@ -46,7 +46,7 @@ def test_loss_at_chance_depends_on_the_number_of_classes():
     assert not check_stuck([line(500, 1.0987, 0.6)], num_classes=10)
 
 
-def test_a_loss_that_the_log_holds_as_null_is_found(tmp_path):
+def test_null_loss_of_the_log_is_found(tmp_path):
     log = metrics.MetricsLog(tmp_path, first_step=0)
     log.write(line(5, math.nan, 0.1))
     log.close()

@@ -1,7 +1,4 @@
-"""Checks of Keras models: each finds its mistake, and nothing without it.
-
-Models that are trained with a mistake are in tests/e2e/test_planted_models.py.
-"""
+"""Tests of the checks of Keras models."""
 
 import functools
 
@@ -76,7 +73,7 @@ def test_sound_model_has_no_findings(find):
     assert find(redness()) == {}
 
 
-def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
+def test_scale_of_the_pixels_is_a_fact_instead_of_a_finding(find):
     assert find(redness(rescale=False)) == {}
 
 
@@ -98,7 +95,7 @@ def test_scale_of_the_pixels_is_a_fact_and_no_finding(find):
         ),
     ],
 )
-def test_answers_of_a_model_give_its_mistake_away(check, faulty, find):
+def test_answers_of_a_model_show_its_mistake(check, faulty, find):
     found = find(faulty())
     assert_finding(found[check], check)
 
@@ -194,7 +191,7 @@ def test_imagenets_kernel_on_pixels_of_another_scale_is_found(
         ),
     ],
 )
-def test_description_of_a_model_gives_its_mistake_away(check, faulty, sound):
+def test_description_of_a_model_shows_its_mistake(check, faulty, sound):
     def description(model):
         builder = ReportBuilder(lambda: None, seconds=60.0)
         if model.compiled:
@@ -217,7 +214,7 @@ def test_description_of_a_model_gives_its_mistake_away(check, faulty, sound):
     assert description(sound()) is None
 
 
-def test_model_without_training_and_one_with_nan_end_there(find):
+def test_untrained_model_and_nan_end_the_diagnosis(find):
     model = compiled(plain())
     builder = ReportBuilder(lambda: None, seconds=60.0)
     images = np.zeros((20, 32, 32, 3), np.uint8)
@@ -261,7 +258,7 @@ def test_memorized_images_are_found():
     assert not keras_outputs.check_memorized(train=60.0, test=50.0, head=0.9)
 
 
-def test_classes_that_were_never_seen_are_found():
+def test_classes_without_training_images_are_found():
     labels = np.arange(100) % 10
     outputs = np.full((100, 10), 0.2, np.float32)
     assert not keras_outputs.check_missing_classes(outputs / 2, labels)
@@ -316,7 +313,7 @@ def test_rate_of_a_schedule_is_its_highest_so_far():
     assert recipe.steps == 100
 
 
-def test_arrays_are_diagnosed_in_memory_and_the_model_is_left_alone(red):
+def test_arrays_are_diagnosed_in_memory_without_changing_the_model(red):
     model = redness(rescale=False)
     model.optimizer.iterations.assign(100)
     before = model.get_weights()
@@ -331,13 +328,13 @@ def test_arrays_are_diagnosed_in_memory_and_the_model_is_left_alone(red):
     assert not report.findings
 
 
-def test_what_is_no_classifier_of_images_is_refused(red):
+def test_model_that_does_not_classify_images_is_refused(red):
     vector = keras_models.sequential(keras.layers.Dense(10), input_shape=(7,))
-    with pytest.raises(ValueError, match="must be images"):
+    with pytest.raises(ValueError, match="a model of images"):
         diagnose_model(vector, red.images, red.labels)
 
 
-def test_metric_that_flatters_is_found():
+def test_metric_that_is_too_high_is_found():
     found = keras_recipe.check_metric(
         {"accuracy": 40.0, "binary_accuracy": 90.0}, accuracy=40.0, images=100
     )

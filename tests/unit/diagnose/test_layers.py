@@ -1,4 +1,4 @@
-"""Layers of a model and their outputs."""
+"""Tests of the layers of a model and their outputs."""
 
 import keras
 import numpy as np
@@ -30,7 +30,7 @@ def test_dead_units_are_counted_in_the_jobs_network():
     assert dead_fractions()["block3_conv2_relu"] == 1.0
 
 
-def test_layers_of_inner_models_are_found():
+def test_layers_of_nested_models_are_found():
     model = keras_models.inner_base(trainable=False)
     found = layers.flat_layers(model)
     assert [type(layer) for layer in found] == [
@@ -43,7 +43,7 @@ def test_layers_of_inner_models_are_found():
     assert layers.has_frozen_base(model)
 
 
-def test_recording_leaves_layers_as_they_were():
+def test_recording_does_not_change_layers():
     model = keras_models.plain()
     images = np.zeros((1, 32, 32, 3), np.float32)
     convolution = model.layers[1]
@@ -72,5 +72,5 @@ def test_layers_with_the_same_name_are_counted_apart():
 
 
 def test_multiplications_are_those_of_convolutions_and_dense_layers():
-    # 8 x 8 places of 3 x 3 x 3 x 4 weights, then 256 x 10.
+    # The sum is 8 x 8 pixels times 3 x 3 x 3 x 4 weights, plus 256 x 10.
     assert layers.multiply_adds(keras_models.plain()) == 64 * 108 + 2560

@@ -1,4 +1,4 @@
-"""Readings of pixels: scale, channel order and layout."""
+"""Tests of the readings of pixels."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Probes of one batch, and the checks that judge them."""
+"""Tests of the probes of one batch and their checks."""
 
 import math
 
@@ -67,7 +67,7 @@ def test_probe_ends_when_the_batch_is_memorized():
     assert probes.is_conclusive(seen, num_classes=10)
 
 
-def test_fall_of_the_loss_is_seen_only_if_it_lasts():
+def test_decrease_of_the_loss_counts_only_if_it_lasts():
     def run(losses):
         values = iter(losses)
         return probes.fall(

@@ -1,4 +1,4 @@
-"""Checks of a training recipe, beyond those in test_from_config."""
+"""Tests of checks of a recipe, in addition to test_from_config."""
 
 import pytest
 

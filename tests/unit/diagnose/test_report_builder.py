@@ -1,4 +1,4 @@
-"""Collection of findings into a report."""
+"""Tests of the collection of findings into a report."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def test_check_is_skipped_only_if_it_was_not_added(builder):
     assert builder.found("b") is None
 
 
-def test_finding_is_dropped_only_where_another_was_found(builder):
+def test_finding_is_dropped_only_if_another_was_found(builder):
     builder.add("a", FOUND)
     builder.drop("a", where="b")
     assert builder.found("a")

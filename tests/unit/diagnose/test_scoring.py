@@ -1,4 +1,4 @@
-"""Scores of a Keras model's outputs."""
+"""Tests of the scores of a Keras model's outputs."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def test_order_of_the_classes_is_found():
     assert found.tolist() == order.tolist()
 
 
-def test_images_are_resized_to_what_the_model_takes():
+def test_images_are_resized_to_the_input_of_the_model():
     model = model_of((64, 64, 3))
     images = np.full((2, 32, 32, 3), 255, np.uint8)
     prepared = scoring.prepare(model, images, Reading("unit"))
@@ -41,6 +41,6 @@ def test_images_are_resized_to_what_the_model_takes():
     np.testing.assert_allclose(prepared, 1.0, rtol=1e-6)
 
 
-def test_model_of_any_size_takes_images_as_they_are():
+def test_model_of_any_size_takes_unchanged_images():
     model = model_of((None, None, 3))
     assert scoring.input_size(model) == (32, 32)

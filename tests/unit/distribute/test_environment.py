@@ -1,4 +1,4 @@
-"""Who trains together: from the environment, or a clear no."""
+"""Tests of the cluster from environment variables."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def test_an_indexed_job_is_a_cluster():
     ("index", "more", "wanted"),
     [("0", {}, 0), ("0", {"JOB_INDEX_OFFSET": "1"}, 1)],
 )
-def test_the_chief_may_have_a_host_name_of_its_own(index, more, wanted):
+def test_chief_may_have_a_separate_host_name(index, more, wanted):
     found = cluster.from_environment(
         {
             "JOB_WORKERS": "3",
@@ -60,7 +60,7 @@ def test_host_names_may_be_listed():
     assert found.workers == ("a.lan:2222", "b.lan:2222", "c.lan:2222")
 
 
-def test_port_and_patience_can_be_set():
+def test_port_and_time_limit_can_be_set():
     more = {"JOB_WORKER_PORT": "4000", "JOB_WORKER_WAIT_SECONDS": "9"}
     found = cluster.from_environment({**JOB, **more})
     assert found.workers[2] == "train-a-2.workers:4000"
@@ -68,13 +68,13 @@ def test_port_and_patience_can_be_set():
 
 
 @pytest.mark.parametrize("more", [{}, {"JOB_COMPLETION_INDEX": "0"}])
-def test_one_worker_needs_no_more_than_its_number(more):
+def test_single_worker_needs_only_the_number_of_workers(more):
     found = cluster.from_environment({"JOB_WORKERS": "1", **more})
     assert found.workers == ("localhost:2222",)
     assert found.is_chief
 
 
-def test_tf_config_comes_before_the_job():
+def test_tf_config_takes_precedence():
     environment = {**JOB, **tf_config(index=1, worker=["a:1", "b:2"])}
     found = cluster.from_environment(environment)
     assert found.workers == ("a:1", "b:2")
@@ -98,17 +98,17 @@ def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
     [
         ({}, "neither TF_CONFIG nor JOB_WORKERS"),
         ({**JOB, "JOB_COMPLETION_INDEX": "3"}, "INDEX=3 .* 0 to 2"),
-        ({**JOB, "JOB_COMPLETION_INDEX": "-1"}, "INDEX=-1: must"),
+        ({**JOB, "JOB_COMPLETION_INDEX": "-1"}, "INDEX=-1 must"),
         ({**JOB, "JOB_COMPLETION_INDEX": ""}, "INDEX is not set"),
-        ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two: must"),
-        ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0: must"),
-        ({**JOB, "JOB_WORKER_HOSTS": "train"}, r"HOSTS=train: .*\{index\}"),
-        ({**JOB, "JOB_WORKER_HOSTS": "a,b"}, "HOSTS=a,b: .*3 hosts"),
+        ({**JOB, "JOB_WORKERS": "two"}, "WORKERS=two must"),
+        ({**JOB, "JOB_WORKERS": "0"}, "WORKERS=0 must"),
+        ({**JOB, "JOB_WORKER_HOSTS": "train"}, r"HOSTS=train .*\{index\}"),
+        ({**JOB, "JOB_WORKER_HOSTS": "a,b"}, "HOSTS=a,b .*3 hosts"),
         ({**JOB, "JOB_INDEX_OFFSET": "2"}, "0 to 2"),
-        ({**JOB, "JOB_WORKER_HOSTS": ""}, r"HOSTS=: .*\{index\}"),
+        ({**JOB, "JOB_WORKER_HOSTS": ""}, r"HOSTS= .*\{index\}"),
         ({**JOB, "JOB_WORKER_HOSTS": "a_{index}:1"}, "is not HOST:PORT"),
         ({**JOB, "JOB_WORKER_PORT": "70000"}, "is not HOST:PORT"),
-        ({**JOB, "JOB_WORKER_PORT": "http"}, "PORT=http: must"),
+        ({**JOB, "JOB_WORKER_PORT": "http"}, "PORT=http must"),
         ({**JOB, "JOB_WORKER_WAIT_SECONDS": "0"}, "WAIT_SECONDS=0"),
         ({"TF_CONFIG": "{"}, "not valid JSON"),
         ({"TF_CONFIG": "[]"}, "not an object"),
@@ -124,7 +124,7 @@ def test_a_chief_of_tf_config_is_the_first_worker(kind, index, wanted):
         (tf_config(worker=["a:1", "a:1"]), "two workers have one address"),
     ],
 )
-def test_a_broken_environment_says_what_is_wrong(environment, said):
+def test_wrong_variable_is_named(environment, said):
     with pytest.raises(errors.ConfigError, match=said) as caught:
         cluster.from_environment(environment)
     assert "\n" not in str(caught.value)
@@ -145,7 +145,7 @@ def wait(one):
     one.wait_for_others(lambda: None)
 
 
-def test_workers_wait_until_all_are_there():
+def test_workers_wait_until_all_are_ready():
     chief, *others = workers_on_loopback(4)
     with futures.ThreadPoolExecutor() as pool:
         waiting = [pool.submit(wait, one) for one in (chief, *others[:2])]
@@ -167,13 +167,13 @@ def test_a_server_of_an_earlier_attempt_is_not_a_worker():
             wait(chief)
 
 
-def test_a_worker_names_the_chief_that_does_not_come():
+def test_worker_names_the_chief_that_does_not_start():
     _, other = workers_on_loopback(2, seconds=1.0)
     with pytest.raises(errors.PeerLostError, match=r"worker 0 .* 1 s"):
         wait(other)
 
 
-def test_one_worker_does_not_wait():
+def test_single_worker_does_not_wait():
     wait(workers_on_loopback(1)[0])
 
 

@@ -1,4 +1,4 @@
-"""Checks of GPUs that are faked: a driver's file and a compute capability."""
+"""Tests of GPU checks, with a fake driver and compute capability."""
 
 import ctypes
 
@@ -65,7 +65,7 @@ def test_an_old_driver_fails_on_hopper(install, file, release):
     ("capability", "driver", "cuda"),
     [
         ((9, 0), PROPRIETARY.format("555.42"), None),
-        # The kernel module is old, the library of CUDA's compatibility is not.
+        # The kernel module is older than the compatibility library.
         ((9, 0), PROPRIETARY.format("535.104"), (12, 5)),
         ((8, 9), PROPRIETARY.format("535.104"), (12, 2)),
         ((8, 0), PROPRIETARY.format("525.60"), None),
@@ -86,7 +86,7 @@ def test_an_old_library_fails_with_any_file(install):
 
 
 @pytest.mark.parametrize("capability", [(10, 0), (12, 0)])
-def test_blackwell_is_warned_about_once(install, caplog, capability):
+def test_blackwell_causes_one_warning(install, caplog, capability):
     install(capability, OPEN.format("580.65"), (13, 0))
     (record,) = caplog.records
     assert "no machine code for GPU X" in record.message
@@ -94,9 +94,9 @@ def test_blackwell_is_warned_about_once(install, caplog, capability):
 
 
 @pytest.mark.parametrize("capability", [(7, 0), (7, 5)])
-def test_bfloat16_on_an_old_gpu_is_warned_about(install, caplog, capability):
+def test_bfloat16_on_an_old_gpu_causes_a_warning(install, caplog, capability):
     install(capability, OPEN.format("580.65"), (13, 0))
-    assert "Fix: --config.precision=float16" in caplog.text
+    assert "Fix: set --config.precision=float16" in caplog.text
     caplog.clear()
     install(capability, OPEN.format("580.65"), (13, 0), precision="float16")
     assert not caplog.text

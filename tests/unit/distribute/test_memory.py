@@ -1,12 +1,12 @@
-"""Memory that a step frees serves the next one without the kernel."""
+"""Tests of the reuse of freed memory."""
 
 import subprocess
 import sys
 
 from tests.support.jobs import ROOT
 
-# Counts the pages that a thread, as TensorFlow's are, takes by writing to a
-# block of 40 MB again and again: more than glibc ever keeps by itself.
+# Counts the page faults of a thread, such as TensorFlow's, that writes to a
+# block of 40 MB repeatedly, which is more than glibc keeps by default.
 PROGRAM = """
 import resource, sys, threading
 from job.distribute import memory

@@ -1,4 +1,4 @@
-"""Devices: what is asked for, or a clear no."""
+"""Tests of the devices of a run."""
 
 import pytest
 import tensorflow as tf
@@ -21,12 +21,12 @@ def test_logical_devices_are_replicas():
     assert isinstance(made, tf.distribute.MirroredStrategy)
 
 
-def test_a_cpu_will_do_where_no_gpu_is_asked_for():
+def test_cpu_is_used_if_no_gpu_is_required():
     assert strategy.create_strategy().num_replicas_in_sync == 1
 
 
 def test_more_logical_devices_than_the_process_has_is_refused():
-    tf.zeros([])  # TensorFlow runs from here on.
+    tf.zeros([])  # This starts TensorFlow.
     with pytest.raises(errors.DeviceError, match=r"=3: .* started with 2"):
         strategy.create_strategy(logical_devices=3)
 
@@ -64,11 +64,11 @@ def test_gpus_that_the_environment_requires_are_not_in_the_config(
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/usr/lib", "not in LD_LIBRARY_PATH"),
+        ("/usr/lib", "LD_LIBRARY_PATH lacks"),
         ("/usr/lib:{gke}", "container toolkit"),
     ],
 )
-def test_the_message_knows_the_driver_of_gke(monkeypatch, tmp_path, path, said):
+def test_message_names_the_driver_of_gke(monkeypatch, tmp_path, path, said):
     monkeypatch.setattr(strategy, "GKE_LIBRARIES", tmp_path)
     monkeypatch.setenv("LD_LIBRARY_PATH", path.format(gke=tmp_path))
     install_driver(monkeypatch, tmp_path, True)
@@ -87,12 +87,12 @@ def test_a_fallback_to_the_cpu_gives_a_warning(
     strategy.create_strategy()
     assert ("requirements/gpu.txt" in caplog.text) == driver
     caplog.clear()
-    strategy.create_strategy(logical_devices=2)  # Asked for.
+    strategy.create_strategy(logical_devices=2)  # This is permitted.
     assert not caplog.text
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_determinism_is_tensorflows_switch(monkeypatch, deterministic):
+def test_determinism_sets_the_option_of_tensorflow(monkeypatch, deterministic):
     calls = []
     monkeypatch.setattr(
         tf.config.experimental, "enable_op_determinism", lambda: calls.append(1)

@@ -1,4 +1,4 @@
-"""Batches: every image once, in order, whatever the batch size."""
+"""Tests of batches, with every image once and in order."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_every_image_is_computed_once_in_order(split, batch_size):
     ("size", "at_least", "wanted"),
     [(32, 1, 500), (64, 1, 125), (512, 1, 1), (512, 8, 8)],
 )
-def test_larger_images_come_in_smaller_batches(size, at_least, wanted):
+def test_larger_images_have_smaller_batches(size, at_least, wanted):
     found = batches.batch_size_for(size, 500, at_least=at_least)
     assert found == wanted
     assert batches.batch_size_for(1024, 500) == 1

@@ -1,4 +1,4 @@
-"""Image files of all kinds, and what a network says of them."""
+"""Tests of the classification of image files."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
-def test_answers_are_the_networks_and_one_bad_file_spoils_none(split):
+def test_answers_equal_the_network_despite_an_unreadable_file(split):
     network = vgg.vgg16(width=0.0625, init="torch")
     resize = resize_lib.make_resize(32, method="nearest")
     contents = [encode(Image.fromarray(image)) for image in split.images[:9]]
@@ -53,7 +53,7 @@ def test_answers_are_the_networks_and_one_bad_file_spoils_none(split):
     assert rows[1] == "5          not read: the file is not a PNG or JPEG image"
 
 
-def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
+def test_command_answers_and_exits_with_3_for_an_unreadable_file(
     trained_run, tmp_path, pixels
 ):
     workdir = tmp_path / "run"
@@ -87,7 +87,7 @@ def test_the_command_answers_and_ends_with_3_where_a_file_is_bad(
         (("--input=x", "--format=xml"), 2, "xml"),
     ],
 )
-def test_wrong_flags_end_before_the_slow_imports(trained_run, args, code, said):
+def test_wrong_flags_end_before_slow_imports(trained_run, args, code, said):
     done = run_job("--mode=predict", f"--workdir={trained_run}", *args)
     (line,) = done.stderr.strip().splitlines()
     assert (done.returncode, said in line) == (code, True), line

@@ -1,4 +1,4 @@
-"""The quick filter gradient against TensorFlow's, and against float64."""
+"""Tests of the fast filter gradient against TensorFlow and float64."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from job.model import convolution, vgg
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8), (3, 4, 4), (5, 2, 2), (2, 1, 3)])
-def test_it_is_the_filter_gradient(shape):
+def test_filter_gradient_equals_tensorflow(shape):
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(*shape, 6)).astype(np.float32)
     gradient = rng.normal(size=(*shape, 7)).astype(np.float32)
@@ -24,7 +24,7 @@ def test_it_is_the_filter_gradient(shape):
 
 
 @pytest.mark.parametrize("side", [8, 16])
-def test_the_layer_is_keras_own_forward_and_backward(side):
+def test_layer_equals_keras_forward_and_backward(side):
     inputs = tf.random.stateless_normal([4, side, side, 16], [1, 2])
     found, gradients = {}, {}
     for kind in (keras.layers.Conv2D, convolution.Convolution):
@@ -45,10 +45,10 @@ def test_the_layer_is_keras_own_forward_and_backward(side):
     for gradient in (ours[1], theirs[1]):
         assert gradient.dtype == tf.float32
     error = np.linalg.norm(ours[1] - theirs[1]) / np.linalg.norm(theirs[1])
-    assert error < 4e-3  # A bfloat16 has 8 bits; both round.
+    assert error < 4e-3  # bfloat16 has 8 bits, and both results are rounded.
 
 
-def test_small_maps_take_it_and_names_stay():
+def test_small_feature_maps_use_it_and_names_are_kept():
     plain = vgg.vgg16(width=0.125, precision="bfloat16")
     quick = vgg.vgg16(width=0.125, precision="bfloat16", for_cpu=True)
     names = [v.path for v in plain.trainable_variables]
@@ -63,6 +63,6 @@ def test_small_maps_take_it_and_names_stay():
 
     graph = gradients.get_concrete_function(tf.TensorSpec([4, 32, 32, 3]))
     kinds = [op.type for op in graph.graph.get_operations()]
-    # Blocks 1 and 2 have maps of 32 and 16 pixels, two convolutions each.
+    # Blocks 1 and 2 have two convolutions each on feature maps of 32 and 16.
     assert kinds.count("Conv2DBackpropFilter") == 4
     assert kinds.count("Conv2D") == 13 + 9

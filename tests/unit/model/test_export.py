@@ -1,4 +1,4 @@
-"""The export, served by a process without this job."""
+"""Tests of the export, which a process without this job serves."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from job.supervision import preemption
 from job.training import evaluate
 from tests.support.jobs import run_job
 
-# A server of the model: TensorFlow, Keras and the signature's names.
+# Client of the export, which needs TensorFlow and Keras only.
 CLIENT = """
 import importlib.util, sys
 import numpy as np
@@ -44,10 +44,10 @@ np.savez(sys.argv[3], by_signature=by_signature, by_keras=by_keras)
 
 
 def randomized(network, seed=0):
-    """Gives every weight a value of its own, moments included."""
+    """Sets every weight and every moving statistic to a different value."""
     rng = np.random.default_rng(seed)
     for variable in network.variables:
-        # Kernels so that what goes in is told apart by what comes out.
+        # With these kernels, different inputs give different outputs.
         fan_in = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 0
         scale = (2 / fan_in) ** 0.5 if fan_in else 0.1
         value = variable.numpy() + rng.normal(size=variable.shape, scale=scale)
@@ -58,7 +58,7 @@ def randomized(network, seed=0):
 
 
 def tell_apart(network, resize, images):
-    """Has the last layer tell images apart, however large its input is."""
+    """Scales the last layer, so that its outputs differ between images."""
     logits = network(resize(tf.constant(images)), training=False)[0].numpy()
     head = network.get_layer("logits")
     spread = logits.std(0).mean()
@@ -101,7 +101,7 @@ def test_a_folded_network_says_what_the_network_says(
 
 @pytest.fixture(scope="module")
 def exported(trained_run, tmp_path_factory):
-    """A copy of a finished run, exported by the command."""
+    """Returns a copy of a finished run that the command has exported."""
     workdir = tmp_path_factory.mktemp("exported") / "run"
     shutil.copytree(trained_run, workdir)
     done = run_job("--mode=export", f"--workdir={workdir}")
@@ -110,7 +110,7 @@ def exported(trained_run, tmp_path_factory):
     return workdir
 
 
-def test_a_client_gets_the_figures_of_the_evaluation(exported, tmp_path):
+def test_client_gets_the_scores_of_the_evaluation(exported, tmp_path):
     config = smoke.get_config()
     test = build.load_data(config).test
     np.save(tmp_path / "images.npy", test.images)
@@ -159,7 +159,7 @@ def test_the_export_has_a_model_card(exported):
     text = (exported / "export" / export.CARD).read_text()
     result = json.loads((exported / "result.json").read_text())
     assert f"{100 * result['test_accuracy']:.2f}%" in text
-    assert "Synthetic images, not CIFAR-10" in text
+    assert "The images are synthetic, not CIFAR-10" in text
     assert "{difference}" not in text
     assert float(text.partition("checkpoint | ")[2].partition(" ")[0]) < 1e-5
     folder = exported / "export"
@@ -169,7 +169,7 @@ def test_the_export_has_a_model_card(exported):
     ]
 
 
-def test_what_differs_is_not_published(split, tmp_path):
+def test_export_that_differs_is_not_published(split, tmp_path):
     folder = tmp_path / "export"
     network = randomized(vgg.vgg16(width=0.0625))
     resize = resize_lib.make_resize(64, method="nearest")
@@ -179,15 +179,15 @@ def test_what_differs_is_not_published(split, tmp_path):
     first = export.export(network, resize, folder, "first", method="nearest")
     assert not (folder / "old").exists()
     assert 0 <= first <= export.TOLERANCE
-    # Another resize than the one in front of the network.
-    with pytest.raises(errors.JobError, match="saved_model differs"):
+    # The resize differs from that of the network.
+    with pytest.raises(errors.JobError, match="saved_model: a probability"):
         export.export(network, resize, folder, "second", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
-    # A kill between the two renames that replace an export.
+    # The state is that after a kill between two renames.
     (tmp_path / ".export-killed").mkdir()
     folder.rename(tmp_path / ".export-killed-old")
-    with pytest.raises(errors.JobError, match="saved_model differs"):
+    with pytest.raises(errors.JobError, match="saved_model: a probability"):
         export.export(network, resize, folder, "third", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
@@ -201,7 +201,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     said = probabilities(trained.network, trained.resize, test.images)
     kept = predictions.load(trained_run / PREDICTIONS)
     np.testing.assert_allclose(said, kept.probabilities, atol=1e-6)
-    # An unfinished run's too, which is said.
+    # The weights of an unfinished run are exported with a note.
     workdir = tmp_path / "run"
     shutil.copytree(trained_run, workdir)
     (workdir / "result.json").unlink()
@@ -211,7 +211,7 @@ def test_weights_are_those_that_were_evaluated(trained_run, tmp_path):
     text = card.write(
         run_lib.read(Workdir(workdir)), step=15, class_names=(), crc32c=""
     )
-    assert "not finished: these are the weights of step 15" in text
+    assert "not finished. These are the weights of step 15" in text
 
 
 def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):
@@ -229,14 +229,14 @@ def test_a_run_without_a_checkpoint_cannot_be_exported(trained_run, tmp_path):
         trained_lib.load_trained(Workdir(workdir))
 
 
-def test_every_config_has_a_network_that_folds():
-    # The widest family of layers that a config can ask for.
+def test_network_of_every_config_can_be_folded():
+    # This config has all types of layers.
     config = default.get_config().unlock()
     config.model.width = 0.0625
     network = build.create_model(config, "float32", num_classes=10)
     folded = export.fold(network, size=32, method="bilinear")
     assert folded.output.shape == (None, 10)
-    assert len(folded.weights) == 2 * 14  # A kernel and a bias each.
+    assert len(folded.weights) == 2 * 14  # Each layer has a kernel and a bias.
     assert pathlib.Path(export.KERAS).suffix == ".keras"
 
 

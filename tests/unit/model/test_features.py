@@ -1,4 +1,4 @@
-"""Features: every image once, in order."""
+"""Tests of features, with every image once and in order."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from job.model import resize as resize_lib
 
 
 class StopError(Exception):
-    """Ends an extraction."""
+    """Error that ends an extraction."""
 
 
 def test_extraction_keeps_order_and_the_last_short_batch(split):

@@ -1,4 +1,4 @@
-"""Cost of an image and of a training."""
+"""Tests of the cost of an image and of training."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Initial weights: distribution, seed, identity."""
+"""Tests of the distribution and the seed of initial weights."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_kernels_have_the_deviation_of_their_formula(init, std):
     assert abs(kernel.mean()) < std / 100
 
 
-def test_dirac_passes_the_channels_through():
+def test_dirac_has_identity_filters():
     network = vgg.vgg16(width=0.125, init="dirac")
     plain = vgg.vgg16(width=0.125)
     for name, passed in (("block1_conv1", 3), ("block4_conv1", 32)):
@@ -30,7 +30,7 @@ def test_dirac_passes_the_channels_through():
         x = np.random.default_rng(0).normal(size=(2, 4, 4, passed))
         y = layer(tf.constant(x, tf.float32)).numpy()
         np.testing.assert_allclose(y[..., :passed], x, rtol=1e-6)
-        # The other filters are what they would be.
+        # The other filters are those of he_fan_out.
         np.testing.assert_array_equal(
             layer.kernel[..., passed:],
             plain.get_layer(name).kernel[..., passed:],

@@ -1,4 +1,4 @@
-"""The layers against Keras and NumPy."""
+"""Tests of the layers against Keras and NumPy."""
 
 import keras
 import numpy as np

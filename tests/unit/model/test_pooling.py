@@ -1,4 +1,4 @@
-"""Max pooling for XLA against TensorFlow's kernel, byte by byte."""
+"""Tests of max pooling for XLA against TensorFlow's kernel."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def pooled(pool, images, gradient, jit_compile):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_value_and_gradient_are_those_of_the_kernel(dtype, jit_compile):
     rng = np.random.default_rng(0)
-    # One digit after the point, and half of all zero: there are many ties.
+    # One decimal, and half of the values 0, cause many ties.
     images = np.maximum(rng.normal(size=(4, 8, 6, 5)), 0).round(1)
     images[0] = 0
     images = tf.cast(images, dtype)
@@ -44,7 +44,7 @@ def test_an_odd_feature_map_is_pooled_by_keras(size):
 
 
 @pytest.mark.parametrize("for_xla", [False, True])
-def test_only_xla_has_it(for_xla):
+def test_max_pooling_for_xla_is_only_used_with_xla(for_xla):
     network = vgg.vgg16(width=0.125, for_xla=for_xla)
     kinds = [type(layer) for layer in network.layers]
     assert kinds.count(pooling.MaxPooling) == (5 if for_xla else 0)

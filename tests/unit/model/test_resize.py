@@ -1,4 +1,4 @@
-"""Resizing: the same pixels as two well-known libraries give."""
+"""Tests of resizing against TensorFlow and Pillow."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_pixels_are_those_of_tensorflow_and_pillow(split, method, size):
     # TensorFlow looks its bicubic weights up in a table of 1,024 entries.
     np.testing.assert_allclose(ours, np.clip(theirs, 0, 255), atol=0.5)
     if method == "nearest" and size in (24, 40):
-        return  # Exact ties, which Pillow's running sum does not see as such.
+        return  # Pillow's running sum rounds exact ties differently.
     sampling = getattr(Image.Resampling, method.upper())
     for image, resized in zip(images, ours, strict=True):
         for channel in range(3):
@@ -31,7 +31,7 @@ def test_pixels_are_those_of_tensorflow_and_pillow(split, method, size):
             )
 
 
-def test_32_px_are_left_alone(split):
+def test_images_of_32_px_are_unchanged(split):
     images = tf.constant(split.images)
     assert resize_lib.make_resize(32, method="bicubic")(images) is images
 

@@ -1,4 +1,4 @@
-"""The layout against the network and the paper."""
+"""Tests of the layout against the network and the paper."""
 
 import math
 import subprocess

@@ -1,4 +1,4 @@
-"""Which variables decay, and which block each of them belongs to."""
+"""Tests of the weight decay mask and of the blocks of variables."""
 
 from job.model import spec, variables, vgg
 
@@ -7,7 +7,7 @@ def test_every_variable_belongs_to_a_block():
     network = vgg.vgg16(width=0.125, head_units=(8,))
     blocks = variables.variable_blocks(network)
     assert [*dict.fromkeys(blocks)] == [*spec.BLOCK_NAMES, spec.HEAD]
-    # Kernel, scale and bias of each convolution; two dense layers.
+    # Each convolution has kernel, scale and bias; two dense layers follow.
     assert [blocks.count(name) for name in (*spec.BLOCK_NAMES, spec.HEAD)] == [
         *(6, 6, 9, 9, 9),
         4,
@@ -22,7 +22,7 @@ def test_only_kernels_decay():
     assert sum(mask) == 14
 
 
-def test_momentum_is_that_of_the_layers_if_there_are_any():
+def test_batch_norm_momentum_is_that_of_the_layers():
     network = vgg.vgg16(width=0.125, batch_norm_momentum=0.7)
     assert variables.batch_norm_momentum(network) == 0.7
     network = vgg.vgg16(width=0.125, batch_norm=False)

@@ -1,4 +1,4 @@
-"""The network: its shape, its normalization, its initial weights."""
+"""Tests of the network's shape, normalization and initial weights."""
 
 import keras
 import numpy as np
@@ -18,7 +18,7 @@ def test_full_width_has_the_published_parameters():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_logits_and_moments_are_float32(precision, split):
+def test_logits_and_statistics_are_float32(precision, split):
     network = vgg.vgg16(width=0.125, precision=precision)
     logits, moments = network(split.images[:4], training=True)
     assert logits.shape == (4, 10)
@@ -29,7 +29,7 @@ def test_logits_and_moments_are_float32(precision, split):
     assert {v.dtype for v in network.variables} == {"float32"}
 
 
-def test_the_first_moments_are_those_of_the_first_convolution(split):
+def test_first_statistics_are_those_of_the_first_convolution(split):
     network = vgg.vgg16(width=0.125)
     _, moments = network(split.images[:8], training=True)
     standardized = network.get_layer("standardize")(split.images[:8])
@@ -83,7 +83,7 @@ def test_feature_maps_of_odd_size_are_pooled_to_the_edge(split):
     outputs = maps(small, training=False)
     sides = [outputs[f"block{i}"].shape[1] for i in range(1, 6)]
     assert sides == [24, 12, 6, 3, 2]
-    # The corner of 3x3 is on its own, in the last row of 2x2.
+    # The corner of 3x3 is a separate value in the last row of 2x2.
     pooled = odd.get_layer("block4_pool")(outputs["block4"])
     np.testing.assert_array_equal(pooled[:, 1, 1], outputs["block4"][:, 2, 2])
 
@@ -92,7 +92,7 @@ def _before_pool(network, block):
     return network.get_layer(f"block{block}_pool").input
 
 
-def test_pixel_moments_are_those_of_real_cifar10(cifar10_dir):
+def test_pixel_statistics_equal_those_of_real_cifar10(cifar10_dir):
     from job.data import sources
 
     images = sources.load("binary", str(cifar10_dir)).train.images
@@ -110,7 +110,7 @@ def test_the_network_as_published_has_its_parameters():
     assert network.count_params() == 134_301_514 - 48 * 512 * 4096
 
 
-def test_kerass_vgg16_gives_the_same_features(split):
+def test_vgg16_of_keras_gives_the_same_features(split):
     keras_network = keras.applications.VGG16(
         weights=None, include_top=False, input_shape=(32, 32, 3), pooling="avg"
     )
@@ -143,18 +143,18 @@ def test_dropout_takes_a_random_number_per_unit(units):
     assert width == (sum(units) or 64)
 
 
-def test_no_dropout_takes_no_noise():
+def test_network_without_dropout_takes_no_noise():
     assert vgg.noise_width(vgg.vgg16(width=0.125)) == 0
 
 
-def test_one_network_takes_every_size(split):
+def test_network_accepts_every_size(split):
     network = vgg.vgg16(width=0.125)
     for size in (32, 64, 96):
         images = tf.image.resize(split.images[:2], (size, size))
         assert network(images, training=True)[0].shape == (2, 10)
 
 
-def test_other_depths_are_the_other_networks_of_the_paper():
+def test_other_depths_give_other_networks_of_the_paper():
     # keras.applications has no VGG13; torchvision's convolutions have 9,404,992
     # parameters, of which 2,944 are biases.
     vgg13 = [spec.Block(2, filters) for _, filters in spec.VGG16]

@@ -1,4 +1,4 @@
-"""Weight files: Keras' are read, others refused, and nothing is executed."""
+"""Tests of weight files, of which only those of Keras are read."""
 
 import os
 import pickle
@@ -17,14 +17,14 @@ from tests.support.jobs import ROOT, from_environment, run_job
 
 @pytest.fixture(scope="module")
 def network():
-    """keras.applications' VGG16, random."""
+    """Returns VGG16 of keras.applications with random weights."""
     return keras.applications.VGG16(
         weights=None, include_top=False, input_shape=(32, 32, 3)
     )
 
 
 def write_keras_1(path, layers=None, **changes):
-    """Writes a file as keras.applications serves it, small where it may be."""
+    """Writes a file in the format of keras.applications, with zeros."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for layer, shape in (layers or spec.kernel_shapes()).items():
@@ -46,7 +46,7 @@ def refused(path, *said, **options):
 
 
 @pytest.mark.parametrize("form", ["keras_1", ".weights.h5", ".h5"])
-def test_every_form_of_kerass_file_is_read(tmp_path, network, form):
+def test_every_weight_format_of_keras_is_read(tmp_path, network, form):
     path = tmp_path / f"x{form}"
     if form == "keras_1":
         values = {
@@ -77,7 +77,7 @@ def test_a_file_in_a_bucket_is_read(tmp_path, bucket, monkeypatch):
     refused(f"{bucket.url}/y.h5", "does not exist")
     refused("gs://no-such-bucket/x.h5", "does not exist")
     refused(f"{bucket.url}/x.h5", "more than 1,000", max_bytes=1000)
-    # Not refused for good: a later start may find it.
+    # A later attempt may find the object.
     bucket.server.faults = [Fault("GET", "503", times=-1)]
     defaults = gcs.Bucket.__init__.__kwdefaults__
     monkeypatch.setitem(defaults, "timeout_seconds", 0.5)
@@ -129,7 +129,7 @@ def test_another_architecture(tmp_path):
     )
     layers = {**spec.kernel_shapes(), "block3_conv4": (3, 3, 256, 256)}
     refused(
-        write_keras_1(tmp_path / "vgg19.h5", layers), "contains", "block3_conv4"
+        write_keras_1(tmp_path / "vgg19.h5", layers), "entry", "block3_conv4"
     )
     layers = {**spec.kernel_shapes(), "block1_conv1": (3, 3, 1, 64)}
     refused(write_keras_1(tmp_path / "grey.h5", layers), "[3, 3, 1, 64]")

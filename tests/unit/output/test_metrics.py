@@ -1,4 +1,4 @@
-"""The record: each step once, whatever an earlier attempt left behind."""
+"""Tests of the metrics log, with each step exactly once."""
 
 import json
 
@@ -15,13 +15,13 @@ def line(step, split="train", loss=1.0):
     return {"step": step, "split": split, "loss": loss}
 
 
-def test_lines_beyond_the_checkpoint_are_forgotten(tmp_path):
+def test_lines_after_the_checkpoint_are_dropped(tmp_path):
     log = metrics.MetricsLog(tmp_path, first_step=0)
     for step in (5, 10, 15):
         log.write(line(step))
     log.close()
     with (tmp_path / METRICS).open("a") as file:
-        file.write('{"step": 20, "split": "tr')  # Killed while writing.
+        file.write('{"step": 20, "split": "tr')  # A kill during a write.
     log = metrics.MetricsLog(tmp_path, first_step=10)
     log.write(line(15, loss=2.0))
     log.close()
@@ -31,7 +31,7 @@ def test_lines_beyond_the_checkpoint_are_forgotten(tmp_path):
 
 
 @pytest.mark.parametrize("junk", [b"5", b'{"a": 1}', b"\xff\xfe", b"{"])
-def test_a_line_that_is_none_ends_the_record(tmp_path, junk):
+def test_invalid_line_ends_the_metrics_log(tmp_path, junk):
     good = json.dumps(line(5)).encode()
     (tmp_path / METRICS).write_bytes(good + b"\n" + junk + b"\n" + good)
     assert metrics.read(tmp_path) == [line(5)]
@@ -51,7 +51,7 @@ def test_events_are_rebuilt_from_the_metrics_log(tmp_path):
     assert found == [("train/loss", 5)]
 
 
-def test_tensorboard_gets_what_the_run_is_of(tmp_path):
+def test_tensorboard_gets_config_and_image(tmp_path):
     image = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     path = tmp_path / "augmentation.png"
     path.write_bytes(tf.io.encode_png(image).numpy())

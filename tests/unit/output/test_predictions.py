@@ -1,4 +1,4 @@
-"""Predictions of a run: confusion, calibration, mistakes; read back."""
+"""Tests of the predictions of a run and their file."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from job.storage.workdir import PREDICTIONS
 from tests.support.finished_run import make_predictions
 
 
-def test_figures_of_predictions_are_those_of_their_definitions():
+def test_figures_equal_their_definitions():
     found, split = make_predictions()
     np.testing.assert_allclose(found.probabilities.sum(1), 1, atol=1e-6)
     assert found.accuracy == 0.75
@@ -20,7 +20,7 @@ def test_figures_of_predictions_are_those_of_their_definitions():
         label = split.labels[row]
         expected[label, (label + (row % 4 == 0)) % 10] += 1
     np.testing.assert_array_equal(table, expected)
-    # All lie in one bin, at 0.9, of which 0.75 are right.
+    # All are in one bin at 0.9, in which 0.75 are correct.
     (used,) = [b for b in found.calibration() if b.count]
     assert (used.count, used.accuracy) == (200, 0.75)
     assert used.low < 0.9 <= used.high
@@ -36,7 +36,7 @@ def test_the_worst_mistakes_come_first():
     split = dataset.Split(np.zeros((4, 32, 32, 3), np.uint8), labels)
     found = predictions.predict(logits, split, dataset.CLASS_NAMES)
     assert found.mistakes.tolist() == [2, 3, 0]
-    with pytest.raises(ValueError, match="4 predictions of 3"):
+    with pytest.raises(ValueError, match="4 predictions do not match 3"):
         predictions.predict(logits, split.take(np.arange(3)), ())
 
 
@@ -44,15 +44,15 @@ def test_the_worst_mistakes_come_first():
 def test_every_image_is_in_one_bin(bins):
     rng = np.random.default_rng(1)
     logits = rng.normal(size=(500, 10), scale=3)
-    logits[0] = [100, *[0] * 9]  # As sure as can be.
-    logits[1] = 0  # Not at all: 0.1, the edge of a bin.
+    logits[0] = [100, *[0] * 9]  # The highest confidence is 1.
+    logits[1] = 0  # The confidence is 0.1, the bound of a bin.
     images = np.zeros((500, 32, 32, 3), np.uint8)
     split = dataset.Split(images, np.zeros(500, np.int32))
     found = predictions.predict(logits, split, dataset.CLASS_NAMES)
     assert sum(b.count for b in found.calibration(bins)) == 500
 
 
-def test_predictions_are_read_back_and_damage_is_none(tmp_path):
+def test_predictions_are_read_back_or_none_if_damaged(tmp_path):
     path = tmp_path / PREDICTIONS
     assert predictions.load(path) is None
     found, _ = make_predictions()

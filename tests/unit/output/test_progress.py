@@ -1,4 +1,4 @@
-"""What a person sees: a bar on a terminal, nothing but lines in a log."""
+"""Tests of the progress display on a terminal and in a log."""
 
 import fcntl
 import os
@@ -45,7 +45,7 @@ def test_a_log_gets_lines_only():
     )
 
 
-def test_a_terminal_gets_a_bar_with_what_is_left():
+def test_terminal_gets_a_bar_with_the_remaining_time():
     ours, theirs = pty.openpty()
     size = struct.pack("HHHH", 24, 80, 0, 0)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
@@ -57,7 +57,7 @@ def test_a_terminal_gets_a_bar_with_what_is_left():
     try:
         while part := os.read(ours, 4096):
             output += part
-    except OSError:  # The other end is closed.
+    except OSError:  # The terminal is closed.
         pass
     finally:
         os.close(ours)
@@ -65,7 +65,7 @@ def test_a_terminal_gets_a_bar_with_what_is_left():
     text = output.decode()
     for part in (" 40% |", "40/100  loss 1.250  1,234 images/s  ETA 43 s"):
         assert part in text, text
-    # Lines stand on their own: the bar is cleared before them.
+    # The bar is cleared before a line.
     assert re.search(r"[\r\n]\d\d:\d\d:\d\d  step 40/100  test loss", text)
     assert re.search(r"[\r\n]\d\d:\d\d:\d\d  warning: slow disk", text)
 
@@ -95,7 +95,7 @@ def test_a_run_reports_its_remaining_time_once_it_is_measured(tmp_path, caplog):
     reporter.write(50, "test", loss=1.5, accuracy=0.5851, images_per_second=9e3)
     reporter.close()
     assert caplog.messages == [
-        "about 89 s left: 98 steps at 20 images/s",
+        "Estimated time left: 89 s for 98 steps at 20 images/s",
         "step 30/100  epoch 0.60  train loss 2.314  accuracy 9.3%  lr 0.020"
         "  2,216 images/s  ETA 0 s",
         "step 50/100  epoch 1.00  test loss 1.500  accuracy 58.51%",

@@ -1,4 +1,4 @@
-"""Shared by the tests of reports."""
+"""Fixtures of the tests of reports."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The model card of an export."""
+"""Tests of the model card."""
 
 import dataclasses
 import json
@@ -32,10 +32,10 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
         "Limits",
     ):
         assert part in text, part
-    assert NASTY not in text  # Where the images are stored is private.
+    assert NASTY not in text  # The path of the images is private.
     (workdir / RESULT).unlink()
     text = write(run_lib.read(Workdir(workdir)), step=15)
-    assert "not finished: these are the weights of step 15" in text
+    assert "not finished. These are the weights of step 15" in text
     assert "| newest test accuracy | 75.00% at epoch 2 |" in text
 
 
@@ -68,7 +68,7 @@ def test_hostile_names_stay_text(workdir, name):
         run, fields={**run.fields, name: name, "optimizer.momentum": name}
     )
     text = write(run, class_names=(name,) * 10, crc32c=name)
-    # No further line, cell, tag or heading than with plain names.
+    # The number of lines, cells, tags and headings is that of plain names.
     text.encode()
     lines = text.splitlines()
     assert len(lines) == len(plain.splitlines()) + 1

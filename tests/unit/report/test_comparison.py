@@ -1,4 +1,4 @@
-"""The comparison of several runs: table, CSV, page and charts."""
+"""Tests of the comparison of several runs."""
 
 import csv
 import io
@@ -108,7 +108,7 @@ def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
     (tmp_path / ABLATION).write_text("{}")
     with pytest.raises(errors.ConfigError, match=r"ablation\.json: variants"):
         comparison.write_report([tmp_path])
-    with pytest.raises(errors.ConfigError, match="no run in none"):
+    with pytest.raises(errors.ConfigError, match="none: no run was found"):
         comparison.write_report([tmp_path / "none"])
 
 
@@ -150,7 +150,7 @@ def test_hostile_names_stay_text(tmp_path):
     assert names == [render.printable(name) for name in HOSTILE]
     for name in names:
         assert " ".join(render.shorten(name).split()) in read.text
-    # Also in the charts, where a long name loses its middle.
+    # Charts also escape names, and shorten long ones.
     svgs = re.findall(
         "<svg.*?</svg>", (tmp_path / COMPARE_PAGE).read_text("utf-8"), re.DOTALL
     )

@@ -1,4 +1,4 @@
-"""The page of a run: its text, and its layout in a real browser."""
+"""Tests of the page of a run, with its layout in a browser."""
 
 import dataclasses
 import json
@@ -48,7 +48,7 @@ def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
         "Confusion matrix",
         "The 25 most confident mistakes",
         "automobile 90.0%",
-        "1 restart. 3 min 00 s from the first start to the end",
+        "1 restart. The run took 3 min 00 s",
         "took the other 2 min 00 s",
         "node-a",
         "momentum 0.9 0.5",
@@ -98,13 +98,13 @@ def test_the_same_run_gives_the_same_page(workdir):
     assert page.write(Workdir(workdir)).read_bytes() == first
 
 
-def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
+def test_missing_files_are_named_and_others_shown(workdir):
     for name in ("result.json", PREDICTIONS, "augmentation.png"):
         (workdir / name).unlink()
     read = look_at(workdir)
     for part in (
-        "Not finished: the newest checkpoint is that of step 20",
-        "predictions.npz is missing: a run writes it at its end",
+        "the newest checkpoint, step 20",
+        "predictions.npz is missing, because a run writes it at its end",
         "augmentation.png is missing",
         "75.00% test accuracy so far",
         "1 restart.",
@@ -115,9 +115,9 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
     (workdir / "metrics.jsonl").unlink()
     read = look_at(workdir)
     for part in (
-        "no checkpoint yet",
+        "The run has no checkpoint yet",
         "metrics.jsonl has no line yet",
-        "The first checkpoint will list them",
+        "Restarts are listed after the first checkpoint",
     ):
         assert part in read.text, part
     (workdir / "config.json").unlink()
@@ -125,7 +125,7 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(workdir):
         page.write(Workdir(workdir))
 
 
-def test_a_run_that_diverged_says_so(workdir):
+def test_divergence_is_shown(workdir):
     (workdir / "result.json").unlink()
     files.write_json(workdir / FAILURE, {"error": "the loss of step 7 is NaN"})
     line = '{"step": 25, "split": "train", "epoch": 2.5, "loss": 8e13}\n'
@@ -162,16 +162,16 @@ def test_the_diagnosis_is_shown(workdir):
     ):
         assert part in text, part
     files.write_json(workdir / DIAGNOSE, {"findings": [], "facts": {}})
-    assert "No known mistake was found" in look_at(workdir).text
+    assert "No known mistakes were found" in look_at(workdir).text
 
 
 def test_synthetic_images_are_named(workdir):
-    assert "has seen no photograph" in look_at(workdir).text
+    assert "was not trained on photographs" in look_at(workdir).text
     config = json.loads((workdir / "config.json").read_text())
     config["data"]["source"] = "binary"
     (workdir / "config.json").write_text(json.dumps(config))
     text = look_at(workdir).text
-    assert "has seen no photograph" not in text
+    assert "was not trained on photographs" not in text
     assert "CIFAR-10, read as binary" in text
 
 
@@ -232,7 +232,7 @@ def test_a_damaged_config_ends_with_a_message(workdir, content):
         page.write(Workdir(workdir))
 
 
-def test_many_classes_have_a_table_in_place_of_the_matrix(workdir):
+def test_many_classes_have_a_table_instead_of_the_matrix(workdir):
     labels = np.arange(300) % 30
     split = dataset.Split(np.zeros((300, 32, 32, 3), np.uint8), labels)
     logits = np.eye(30)[np.where(labels < 3, labels + 1, labels)]
@@ -240,7 +240,7 @@ def test_many_classes_have_a_table_in_place_of_the_matrix(workdir):
     predictions.predict(logits, split, names).save(workdir / PREDICTIONS)
     read = look_at(workdir)
     assert "Confusion matrix" not in read.text
-    assert "The 20 least accurate classes" in read.text
+    assert "the 20 least accurate classes" in read.text
     assert "class 2 0.0 class 3 (100.0%)" in read.text
 
 
@@ -268,8 +268,8 @@ def look(browser, url, *options, home):
     ).stdout
 
 
-# Measures the page in a window of a width, from inside a frame: a browser's
-# own window is never as narrow as a phone.
+# Measures the page in a frame of a given width, because a browser's own window
+# is wider than a phone.
 _MEASURE = """<!DOCTYPE html><body style="margin:0">
 <iframe src="{page}" style="width:{width}px;height:4000px;border:0"></iframe>
 <script>
@@ -324,7 +324,7 @@ def test_a_browser_shows_the_page_on_a_desk_and_on_a_phone(
     with Image.open(shot) as image:
         pixels = np.asarray(image.convert("RGB"))
     assert pixels.shape == (2000, 1280, 3)
-    # Curves in their colour, on a page that is mostly empty.
+    # The page is mostly empty, with curves in their colors.
     first = np.abs(pixels.astype(int) - [0, 0x72, 0xB2]).max(2) < 8
     assert first.sum() > 1000
     assert (pixels == 255).all(2).mean() > 0.5

@@ -1,4 +1,4 @@
-"""Texts of people's choice in HTML, Markdown and on a terminal."""
+"""Tests of user-defined texts in HTML, Markdown and on a terminal."""
 
 import html
 import re
@@ -13,7 +13,7 @@ from tests.support.finished_run import HOSTILE
 def test_a_name_is_one_printable_line(name):
     text = render.printable(name)
     assert text.isprintable()
-    text.encode()  # No lone surrogate, which has no encoding.
+    text.encode()  # A lone surrogate would have no encoding.
     assert render.printable("kept as it is: ü, 猫") == "kept as it is: ü, 猫"
 
 
@@ -26,7 +26,7 @@ def test_a_name_does_not_become_markdown(name):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_code_span_ends_where_it_should(name):
+def test_code_span_ends_at_its_fence(name):
     text = str(render.code_markdown(name))
     fence = re.match("`+", text)[0]
     inner = text.removeprefix(fence).removesuffix(fence)
@@ -49,7 +49,7 @@ def test_a_code_span_ends_where_it_should(name):
         ({}, ""),
     ],
 )
-def test_what_is_not_a_number_is_left_out(value, text):
+def test_value_that_is_not_a_number_is_left_out(value, text):
     assert render.percent(value) == text
     assert bool(render.number(value)) == bool(text)
     assert bool(render.duration(value)) == bool(text)

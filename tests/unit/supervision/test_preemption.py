@@ -1,4 +1,4 @@
-"""The wish to stop, without a job around it; with one: test_faults.py."""
+"""Tests of stop requests without a job; test_faults.py has the job."""
 
 import signal
 import subprocess
@@ -31,7 +31,7 @@ def test_nothing_is_raised_before_a_signal():
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_first_signal_is_remembered_and_a_second_ends(number):
+def test_first_signal_requests_a_stop_and_second_exits(number):
     process = subprocess.Popen(
         [sys.executable, "-c", _WAIT],
         cwd=ROOT,
@@ -61,7 +61,7 @@ def run_script(text):
     )
 
 
-def test_the_message_says_what_is_saved():
+def test_message_has_the_saved_state():
     done = run_script("""
         import os, signal
         from job import errors
@@ -87,7 +87,7 @@ def test_an_unresponsive_process_ends_before_the_grace_period():
         stop = preemption.StopRequest(grace_seconds=1.0)
         stop.install()
         stop.saved = "step 5 is saved"
-        # Into native code, where no handler of Python's runs.
+        # Python's handlers do not run during native code.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         os.kill(os.getpid(), signal.SIGTERM)
         ctypes.CDLL(None).sleep(50)
@@ -142,19 +142,19 @@ def test_a_child_process_ends_with_its_parent(tmp_path):
         time.sleep(0.01)
 
 
-def test_signals_are_taken_back_from_a_library():
+def test_handlers_are_reinstalled_after_a_library():
     done = run_script("""
         import os, signal
         from job import errors
         from job.supervision import preemption
         stop = preemption.StopRequest()
-        stop.listen()  # It has none yet.
+        stop.listen()  # No handler is installed yet.
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
         stop.install()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         stop.listen()
         os.kill(os.getpid(), signal.SIGTERM)
-        stop.ask("another worker's signal")  # It comes too late.
+        stop.ask("another worker's signal")  # The second request has no effect.
         stop.saved = "all is saved"
         try:
             stop.check()
@@ -164,7 +164,7 @@ def test_signals_are_taken_back_from_a_library():
     assert done.stdout == "stopped by SIGTERM: all is saved\n", done.stderr
 
 
-def test_there_is_one_last_line():
+def test_only_one_last_line_is_printed():
     done = run_script("""
         import os, signal, sys, time
         from job.supervision import preemption
@@ -173,7 +173,7 @@ def test_there_is_one_last_line():
         os.kill(os.getpid(), signal.SIGTERM)
         stop.claim_last_line()
         sys.stderr.write("mine" + chr(10))
-        time.sleep(50)  # An interpreter that does not come to its end.
+        time.sleep(50)  # The interpreter does not exit.
         """)
     assert done.returncode == 75
     assert done.stderr.splitlines()[-1] == "mine"

@@ -1,4 +1,4 @@
-"""Count of attempts without progress; test_supervision has the real job."""
+"""Tests of the count of attempts without progress."""
 
 import pytest
 
@@ -23,9 +23,9 @@ def begin(workdir, step, times, end=KeyboardInterrupt):
 @pytest.mark.parametrize(
     "end", [KeyboardInterrupt, errors.PreemptedError, errors.PeerLostError]
 )
-def test_the_eleventh_start_at_one_step_is_refused(tmp_path, end):
+def test_eleventh_attempt_at_a_step_is_refused(tmp_path, end):
     begin(tmp_path, 5, 10, end)
-    for _ in range(2):  # And stays so.
+    for _ in range(2):  # The count does not change.
         with pytest.raises(errors.ResumeError) as refused:
             start(tmp_path, 5, None)
         assert "10 attempts in a row made no progress beyond step 5" in str(
@@ -80,6 +80,6 @@ def test_the_message_of_a_run_in_a_bucket_names_its_list(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"step": "x"}]', "\0"])
-def test_a_damaged_file_counts_for_nothing(tmp_path, text):
+def test_damaged_file_is_ignored(tmp_path, text):
     (tmp_path / STARTS).write_text(text)
     start(tmp_path, 5, None)

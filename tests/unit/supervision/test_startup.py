@@ -1,4 +1,4 @@
-"""Import of TensorFlow: what native code writes is never lost."""
+"""Tests of the import of TensorFlow."""
 
 import os
 import subprocess
@@ -41,7 +41,7 @@ def flags_after_import(tmp_path, **environment):
     toolkit = tmp_path / "nvidia/cuda_nvcc"
     (toolkit / "bin").mkdir(parents=True)
     (toolkit / "bin/ptxas").touch()
-    # The import of TensorFlow itself is cut short.
+    # The import of TensorFlow is aborted.
     code = (
         "import os, sys; from job.supervision import startup\n"
         "sys.modules['tensorflow'] = None\n"
@@ -70,7 +70,7 @@ def test_another_toolkit_does_not_replace_the_wheels_ptxas(tmp_path, given):
     assert found == f"{given} {flag}".strip()
 
 
-def test_a_toolkit_that_is_asked_for_stays(tmp_path):
+def test_configured_toolkit_is_kept(tmp_path):
     given = "--xla_gpu_cuda_data_dir=/opt/cuda"
     found, _ = flags_after_import(tmp_path, XLA_FLAGS=given)
     assert found == given

@@ -1,4 +1,4 @@
-"""The line that Kubernetes keeps of a container's end, however it ends."""
+"""Tests of the termination message of a container."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def message(tmp_path, monkeypatch):
     return path
 
 
-def test_it_is_one_line_that_fits(message):
+def test_message_is_one_line_within_the_limit(message):
     termination.write(5, "diverged:\n  a lot\n" + "x" * 9000)
     content = message.read_bytes()
     assert content.startswith(b"exit 5: diverged: a lot x")
@@ -31,7 +31,7 @@ def test_outside_a_pod_no_file_is_created(message, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_wrong_flag_and_a_mode_that_is_done_say_so(message):
+def test_wrong_flag_and_finished_mode_write_a_message(message):
     done = run_job("--config=configs/smoke.py", "--config.seed=-1")
     assert done.returncode == 2
     assert message.read_text() == f"exit 2: {done.stderr.splitlines()[-1]}\n"
@@ -75,7 +75,7 @@ time.sleep(60)
         ("bug", 1, "exit 1: bug: RuntimeError: nobody saw it coming"),
     ],
 )
-def test_each_way_out_leaves_its_line(message, what, code, said):
+def test_every_end_writes_its_line(message, what, code, said):
     done = subprocess.run(
         [sys.executable, "-c", _END, what],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The watchdog without a job around it; with one: test_supervision.py."""
+"""Tests of the watchdog without a job; test_supervision.py has the job."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ def run_script(text):
     )
 
 
-def test_no_beat_ends_with_76_and_says_where():
+def test_missing_beat_exits_with_76_and_the_phase():
     done = run_script(
         "watch = watchdog.Watchdog(0.5, saved=lambda: 'all is saved')\n"
         "watch.start()\n"
@@ -40,7 +40,7 @@ def test_no_beat_ends_with_76_and_says_where():
     )
 
 
-def test_beats_and_long_pieces_of_work_are_let_be():
+def test_beats_and_long_work_do_not_end_the_process():
     done = run_script(
         "watch = watchdog.Watchdog(3.0)\n"
         "watch.start()\n"
@@ -64,7 +64,7 @@ def test_an_unread_log_does_not_block_the_watchdog():
     assert code == 76
 
 
-def test_zero_seconds_is_off():
+def test_zero_seconds_disable_the_watchdog():
     done = run_script(
         "import threading\n"
         "watchdog.Watchdog(0.0).start()\n"
@@ -78,7 +78,7 @@ def test_the_heartbeat_stops_with_the_beats(tmp_path, monkeypatch):
     path = tmp_path / "later" / "heartbeat"
     watch = watchdog.Watchdog(0.0, heartbeat_file=path)
     watch.start()
-    time.sleep(0.1)  # A disk that takes nothing, for a while.
+    time.sleep(0.1)  # The disk is not writable for some time.
     path.parent.mkdir()
 
     def wait_for(step):
@@ -94,7 +94,7 @@ def test_the_heartbeat_stops_with_the_beats(tmp_path, monkeypatch):
     before = path.stat().st_mtime_ns
     time.sleep(0.3)
     assert path.stat().st_mtime_ns == before
-    watch.beat("train", 6)  # No step more, and alive all the same.
+    watch.beat("train", 6)  # The step is the same, but the process is alive.
     deadline = time.monotonic() + 30
     while path.stat().st_mtime_ns == before:
         assert time.monotonic() < deadline

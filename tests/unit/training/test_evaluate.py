@@ -1,4 +1,4 @@
-"""Scoring against NumPy, with a last batch that is not full."""
+"""Tests of scores against NumPy, with an incomplete last batch."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ def test_scores_equal_numpy_over_every_image_once(split):
         scored = vgg.vgg16(width=0.125)
     network = vgg.vgg16(width=0.125, seed=1)
     rng = np.random.default_rng(0)
-    for variable in network.variables:  # Far from the start, and lopsided.
+    for variable in network.variables:  # They differ from initial ones.
         noise = rng.normal(size=variable.shape, scale=0.2)
         variable.assign(np.abs(variable.numpy() + noise))
     weights = network.trainable_variables + network.non_trainable_variables
@@ -41,7 +41,7 @@ def test_scores_equal_numpy_over_every_image_once(split):
     assert np.abs(plain - mirrored).max() > 1e-3, "the mirror tells nothing"
 
 
-def test_an_evaluation_can_be_left_between_batches(split):
+def test_evaluation_can_end_between_batches(split):
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         scored = vgg.vgg16(width=0.125)
@@ -70,7 +70,7 @@ def test_an_evaluation_can_be_left_between_batches(split):
 
     with pytest.raises(KeyboardInterrupt):
         evaluator(weights, poll=leave)
-    # The next one begins with the first image again.
+    # The next evaluation begins with the first image.
     assert evaluator(weights) == whole
     assert len(traces) == traced > 0, "it is compiled once"
 

@@ -1,4 +1,4 @@
-"""The metadata of a run: what a resume adds and a checkpoint keeps."""
+"""Tests of the metadata of a run."""
 
 from job.config import serialization
 from job.training.history import BEST_BY, LOG, History, pack_log, take_log
@@ -17,12 +17,12 @@ def test_every_start_is_added_and_the_oldest_are_dropped(config):
     assert history.starts[-1]["replicas"] == 2
 
 
-def test_another_length_is_remembered_once(config, caplog):
+def test_changed_length_is_recorded_once(config, caplog):
     history = create(config)
     for train_steps in (10, 10, 20, 20):
         history.begin(replicas=1, train_steps=train_steps)
     assert history.planned_steps() == [10, 20]
-    assert caplog.text.count("changed from 10 to") == 1
+    assert caplog.text.count("from 10 to 20 steps") == 1
 
 
 def test_a_checkpoint_has_what_a_resume_needs(config):
@@ -30,7 +30,7 @@ def test_a_checkpoint_has_what_a_resume_needs(config):
     kept = history.to_metadata(20, 1)
     assert kept.keys() >= History.KEYS
     assert kept[BEST_BY] == 0.5
-    # An accuracy of another step says nothing of this one.
+    # An accuracy of another step is not stored.
     assert history.to_metadata(25, 1)[BEST_BY] is None
 
 

@@ -1,4 +1,4 @@
-"""Targets, hits, and which parts of the backward pass are computed."""
+"""Tests of targets, hits and the parts of the backward pass."""
 
 import numpy as np
 import pytest
@@ -69,5 +69,5 @@ def test_a_frozen_block_has_no_backward_pass(trainable_blocks, filters):
     kinds = [op.type for op in graph.graph.get_operations()]
     assert kinds.count("Conv2D") == 13
     assert kinds.count("Conv2DBackpropFilter") == filters
-    # The lowest one's is not used, and pruned with the graph.
+    # The unused gradient of the lowest layer is pruned from the graph.
     assert kinds.count("Conv2DBackpropInput") <= filters

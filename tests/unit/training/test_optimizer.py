@@ -1,4 +1,4 @@
-"""Rates and updates against their formulas in NumPy."""
+"""Tests of learning rates and updates against NumPy."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def rates(schedule, train_steps=100, warmup_steps=20):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
-def test_schedules_climb_to_the_peak_and_end_where_they_should(schedule):
+def test_schedules_reach_the_peak_and_the_final_learning_rate(schedule):
     got = rates(schedule)
     np.testing.assert_allclose(got[:20], 0.4 * np.arange(1, 21) / 20, rtol=1e-5)
     assert got.max() == pytest.approx(0.4)
@@ -36,7 +36,7 @@ def test_no_warmup_starts_at_the_peak():
     assert rates("linear", warmup_steps=0)[0] == pytest.approx(0.4)
 
 
-def test_a_warmup_longer_than_the_run_only_climbs():
+def test_learning_rate_only_increases_in_a_warmup_longer_than_the_run():
     got = rates("cosine", train_steps=10, warmup_steps=50)
     assert (np.diff(got[:10]) > 0).all()
 

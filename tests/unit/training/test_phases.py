@@ -1,4 +1,4 @@
-"""Phases: when blocks open, at which rate, at what cost."""
+"""Tests of phases, their learning rates and their cost."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_a_run_without_a_plan_is_one_phase():
     assert phase.trainable_blocks == {spec.HEAD, *spec.BLOCK_NAMES}
 
 
-def test_blocks_open_and_sizes_grow_each_at_its_step():
+def test_blocks_unfreeze_and_sizes_grow_at_their_steps():
     groups = phases.create_groups(
         epochs(math.inf, 3, 2, 1, 1),
         layer_decay=0.5,
@@ -63,7 +63,7 @@ def test_a_blocks_learning_rate_warms_up_after_it_unfreezes():
         )
 
     assert rate(spec.HEAD, 0) == 8.0
-    # Open from the start: the schedule's own warm-up is enough.
+    # A block that trains from the start has the warm-up of the schedule.
     assert rate("block5", 0) == 4.0
     assert rate("block4", 100) == pytest.approx(2.0 / 10)
     assert rate("block4", 104) == pytest.approx(2.0 / 2)

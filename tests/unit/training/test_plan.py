@@ -1,4 +1,4 @@
-"""The plan: epochs in steps, and what is due when."""
+"""Tests of the plan, its steps and its actions."""
 
 import math
 
@@ -37,11 +37,11 @@ def test_epochs_become_steps():
     assert plan.epoch(5) == 0.5
     assert float(plan.learning_rate(4)) == pytest.approx(0.4)
     assert create(steps=3).train_steps == 3
-    # Less than a step is a step.
+    # An interval has at least one step.
     assert create(epochs=0.01).train_steps == 1
 
 
-def test_a_call_ends_where_something_is_due():
+def test_call_ends_when_an_action_is_due():
     plan = create(progressive_sizes=(24,), progressive_epochs=(1.1,))
     found, done = [], 0
     while done < plan.train_steps:
@@ -52,7 +52,7 @@ def test_a_call_ends_where_something_is_due():
     assert plan.phase(11).input_size == 32
 
 
-def test_everything_is_due_at_the_end():
+def test_all_actions_are_due_at_the_end():
     plan = create(evaluate_every_epochs=0.0)
     due = [s for s in range(21) if plan.due(plan.evaluate_every_steps, s)]
     assert due == [20]
@@ -60,14 +60,14 @@ def test_everything_is_due_at_the_end():
     assert due == [4, 8, 12, 16, 20]
 
 
-def test_checkpoints_without_an_interval_are_some_time_apart():
+def test_checkpoints_without_an_interval_have_a_minimum_time():
     assert create().checkpoint_seconds == 0.0
     plan = create(checkpoint_every_steps=0)
     assert plan.checkpoint_every_steps == 10
     assert plan.checkpoint_seconds > 0
 
 
-def test_a_block_that_opens_later_begins_a_phase():
+def test_block_that_unfreezes_later_begins_a_phase():
     epochs = dict.fromkeys(spec.BLOCK_NAMES, 0.0)
     epochs |= {"block1": math.inf, "block2": 1.0}
     plan = create(unfreeze_epochs=epochs)

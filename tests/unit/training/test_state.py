@@ -1,4 +1,4 @@
-"""The state: names, restores and weights of its variables."""
+"""Tests of the names, values and restores of variables."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_every_variable_is_named_once():
     assert len({id(v) for v in named.values()}) == len(named)
     count = len(state.model.trainable_variables)
     moving = len(state.model.non_trainable_variables)
-    # Weights, two moments and averages; window, loss scale and three counters.
+    # Weights, two moments, averages, window, loss scale and three counters.
     assert len(named) == (count + moving) + 2 * count + (count + moving) + 8
 
 
@@ -77,7 +77,7 @@ def test_first_weights_reach_the_averages_too():
     for group in ("model", "ema"):
         saved = state.snapshot()[f"{group}/{name}"]
         np.testing.assert_array_equal(saved, kernel)
-    with pytest.raises(ValueError, match="the model has no block9"):
+    with pytest.raises(ValueError, match="block9/kernel is unknown"):
         state.load_weights({"block9/kernel": kernel})
     with pytest.raises(ValueError, match=r"kernel is \[3, 3, 3, 4\], not"):
         state.load_weights({name: kernel[..., :4]})

@@ -1,4 +1,4 @@
-"""The step: one image or many replicas, the mathematics is the same."""
+"""Tests of the training step on one and several replicas."""
 
 import dataclasses
 
@@ -90,7 +90,7 @@ def test_1_and_2_replicas_agree_after_1_and_20_steps(data):
     first, second = one.state.snapshot(), two.state.snapshot()
     assert first["step"] == 20
     assert abs(first["window/correct"] - second["window/correct"]) <= 1
-    # The loss is the global mean, not a replica's.
+    # The loss is the mean over the global batch.
     assert 2.0 < first["window/loss"] / 20 < 3.0
     # They differ without synchronized statistics.
     changes = {**SYNCED, "distribute.sync_batch_norm": False}
@@ -112,7 +112,7 @@ def test_mixed_images_train_alike_on_1_and_2_replicas(data):
     one, two = Trainer(data, 1, **changes), Trainer(data, 2, **changes)
     assert farthest_change(one, two, 3) < 0.1
     first = one.state.snapshot()
-    # Shares of hits, not hits.
+    # Mixed labels give fractional hits.
     assert 0 < first["window/correct"] < 48
     assert first["window/correct"] % 1 > 0
     assert first["first_bad_step"] == -1
@@ -189,7 +189,7 @@ def test_a_weight_moves_by_its_gradient(data):
         np.testing.assert_allclose(variable.numpy(), value, atol=2e-5)
 
 
-def test_running_moments_and_averages_follow(data):
+def test_moving_statistics_and_averages_follow(data):
     plain = {
         "augment.flip": "none",
         "augment.translate": 0.0,
@@ -230,7 +230,7 @@ def test_reduced_precision_learns_with_float32_variables(data, precision):
         np.testing.assert_array_equal(before[name], after[name])
 
 
-def test_a_bad_number_stops_all_change(data):
+def test_nonfinite_value_stops_all_updates(data):
     trainer = Trainer(data)
     trainer.train(2)
     trainer.state.trainable[0].assign(trainer.state.trainable[0] * np.nan)

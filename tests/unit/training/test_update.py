@@ -1,4 +1,4 @@
-"""The update: finite steps, frozen blocks, XLA."""
+"""Tests of the update: finite steps, frozen blocks, XLA."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def create_sums(state, rng, *, finite=True):
     "changes", [{"clip_norm": 1.0}, {"name": "adam"}, {"loss_scaling": True}]
 )
 def test_xla_gives_the_same_update(changes):
-    """Three steps of given gradients, the second not finite."""
+    """Runs three steps, the second with a non-finite gradient."""
     state, update = create(**changes)
     start = state.snapshot()
     rng = np.random.default_rng(0)
