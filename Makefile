@@ -234,7 +234,7 @@ k8s-fetch: need-run ## copy report, results and export of a run (NAME= WORKDIR=D
 
 .PHONY: k8s-delete
 k8s-delete: need-run ## delete a run but not its volume or bucket (NAME=)
-	$(KUBECTL) delete -k $(run_folder)
+	$(KUBECTL) delete --cascade=foreground -k $(run_folder)
 
 .PHONY: need-run
 need-run:
