@@ -46,6 +46,7 @@ def load(
     synthetic_train_images: int = 8000,
     synthetic_test_images: int = 2000,
     seed: int = 0,
+    download: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> dataset.Dataset:
     """Loads a data set into memory (184 MB for CIFAR-10).
@@ -62,6 +63,7 @@ def load(
       synthetic_train_images: Number of training images of the synthetic source.
       synthetic_test_images: Number of its test images.
       seed: Seed of the synthetic source.
+      download: Whether auto means tfds for a folder that is absent or empty.
       poll: Function called between two files or batches. Its exceptions
         propagate.
 
@@ -93,6 +95,9 @@ def load(
     with files.translate_errors(
         f"--config.data.dir={data_dir}", kind=errors.DataError
     ):
+        path = pathlib.Path(os.path.expanduser(data_dir))
+        if source == "auto" and download and tfds_source.is_unused(path):
+            source = "tfds"
         return _read_from_folder(source, data_dir, archive_sha256, poll)
 
 
