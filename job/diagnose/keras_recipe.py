@@ -134,7 +134,7 @@ def check_output_units(units: int, *, num_classes: int) -> Finding | None:
         return None
     what = f"{units} outputs"
     if units == 1:
-        what = "1 output as a regression of the class number"
+        what = "1 output as a regression of the class index"
     return mistake(
         "output_units",
         f"{what} for {num_classes} classes",
