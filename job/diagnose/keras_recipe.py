@@ -77,7 +77,7 @@ class Recipe:
 
 
 def read_recipe(model: keras.Model) -> Recipe:
-    """Returns the recipe of a model, which is empty if not compiled.
+    """Returns the recipe of a model, empty if the model is not compiled.
 
     Args:
       model: Keras model.
