@@ -4,9 +4,11 @@
 
 DIR has the files of CIFAR-100's binary version (train.bin, test.bin and
 fine_label_names.txt), which is at https://www.cs.toronto.edu/~kriz/cifar.html.
-A data set is two arrays of images, their labels and the names of the classes;
-everything else of the job works as it does for CIFAR-10. For other images,
-change `IMAGE_SIZE`, `PIXEL_MEAN` and `PIXEL_STD` in job/data/dataset.py. The
+A data set is two arrays of images, their labels and the names of the classes.
+Training works as it does for CIFAR-10, and so do export and predict after the
+run. evaluate and diagnose load the images by name and need a data source; see
+CONTRIBUTING.md. For other images, change `IMAGE_SIZE`, `PIXEL_MEAN` and
+`PIXEL_STD` in job/data/dataset.py, and set `config.model.input_size`. The
 accuracy of this recipe on CIFAR-100 has not been measured.
 """
 
@@ -16,9 +18,12 @@ import sys
 import numpy as np
 
 from configs import stem32
-from job import train
+from job import errors, train
+from job.config import ranges
 from job.data.dataset import Dataset, Split
+from job.output import progress
 from job.storage.workdir import Workdir
+from job.supervision import exits
 from job.supervision.preemption import StopRequest
 
 # A record: the coarse label, the fine label, then 1,024 bytes each of red,
@@ -51,17 +56,25 @@ def _read(path: pathlib.Path) -> Split:
     return Split(np.ascontiguousarray(images), records[:, 1].astype(np.int32))
 
 
-def main(folder: str, workdir: str) -> None:
-    """Trains `configs/stem32.py:8ep` on CIFAR-100."""
+def main(folder: str, workdir: str) -> int:
+    """Trains `configs/stem32.py:8ep` on CIFAR-100 and returns the exit code."""
+    progress.log_to_stderr()
     stop = StopRequest()
-    stop.install()
+    stop.install()  # After Ctrl-C the run is saved and can be resumed.
     config = stem32.get_config("8ep")
-    data = load(pathlib.Path(folder))
     place = Workdir(pathlib.Path(workdir))
-    train.train_and_evaluate(config, place, stop, data=data)
+    try:
+        with exits.translate_errors():
+            ranges.check(config)
+            data = load(pathlib.Path(folder))
+            result = train.train_and_evaluate(config, place, stop, data=data)
+    except errors.JobError as error:
+        return exits.report_error(error, stop)
+    print(f"test accuracy {result['test_accuracy']:.2%}, report in {workdir}")
+    return errors.EXIT_DONE
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -3,7 +3,8 @@
     python -m job.main --config=configs/stem32.py --workdir=runs/a
 
 Flags and config are checked before TensorFlow is imported, so that a wrong one
-ends the job within a second.
+ends the job within a second. A run continues in modes/train.py, which calls
+train.train_and_evaluate.
 """
 
 if __name__ == "__main__":
@@ -84,7 +85,7 @@ def print_lines(lines: Iterable[str]) -> None:
 
 def run_mode(mode: str, stop: preemption.StopRequest) -> modes.Outcome:
     """Runs a mode with the values of its flags and returns its outcome."""
-    stop.saved = modes.KEPT.get(mode, stop.saved)
+    stop.last_line = modes.LAST_LINES.get(mode, stop.last_line)
     if mode == "evaluate":
         return evaluate.run(flags.require_workdir(), stop)
     if mode == "report":
@@ -133,7 +134,7 @@ def run_mode(mode: str, stop: preemption.StopRequest) -> modes.Outcome:
             watchdog.Watchdog(
                 flags.require_seconds("watchdog_seconds"),
                 heartbeat_file=flags.require_heartbeat_file(),
-                saved=lambda: stop.saved,
+                saved=lambda: stop.last_line,
             ),
             config_name=flags.config_filename(),
             upload_seconds=upload_seconds,

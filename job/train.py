@@ -134,10 +134,13 @@ def train_and_evaluate(
         on_call=on_call,
     )
     with contextlib.closing(reporter), saver:
+        # It calls the compiled steps of training/step.make_train_steps, which
+        # call training/loss and then training/update.
         loop.run(until=plan.train_steps)
         scores = loop.final_scores()
         loop.finish()
-    reporter.log.settle()
+    # Another process may have started the same run and lost the race.
+    reporter.log.rewrite_if_changed()
 
     supervisor.beat("report", plan.train_steps, seconds=LONG_SECONDS)
     result = write_results(
@@ -165,8 +168,8 @@ def prepare_workdir(
         # An existing result belongs to a shorter run.
         for name in (RESULT, REPORT, PREDICTIONS, FAILURE):
             (workdir / name).unlink(missing_ok=True)
-    if history.record is not None:
-        metrics.put_back(workdir, history.record)
+    if history.metrics_lines is not None:
+        metrics.restore(workdir, history.metrics_lines)
     picture.write(
         workdir / AUGMENTATION,
         data.train.images,

@@ -9,8 +9,9 @@ resume.
     augment = make_augment(operations, seed=0, ...)
     images, share = augment(batch, step, replica)
 
-An operation is a function of images and of the numbers drawn for them. It can
-therefore be tested against a reference implementation.
+An operation is a frozen dataclass. `draw` draws the random numbers and `apply`
+changes images by them. `apply` can therefore be tested against a reference
+implementation.
 
     draws       the random numbers
     geometry    flip, translate, one affine warp for the rest

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from job.data.dataset import PIXEL_MEAN
 
-GREY = tuple(round(mean) for mean in PIXEL_MEAN)
+GRAY = tuple(round(mean) for mean in PIXEL_MEAN)
 
 
 def cutout(images: tf.Tensor, center: tf.Tensor, *, pixels: int) -> tf.Tensor:
@@ -33,7 +33,7 @@ def cutout(images: tf.Tensor, center: tf.Tensor, *, pixels: int) -> tf.Tensor:
     start = center - pixels // 2
     square = _box(start, start + pixels, images.shape[1], images.shape[2])
     square = tf.cast(square, images.dtype)
-    return images + square * (tf.constant(GREY, images.dtype) - images)
+    return images + square * (tf.constant(GRAY, images.dtype) - images)
 
 
 def random_mix(

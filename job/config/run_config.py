@@ -2,7 +2,7 @@
 
     config = run_config.load(workdir)          # fit for this version of the job
     fields = run_config.read_fields(workdir)   # perhaps of another version
-    with run_config.claimed(opened, config, has_saved):   # of this process
+    with run_config.as_owner(opened, config, has_saved):   # of this process
         ...
 
 Imports no TensorFlow.
@@ -49,7 +49,7 @@ def read_fields(workdir: Workdir) -> serialization.Fields:
 
 
 @contextlib.contextmanager
-def claimed(
+def as_owner(
     workdir: Workdir,
     config: ml_collections.ConfigDict,
     has_saved: Callable[[], bool],
@@ -72,7 +72,7 @@ def claimed(
     """
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(workdir.owned())
+            stack.enter_context(workdir.locked())
         except errors.LostRaceError:
             deadline = time.monotonic() + _PUBLISH_SECONDS
             while not (workdir.local / CONFIG).exists():

@@ -9,6 +9,8 @@ import dataclasses
 import google_crc32c
 import numpy as np
 
+from job import errors
+
 IMAGE_SIZE = 32
 # Statistics of CIFAR-10's training images, red, green and blue, 0 to 255.
 PIXEL_MEAN = (125.307, 122.950, 113.865)
@@ -56,14 +58,23 @@ class Dataset:
     Attributes:
       train: Training split.
       test: Evaluated split, the test images or held-out training images.
-      source: Name of the source, tfds, binary, python or synthetic.
+      source: Name of the source, tfds, binary, python, synthetic or any name
+        for other images.
       class_names: Names of the classes, in the order of the labels.
+
+    Raises:
+      DataError: The images or labels of a split have another type, shape or
+        range than `Split` requires.
     """
 
     train: Split
     test: Split
     source: str
     class_names: tuple[str, ...] = CLASS_NAMES
+
+    def __post_init__(self) -> None:
+        _check(self.train, f"{self.source}: the training", self.num_classes)
+        _check(self.test, f"{self.source}: the test", self.num_classes)
 
     @property
     def num_classes(self) -> int:
@@ -82,6 +93,33 @@ class Dataset:
             crc = google_crc32c.extend(crc, rows.tobytes())
         labels = self.train.labels.astype("<i4").tobytes()
         return f"{google_crc32c.extend(crc, labels):08x}"
+
+
+def _check(split: Split, name: str, num_classes: int) -> None:
+    """Raises DataError for arrays that `Split` does not allow.
+
+    Args:
+      split: Images and labels.
+      name: Name of the source and the split, for the error.
+      num_classes: Number of classes.
+    """
+    images, labels = split.images, split.labels
+    shape = (len(labels), IMAGE_SIZE, IMAGE_SIZE, 3)
+    for what, array, dtype, wanted in (
+        ("labels", labels, "int32", shape[:1]),
+        ("images", images, "uint8", shape),
+    ):
+        if array.dtype != dtype or array.shape != wanted or not len(array):
+            raise errors.DataError(
+                f"data set {name} {what} must be {dtype} {list(wanted)}: found"
+                f" {array.dtype} {list(array.shape)}. Fix: convert the array"
+            )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise errors.DataError(
+            f"data set {name} labels must be 0 to {num_classes - 1}: found"
+            f" {labels.min()} to {labels.max()}. Fix: number the classes from"
+            " 0, or complete class_names"
+        )
 
 
 def limit(split: Split, images: int) -> Split:

@@ -34,7 +34,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 _MOST_BYTES = 2**28
 
 # Pillow's modes for 16-bit grayscale, by byte order.
-_DEEP_GREY = ("I", "I;16", "I;16B", "I;16L")
+_DEEP_GRAY = ("I", "I;16", "I;16B", "I;16L")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,9 @@ def _is_image(name: str) -> bool:
 
 def _check_size(size: int) -> None:
     if size > _MOST_BYTES:
-        raise errors.DataError(f"{size:,} bytes are too many for an image")
+        raise errors.DataError(
+            f"the file has {size:,} bytes, more than {_MOST_BYTES:,}"
+        )
 
 
 def _check_any(name: str, chosen: int, inside: int) -> None:
@@ -198,7 +200,7 @@ def decode(content: bytes) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _DEEP_GREY:
+    if image.mode in _DEEP_GRAY:
         deep = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.clip(deep >> 8, 0, 255).astype(np.uint8))
     if image.has_transparency_data:

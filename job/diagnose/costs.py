@@ -100,7 +100,8 @@ NO_AUGMENTATION_SYNTHETIC = _difference(
 OVER_AUGMENTED = _difference("over", label_smoothing=80.56, strong=70.18)
 RATE_TOO_LOW = Cost(
     39.40,
-    "docs/diagnose.md: label_smoothing 80.56, at a hundredth of the rate 41.16",
+    "docs/diagnose.md: label_smoothing 80.56, at 0.01 times its learning rate"
+    " 41.16",
 )
 RATE_TOO_HIGH = unknown("github.com/FluxML/model-zoo/issues/220", 45)
 PREPROCESSING = Cost(

@@ -67,6 +67,7 @@ def diagnose(
 
     Raises:
       JobError: The data or the weights cannot be loaded.
+      ResumeError: The run was trained on other images.
     """
     builder = ReportBuilder(stop.check, seconds=seconds)
     local = workdir.local if workdir else None
@@ -75,6 +76,8 @@ def diagnose(
     result = (results.inspect(local).value if local else None) or {}
     strategy.configure_gpus()
     data = build.load_data(config, stop.check)
+    if workdir:
+        from_checkpoint.check_images(workdir, data)
     plan = build.create_plan(config, len(data.train))
     if output:
         output.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@
 The checkpoints are not changed, because the run may still be in progress.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,7 @@ from job.diagnose.report_builder import ReportBuilder
 from job.diagnose.settings import Settings
 from job.model import batches
 from job.storage.workdir import Workdir
+from job.training import resume
 from job.training.state import load_evaluated
 
 _CHECKS = ("memorized", "underfit", "running_moments")
@@ -98,6 +100,24 @@ def check_checkpoint(
             np.arange(min(batch_size, len(data.test)))
         )
         builder.add("running_moments", _check_moments(config, accuracy, batch))
+
+
+def check_images(workdir: Workdir, data: Dataset) -> None:
+    """Checks that the loaded images are those of the newest checkpoint.
+
+    `check_checkpoint` reports storage errors.
+
+    Args:
+      workdir: Workdir of the run, with or without a checkpoint.
+      data: Data set that the config names.
+
+    Raises:
+      ResumeError: The run was trained on other images.
+    """
+    with contextlib.suppress(errors.StorageError):
+        newest = store.CheckpointStore(workdir.checkpoints).newest_header()
+        if newest:
+            resume.check_images(newest, data.checksum())
 
 
 def _load_newest(

@@ -52,14 +52,14 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
     except (OSError, ValueError, EOFError, MemoryError) as error:
         raise errors.DataError(
             f"--{flag}={path}: the file is not a .npy file of numbers"
-            f" ({type(error).__name__}). Fix: write it by"
+            f" ({type(error).__name__}). Fix: write it with"
             f' numpy.save("{flag}.npy", {flag})'
         ) from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise errors.DataError(
             f"--{flag}={path}: the file is an .npz archive. Fix: write one of"
-            f' its arrays by numpy.save("{flag}.npy", archive["x"])'
+            f' its arrays with numpy.save("{flag}.npy", archive["x"])'
         )
     return array
 
@@ -117,7 +117,7 @@ def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Labels as class numbers.
+    """Labels as class indices.
 
     Attributes:
       labels: Class of each image, int [n], from 0.
@@ -143,7 +143,7 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
     y = np.asarray(y)
     one_hot = y.ndim == 2 and y.shape[1] > 1
     if y.ndim not in (1, 2) or not len(y) or y.dtype.kind not in "uifb":
-        fix = "pass the number of each class"
+        fix = "pass class indices from 0"
         if y.dtype.kind in "USO" and y.ndim == 1:
             fix = "pass numpy.unique(labels, return_inverse=True)[1]"
         raise ValueError(
@@ -165,7 +165,7 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
         labels = np.rint(np.nan_to_num(flat)).astype(np.int64)
         if not np.array_equal(labels, flat):
             wrong.append("the labels are not integers")
-            fix = "use class numbers from 0"
+            fix = "use class indices from 0"
         if labels.min() != 0 and len(np.unique(labels)) > 1:
             wrong.append(f"the labels are {labels.min()} to {labels.max()}")
             fix = f"use labels - {labels.min()}, which begin at 0"

@@ -8,8 +8,8 @@ need it.
 import dataclasses
 from collections.abc import Iterable
 
-# State after a stop of each mode, for the last line of the job.
-KEPT = {
+# End of the last line of the log after a stop of each mode.
+LAST_LINES = {
     "ablate": "finished runs are kept, and the current one can be resumed",
     "benchmark": "the benchmark has no result yet; run it again",
     "diagnose": "a diagnosis changes nothing",

@@ -54,7 +54,7 @@ def run(
         storage: Storage | None = None
         if workdir_name:
             workdir = opened.enter_context(workdirs.open_workdir(workdir_name))
-            opened.enter_context(workdir.kept_up(seconds=upload_seconds))
+            opened.enter_context(workdir.uploading(seconds=upload_seconds))
             workdir.check_writable()
             storage = workdir.storage("benchmark")
         measured = measurements.measure(

@@ -57,7 +57,7 @@ def evaluate_checkpoint(
 
     Raises:
       ConfigError: `workdir` does not contain a run.
-      ResumeError: The run has no usable checkpoint.
+      ResumeError: The run has no usable checkpoint, or other images.
     """
     from job import build
     from job.checkpoint import store

@@ -99,11 +99,11 @@ def _train(
     checkpoints = store.CheckpointStore(workdir.checkpoints)
     with contextlib.ExitStack() as stack:
         stack.enter_context(
-            run_config.claimed(workdir, config, lambda: stop.has_saved)
+            run_config.as_owner(workdir, config, lambda: stop.has_saved)
         )
         saved = checkpoints.committed_steps()
         stack.enter_context(
-            workdir.kept_up(
+            workdir.uploading(
                 seconds=upload_seconds, is_owner=lambda: stop.has_saved
             )
         )
@@ -151,7 +151,7 @@ def _follow_chief(
     watchdog: Watchdog,
 ) -> None:
     """Trains as a worker that is not the chief, in a temporary workdir."""
-    stop.saved = "the log of worker 0 has the last saved step"
+    stop.last_line = "the log of worker 0 has the last saved step"
     watchdog.start()
     stop.check()
     startup.import_tensorflow()

@@ -75,7 +75,7 @@ class MetricsLog:
 
         kept = [line for line in self._lines if line["step"] <= first_step]
         self._lines = kept
-        put_back(self._workdir, self.lines())
+        restore(self._workdir, self.lines())
         self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
         self._written = {(line["step"], line["split"]) for line in kept}
         events = self._workdir / EVENTS
@@ -127,13 +127,13 @@ class MetricsLog:
         self._file.close()
         self._events.close()
 
-    def settle(self) -> None:
+    def rewrite_if_changed(self) -> None:
         """Rewrites the file if another process has changed it.
 
         Such a process may have started the same run and lost the race.
         """
         if [json.dumps(line) for line in read(self._workdir)] != self.lines():
-            put_back(self._workdir, self.lines())
+            restore(self._workdir, self.lines())
 
     def _write_run_metadata(self) -> None:
         import tensorflow as tf
@@ -170,7 +170,7 @@ class MetricsLog:
                     tf.summary.scalar(tag, value, step=line["step"])
 
 
-def put_back(workdir: pathlib.Path, lines: list[str]) -> None:
+def restore(workdir: pathlib.Path, lines: list[str]) -> None:
     """Restores the metrics log from a checkpoint.
 
     Args:

@@ -20,9 +20,9 @@ from job.storage import reader
 from job.storage.reader import Number
 from job.storage.workdir import RESULT, Workdir
 
-# A resume may change these fields, so the fingerprint of a config omits them.
-# Other values nevertheless require another result.
-ASKED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
+# Fields that a finished run must have in common with the config. A resume may
+# change them, so the fingerprint of a config omits them.
+COMPARED = ("epochs", "steps", "data.source", "data.dir", "data.archive_sha256")
 
 _ANY = Number(0.0, null=True)
 _COUNT = Number(0, whole=True)
@@ -144,7 +144,7 @@ def summarize(
         "planned_steps": planned_steps,
         "ended": ended,
         "config_hash": resume.fingerprint(fields),
-        "config": {name: fields[name] for name in ASKED},
+        "config": {name: fields[name] for name in COMPARED},
     }
 
 
@@ -187,6 +187,6 @@ def finished(workdir: Workdir, fields: dict[str, Any]) -> dict[str, Any] | None:
     same = (
         result.get("config_hash") == resume.fingerprint(saved)
         and not resume.differences(saved, fields)
-        and result.get("config") == {name: fields[name] for name in ASKED}
+        and result.get("config") == {name: fields[name] for name in COMPARED}
     )
     return result if same else None

@@ -82,10 +82,20 @@ class Run:
         return self.manifest.get("starts", [])
 
     @property
+    def data_source(self) -> str:
+        """Returns the source of the images, which the config may not name."""
+        used = self.result.get("data_source")
+        return used or str(self.fields.get("data.source"))
+
+    @property
     def is_synthetic(self) -> bool:
         """Returns whether the images are synthetic."""
-        named = self.fields.get("data.source")
-        return "synthetic" in (named, self.result.get("data_source"))
+        return self.data_source == "synthetic"
+
+    @property
+    def is_cifar10(self) -> bool:
+        """Returns whether the images are those of CIFAR-10."""
+        return self.data_source in ("auto", "tfds", "binary", "python")
 
     def of(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """Returns the epochs and values of a column of the metrics log.

@@ -2,7 +2,7 @@
 
     mirror = Mirror(folder, bucket, pulled=names, last=name, events=name)
     mirror.pull()                # files of an earlier attempt
-    with mirror.kept_up(60.0):   # uploads every minute and at the end
+    with mirror.uploading(60.0):   # uploads every minute and at the end
         ...
 
 These are all files but the checkpoints, such as config, metrics log, events and
@@ -82,14 +82,14 @@ class Mirror:
         for name in sorted(there.keys() & self._pulled):
             if there[name] > _MAX_BYTES:
                 raise errors.StorageError(
-                    f"{self._bucket}/{name}: {there[name]:,} bytes are too many"
-                    " for a file of a run. Fix: remove the object"
+                    f"{self._bucket}/{name}: the object has {there[name]:,}"
+                    f" bytes, more than {_MAX_BYTES:,}. Fix: remove the object"
                 )
             (self._folder / name).write_bytes(self._bucket.read(name))
             self._sent[name] = self._stamp(self._folder / name)
 
     @contextlib.contextmanager
-    def kept_up(
+    def uploading(
         self, seconds: float, is_owner: Callable[[], bool]
     ) -> Iterator[None]:
         """Uploads changed files at intervals, and at the end of the block.
@@ -97,7 +97,7 @@ class Mirror:
         Args:
           seconds: Interval between two uploads, in seconds.
           is_owner: Function that returns whether files may be uploaded; see
-            `Workdir.kept_up`.
+            `Workdir.uploading`.
 
         Raises:
           StorageError: The files of a finished run could not be uploaded.

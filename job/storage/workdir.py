@@ -2,7 +2,7 @@
 
     with open_workdir("gs://bucket/runs/a") as workdir:
         workdir.check_writable()         # raises an error with a fix
-        with workdir.kept_up(seconds=60):
+        with workdir.uploading(seconds=60):
             ...                          # modules write to workdir.local
 
 Checkpoints are written to the bucket itself, by a protocol of their own. All
@@ -143,7 +143,7 @@ class Workdir:
                 break
 
     @contextlib.contextmanager
-    def owned(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Locks a folder for this process until the end of the block.
 
         The lock ends with the process. A bucket and some network disks have
@@ -189,7 +189,7 @@ class Workdir:
             self.mirror.push(LAST_SECONDS)
 
     @contextlib.contextmanager
-    def kept_up(
+    def uploading(
         self,
         *,
         seconds: float,
@@ -207,7 +207,7 @@ class Workdir:
           StorageError: The files of a finished run could not be uploaded.
         """
         if self.mirror:
-            with self.mirror.kept_up(seconds, is_owner):
+            with self.mirror.uploading(seconds, is_owner):
                 yield
         else:
             yield

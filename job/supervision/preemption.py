@@ -47,15 +47,15 @@ class StopRequest:
       requested: Whether a stop was requested.
       grace_seconds: Time from the signal until the process is killed, in
         seconds.
-      saved: Description of the saved state, for the last line of the log. Each
-        commit of a checkpoint updates it.
+      last_line: End of the last line of the log, which describes the saved
+        state. Each commit of a checkpoint updates it.
       has_saved: Whether this process has committed a checkpoint.
     """
 
     def __init__(self, grace_seconds: float = GRACE_SECONDS) -> None:
         self.requested = False
         self.grace_seconds = grace_seconds
-        self.saved = (
+        self.last_line = (
             "nothing is lost, as no step had begun; run the same command again"
         )
         self.has_saved = False
@@ -100,7 +100,7 @@ class StopRequest:
         """Raises PreemptedError if a stop was requested."""
         if self.requested:
             raise errors.PreemptedError(
-                f"stopped by {self._signal}: {self.saved}"
+                f"stopped by {self._signal}: {self.last_line}"
             )
 
     def ask(self, who: str) -> None:
@@ -121,7 +121,7 @@ class StopRequest:
 
     def note_restored(self, step: int) -> None:
         """Records the newest committed step for the last line of the log."""
-        self.saved = (
+        self.last_line = (
             f"all is saved up to step {step}; the same command resumes"
             if step
             else "no step is saved yet; the same command starts at step 0"
@@ -168,7 +168,9 @@ class StopRequest:
     def _exit_now(self, why: str) -> NoReturn:
         # The main thread may be printing its own last line.
         if self._leaving.acquire(timeout=self._margin() / 2):
-            line = f"preempted: stopped by {self._signal}, {why}: {self.saved}"
+            line = (
+                f"preempted: stopped by {self._signal}, {why}: {self.last_line}"
+            )
             self._say(line)
             termination.write(errors.PreemptedError.exit_code, line)
         os._exit(errors.PreemptedError.exit_code)

@@ -3,7 +3,7 @@
 history = History(fields, data_crc32c, step=40, resumes=1)
 history.begin(replicas=1, train_steps=100)
 history.to_metadata(60, replicas=1)      # the `run` part of a checkpoint
-tensors[LOG] = pack_log(lines)           # the metrics log
+tensors[METRICS_TENSOR] = pack_metrics(lines)
 """
 
 import copy
@@ -25,7 +25,7 @@ from job.config import resume
 BEST_BY = "validation_accuracy"
 
 # Name of the tensor that holds the metrics log up to a checkpoint's step.
-LOG = "metrics_log"
+METRICS_TENSOR = "metrics_log"
 
 # Maximum number of stored attempts.
 _MAX_STARTS = 100
@@ -47,8 +47,8 @@ class History:
         of each rollback.
       starts: Hardware, versions and first step of each attempt, the newest
         last.
-      record: Lines of metrics.jsonl at the time of the checkpoint. If None,
-        they are unknown.
+      metrics_lines: Lines of metrics.jsonl at the time of the checkpoint. If
+        None, they are unknown.
       validation: Step and accuracy, 0 to 1, of the newest evaluation on a
         held-out slice.
     """
@@ -73,7 +73,7 @@ class History:
     compile_seconds: float = 0.0
     rollbacks: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    record: list[str] | None = None
+    metrics_lines: list[str] | None = None
     validation: tuple[int, float] | None = None
 
     def begin(self, replicas: int, train_steps: int) -> None:
@@ -140,12 +140,12 @@ class History:
         }
 
 
-def pack_log(lines: Sequence[str]) -> np.ndarray:
+def pack_metrics(lines: Sequence[str]) -> np.ndarray:
     """Returns the lines of a metrics log as a tensor, uint8 [bytes]."""
     return np.frombuffer("\n".join(lines).encode(), np.uint8)
 
 
-def take_log(tensors: dict[str, np.ndarray]) -> list[str] | None:
+def pop_metrics(tensors: dict[str, np.ndarray]) -> list[str] | None:
     """Removes and returns the metrics log of a checkpoint.
 
     Args:
@@ -154,7 +154,7 @@ def take_log(tensors: dict[str, np.ndarray]) -> list[str] | None:
     Returns:
       The lines of the log, or None if the checkpoint has no log.
     """
-    log = tensors.pop(LOG, None)
+    log = tensors.pop(METRICS_TENSOR, None)
     if log is None:
         return None
     return log.tobytes().decode(errors="replace").splitlines()

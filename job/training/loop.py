@@ -23,7 +23,7 @@ from job.training import phases as phases_lib
 from job.training import recovery
 from job.training.clock import Clock
 from job.training.evaluate import Evaluator
-from job.training.history import LOG, History, pack_log
+from job.training.history import METRICS_TENSOR, History, pack_metrics
 from job.training.plan import Plan
 from job.training.recovery import NonFiniteError, Saver
 from job.training.state import TrainState
@@ -294,7 +294,7 @@ class Loop:
         log.sync()
         replicas = self.state.step.distribute_strategy.num_replicas_in_sync
         run = self._history.to_metadata(self.step, replicas)
-        tensors[LOG] = pack_log(log.lines())
+        tensors[METRICS_TENSOR] = pack_metrics(log.lines())
         self._saver.save(self.step, tensors, run)
         self._saved_step = self.step
         self._saved_at = time.monotonic()

@@ -12,7 +12,7 @@ from job.training import phases as phases_lib
 
 # Minimum time between two checkpoints if no number of steps is set. An epoch
 # may take half a second, and more frequent saves would slow training down.
-CHECKPOINT_SECONDS = 30.0
+_CHECKPOINT_SECONDS = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +106,12 @@ def create_plan(
     layer_decay: float,
     unfreeze_warmup_epochs: float,
     input_size: int,
-    progressive_sizes: Sequence[int] = (),
-    progressive_epochs: Sequence[float] = (),
+    progressive_sizes: Sequence[int],
+    progressive_epochs: Sequence[float],
     log_every_steps: int,
     evaluate_every_epochs: float,
     checkpoint_every_steps: int,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-    steps_per_call: int = 0,
+    steps_per_call: int,
 ) -> Plan:
     """Returns the plan of a run, with each interval at least 1 step long.
 
@@ -137,9 +136,7 @@ def create_plan(
       evaluate_every_epochs: Epochs between two evaluations. If 0, only at the
         end.
       checkpoint_every_steps: Steps between two checkpoints. If 0, one epoch,
-        but at least `checkpoint_seconds`.
-      checkpoint_seconds: Minimum time between two checkpoints in seconds, if
-        `checkpoint_every_steps` is 0.
+        but at least 30 seconds.
       steps_per_call: Steps per call of the compiled loop. If 0, as many as fit
         into its time.
     """
@@ -165,7 +162,7 @@ def create_plan(
         checkpoint_every_steps=checkpoint_every_steps or to_steps(1.0),
         checkpoint_seconds=0.0
         if checkpoint_every_steps
-        else checkpoint_seconds,
+        else _CHECKPOINT_SECONDS,
         steps_per_call=steps_per_call,
         learning_rate=optimizer.create_learning_rate_fn(
             peak=peak_learning_rate,

@@ -6,7 +6,7 @@ from typing import NoReturn
 from job import errors
 from job.checkpoint.saver import AsyncSaver
 from job.output.reporter import Reporter
-from job.training.history import History, take_log
+from job.training.history import History, pop_metrics
 from job.training.shared_saver import SharedSaver
 from job.training.state import TrainState
 from job.training.supervisor import Supervisor
@@ -23,7 +23,7 @@ Saver = AsyncSaver | SharedSaver
 
 
 class NonFiniteError(Exception):
-    """Loss, gradient or weight that is not finite.
+    """Error for a loss, gradient or weight that is not finite.
 
     Attributes:
       subject: Description of the value, such as "the loss of step 7".
@@ -108,7 +108,7 @@ def roll_back(
     if found is None:
         _raise_diverged(error, saver, history, supervisor, on_nonfinite)
     saved, tensors = found
-    take_log(tensors)  # metrics.jsonl has these lines too.
+    pop_metrics(tensors)  # metrics.jsonl has these lines too.
     state.restore(tensors)
     factor = _ROLLBACK_FACTOR ** (len(rollbacks) + 1)
     state.learning_rate_factor.assign(factor)

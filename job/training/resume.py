@@ -7,9 +7,10 @@ from absl import logging
 
 from job import errors
 from job.checkpoint import store
+from job.checkpoint.format import Header
 from job.config import resume
 from job.distribute.workers import Workers
-from job.training.history import History, take_log
+from job.training.history import History, pop_metrics
 from job.training.state import TrainState
 
 
@@ -47,21 +48,20 @@ def restore_or_initialize(
             " run. Fix: choose another workdir"
         )
     changed = resume.differences(saved.run["config"], fields)
-    if saved.run["data_crc32c"] != data_crc32c:
-        changed.append("the training images")
     if changed:
         raise errors.ResumeError(
             f"the checkpoint of step {saved.step} belongs to another run"
             f" ({'; '.join(changed)}). Fix: choose another workdir, or undo"
             " these changes"
         )
-    record = take_log(tensors)
+    check_images(saved, data_crc32c)
+    metrics_lines = pop_metrics(tensors)
     try:
         state.restore(tensors)
     except ValueError as error:
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} does not fit ({error}). Fix:"
-            " choose another workdir"
+            f"the checkpoint of step {saved.step} does not match the variables"
+            f" of this run ({error}). Fix: choose another workdir"
         ) from None
     logging.info("Restored the checkpoint of step %d", saved.step)
     return History(
@@ -73,8 +73,27 @@ def restore_or_initialize(
         compile_seconds=saved.run["compile_seconds"],
         rollbacks=saved.run["rollbacks"],
         starts=saved.run.get("starts", []),
-        record=record,
+        metrics_lines=metrics_lines,
     )
+
+
+def check_images(saved: Header, data_crc32c: str) -> None:
+    """Checks that the loaded images are those of a checkpoint.
+
+    Args:
+      saved: Header of the checkpoint.
+      data_crc32c: Checksum of the training images and labels.
+
+    Raises:
+      ResumeError: The checkpoint belongs to a run on other images.
+    """
+    if saved.run.get("data_crc32c", data_crc32c) != data_crc32c:
+        raise errors.ResumeError(
+            f"the checkpoint of step {saved.step} belongs to another run (the"
+            " training images are not those of config.data). Fix: choose"
+            " another workdir, or restore the images. For a data set that"
+            " Python code passes, add a data source; see CONTRIBUTING.md"
+        )
 
 
 def restore_on_chief(

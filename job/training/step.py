@@ -68,7 +68,7 @@ def make_train_steps(
         state.model.trainable_variables[i]
         for i in trainable_indices(state.model, trainable_blocks)
     ]
-    bucket = _Bucket(
+    packing = _Packing(
         [tf.TensorShape(variable.shape) for variable in variables],
         [variable.shape for variable in state.moving_statistics],
         num_replicas,
@@ -99,7 +99,7 @@ def make_train_steps(
                 num_replicas=num_replicas,
             )
         scale = state.loss_scale.get("scale", tf.constant(1.0))
-        return bucket.pack(
+        return packing.pack(
             forward_backward(
                 augmented, batch.label, noise, tf.convert_to_tensor(scale)
             )
@@ -111,7 +111,7 @@ def make_train_steps(
         copies: ReplicaVariables,
     ) -> None:
         def apply(sums: StepSums | tf.Tensor) -> None:
-            update(step, bucket.unpack(sums), copies)
+            update(step, packing.unpack(sums), copies)
 
         if jit_compile:
             # Without XLA the update launches hundreds of small kernels.
@@ -188,7 +188,7 @@ def dropout_noise(
     return tf.ensure_shape(drawn[first : first + size], [size, shape[1]])
 
 
-class _Bucket:
+class _Packing:
     """Vector of all sums of a step, for one sum over replicas."""
 
     def __init__(

@@ -92,11 +92,11 @@ class Supervisor:
 
     def note_error(self, error: errors.JobError) -> None:
         """Adds an error to the last line of a preempted run."""
-        self.stop.saved += f"; {error}"
+        self.stop.last_line += f"; {error}"
 
     def exit_preempted(self) -> NoReturn:
         """Raises PreemptedError on all workers with the chief's last line."""
-        self.stop.saved = self.workers.broadcast_json(self.stop.saved)
+        self.stop.last_line = self.workers.broadcast_json(self.stop.last_line)
         self.workers.barrier()
         self.stop.check()
         raise AssertionError("exit_preempted was called without a stop request")

@@ -78,7 +78,7 @@ def write_run(folder: pathlib.Path) -> None:
         "global_batch_size": 64,
         "resumes": 1,
         "rollbacks": 0,
-        "data_source": "binary",
+        "data_source": "synthetic",
         "ended": "2026-01-01T00:03:00+00:00",
     }
     files.write_json(folder / "result.json", result)

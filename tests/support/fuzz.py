@@ -308,7 +308,7 @@ def make_targets(root: pathlib.Path) -> list[Target]:
     result = json.loads((run / "result.json").read_text())
     result |= {
         "config_hash": resume.fingerprint(fields),
-        "config": {name: fields[name] for name in results.ASKED},
+        "config": {name: fields[name] for name in results.COMPARED},
         "seed": 0,
         "planned_steps": [20, 40],
         "train_tflop": 1.5,

@@ -62,7 +62,7 @@ def count_steps(config, workdir, stop, watchdog, **unused):
         "images_per_second": 1.0,
         "seed": fields["seed"],
         "config_hash": resume.fingerprint(fields),
-        "config": {name: fields[name] for name in results.ASKED},
+        "config": {name: fields[name] for name in results.COMPARED},
     }
     files.write_json(local / "result.json", result)
     workdir.push_last()

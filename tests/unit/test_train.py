@@ -19,7 +19,7 @@ from job.output import metrics, results
 from job.storage.workdir import METRICS, Workdir
 from job.supervision import preemption, startup
 from job.training import plan
-from job.training.history import take_log
+from job.training.history import pop_metrics
 
 
 def run(workdir, config):
@@ -52,7 +52,7 @@ def final_tensors(workdir):
     found, tensors = store.CheckpointStore(
         workdir / "checkpoints"
     ).restore_newest()
-    take_log(tensors)
+    pop_metrics(tensors)
     return found, {name: value.tobytes() for name, value in tensors.items()}
 
 
@@ -436,7 +436,7 @@ def test_replicas_may_change_on_resume_and_the_change_is_recorded(tmp_path):
         found, tensors = store.CheckpointStore(
             workdir / "checkpoints"
         ).restore_newest()
-        take_log(tensors)
+        pop_metrics(tensors)
         return found, tensors
 
     run_on(0, tmp_path / "run", 6)
@@ -509,7 +509,7 @@ def test_evaluation_is_the_same_on_1_and_2_replicas(finished):
     data = build.load_data(config)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
     _, tensors = store.CheckpointStore(workdir / "checkpoints").restore_newest()
-    take_log(tensors)
+    pop_metrics(tensors)
     state.restore(tensors)
     evaluator = build.create_evaluator(
         config, strategy, data.test, num_classes=data.num_classes

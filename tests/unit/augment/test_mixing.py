@@ -27,7 +27,7 @@ def test_cutout_covers_one_square_clipped_at_the_border(pixels):
         wanted = image.copy()
         top, left = row - pixels // 2, column - pixels // 2
         wanted[max(0, top) : top + pixels, max(0, left) : left + pixels] = (
-            mixing.GREY
+            mixing.GRAY
         )
         np.testing.assert_array_equal(got, wanted)
 

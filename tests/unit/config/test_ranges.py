@@ -122,6 +122,21 @@ def test_value_out_of_range_is_refused_by_name(config, name, value):
         ranges.check(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "limits"),
+    [
+        ("augment.hue", 0.7, "0 to 0.5"),
+        ("augment.brightness", 11.0, "0 to 10"),
+        ("epochs", 2e6, "0 to 1,000,000"),
+        ("global_batch_size", 0, "1 to 1,048,576"),
+    ],
+)
+def test_an_error_names_both_limits(config, name, value, limits):
+    set_field(config, name, value)
+    with pytest.raises(errors.ConfigError, match=f"must be {limits}$"):
+        ranges.check(config)
+
+
 def test_missing_field_is_refused_by_name(config):
     del config.optimizer.momentum
     with pytest.raises(
@@ -163,7 +178,7 @@ def test_mixing_needs_an_even_batch_per_replica(config, field):
     ranges.check(config)
     config.augment[field] = 0.5
     ranges.check(config)
-    said = rf"=66: .*multiple of 4, such as 68, with config.augment.{field}"
+    said = rf"=66: .*multiple of 4, such as 68, with --config.augment.{field}"
     with pytest.raises(errors.ConfigError, match=said):
         ranges.check_replicas(serialization.flatten(config), 2)
     config.distribute.logical_devices = 2
@@ -242,5 +257,5 @@ def test_progressive_sizes_match_their_epochs(config):
         ranges.check(config)
     config.model.progressive_epochs = (1, 2)
     config.model.head_pooling = "flatten"
-    with pytest.raises(errors.ConfigError, match=r"avg with model.progressive"):
+    with pytest.raises(errors.ConfigError, match=r"avg with --config\.model"):
         ranges.check(config)

@@ -47,7 +47,7 @@ def claim(folder, *, seed=0, has_saved=False):
     config = smoke.get_config().unlock()
     config.seed = seed
     opened = workdir.Workdir(folder)
-    return run_config.claimed(opened, config, lambda: has_saved)
+    return run_config.as_owner(opened, config, lambda: has_saved)
 
 
 def test_the_owner_of_a_workdir_excludes_all_others(tmp_path):

@@ -37,10 +37,10 @@ def test_the_central_square_of_other_images_is_scaled(pixels):
 
 def test_every_kind_of_pixel_becomes_rgb(pixels):
     image = Image.fromarray(pixels)
-    grey = np.asarray(image.convert("L"))
-    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    gray = np.asarray(image.convert("L"))
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
     np.testing.assert_array_equal(
-        image_file.decode(encode(deep)), np.stack([grey] * 3, -1)
+        image_file.decode(encode(deep)), np.stack([gray] * 3, -1)
     )
     alpha = image.convert("RGBA")
     alpha.putalpha(0)

@@ -27,6 +27,6 @@ def test_color_and_brightness_do_not_predict_the_class():
     drawn = synthetic.draw(4000, 10, 0)
     means = drawn.train.images.mean((1, 2))
     labels = drawn.train.labels
-    centres = np.stack([means[labels == c].mean(0) for c in range(10)])
-    distance = ((means[:, None] - centres) ** 2).sum(-1)
+    centers = np.stack([means[labels == c].mean(0) for c in range(10)])
+    distance = ((means[:, None] - centers) ** 2).sum(-1)
     assert (distance.argmin(1) == labels).mean() < 0.2

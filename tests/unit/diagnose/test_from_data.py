@@ -28,7 +28,7 @@ def test_images_are_recognized_on_every_scale(scale):
 @pytest.mark.parametrize(
     "images",
     [
-        pytest.param(IMAGES[..., :1], id="grey"),
+        pytest.param(IMAGES[..., :1], id="gray"),
         pytest.param(IMAGES[0], id="one"),
         pytest.param(IMAGES[:0], id="none"),
         pytest.param(np.full((2, 8, 8, 3), np.nan), id="nan"),

@@ -132,7 +132,7 @@ def test_another_architecture(tmp_path):
         write_keras_1(tmp_path / "vgg19.h5", layers), "entry", "block3_conv4"
     )
     layers = {**spec.kernel_shapes(), "block1_conv1": (3, 3, 1, 64)}
-    refused(write_keras_1(tmp_path / "grey.h5", layers), "[3, 3, 1, 64]")
+    refused(write_keras_1(tmp_path / "gray.h5", layers), "[3, 3, 1, 64]")
 
 
 def test_numbers_of_another_kind(tmp_path):

@@ -39,6 +39,21 @@ def test_the_card_has_the_figures_and_the_limits_of_a_run(workdir):
     assert "| newest test accuracy | 75.00% at epoch 2 |" in text
 
 
+def test_a_card_names_the_data_set(workdir):
+    path = workdir / RESULT
+    result = json.loads(path.read_text())
+    for source, title in (
+        ("synthetic", "synthetic images"),
+        ("tfds", "CIFAR-10"),
+        ("<my_images>", "&#60;my_images&#62;"),
+    ):
+        files.write_json(path, result | {"data_source": source})
+        text = write(run_lib.read(Workdir(workdir)))
+        assert text.startswith(f"# VGG16 on {title}\n")
+    assert "CIFAR-10" not in text
+    assert "source was `<my_images>`, with 10 classes." in text
+
+
 def test_a_card_of_a_result_without_figures(workdir):
     path = workdir / RESULT
     result = json.loads(path.read_text())

@@ -165,14 +165,16 @@ def test_the_diagnosis_is_shown(workdir):
     assert "No known mistakes were found" in look_at(workdir).text
 
 
-def test_synthetic_images_are_named(workdir):
+def test_the_data_set_is_named(workdir):
     assert "was not trained on photographs" in look_at(workdir).text
-    config = json.loads((workdir / "config.json").read_text())
-    config["data"]["source"] = "binary"
-    (workdir / "config.json").write_text(json.dumps(config))
+    change(workdir, "result.json", data_source="binary")
     text = look_at(workdir).text
     assert "was not trained on photographs" not in text
     assert "CIFAR-10, read as binary" in text
+    change(workdir, "result.json", data_source="my_images")
+    text = look_at(workdir).text
+    assert "CIFAR-10" not in text
+    assert "Data my_images Classes 10" in text
 
 
 def test_the_training_loss_has_the_range_of_the_test_loss(workdir):

@@ -26,7 +26,7 @@ def opened(bucket):
 
 def write(opened, name, error=None):
     """Writes a file as a run does, then raises `error` if given."""
-    with opened.kept_up(seconds=3600.0):
+    with opened.uploading(seconds=3600.0):
         (opened.local / name).write_bytes(b"line\n")
         if error:
             raise error
@@ -38,7 +38,7 @@ def test_a_local_workdir_is_its_own_folder(tmp_path):
         assert opened.local == tmp_path / "run"
         assert isinstance(opened.checkpoints, disk.Disk)
         assert opened.file("result.json") == f"{tmp_path}/run/result.json"
-        with opened.kept_up(seconds=1.0):
+        with opened.uploading(seconds=1.0):
             assert not opened.local.exists()
 
 
@@ -73,7 +73,7 @@ def test_changed_files_are_uploaded_and_the_result_is_last(opened, bucket):
     for name, content in files.items():
         (opened.local / name).write_bytes(content)
     (opened.local / ".result.json.123").write_bytes(b"half of it")
-    with opened.kept_up(seconds=3600.0):
+    with opened.uploading(seconds=3600.0):
         pass
     assert bucket.files() == files
     sent = [r for r in bucket.server.requests if r.startswith("POST")]
@@ -91,14 +91,14 @@ def test_a_removed_file_is_removed_from_the_bucket(bucket):
     bucket.put("starts.json", b"[]")
     with (
         workdir.open_workdir(bucket.url) as opened,
-        opened.kept_up(seconds=3600.0),
+        opened.uploading(seconds=3600.0),
     ):
         (opened.local / "starts.json").unlink()
     assert bucket.files() == {}
 
 
 def test_files_are_uploaded_at_intervals(opened, bucket):
-    with opened.kept_up(seconds=0.01):
+    with opened.uploading(seconds=0.01):
         (opened.local / "config.json").write_bytes(b"{}")
         while "config.json" not in bucket.files():
             pass
@@ -121,7 +121,7 @@ def test_an_outage_is_reported_once_and_files_are_uploaded_later(
     opened, bucket, caplog
 ):
     bucket.server.faults = [Fault("POST", "403", times=5)]
-    with opened.kept_up(seconds=0.01):
+    with opened.uploading(seconds=0.01):
         (opened.local / "config.json").write_bytes(b"{}")
         while bucket.server.faults[0].times:
             pass

@@ -70,7 +70,7 @@ def test_message_has_the_saved_state():
         stop.install()
         assert stop.remaining() == float("inf")
         os.kill(os.getpid(), signal.SIGTERM)
-        stop.saved = "all is saved"
+        stop.last_line = "all is saved"
         assert 0 < stop.remaining() <= preemption.GRACE_SECONDS - 2
         try:
             stop.check()
@@ -86,7 +86,7 @@ def test_an_unresponsive_process_ends_before_the_grace_period():
         from job.supervision import preemption
         stop = preemption.StopRequest(grace_seconds=1.0)
         stop.install()
-        stop.saved = "step 5 is saved"
+        stop.last_line = "step 5 is saved"
         # Python's handlers do not run during native code.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -155,7 +155,7 @@ def test_handlers_are_reinstalled_after_a_library():
         stop.listen()
         os.kill(os.getpid(), signal.SIGTERM)
         stop.ask("another worker's signal")  # The second request has no effect.
-        stop.saved = "all is saved"
+        stop.last_line = "all is saved"
         try:
             stop.check()
         except errors.PreemptedError as error:

@@ -1,7 +1,13 @@
 """Tests of the metadata of a run."""
 
 from job.config import serialization
-from job.training.history import BEST_BY, LOG, History, pack_log, take_log
+from job.training.history import (
+    BEST_BY,
+    METRICS_TENSOR,
+    History,
+    pack_metrics,
+    pop_metrics,
+)
 
 
 def create(config, **fields):
@@ -46,7 +52,7 @@ def test_a_checkpoint_does_not_change_with_the_run(config):
 
 def test_the_metrics_log_is_a_tensor_that_a_resume_takes():
     for lines in ([], ['{"step": 1}'], ['{"step": 1}', '{"step": 2}']):
-        tensors = {"step": 1, LOG: pack_log(lines)}
-        assert take_log(tensors) == lines
+        tensors = {"step": 1, METRICS_TENSOR: pack_metrics(lines)}
+        assert pop_metrics(tensors) == lines
         assert tensors == {"step": 1}
-    assert take_log(tensors) is None
+    assert pop_metrics(tensors) is None

@@ -22,9 +22,12 @@ def create(**changes):
         "layer_decay": 1.0,
         "unfreeze_warmup_epochs": 0.0,
         "input_size": 32,
+        "progressive_sizes": (),
+        "progressive_epochs": (),
         "log_every_steps": 4,
         "evaluate_every_epochs": 0.5,
         "checkpoint_every_steps": 7,
+        "steps_per_call": 0,
         **changes,
     }
     return create_plan(**fields)
