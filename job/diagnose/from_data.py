@@ -3,7 +3,7 @@
 images, given = to_pixels(x)            # RGB, 0 to 255, and their reading
 labels = read_labels(y, one_hot_loss=False)
 check_balance(labels.labels, num_classes=labels.num_classes)
-check_pairs(test, train, num_classes=10)
+check_pairs(test, train)
 """
 
 import dataclasses
@@ -307,9 +307,7 @@ class LinearFit:
         return f"{self.accuracy:.1f}% of {self.images:,} images"
 
 
-def check_pairs(
-    test: Split, train: Split, *, num_classes: int
-) -> Finding | None:
+def check_pairs(test: Split, train: Split) -> Finding | None:
     """Looks for labels in another order than their images.
 
     A linear classifier of the pixels needs no learning rate. If it learns only
@@ -318,14 +316,13 @@ def check_pairs(
     Args:
       test: Test images with labels.
       train: Training images with labels.
-      num_classes: Number of classes.
 
     Returns:
       Finding, or None if both sets fit, neither does, or they are too small.
     """
     rows = np.arange(min(len(test), len(train)))
-    tested = fit_linearly(test.take(rows), num_classes=num_classes)
-    trained = fit_linearly(train.take(rows), num_classes=num_classes)
+    tested = fit_linearly(test.take(rows))
+    trained = fit_linearly(train.take(rows))
     if not tested or not trained:
         return None
     low, high = sorted((tested.errors, trained.errors))
@@ -338,12 +335,11 @@ def check_pairs(
     )
 
 
-def fit_linearly(split: Split, *, num_classes: int) -> LinearFit | None:
+def fit_linearly(split: Split) -> LinearFit | None:
     """Fits ridge regression to one half of the images and tests the other one.
 
     Args:
       split: Images with labels. At most 3,200 are used.
-      num_classes: Number of classes.
 
     Returns:
       Result for both halves, or None for fewer than 500 images or smaller ones
@@ -362,7 +358,7 @@ def fit_linearly(split: Split, *, num_classes: int) -> LinearFit | None:
     pixels = (pixels - pixels.mean(axis=0)) / (pixels.std(axis=0) + 1e-6)
     ones = np.ones((count, 1), np.float32)
     features = np.concatenate([pixels, pixels**2 - 1, ones], axis=1)
-    targets = np.eye(num_classes, dtype=np.float32)[labels]
+    targets = np.eye(int(labels.max()) + 1, dtype=np.float32)[labels]
     hits = 0
     for half in (0, 1):
         x, y = features[half::2], targets[half::2]

@@ -78,8 +78,13 @@ def check_rate(
         # An unusual learning rate at which one of two copies learns is wrong.
         own, other = trial.worst_gain(recipe.rate), trial.best_gain(better)
         is_better = other >= LEARNED and other > _RATIO * own
-        if not is_better and not is_far:
+        # If the labels fit, a copy that fails at an unusual rate shows enough.
+        fails = own < LEARNED and _fits_linearly(trial)
+        if not (is_better or is_far or fails):
             return
+        if fails and not is_better:
+            seen += ". After 100 steps the loss of a new copy is"
+            seen += f" {_describe(own)} at {recipe.rate:.2g}"
         if is_better:
             seen += (
                 ". After 100 steps the loss of a new copy is"
@@ -190,11 +195,18 @@ def explain_guessing(
         listed = ", ".join(f"{rate:.2g}" for rate in rates)
         seen += f", also at {listed}"
         assert trial.train is not None
-        linear = from_data.fit_linearly(trial.train, num_classes=num_classes)
+        linear = from_data.fit_linearly(trial.train)
         if linear and not linear.is_above_guessing:
             name = "shuffled_labels"
             seen += f"; a linear classifier recognizes {linear}"
     builder.add(name, mistake(name, seen))
+
+
+def _fits_linearly(trial: Trial) -> bool:
+    """Returns whether a linear classifier learns the images of a trial."""
+    assert trial.train is not None
+    linear = from_data.fit_linearly(trial.train)
+    return linear is not None and linear.is_above_guessing
 
 
 def _describe(gain: float) -> str:

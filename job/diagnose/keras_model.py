@@ -140,7 +140,7 @@ def check_model(
         rng = np.random.default_rng(0)
         test = test.take(rng.permutation(len(test))[:_TRIAL_IMAGES])
         if train:
-            found = from_data.check_pairs(test, train, num_classes=num_classes)
+            found = from_data.check_pairs(test, train)
             builder.add("shuffled_labels", found)
         size, taken = test.images.shape[1:3], scoring.input_size(model)
         if size != taken:
@@ -241,20 +241,7 @@ def check_answers(
 
     score = accuracy(test)
     train_score = accuracy(train) if train else None
-    if train_score is None:
-        builder.skip(
-            "no training images. Fix: call diagnose_model(model, x, y,"
-            " train=(x_train, y_train))",
-            "memorized",
-        )
-    given_outputs = scoring.answers(model, test.images, given or reading)
-    _summarize(
-        builder,
-        trial,
-        score,
-        train_score,
-        given=scoring.top_1(given_outputs, test.labels),
-    )
+    _summarize(builder, trial, score, train_score, given=given)
     findings = {
         "regularization": keras_layers.check_regularization(
             model, train_accuracy=score if train_score is None else train_score
@@ -301,21 +288,31 @@ def _summarize(
     test: float,
     train: float | None,
     *,
-    given: float,
+    given: Reading | None,
 ) -> None:
-    """Writes the sentence on the accuracy.
+    """Writes the sentence on the accuracy, and skips checks without it.
 
     Args:
       builder: Collector of the findings.
       trial: Model with the reading and the number of its test images.
       test: Accuracy on test images in %, with the best order of the classes.
       train: Accuracy on training images in %. If None, unknown.
-      given: Accuracy on the test images as the user has them, in %.
+      given: Reading of the user's images. If None, unknown.
     """
     assert trial.test is not None
+    if train is None:
+        builder.skip(
+            "no training images. Fix: call diagnose_model(model, x, y,"
+            " train=(x_train, y_train))",
+            "memorized",
+        )
+    outputs = scoring.answers(
+        trial.model, trial.test.images, given or trial.reading
+    )
+    seen = scoring.top_1(outputs, trial.test.labels)
     text = f"The accuracy is {test:.1f}% on {len(trial.test):,} test images"
-    if abs(test - given) >= 1:
-        text = f"{given:.1f}% of {len(trial.test):,} test images are recognized"
+    if abs(test - seen) >= 1:
+        text = f"{seen:.1f}% of {len(trial.test):,} test images are recognized"
         text += f" as given, and {test:.1f}% as {trial.reading}"
         if builder.found("class_order"):
             text += " with the classes in another order"
