@@ -1,7 +1,7 @@
 # Images of the job: `make image`, or
 #
-#     docker build --target cpu -t vgg16-cifar10:cpu .
-#     docker build --target gpu -t vgg16-cifar10:gpu .
+#     docker build --target cpu -t vgg16-cifar10:0.1.0-cpu .
+#     docker build --target gpu -t vgg16-cifar10:0.1.0-gpu .
 #
 # A release names the base by its digest:
 # --build-arg PYTHON_IMAGE=python:3.12-slim@sha256:...

@@ -59,8 +59,7 @@ train: $(READY) ## train a network (CONFIG=configs/quickstart.py)
 fetch: $(READY) ## download CIFAR-10, or verify your copy (DATA=DIR)
 	$(RUN) -m job.main --mode=fetch \
 	  --config=$(if $(call given,CONFIG),$(CONFIG),configs/stem32.py) \
-	  $(if $(DATA),--config.data.dir=$(DATA) \
-	  $(if $(wildcard $(DATA)),,--config.data.source=tfds)) $(ARGS)
+	  $(if $(DATA),--config.data.dir=$(DATA)) $(ARGS)
 
 ##@ Inspect a run
 .PHONY: evaluate
@@ -235,7 +234,7 @@ k8s-fetch: need-run ## copy report, results and export of a run (NAME= WORKDIR=D
 
 .PHONY: k8s-delete
 k8s-delete: need-run ## delete a run but not its volume or bucket (NAME=)
-	$(KUBECTL) delete -k $(run_folder)
+	$(KUBECTL) delete --cascade=foreground -k $(run_folder)
 
 .PHONY: need-run
 need-run:

@@ -46,6 +46,7 @@ def load(
     synthetic_train_images: int = 8000,
     synthetic_test_images: int = 2000,
     seed: int = 0,
+    download: bool = False,
     poll: Callable[[], None] = lambda: None,
 ) -> dataset.Dataset:
     """Loads a data set into memory (184 MB for CIFAR-10).
@@ -62,6 +63,7 @@ def load(
       synthetic_train_images: Number of training images of the synthetic source.
       synthetic_test_images: Number of its test images.
       seed: Seed of the synthetic source.
+      download: Whether auto means tfds for a folder that is absent or empty.
       poll: Function called between two files or batches. Its exceptions
         propagate.
 
@@ -84,15 +86,18 @@ def load(
     if data_dir.startswith("gs://"):
         if source == "tfds":
             raise errors.DataError(
-                f"--config.data.dir={data_dir}: data.source=tfds cannot read a"
-                " bucket. Fix: use --config.data.source=auto, with"
-                f" {binary.VERSION.archive} in the bucket"
+                f"--config.data.dir={data_dir}: --config.data.source=tfds"
+                " cannot read a bucket. Fix: use --config.data.source=auto,"
+                f" with {binary.VERSION.archive} in the bucket"
             )
         return _read_from_bucket(source, data_dir, archive_sha256, poll)
 
     with files.translate_errors(
         f"--config.data.dir={data_dir}", kind=errors.DataError
     ):
+        path = pathlib.Path(os.path.expanduser(data_dir))
+        if source == "auto" and download and tfds_source.is_unused(path):
+            source = "tfds"
         return _read_from_folder(source, data_dir, archive_sha256, poll)
 
 

@@ -41,6 +41,18 @@ def find(path: pathlib.Path) -> pathlib.Path | None:
     return None
 
 
+def is_unused(path: pathlib.Path) -> bool:
+    """Returns whether a folder is absent, empty, or used by TFDS alone."""
+    own = (NAME, "downloads")  # An interrupted download leaves them.
+    return not path.exists() or (
+        path.is_dir()
+        and all(
+            entry.name in own or entry.name.startswith(".")
+            for entry in path.iterdir()
+        )
+    )
+
+
 def read(
     data_dir: pathlib.Path | None,
     *,
@@ -91,7 +103,8 @@ def read(
                 " images"
             ) from None
         raise errors.DataError(
-            f"{data_dir}: the data set cannot be read ({reason})"
+            f"{data_dir}: the data set cannot be read ({reason}). Fix: prepare"
+            " it again with tensorflow-datasets"
         ) from None
     return dataset.Dataset(train, test, source="tfds")
 

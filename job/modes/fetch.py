@@ -10,6 +10,9 @@ from job.supervision.preemption import StopRequest
 def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
     """Downloads and verifies the images that a run of `config` needs.
 
+    With data.source=auto, they are downloaded to a data.dir that is absent or
+    empty.
+
     Args:
       config: Checked config.
       stop: Stop request, polled between two files.
@@ -24,6 +27,7 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
         config.data.source,
         config.data.dir,
         archive_sha256=config.data.archive_sha256,
+        download=True,
         poll=stop.check,
     )
     folder = config.data.dir or "the folder of tensorflow-datasets"

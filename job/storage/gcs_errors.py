@@ -7,6 +7,7 @@ Imports no TensorFlow.
 """
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 
@@ -66,6 +67,13 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
     except (FileExistsError, FileNotFoundError, errors.JobError):
         raise
     except auth_errors.DefaultCredentialsError:
+        if _is_pod_without_key():
+            raise errors.UnavailableError(
+                f"{where}: no credentials were found. In a new pod of GKE the"
+                " metadata server may be slow, and the next attempt succeeds."
+                " Fix: if none does, bind the pod's service account by Workload"
+                " Identity"
+            ) from None
         raise errors.StorageError(
             f"{where}: no credentials were found. Fix: on GKE bind the pod's"
             " service account by Workload Identity; elsewhere run"
@@ -100,6 +108,12 @@ def translate_errors(where: str, *, bucket: str) -> Iterator[None]:
         OSError,
     ) as error:
         raise _kind(error)(f"{where}: {one_line(error)}") from None
+
+
+def _is_pod_without_key() -> bool:
+    """Returns whether credentials can come from the metadata server only."""
+    given = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not given
 
 
 def _kind(error: BaseException) -> type[errors.StorageError]:

@@ -154,11 +154,12 @@ def test_kueue_queues_a_job_and_covers_its_resources():
     [group] = queues["ClusterQueue"]["spec"]["resourceGroups"]
     # Kueue never admits a pod that requests another resource. A limit without a
     # request is a request.
-    for container in manifests.containers(
-        manifests.jobs(manifests.render("kueue"))[0]
-    ):
-        for resources in container["resources"].values():
-            assert resources.keys() <= {*group["coveredResources"]}
+    for overlay in ("kueue", "gke"):
+        for container in manifests.containers(
+            manifests.jobs(manifests.render(overlay))[0]
+        ):
+            for resources in container["resources"].values():
+                assert resources.keys() <= {*group["coveredResources"]}
     assert "suspend" not in job["spec"]
 
 
@@ -248,7 +249,7 @@ def render_run(make, *args, **kwargs):
 SIZES = {
     "gpu": ["GPUS=8", "COMPONENTS=kueue"],
     "multi-node": ["GPUS=8", "NODES=4", "COMPONENTS=kueue"],
-    "multi-node-job": ["GPUS=4", "NODES=3"],
+    "multi-node-job": ["GPUS=4", "NODES=4"],
     "gke-multi-node": ["GPUS=2", "NODES=4", "BUCKET=my-bucket"],
     "gke-spot": ["BUCKET=my-bucket"],
 }
@@ -335,6 +336,27 @@ def test_an_image_may_have_a_digest(make):
         (["OVERLAY=gke", "BUCKET=gs://b"], "without gs://"),
         (["COMPONENTS=nope"], "k8s/components"),
         (["COMPONENTS=gke", "OVERLAY=multi-node"], "no effect on a JobSet"),
+        (["COMPONENTS=openshift"], "without a volume"),
+        (["COMPONENTS=gcs"], "set BUCKET=NAME"),
+        (["GPUS=3", "OVERLAY=gpu"], "3 GPUs do not divide the batch of 512"),
+        (
+            [
+                *("GPUS=8", "NODES=2", "OVERLAY=multi-node"),
+                "ARGS=--config.global_batch_size=24",
+            ],
+            "16 GPUs do not divide the batch of 24",
+        ),
+        (["ARGS=--workdir=/storage/a"], "ARGS=--workdir=/storage/a: "),
+        (["ARGS=--grace_seconds=5"], "fixed by the overlay"),
+        (
+            [
+                *("OVERLAY=gke", "BUCKET=b-1"),
+                "ARGS=--config.data.dir=gs://other",
+            ],
+            "fixed by the overlay",
+        ),
+        (["ARGS=--config.model.init='he"], "No closing quotation"),
+        (["KUBECTL=true"], "KUBECTL=true: `kustomize` printed no Job"),
         (
             ["CONFIG=configs/naive.py", "OVERLAY=ablation"],
             "the plan sets",
@@ -350,6 +372,26 @@ def test_make_refuses_what_it_cannot_apply(make, args, words):
     assert not record
 
 
+def test_a_name_belongs_to_one_overlay(make):
+    render_run(make, "OVERLAY=pvc", name="a")
+    render_run(make, "OVERLAY=pvc", name="a")
+    ended, _ = make("k8s-run", "IMAGE=vgg:1", "OVERLAY=local", name="a")
+    assert ended.returncode
+    assert "NAME=a: the run exists with OVERLAY=pvc. Fix: " in ended.stderr
+
+
+def test_the_batch_of_make_is_that_of_the_overlays():
+    text = (ROOT / "k8s/new-run").read_text()
+    size = int(re.search(r"^GLOBAL_BATCH_SIZE = (\d+)", text, re.M)[1])
+    for overlay in {*OVERLAYS} - {"ablation"}:
+        documents = manifests.render(overlay)
+        if "GPUS" in manifests.find(documents, "ConfigMap")["data"]:
+            config = manifests.flag(documents, "config")
+            file, _, variant = config.partition(":")
+            fields = runpy.run_path(str(ROOT / file))["get_config"](variant)
+            assert fields.global_batch_size == size, overlay
+
+
 def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):
     ended, record = make("k8s-run", "IMAGE=vgg:1", name="b")
     assert ended.returncode == 0, ended.stderr
@@ -360,7 +402,9 @@ def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):
     assert ended.returncode
     assert "the run exists already" in ended.stderr
     ended, record = make("k8s-delete", name="b")
-    assert record.splitlines()[-1] == "kubectl delete -k k8s/runs/b"
+    assert record.splitlines()[-1] == (
+        "kubectl delete --cascade=foreground -k k8s/runs/b"
+    )
     ended, _ = make("k8s-delete", name="")
     assert "no such run" in ended.stderr
 

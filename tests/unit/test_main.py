@@ -232,16 +232,18 @@ def test_fields_reach_the_runs_of_an_ablation(tmp_path, apart):
 def test_mode_fetch_finds_or_misses_the_images_as_a_run_does(
     tmp_path, cifar10_dir
 ):
+    # A download would go to an empty folder only.
+    (tmp_path / "photo.png").touch()
     wrong, right = (
         run_job(
             "--mode=fetch",
             "--config=configs/stem32.py",
             f"--config.data.dir={folder}",
         )
-        for folder in (tmp_path / "none", cifar10_dir)
+        for folder in (tmp_path, cifar10_dir)
     )
     assert wrong.returncode == 3
-    assert "the path does not exist" in wrong.stderr
+    assert "CIFAR-10 was not found" in wrong.stderr
     assert right.returncode == 0, right.stderr
     assert "50,000 training and 10,000 test images" in right.stdout
 

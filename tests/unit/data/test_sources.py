@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import os
+import pathlib
 import shutil
 import tarfile
 import urllib.request
@@ -124,7 +125,7 @@ def test_a_test_file_that_is_a_training_file_is_refused(folder):
 def test_a_fifo_is_refused_immediately(folder):
     (folder / "data_batch_1.bin").unlink()
     os.mkfifo(folder / "data_batch_1.bin")
-    refuse(r"data_batch_1\.bin is not a regular file", folder)
+    refuse(r"data_batch_1\.bin: the file is not a regular file", folder)
 
 
 def test_a_web_page_is_named_in_the_error(tmp_path):
@@ -199,6 +200,43 @@ def test_no_network_and_no_data_names_three_fixes(
         sources.load(source, folder)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("entries", "downloads"),
+    [
+        ([], True),
+        ([".snapshot", "downloads", "cifar10"], True),
+        (["photo.png"], False),
+        (None, True),
+    ],
+)
+def test_a_download_needs_an_empty_or_absent_folder(
+    entries, downloads, monkeypatch, tmp_path
+):
+    folder = tmp_path / "data"
+    if entries is not None:
+        folder.mkdir()
+        for name in entries:
+            (folder / name).mkdir()
+    read: list[pathlib.Path] = []
+    monkeypatch.setattr(
+        tfds_source, "read", lambda path, **unused: read.append(path)
+    )
+    if downloads:
+        sources.load("auto", str(folder), download=True)
+        assert read == [folder]
+    else:
+        with pytest.raises(errors.DataError, match="was not found"):
+            sources.load("auto", str(folder), download=True)
+    # A run never downloads to a folder that was named.
+    with pytest.raises(errors.DataError):
+        sources.load("auto", str(folder))
+
+
+def test_a_copy_is_not_downloaded_again(folder, contents):
+    loaded = sources.load("auto", str(folder), download=True)
+    assert loaded.source == "binary"
 
 
 def test_the_held_out_slice_is_fixed_and_disjoint(split):

@@ -14,7 +14,7 @@ from google.auth.transport.requests import AuthorizedSession
 
 from job import errors
 from job.checkpoint import store
-from job.storage import gcs
+from job.storage import gcs, gcs_errors
 from tests.support.gcs_server import Fault
 from tests.support.jobs import run_job
 
@@ -217,6 +217,33 @@ def test_an_absent_metadata_server_is_a_transient_error(
     monkeypatch.setattr(AuthorizedSession, "request", refresh)
     with pytest.raises(errors.StorageError, match="away") as caught:
         storage.find()
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize(
+    ("variables", "kind"),
+    [
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, errors.UnavailableError),
+        (
+            {
+                "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+                "GOOGLE_APPLICATION_CREDENTIALS": "/key.json",
+            },
+            errors.StorageError,
+        ),
+        ({}, errors.StorageError),
+    ],
+)
+def test_a_pod_may_get_its_credentials_later(monkeypatch, variables, kind):
+    for name in ("KUBERNETES_SERVICE_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with (
+        pytest.raises(errors.StorageError, match="Workload Identity") as caught,
+        gcs_errors.translate_errors("gs://bucket/a", bucket="bucket"),
+    ):
+        raise auth_errors.DefaultCredentialsError("none")
     assert type(caught.value) is kind
 
 
