@@ -96,7 +96,7 @@ def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
         ["naive", "10.00", "", "11.00", "1, 1 unfinished", *spent],
         ["recipe", "85.00 ± 7.07", "+75.00", "86.00 ± 7.07", "2", *spent],
         ["beside", "10.10", "within noise", "11.10", "1", *spent],
-        ["lost", "", "", "", "0, 1 diverged", "", "", ""],
+        ["lost", "", "", "", "none finished, 1 diverged", "", "", ""],
     ]
     for name in ("waterfall.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
