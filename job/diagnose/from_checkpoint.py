@@ -79,9 +79,10 @@ def check_checkpoint(
     )
     builder.add("memorized", from_run.check_gap(run, scores))
     builder.summary = (
-        f"The accuracy is {100 * scores.test:.1f}% on {len(test_images):,} other"
-        f" images and {100 * scores.train:.1f}% on {len(train_images):,} training"
-        f" images after {step:,} of {run.train_steps:,} steps."
+        f"The accuracy is {100 * scores.test:.1f}% on {len(test_images):,}"
+        f" other images and {100 * scores.train:.1f}% on"
+        f" {len(train_images):,} training images after {step:,} of"
+        f" {run.train_steps:,} steps."
     )
     if not run.is_synthetic:
         epochs = run.full_epochs_of(step)

@@ -1,9 +1,11 @@
 """Tests of mode diagnose: the page of a diagnosed run."""
 
+from configs import smoke
+from job.config import serialization
 from job.diagnose import diagnosis, finding
 from job.modes import diagnose
 from job.storage import files
-from job.storage.workdir import DIAGNOSE, REPORT
+from job.storage.workdir import CONFIG, DIAGNOSE, REPORT
 from job.supervision.preemption import StopRequest
 from tests.support import finished_run
 
@@ -16,6 +18,8 @@ def test_the_page_of_a_run_shows_its_diagnosis(tmp_path, monkeypatch):
 
     monkeypatch.setattr(diagnosis, "diagnose", write_and_return)
     finished_run.write_run(tmp_path / "run")
+    config = serialization.to_json(smoke.get_config())
+    files.write_json(tmp_path / "run" / CONFIG, config)
     page = tmp_path / "run" / REPORT
     assert not page.exists()
     diagnose.run(None, str(tmp_path / "run"), StopRequest())
