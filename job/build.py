@@ -243,7 +243,7 @@ def prepare_inputs(
     if not uses_features(config, plan):
         return split, state.model
     base, head = vgg.split_base_and_head(state.model)
-    logging.info("Computing the features of the frozen backbone")
+    logging.info("Computing the features of the frozen base")
     resize = create_resize(config)
     batch = batches.batch_size_for(config.model.input_size, at_32=500)
     return features.extract(
@@ -515,7 +515,7 @@ def create_reporter(
 
     Args:
       config: Config of the run.
-      workdir: Directory of the run.
+      workdir: Folder of the run.
       plan: Plan of the run.
       training: Compiled steps, for their cost.
       first_step: Number of completed steps at the start of this attempt.

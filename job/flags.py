@@ -294,7 +294,8 @@ def require_config() -> ml_collections.ConfigDict:
     except OSError as error:  # ml_collections reports a failed load only here.
         cause = str(error).strip().splitlines()[-1].strip()
         raise errors.ConfigError(
-            f"--config={config_filename()}: the file cannot be read ({cause})"
+            f"--config={config_filename()}: the file cannot be read ({cause})."
+            " Fix: correct the file or its permissions"
         ) from None
     return config
 

@@ -78,8 +78,8 @@ def load_trained(workdir: Workdir) -> Trained:
         load_evaluated(network, tensors)
     except KeyError as error:
         raise errors.ResumeError(
-            f"{checkpoints}: the checkpoint of step {saved.step} does not fit"
-            f" ({error.args[0]}). Fix: choose another workdir"
+            f"{checkpoints}: the checkpoint of step {saved.step} does not match"
+            f" the network ({error.args[0]}). Fix: choose another workdir"
         ) from None
     if results.finished(workdir, fields) is None:
         logging.warning(
@@ -102,7 +102,7 @@ def load_class_names(workdir: pathlib.Path, source: str) -> tuple[str, ...]:
     an unfinished one.
 
     Args:
-      workdir: Directory of the run.
+      workdir: Folder of the run.
       source: Data source of the run; see `sources.load`.
     """
     saved = predictions.load(workdir / PREDICTIONS)

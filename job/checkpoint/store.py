@@ -172,8 +172,8 @@ class CheckpointStore:
             self._lose(max(others))
         if step in self._stuck:
             raise errors.UnavailableError(
-                "a damaged file of that name cannot be set aside. Fix: delete"
-                " it"
+                f"{self}/{file_name(step)} is damaged and cannot be set aside."
+                " Fix: delete the file"
             )
         self._attempted.add(step)
         try:
@@ -251,7 +251,7 @@ class CheckpointStore:
         """Reads the newest intact checkpoint.
 
         A damaged one is set aside by renaming it, with an error in the log.
-        Then the one before is tried.
+        Then the previous one is tried.
 
         Args:
           set_aside: Whether to set damaged checkpoints aside. If False, they

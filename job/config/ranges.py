@@ -191,15 +191,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     fields = serialization.flatten(config)
     _check_values(fields, serialization.flatten(default.get_config()))
     if not fields["steps"] and not fields["epochs"]:
-        raise error("epochs", 0.0, "above 0 if config.steps is 0")
+        raise error("epochs", 0.0, "above 0 if --config.steps is 0")
     _check_sizes(fields)
     _check_transfer(fields)
     if fields["data.source"] == "synthetic" and fields["data.dir"]:
         raise error(
             "data.dir",
             fields["data.dir"],
-            "empty with data.source=synthetic. Fix: use --config=stem32:8ep to"
-            " train on the images of a folder",
+            "empty with --config.data.source=synthetic. Fix: use"
+            " --config=stem32:8ep to train on the images of a folder",
         )
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     check_devices(fields)
@@ -242,7 +242,7 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
         raise error(
             "model.progressive_epochs",
             tuple(epochs),
-            f"as long as model.progressive_sizes, {tuple(sizes)}",
+            f"as long as --config.model.progressive_sizes, {tuple(sizes)}",
         )
     if epochs != sorted(set(epochs)):
         raise error("model.progressive_epochs", tuple(epochs), "ascending")
@@ -250,7 +250,8 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
         raise error(
             "model.head_pooling",
             "flatten",
-            "avg with model.progressive_sizes, so that the head fits all sizes",
+            "avg with --config.model.progressive_sizes, so that the head fits"
+            " all sizes",
         )
 
 
@@ -273,8 +274,8 @@ def _check_transfer(fields: Mapping[str, Any]) -> None:
             raise error(
                 "model.weights",
                 "",
-                "imagenet or a file if transfer.unfreeze_epochs freezes a"
-                " block, because random filters would stay random",
+                "imagenet or a file if --config.transfer.unfreeze_epochs"
+                " freezes a block, because random filters would stay random",
             )
         return
     layout = {
@@ -285,7 +286,9 @@ def _check_transfer(fields: Mapping[str, Any]) -> None:
     for name, needed in layout.items():
         if fields[name] != needed:
             raise error(
-                name, fields[name], f"{needed} for the layers of model.weights"
+                name,
+                fields[name],
+                f"{needed} for the layers of --config.model.weights",
             )
 
 
@@ -305,15 +308,15 @@ def check_devices(fields: Mapping[str, Any], *, required_gpus: int = 0) -> None:
         raise error(
             "jit_compile",
             "on",
-            "auto or off with distribute.sync_batch_norm, because XLA cannot"
-            " compile a sum over replicas",
+            "auto or off with --config.distribute.sync_batch_norm, because XLA"
+            " cannot compile a sum over replicas",
         )
     required = fields["distribute.require_gpus"] or required_gpus
     if required and fields["distribute.logical_devices"]:
         raise error(
             "distribute.logical_devices",
             fields["distribute.logical_devices"],
-            "0 with distribute.require_gpus, because it splits a CPU",
+            "0 with --config.distribute.require_gpus, because it splits a CPU",
         )
 
 
@@ -345,7 +348,7 @@ def check_replicas(fields: Mapping[str, Any], num_replicas: int) -> None:
                 "global_batch_size",
                 batch,
                 f"a multiple of {pairs}, such as {batch + num_replicas}, with"
-                f" config.{name}={fields[name]}, because each replica mixes"
+                f" --config.{name}={fields[name]}, because each replica mixes"
                 " pairs of images",
             )
 

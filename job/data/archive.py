@@ -113,7 +113,9 @@ def _read_folder(
     for name in version.files:
         poll()
         path = folder / name
-        content = reader.read_bytes(path, max_bytes=2 * version.most_bytes)
+        content = reader.read_bytes(
+            path, max_bytes=2 * version.most_bytes, name=f"{path}: the file"
+        )
         if content is None:
             raise errors.DataError(
                 f"{path}: the file is missing. Fix: put all files into one"
@@ -134,7 +136,8 @@ def _read_archive(
         size = os.fstat(file.fileno()).st_size
         if size > _MAX_ARCHIVE_BYTES:
             raise errors.DataError(
-                f"{path}: {size:,} bytes are too many. Fix: download"
+                f"{path}: the file has {size:,} bytes, more than"
+                f" {_MAX_ARCHIVE_BYTES:,}. Fix: download"
                 f" {version.archive} again"
             )
         start = file.read(512)

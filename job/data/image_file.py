@@ -136,7 +136,9 @@ def _is_image(name: str) -> bool:
 
 def _check_size(size: int) -> None:
     if size > _MOST_BYTES:
-        raise errors.DataError(f"{size:,} bytes are too many for an image")
+        raise errors.DataError(
+            f"the file has {size:,} bytes, more than {_MOST_BYTES:,}"
+        )
 
 
 def _check_any(name: str, chosen: int, inside: int) -> None:

@@ -86,9 +86,9 @@ def load(
     if data_dir.startswith("gs://"):
         if source == "tfds":
             raise errors.DataError(
-                f"--config.data.dir={data_dir}: data.source=tfds cannot read a"
-                " bucket. Fix: use --config.data.source=auto, with"
-                f" {binary.VERSION.archive} in the bucket"
+                f"--config.data.dir={data_dir}: --config.data.source=tfds"
+                " cannot read a bucket. Fix: use --config.data.source=auto,"
+                f" with {binary.VERSION.archive} in the bucket"
             )
         return _read_from_bucket(source, data_dir, archive_sha256, poll)
 

@@ -103,7 +103,8 @@ def read(
                 " images"
             ) from None
         raise errors.DataError(
-            f"{data_dir}: the data set cannot be read ({reason})"
+            f"{data_dir}: the data set cannot be read ({reason}). Fix: prepare"
+            " it again with tensorflow-datasets"
         ) from None
     return dataset.Dataset(train, test, source="tfds")
 

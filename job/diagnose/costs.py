@@ -99,7 +99,8 @@ NO_AUGMENTATION_SYNTHETIC = _difference(
 OVER_AUGMENTED = _difference("over", label_smoothing=80.56, strong=70.18)
 RATE_TOO_LOW = Cost(
     39.40,
-    "docs/diagnose.md: label_smoothing 80.56, at a hundredth of the rate 41.16",
+    "docs/diagnose.md: label_smoothing 80.56, at 0.01 times its learning rate"
+    " 41.16",
 )
 RATE_TOO_HIGH = unknown("FluxML/model-zoo #220, geifmany/cifar-vgg #3", 45)
 PREPROCESSING = Cost(

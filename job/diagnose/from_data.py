@@ -38,7 +38,7 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
     except (OSError, ValueError, EOFError, MemoryError) as error:
         raise errors.DataError(
             f"--{flag}={path}: the file is not a .npy file of numbers"
-            f" ({type(error).__name__}). Fix: write it by"
+            f" ({type(error).__name__}). Fix: write it with"
             f' numpy.save("{flag}.npy", {flag})'
         ) from None
 
@@ -96,7 +96,7 @@ def to_pixels(x: _Array) -> tuple[_Array, Reading | None]:
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """Labels as class numbers.
+    """Labels as class indices.
 
     Attributes:
       labels: Class of each image, int [n], from 0.
@@ -124,7 +124,7 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
     if y.ndim not in (1, 2) or not len(y) or y.dtype.kind not in "uifb":
         raise ValueError(
             f"the labels are {y.dtype} {list(y.shape)}, not integers [n] or"
-            " one-hot [n, classes]. Fix: pass the number of each class"
+            " one-hot [n, classes]. Fix: pass class indices from 0"
         )
     wrong, fix = [], ""
     if one_hot:
@@ -141,7 +141,7 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
         labels = np.rint(np.nan_to_num(flat)).astype(np.int64)
         if not np.array_equal(labels, flat):
             wrong.append("the labels are not integers")
-            fix = "use class numbers from 0"
+            fix = "use class indices from 0"
         if labels.min() != 0 and len(np.unique(labels)) > 1:
             wrong.append(f"the labels are {labels.min()} to {labels.max()}")
             fix = f"use labels - {labels.min()}, which begin at 0"

@@ -76,7 +76,7 @@ def check_rate(
             )
     else:
         own, other = trial.accuracy(recipe.rate), trial.accuracy(better)
-        # A rate far outside of the usual range may be the end of a schedule.
+        # A learning rate far outside of the usual range may end a schedule.
         if other < own + 3 and (not is_far or accuracy > _LEARNED_MUCH):
             return
         if other > own:

@@ -77,7 +77,7 @@ class Recipe:
 
 
 def read_recipe(model: keras.Model) -> Recipe:
-    """Returns the recipe of a model, which is empty if not compiled.
+    """Returns the recipe of a model, empty if the model is not compiled.
 
     Args:
       model: Keras model.
@@ -134,7 +134,7 @@ def check_output_units(units: int, *, num_classes: int) -> Finding | None:
         return None
     what = f"{units} outputs"
     if units == 1:
-        what = "1 output as a regression of the class number"
+        what = "1 output as a regression of the class index"
     return mistake(
         "output_units",
         f"{what} for {num_classes} classes",

@@ -47,7 +47,7 @@ class Trial:
 
     @property
     def is_possible(self) -> bool:
-        """Returns whether the model is compiled, small and can be copied."""
+        """Returns whether the model is compiled, small and copyable."""
         return (
             self.train is not None
             and bool(self.recipe.loss)

@@ -117,7 +117,7 @@ def wrong_rate(
     optimizer: str,
     usual: float,
 ) -> Finding:
-    """Returns the finding of a network that learns at another rate only.
+    """Returns the finding of a network that needs another learning rate.
 
     Args:
       losses: Losses of one batch at the other learning rate, one per step.

@@ -78,7 +78,7 @@ def classes_of(outputs: _Array) -> _Array:
     """Returns the predicted class of each image, int [n].
 
     Args:
-      outputs: Outputs, float32 [n, units]. A single unit is the class number.
+      outputs: Outputs, float32 [n, units]. A single unit is the class index.
     """
     if outputs.shape[1] == 1:
         return np.rint(np.nan_to_num(outputs[:, 0])).astype(int)

@@ -102,7 +102,7 @@ class Cluster:
                 if time.monotonic() > deadline:
                     raise errors.PeerLostError(
                         f"{self.names(sorted(missing))} did not start within"
-                        f" {self.wait_seconds:g} s. Fix: read its log"
+                        f" {self.wait_seconds:g} s. Fix: read the workers' logs"
                     )
                 poll()
 

@@ -62,9 +62,9 @@ def _check_gpu(name: str, capability: tuple[int, int], precision: str) -> None:
         )
     if capability >= _FIRST_UNTESTED:
         logging.warning(
-            "TensorFlow 2.21's wheel has no machine code for %s, so the driver"
-            " compiles its kernels at the first start, which takes minutes and"
-            " failed with earlier versions. Fix: use NVIDIA's TensorFlow"
+            "Compiling kernels for %s at the first start, which takes minutes"
+            " and failed with earlier versions. The wheel of TensorFlow 2.21"
+            " has no machine code for this GPU. Fix: use NVIDIA's TensorFlow"
             " container if the run fails",
             described,
         )

@@ -13,11 +13,11 @@ from job.data.dataset import IMAGE_SIZE
 
 
 def batch_size_for(input_size: int, at_32: int, *, at_least: int = 1) -> int:
-    """Returns the number of images that cost as much as another at 32 px.
+    """Returns the batch size that costs as much as `at_32` images of 32 pixels.
 
     Args:
       input_size: Height and width of the images in pixels.
-      at_32: Number of images of 32 pixels.
+      at_32: Batch size for images of 32 by 32 pixels.
       at_least: Lower bound of the result.
     """
     return max(at_least, at_32 * IMAGE_SIZE**2 // input_size**2)

@@ -286,4 +286,6 @@ def _replace(staged: pathlib.Path, folder: pathlib.Path) -> None:
         old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     if old.exists():
-        logging.warning("%s: the earlier export cannot be removed", old)
+        logging.warning(
+            "Kept the earlier export, which cannot be removed: %s", old
+        )

@@ -64,7 +64,9 @@ def load(source: str, *, max_bytes: int = _MAX_BYTES) -> dict[str, np.ndarray]:
         content = download.fetch(source, most_bytes=max_bytes, what=where)
     else:
         path = pathlib.Path(os.path.expanduser(source))
-        read = reader.read_bytes(path, max_bytes=max_bytes, name=where)
+        read = reader.read_bytes(
+            path, max_bytes=max_bytes, name=f"{where}: the file"
+        )
         if read is None:
             raise errors.DataError(
                 f"{where}: the file does not exist. Fix: correct the path"
@@ -211,8 +213,8 @@ def _imagenet(max_bytes: int) -> bytes:
         ) from None
     if _md5(content) != _MD5:
         raise errors.DataError(
-            f"{_FLAG}=imagenet: {_URL} has {len(content):,} bytes and not the"
-            f" md5 {_MD5}. Fix: try again"
+            f"{_FLAG}=imagenet: {_URL} has {len(content):,} bytes, and its"
+            f" md5 is not {_MD5}. Fix: try again"
         )
     # A failure is harmless, because the next run downloads the file again.
     with contextlib.suppress(OSError, errors.StorageError):

@@ -66,8 +66,8 @@ class AblationPlan:
             variants = module["get_variants"](name)
         except (OSError, KeyError, ValueError) as error:
             raise errors.ConfigError(
-                f"--config={config}: not an ablation plan ({error}). Fix: use"
-                " --config=configs/ablations.py:ladder"
+                f"--config={config}: the config is not an ablation plan"
+                f" ({error}). Fix: use --config=configs/ablations.py:ladder"
             ) from None
         cumulative = tuple(module.get("CUMULATIVE", {}).get(name, ()))
         return cls(file, name, tuple(variants), tuple(seeds), cumulative)
@@ -91,7 +91,7 @@ def run(
 
     Args:
       config_filename: Config file and plan, FILE:PLAN.
-      workdir_name: Directory of the plan.
+      workdir_name: Folder of the plan.
       stop: Stop request, passed to the current run.
       strategy: Field distribute.strategy of the plan's config.
       seeds: Seeds of each variant.
@@ -145,7 +145,7 @@ def run_plan(
 
     Args:
       plan: Plan of the ablation.
-      workdir: Directory above those of the runs. Created if needed.
+      workdir: Folder above those of the runs, created if absent.
       arguments: Flags for each run, such as --config.data.dir=DIR.
       stop: Stop request, passed to the current run.
       index: Index in `plan.runs()` of the only run to train. If None, all
@@ -204,8 +204,8 @@ def run_plan(
         elif code:
             stop.check()  # The run was stopped with the ablation.
             raise errors.RunFailedError(
-                f"{where}: the run exited with {code}. Fix: see its last line"
-                " above",
+                f"{where}: the run exited with code {code}. Fix: see its last"
+                " line above",
                 code,
             )
         else:

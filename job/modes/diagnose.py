@@ -57,8 +57,8 @@ def run(
         )
     if keras_model and workdir_name:
         raise errors.ConfigError(
-            f"--keras_model={keras_model}: conflict with --workdir. Fix: leave"
-            " out --workdir"
+            f"--keras_model={keras_model}: cannot be combined with"
+            " --workdir. Fix: leave out --workdir"
         )
     if keras_model:
         startup.import_tensorflow()

@@ -1,6 +1,6 @@
 """Download of single objects from a bucket, such as images or weights.
 
-    fetch("gs://bucket/x.h5", most_bytes=2**28, what="model.weights=...")
+    fetch(url, most_bytes=2**28, what=f"--config.model.weights={url}")
 
 Uses the credentials of the environment. Imports no TensorFlow.
 """

@@ -65,7 +65,8 @@ def split_url(url: str) -> tuple[str, str]:
     parts = path.split("/") if path else []
     if not match or any(part in ("", ".", "..") for part in parts):
         raise errors.ConfigError(
-            f"{url}: not a path in a bucket. Fix: use gs://BUCKET/PATH"
+            f"{url}: the URL is not a path in a bucket. Fix: use"
+            " gs://BUCKET/PATH"
         )
     return match[1], path
 
@@ -162,7 +163,7 @@ class Bucket:
                 if blob.size > most_bytes:
                     raise errors.StorageError(
                         f"{self}/{name}: the object has {blob.size:,} bytes,"
-                        f" more than {most_bytes:,}"
+                        f" more than {most_bytes:,}. Fix: choose another object"
                     )
             return blob.download_as_bytes(checksum="crc32c", **self._limits())
 

@@ -82,8 +82,8 @@ class Mirror:
         for name in sorted(there.keys() & self._pulled):
             if there[name] > _MAX_BYTES:
                 raise errors.StorageError(
-                    f"{self._bucket}/{name}: {there[name]:,} bytes are too many"
-                    " for a file of a run. Fix: remove the object"
+                    f"{self._bucket}/{name}: the object has {there[name]:,}"
+                    f" bytes, more than {_MAX_BYTES:,}. Fix: remove the object"
                 )
             (self._folder / name).write_bytes(self._bucket.read(name))
             self._sent[name] = self._stamp(self._folder / name)

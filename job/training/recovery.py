@@ -23,7 +23,7 @@ Saver = AsyncSaver | SharedSaver
 
 
 class NonFiniteError(Exception):
-    """Loss, gradient or weight that is not finite.
+    """Error for a loss, gradient or weight that is not finite.
 
     Attributes:
       subject: Description of the value, such as "the loss of step 7".

@@ -60,8 +60,8 @@ def restore_or_initialize(
         state.restore(tensors)
     except ValueError as error:
         raise errors.ResumeError(
-            f"the checkpoint of step {saved.step} does not fit ({error}). Fix:"
-            " choose another workdir"
+            f"the checkpoint of step {saved.step} does not match the variables"
+            f" of this run ({error}). Fix: choose another workdir"
         ) from None
     logging.info("Restored the checkpoint of step %d", saved.step)
     return History(

@@ -28,7 +28,10 @@ LONG = "x" * 300
         ([SMOKE, "--workdir=Makefile"], "Makefile is a file, not a folder"),
         ([SMOKE, "--workdir=Makefile/x/y"], "Makefile is a file, not a folder"),
         (["--config=configs/none.py", "--workdir=x"], "configs/none.py"),
-        (["--config=configs/stem32.py:9ep", "--workdir=x"], "no variant '9ep'"),
+        (
+            ["--config=configs/stem32.py:9ep", "--workdir=x"],
+            "unknown variant '9ep'",
+        ),
         (["--config=configs/smoke.py:8ep", "--workdir=x"], "has no variants"),
         ([SMOKE, "--workdir=x", "--config.data.dir=y"], "must be empty"),
         (["--mode=predict", "--workdir=x", "--input="], "--input is missing"),

@@ -158,7 +158,7 @@ def test_another_recipe_in_the_same_workdir_is_refused_by_name(finished):
         run(workdir, config)
     config = smoke.get_config()
     config.data.synthetic_train_images = 650
-    with pytest.raises(errors.ResumeError, match="the training images"):
+    with pytest.raises(errors.ResumeError, match="train_images: 640 -> 650"):
         run(workdir, config)
     config = smoke.get_config()
     config.epochs = 1.0

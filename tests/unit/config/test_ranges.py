@@ -178,7 +178,7 @@ def test_mixing_needs_an_even_batch_per_replica(config, field):
     ranges.check(config)
     config.augment[field] = 0.5
     ranges.check(config)
-    said = rf"=66: .*multiple of 4, such as 68, with config.augment.{field}"
+    said = rf"=66: .*multiple of 4, such as 68, with --config.augment.{field}"
     with pytest.raises(errors.ConfigError, match=said):
         ranges.check_replicas(serialization.flatten(config), 2)
     config.distribute.logical_devices = 2
@@ -257,5 +257,5 @@ def test_progressive_sizes_match_their_epochs(config):
         ranges.check(config)
     config.model.progressive_epochs = (1, 2)
     config.model.head_pooling = "flatten"
-    with pytest.raises(errors.ConfigError, match=r"avg with model.progressive"):
+    with pytest.raises(errors.ConfigError, match=r"avg with --config\.model"):
         ranges.check(config)

@@ -213,5 +213,5 @@ def test_a_file_of_the_wrong_size_is_refused(attacked):
         sources.load("auto", str(attacked))
     with (attacked / "data_batch_1").open("wb") as file:
         file.truncate(2**40)  # Reading this sparse file would fill the memory.
-    with pytest.raises(errors.DataError, match="data_batch_1 has"):
+    with pytest.raises(errors.DataError, match="data_batch_1: the file has"):
         sources.load("auto", str(attacked))

@@ -125,7 +125,7 @@ def test_a_test_file_that_is_a_training_file_is_refused(folder):
 def test_a_fifo_is_refused_immediately(folder):
     (folder / "data_batch_1.bin").unlink()
     os.mkfifo(folder / "data_batch_1.bin")
-    refuse(r"data_batch_1\.bin is not a regular file", folder)
+    refuse(r"data_batch_1\.bin: the file is not a regular file", folder)
 
 
 def test_a_web_page_is_named_in_the_error(tmp_path):

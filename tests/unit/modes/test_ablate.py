@@ -119,7 +119,7 @@ def test_a_diverged_run_is_repeated_with_other_arguments(plan):
     again = ablate.AblationPlan.load("plan.py:pair", (6,))
     run(again)
     pathlib.Path("action").write_text("first 4")
-    with pytest.raises(errors.RunFailedError, match="exited with 4"):
+    with pytest.raises(errors.RunFailedError, match="exited with code 4"):
         ablate.run_plan(again, pathlib.Path("out"), patient, stop)
     assert pathlib.Path("out/first/seed-6/failure.json").exists()
 

@@ -309,6 +309,7 @@ def test_the_classes_are_those_of_the_data_set(data, mixup_alpha):
     three = dataclasses.replace(
         data,
         train=dataset.Split(data.train.images, data.train.labels % 3),
+        test=dataset.Split(data.test.images, data.test.labels % 3),
         class_names=("a", "b", "c"),
     )
     trainer = Trainer(three, **{"augment.mixup_alpha": mixup_alpha})
