@@ -47,7 +47,7 @@ known = CONFIG DATA WORKDIR ARGS MODEL INPUT RUNS PLAN SET PYTHON VENV RUN TORCH
 upper = $(shell echo $(1) | tr a-z A-Z)
 lower = $(shell echo $(1) | tr A-Z a-z)
 field = ARGS="--config.$(lower)=$($(1))" for a field. make help lists the variables
-unknown = $(error $(1)=$($(1)): unknown variable. Fix: use \
+unknown = $(error $(1)=$($(1)): the variable is unknown. Fix: use \
   $(if $(filter $(known),$(upper)),$(upper)=$($(1)),$(field)))
 $(foreach v,$(filter-out $(known),$(.VARIABLES)),$(if $(call typed,$(v)),$(call unknown,$(v))))
 

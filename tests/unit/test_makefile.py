@@ -90,7 +90,7 @@ def test_an_unknown_variable_is_refused(variable, fix):
         check=False,
     )
     assert done.returncode == 2
-    assert f"{variable}: unknown variable. Fix: use " in done.stderr
+    assert f"{variable}: the variable is unknown. Fix: use " in done.stderr
     assert fix in done.stderr
     assert not done.stdout
 
