@@ -40,6 +40,17 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready-$(SET)
 READY_DEV := $(VENV)/.ready-dev-$(SET)
 
+# A misspelled variable on the command line would be ignored.
+known = CONFIG DATA WORKDIR ARGS MODEL INPUT RUNS PLAN SET PYTHON VENV RUN TORCH STAGE \
+  VENV_GPU_READY GPU_READY DOCKER KUBECTL IMAGE OVERLAY NAME GPUS NODES BUCKET COMPONENTS \
+  MAKEFLAGS SHELL
+upper = $(shell echo $(1) | tr a-z A-Z)
+lower = $(shell echo $(1) | tr A-Z a-z)
+field = ARGS="--config.$(lower)=$($(1))" for a field. make help lists the variables
+unknown = $(error $(1)=$($(1)): the variable is unknown. Fix: use \
+  $(if $(filter $(known),$(upper)),$(upper)=$($(1)),$(field)))
+$(foreach v,$(filter-out $(known),$(.VARIABLES)),$(if $(call typed,$(v)),$(call unknown,$(v))))
+
 .PHONY: help
 help: ## list the targets
 	@awk -F':.*## ' '/^##@ / {printf "%s\n", substr($$0, 5)} \
@@ -246,8 +257,8 @@ need-run:
 	  echo "NAME=$(call typed,NAME): no such run in k8s/runs. Fix: set the NAME that make k8s-run printed" >&2; exit 2; }
 
 $(READY): requirements/$(SET).txt
-	$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
-	  sys.exit(0 if ok else "Python 3.11 to 3.13 is required. Fix: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); \
+	  sys.exit(0 if ok else "Python 3.11 to 3.13 is required. Fix: add PYTHON=python3.12 to the command")'
 	@echo "Creating the environment in $(VENV) with the $(SET) packages (once, one to two minutes)"
 	@# tensorflow-cpu and tensorflow install the same files, so an environment
 	@# holds only one of them.

@@ -47,11 +47,13 @@ def table() -> str:
         for name in names:
             known = ranges.RANGES.get(name)
             text = known.expected if known else "true, false"
-            valid += [text] if text not in valid else []
+            valid.append(text)
+        # One per line, as the fields, unless all are equal.
+        valid = valid[:1] if len({*valid}) == 1 else valid
         row = (
             "<br>".join(f"`{name}`" for name in names),
             "<br>".join(f"`{values[name]!r}`" for name in names),
-            "; ".join(valid),
+            "<br>".join(valid),
             comment,
         )
         lines.append(

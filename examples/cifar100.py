@@ -1,6 +1,6 @@
 """Trains the network on CIFAR-100, as an example of another data set.
 
-    python -m examples.cifar100 DIR runs/cifar100
+    .venv/bin/python -m examples.cifar100 DIR runs/cifar100
 
 DIR has the files of CIFAR-100's binary version (train.bin, test.bin and
 fine_label_names.txt), which is at https://www.cs.toronto.edu/~kriz/cifar.html.
@@ -66,7 +66,14 @@ def main(folder: str, workdir: str) -> int:
     try:
         with exits.translate_errors():
             ranges.check(config)
-            data = load(pathlib.Path(folder))
+            try:
+                data = load(pathlib.Path(folder))
+            except (OSError, ValueError) as error:
+                raise errors.DataError(
+                    f"{folder}: CIFAR-100 cannot be read ({error}). Fix: choose"
+                    " a folder with train.bin, test.bin and"
+                    " fine_label_names.txt"
+                ) from None
             result = train.train_and_evaluate(config, place, stop, data=data)
     except errors.JobError as error:
         return exits.report_error(error, stop)

@@ -18,7 +18,7 @@ from job import errors
 from job.config import augmentation, command_line, ranges, serialization
 from job.distribute import environment
 from job.storage import files
-from job.supervision import preemption, watchdog
+from job.supervision import interpreter, preemption, watchdog
 
 # Purpose of each mode, and the flags that it needs.
 MODES = {
@@ -272,8 +272,11 @@ def require_config() -> ml_collections.ConfigDict:
     """
     config = CONFIG.value
     if config is None:
+        fix = "--config=quickstart"
+        if "--workdir" in MODES[MODE.value][1] and not WORKDIR.value:
+            fix += " --workdir=runs/a"
         raise errors.ConfigError(
-            "--config is missing. Fix: add --config=quickstart, or see --help"
+            f"--config is missing. Fix: add {fix}, or see --help"
         )
     try:
         if not hasattr(config, "unlock"):
@@ -308,7 +311,8 @@ def diagnose_arguments() -> dict[str, Any]:
     if CONFIG.value:
         changed = config_flags.get_override_values(flags.FLAGS["config"])
         command = [
-            *("python", "-m", "job.main", f"--config={config_filename()}"),
+            *(interpreter.command(), "-m", "job.main"),
+            f"--config={config_filename()}",
             *(f"--config.{name}={each}" for name, each in changed.items()),
             "--workdir=runs/fixed",
         ]

@@ -2,15 +2,15 @@
 
     python -m job.main --config=configs/stem32.py --workdir=runs/a
 
-Flags and config are checked before TensorFlow is imported, so that a wrong one
-ends the job within a second. A run continues in modes/train.py, which calls
-train.train_and_evaluate.
+Wrong flags end it before TensorFlow's import. modes/train.py continues a run.
 """
 
 if __name__ == "__main__":
-    # This precedes all other imports, because process 1 of a container ignores
-    # signals until it has installed handlers.
+    # First, because process 1 of a container ignores signals until then.
     try:
+        from job.supervision import interpreter
+
+        interpreter.require_packages()
         from job.supervision import preemption, termination
 
         termination.open_streams()

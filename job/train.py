@@ -97,7 +97,6 @@ def train_and_evaluate(
     for warning in plan_lib.unreached_phases(plan):
         logging.warning("%s", warning)
     state = build.create_state(config, strategy, num_classes=data.num_classes)
-    log_costs(state.model, plan.phases)
     evaluation = build.create_evaluation(config, strategy, data, workers)
     checkpoints = build.create_checkpoints(config, workdir.checkpoints)
     history = resume.restore_on_chief(
@@ -108,6 +107,7 @@ def train_and_evaluate(
         workers,
         train_steps=plan.train_steps,
     )
+    log_costs(state.model, plan.phases)
     history.begin(strategy.num_replicas_in_sync, plan.train_steps)
     prepare_workdir(workdir.local, config, plan, history, data)
     build.initialize_state(config, state, workers, is_new=not history.step)

@@ -133,7 +133,8 @@ def _read(workdir: Workdir) -> dict[str, Any]:
         saved = reader.read_json(workdir.local / CONFIG, kind, CONFIG)
         if saved is None:
             raise errors.ConfigError(
-                f"{where}: no {CONFIG} found. Fix: choose a run's workdir"
+                f"{where}: no {CONFIG} found. Fix: choose the workdir of a"
+                " run, such as one in runs/, or start a run with make train"
             )
         _check_names(saved)
     except reader.DamagedError as error:

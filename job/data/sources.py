@@ -112,7 +112,13 @@ def _read_from_folder(
     if not path.exists():
         raise errors.DataError(
             f"--config.data.dir={data_dir}: the path does not exist. Fix:"
-            " correct it"
+            " correct it, or download CIFAR-10 with make fetch DATA=data"
+        )
+    known_files = {x for m in _PUBLISHED.values() for x in m.VERSION.files}
+    if path.is_file() and path.name in known_files:
+        raise errors.DataError(
+            f"--config.data.dir={data_dir}: one file of the data set is not"
+            f" enough. Fix: use --config.data.dir={path.parent}"
         )
     for name in _published(source, path.name if path.is_file() else ""):
         module = _PUBLISHED[name]

@@ -171,8 +171,6 @@ def to_text(report: Report) -> str:
         parts.append(_line("Evidence", found.evidence))
         parts.append(_line("Cost", found.cost.text()))
         parts.append(_line("Fix", fix))
-    if report.command:
-        parts.append(f"\nAll fixes:\n  {report.command}")
     parts.append("")
     parts.extend(_wrap(f"{k}: {v}") for k, v in report.facts.items())
     if report.passed:
@@ -183,6 +181,13 @@ def to_text(report: Report) -> str:
             reasons.setdefault(why, []).append(name)
         listed = [f"{', '.join(who)} ({why})" for why, who in reasons.items()]
         parts.append(_wrap(f"Skipped: {'; '.join(listed)}"))
+    if report.command:
+        flags = {flag for found in report.findings for flag in found.flags}
+        fields = {flag.partition("=")[0] for flag in flags}
+        # As in `combine_flags`.
+        is_ambiguous = len(fields) < len(flags)
+        note = ", with the last value of each field" if is_ambiguous else ""
+        parts.append(f"\nAll fixes{note}:\n  {report.command}")
     return "\n".join(parts)
 
 

@@ -79,8 +79,9 @@ def check_checkpoint(
     )
     builder.add("memorized", from_run.check_gap(run, scores))
     builder.summary = (
-        f"The accuracy is {100 * scores.test:.1f}% on other images and"
-        f" {100 * scores.train:.1f}% on training images after {step:,} of"
+        f"The accuracy is {100 * scores.test:.1f}% on {len(test_images):,}"
+        f" other images and {100 * scores.train:.1f}% on"
+        f" {len(train_images):,} training images after {step:,} of"
         f" {run.train_steps:,} steps."
     )
     if not run.is_synthetic:

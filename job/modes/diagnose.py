@@ -13,7 +13,7 @@ from job import errors
 from job.config import resume, run_config, serialization
 from job.modes import Outcome
 from job.storage import workdir as workdirs
-from job.storage.workdir import CONFIG
+from job.storage.workdir import CONFIG, REPORT
 from job.supervision import startup
 from job.supervision.preemption import StopRequest
 
@@ -103,6 +103,8 @@ def run(
 
         with startup.translate_out_of_memory(serialization.flatten(config)):
             report = diagnosis.diagnose(config, workdir, stop, command=command)
+        if workdir and not workdir.mirror:
+            _update_page(workdir)
     return _show(report, output_format)
 
 
@@ -112,6 +114,15 @@ def _show(report: "Report", output_format: str | None) -> Outcome:
     if output_format == "json":
         return Outcome([json.dumps(finding.to_json(report), indent=1)])
     return Outcome([finding.to_text(report)])
+
+
+def _update_page(workdir: workdirs.Workdir) -> None:
+    """Rewrites the page of a run, if there is one, to show the diagnosis."""
+    from job.report import page
+    from job.report import run as run_lib
+
+    if run_lib.is_run(workdir.local) and (workdir.local / REPORT).exists():
+        page.write(workdir)
 
 
 def _config_of(

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from absl import logging
+
 from job import errors
 from job.config import run_config, serialization
 from job.distribute import environment
@@ -30,10 +32,9 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
             scores = evaluate_checkpoint(
                 workdir, stop.check, require_gpus=require_gpus
             )
-    return Outcome(
-        [json.dumps(scores, indent=2)],
-        f"accuracy {scores['accuracy']:.2%} at step {scores['step']}",
-    )
+    summary = f"accuracy {scores['accuracy']:.2%} at step {scores['step']}"
+    logging.info("Scored the newest checkpoint: %s", summary)
+    return Outcome([json.dumps(scores, indent=2)], summary)
 
 
 def evaluate_checkpoint(

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from absl import logging
+
 from job import errors
 from job.config import run_config
 from job.modes import Outcome
@@ -36,7 +38,7 @@ def run(
             " folder or the gs:// path of either"
         )
     with workdirs.open_workdir(workdir_name) as workdir:
-        run_config.load(workdir)
+        config = run_config.load(workdir)
         from job.data import image_file
 
         files = image_file.find(names)
@@ -45,6 +47,13 @@ def run(
         from job.model import classify
 
         trained = trained_lib.load_trained(workdir)
+        if config.data.source == "synthetic":
+            logging.warning(
+                "--workdir=%s: this network was trained on synthetic images, so"
+                " its answers for photographs are meaningless. Fix: use a run"
+                " on CIFAR-10, such as configs/stem32.py:8ep",
+                workdir,
+            )
 
     def lines() -> Iterator[str]:
         width = min(60, max(len(file.name) for file in files))

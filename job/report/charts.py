@@ -148,7 +148,9 @@ def reliability(bins: Sequence[Bin], *, title: str) -> Figure:
         used = [b for b in bins if b.count]
         middles = [50 * (b.low + b.high) for b in used]
         width = 100 * (bins[0].high - bins[0].low)
-        bar: Any = {"width": width * 0.92, "color": FIRST, "linewidth": 0}
+        # The accuracy of a few images is mostly noise.
+        colors = [FAINT if b.count < 10 else FIRST for b in used]
+        bar: Any = {"width": width * 0.92, "color": colors, "linewidth": 0}
         upper.bar(middles, [100 * b.accuracy for b in used], **bar)
         upper.plot([0, 100], [0, 100], "--", color=SECOND)
         upper.annotate(

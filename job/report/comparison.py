@@ -92,7 +92,7 @@ class Variant:
         """Returns the number of runs of each state, such as "2, 1 diverged"."""
         done = sum(bool(run.result) for run in self.runs)
         diverged = sum(bool(run.failure) for run in self.runs)
-        texts = [str(done)]
+        texts = [str(done)] if done else ["none finished"]
         texts += [f"{diverged} diverged"] if diverged else []
         rest = len(self.runs) - done - diverged
         return ", ".join(texts + ([f"{rest} unfinished"] if rest else []))
@@ -145,6 +145,7 @@ def write_report(
         heads=heads,
         rows=rows,
         noise=NOISE,
+        data_sets=sorted({_data_set(run) for _, run in found}),
         svgs=[charts.to_svg(figure, title) for title, _, figure in plots],
         variants=variants,
         fields=fields,
@@ -189,6 +190,11 @@ def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
         for variant, place in places
         if run_lib.is_run(place)
     ]
+
+
+def _data_set(run: Run) -> str:
+    """Returns the name of a run's data set, whatever its source."""
+    return "CIFAR-10" if run.is_cifar10 else run.data_source
 
 
 def _link(run: Run, out: pathlib.Path) -> str:

@@ -152,7 +152,7 @@ def log_costs(network: keras.Model, phases: Sequence[Phase]) -> None:
             network, phase.input_size, phase.trainable_blocks
         )
         logging.info(
-            "Training from step %d at %d pixels: %.3f GFLOP per image forward,"
+            "Planned from step %d: %d pixels, %.3f GFLOP per image forward,"
             " %.3f GFLOP per training image",
             phase.first_step,
             phase.input_size,

@@ -73,6 +73,33 @@ def test_every_module_that_the_makefile_runs_exists():
         assert importlib.util.find_spec(module), module
 
 
+@pytest.mark.parametrize(
+    ("variable", "fix"),
+    [
+        ("epochs=5", 'ARGS="--config.epochs=5"'),
+        ("CONFIGS=5", 'ARGS="--config.configs=5"'),
+        ("data=images", "use DATA=images."),
+    ],
+)
+def test_an_unknown_variable_is_refused(variable, fix):
+    done = subprocess.run(
+        ["make", "--dry-run", "train", "SET=cpu", "VENV=none", variable],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"{variable}: the variable is unknown. Fix: use " in done.stderr
+    assert fix in done.stderr
+    assert not done.stdout
+
+
+def test_variables_of_the_environment_are_not_refused(monkeypatch):
+    monkeypatch.setenv("epochs", "5")
+    assert "-m job.main" in dry_run("train", "-e")
+
+
 def test_fetch_leaves_the_source_to_the_job(tmp_path):
     recipe = dry_run("fetch", f"DATA={tmp_path}")
     assert "--config=configs/stem32.py" in recipe

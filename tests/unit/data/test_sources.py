@@ -103,6 +103,10 @@ def test_a_missing_file_is_refused(folder):
     refuse(r"test_batch\.bin: the file is missing", folder)
 
 
+def test_one_file_is_refused_with_its_folder(folder):
+    refuse(f"Fix: use --config.data.dir={folder}", folder / "test_batch.bin")
+
+
 def test_a_label_above_9_is_refused_with_its_record(folder):
     path = folder / "data_batch_1.bin"
     content = bytearray(path.read_bytes())

@@ -11,7 +11,12 @@ def test_report_lists_findings_in_the_order_of_their_costs():
         for name, points in (("none", None), ("noise", 0.3), ("large", 60.0))
     ]
     report = finding.Report(
-        finding.in_order(found), ["x"], {"y": "no time"}, {"z": "5"}, 3.0
+        finding.in_order(found),
+        ["x"],
+        {"y": "no time"},
+        {"z": "5"},
+        3.0,
+        command="python --config.x=1",
     )
     assert [f.check for f in report.findings] == ["large", "none", "noise"]
     text = finding.to_text(report)
@@ -23,6 +28,7 @@ def test_report_lists_findings_in_the_order_of_their_costs():
         "y (no time)",
     ):
         assert part in text
+    assert text.endswith("\nAll fixes:\n  python --config.x=1")
     content = finding.to_json(report)
     points = [entry["cost_points"] for entry in content["findings"]]
     assert points == [60.0, None, None]

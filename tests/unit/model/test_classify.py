@@ -77,6 +77,7 @@ def test_command_answers_and_exits_with_3_for_an_unreadable_file(
     assert done.returncode == 3
     assert "1 of 2 files could not be read" in done.stderr.splitlines()[-1]
     assert "Using the weights of step 20 of an unfinished run" in done.stderr
+    assert "this network was trained on synthetic images" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
         ["naive", "10.00", "", "11.00", "1, 1 unfinished", *spent],
         ["recipe", "85.00 ± 7.07", "+75.00", "86.00 ± 7.07", "2", *spent],
         ["beside", "10.10", "within noise", "11.10", "1", *spent],
-        ["lost", "", "", "", "0, 1 diverged", "", "", ""],
+        ["lost", "", "", "", "none finished, 1 diverged", "", "", ""],
     ]
     for name in ("waterfall.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
@@ -110,6 +110,21 @@ def test_the_report_compares_variants(tmp_path, monkeypatch, cumulative):
         comparison.write_report([tmp_path])
     with pytest.raises(errors.ConfigError, match="none: no run was found"):
         comparison.write_report([tmp_path / "none"])
+
+
+def test_the_page_warns_of_different_data_sets(tmp_path):
+    folders = [tmp_path / name for name in ("real", "synthetic")]
+    for folder, source in zip(folders, ("binary", "synthetic"), strict=True):
+        write_run(folder, 0.5)
+        path = folder / "result.json"
+        result = json.loads(path.read_text()) | {"data_source": source}
+        files.write_json(path, result)
+    page = tmp_path / "out" / COMPARE_PAGE
+    comparison.write_report([tmp_path / "out", folders[0]])
+    assert "Different images" not in page.read_text()
+    comparison.write_report([tmp_path / "out", *folders])
+    text = Reader(page.read_text()).text
+    assert "The data sets of the runs are CIFAR-10 and synthetic." in text
 
 
 def test_the_page_has_the_config_differences_and_the_csv(tmp_path):

@@ -48,7 +48,7 @@ def test_the_page_says_all_of_a_run_and_asks_nobody(workdir):
         "Confusion matrix",
         "The 25 most confident mistakes",
         "automobile 90.0%",
-        "1 restart. The run took 3 min 00 s",
+        "1 restart. After the first startup the run took 3 min 00 s",
         "took the other 2 min 00 s",
         "node-a",
         "momentum 0.9 0.5",
