@@ -83,7 +83,16 @@ def test_every_module_that_the_makefile_runs_exists():
 )
 def test_an_unknown_variable_is_refused(variable, fix):
     done = subprocess.run(
-        ["make", "--dry-run", "train", "SET=cpu", "VENV=none", variable],
+        # Below another make, this one would print its folder.
+        [
+            "make",
+            "--no-print-directory",
+            "--dry-run",
+            "train",
+            "SET=cpu",
+            "VENV=none",
+            variable,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -396,10 +396,12 @@ def trial_of(split):
 
 
 def test_only_labels_that_fit_are_learned(many):
+    # The models are built first, because that draws random numbers.
+    first, second = trial_of(many), trial_of(many)
     before = random.getstate()
-    gain = trial_of(many).gain(1e-3)
+    gain = first.gain(1e-3)
     assert gain >= LEARNED
-    assert trial_of(many).gain(1e-3) == gain
+    assert second.gain(1e-3) == gain
     assert random.getstate() == before
     pairs = dataset.Split(many.images, shuffled(many))
     # At the highest learning rates the loss begins with a spike, and falls.
