@@ -44,9 +44,9 @@ def unknown(source: str, rank: float) -> Cost:
 
 _FROZEN = {
     32: _difference("transfer", gradual=88.09, frozen=65.72),
-    64: Cost(21.09, "docs/results.md: gradual 88.09, 64px_bilinear 67.00"),
-    96: Cost(17.79, "docs/results.md: gradual 88.09, 96px_bilinear 70.30"),
-    128: Cost(15.24, "docs/results.md: gradual 88.09, 128px_bilinear 72.85"),
+    64: Cost(20.34, "docs/results.md: gradual 88.09, 64_bilinear 67.75"),
+    96: Cost(16.99, "docs/results.md: gradual 88.09, 96 71.10"),
+    128: Cost(15.24, "docs/results.md: gradual 88.09, 128_decay_1e-4 72.85"),
 }
 
 
