@@ -27,8 +27,9 @@ def data(cifar10_dir):
 
 # A busy machine takes several times as long.
 @pytest.mark.timeout(1800)
-# Keras warns about some of the mistakes.
+# Keras warns about some of the mistakes, and about an optimizer without state.
 @pytest.mark.filterwarnings("ignore:.*from_logits:UserWarning")
+@pytest.mark.filterwarnings("ignore:Skipping variable loading:UserWarning")
 @pytest.mark.parametrize(
     "case",
     [pytest.param(case, id=case.name) for case in CASES if ALL or case.is_fast],
