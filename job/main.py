@@ -2,7 +2,7 @@
 
     python -m job.main --config=configs/stem32.py --workdir=runs/a
 
-Wrong flags end it before TensorFlow's import. modes/train.py continues a run.
+Wrong flags end it before TensorFlow's import. Mode train is modes/train.py.
 """
 
 if __name__ == "__main__":
