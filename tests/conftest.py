@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 # The variables of `make test ARGS=...` are not those of the tests' own make.
 os.environ.pop("MAKEFLAGS", None)
+os.environ.pop("ARGS", None)
 
 import ml_collections
 import numpy as np

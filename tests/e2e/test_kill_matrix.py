@@ -22,7 +22,7 @@ KILLS = 40
 @pytest.fixture(
     params=[
         "disk",
-        "strict bucket",
+        pytest.param("strict bucket", marks=pytest.mark.faults),
         pytest.param("fake-gcs-server", marks=pytest.mark.faults),
     ]
 )

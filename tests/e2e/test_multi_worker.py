@@ -238,6 +238,7 @@ def test_a_broken_environment_ends_it_before_tensorflow(tmp_path):
     assert "TF_CONFIG is not valid JSON" in line
 
 
+@pytest.mark.faults
 def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):
     from job import errors
     from job.modes import train

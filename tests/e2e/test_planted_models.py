@@ -1,7 +1,7 @@
 """Keras models with one mistake each, trained for real, saved and diagnosed.
 
     make test-diagnose DATA=DIR             # all of them
-    make test                               # four of them
+    make test                               # two of them
 
 The first finding must name the planted mistake, and a sound model has none.
 """

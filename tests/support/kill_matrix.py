@@ -282,6 +282,7 @@ def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
         assert all((value == made.step).all() for value in tensors.values())
         lost += max(0, told - made.step)
         told, done = made.step, done + 1
+    assert not any(store.SET_ASIDE in e.name for e in open_storage().find())
     return {"kills": done, "lost": lost}
 
 

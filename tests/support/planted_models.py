@@ -297,7 +297,6 @@ CASES = (
         one_hot,
         "binary_crossentropy",
         metrics=("accuracy", "binary_accuracy"),
-        is_fast=True,
     ),
     Case(
         "sigmoid_top_1",
@@ -344,9 +343,7 @@ CASES = (
         "mse",
         optimizer=_sgd(0.1),
     ),
-    Case(
-        "off_by_one", "class_order", tutorial, labels=off_by_one, is_fast=True
-    ),
+    Case("off_by_one", "class_order", tutorial, labels=off_by_one),
     Case("reordered", "class_order", tutorial, labels=reordered),
     Case("shuffled_labels", "shuffled_labels", tutorial, labels=shuffled),
     Case("bgr", "channel_order", tutorial, bgr, epochs=6),

@@ -185,7 +185,6 @@ def test_divergence_ends_the_run_and_keeps_the_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("seconds", "held_out", "wanted"),
     [
-        (0.0, 0.0, [10, 20]),
         (3600.0, 0.0, [20]),
         # Every scored checkpoint is saved, so that the best one can be kept.
         (3600.0, 0.1, [9, 18]),

@@ -6,7 +6,6 @@ A test runs on a disk and on a bucket, unless it is specific to one of them.
 import io
 import os
 import pathlib
-import signal
 import stat
 import subprocess
 import sys
@@ -574,38 +573,3 @@ def test_the_protocol_imports_no_tensorflow():
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
     )
-
-
-_SAVE_FOREVER = """
-import itertools, pathlib, sys
-import numpy as np
-from job.checkpoint import store
-made = store.CheckpointStore(pathlib.Path(sys.argv[1]), keep=2)
-found = made.restore_newest()
-for step in itertools.count(found[0].step + 1 if found else 1):
-    made.save(step, {"model/kernel": np.full((300, 400), step, np.float32)}, {})
-    print(step, flush=True)
-"""
-
-
-def test_40_kills_at_random_moments_of_saving_lose_nothing(tmp_path):
-    rng = np.random.default_rng(0)
-    saved = 0
-    for _ in range(40):
-        process = subprocess.Popen(
-            [sys.executable, "-c", _SAVE_FOREVER, str(tmp_path)],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.02))
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read().split()
-        process.wait()
-        saved = max([saved, *map(int, rest)])
-        found, content = store.CheckpointStore(tmp_path).restore_newest()
-        assert found.step >= saved
-        assert (content["model/kernel"] == found.step).all()
-        saved = found.step
-    assert not aside(DiskPlace(tmp_path))

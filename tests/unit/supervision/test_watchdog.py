@@ -42,13 +42,13 @@ def test_missing_beat_exits_with_76_and_the_phase():
 
 def test_beats_and_long_work_do_not_end_the_process():
     done = run_script(
-        "watch = watchdog.Watchdog(3.0)\n"
+        "watch = watchdog.Watchdog(2.0)\n"
         "watch.start()\n"
-        "for _ in range(40):\n"
+        "for _ in range(25):\n"
         "    watch.beat('train')\n"
         "    time.sleep(0.1)\n"
         "watch.beat('compile', seconds=60)\n"
-        "time.sleep(5)\n"
+        "time.sleep(2.5)\n"
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
