@@ -157,7 +157,7 @@ records:
 setup: $(READY_DEV) ## install the environment and the development tools
 
 .PHONY: test
-test: $(READY_DEV) ## run the tests, in up to 7 minutes on 2 cores
+test: $(READY_DEV) ## run the tests, in about 6 minutes on 2 cores
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not faults" $(ARGS)
 
 .PHONY: test-faults

@@ -88,15 +88,29 @@ def mean(runs: list[dict[str, Any]], column: str) -> float | None:
     return statistics.fmean(values) if len(values) == len(runs) > 0 else None
 
 
+def fastest(runs: list[dict[str, Any]]) -> float | None:
+    """Returns the lowest number of seconds of runs, None without any."""
+    return min((x["seconds"] for x in runs if x.get("seconds")), default=None)
+
+
 def change(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     """Returns the difference of two means, or that it is within the noise.
 
-    Both means have the standard error NOISE / sqrt(number of runs). A
-    difference below twice its own standard error is within noise.
+    From 3 seeds each on, it has its 95% t interval, with a pooled variance.
+    With fewer, both means have the standard error NOISE / sqrt(number of runs),
+    and a difference below twice its own standard error is within noise.
     """
     by = (mean(runs, "accuracy") or 0.0) - (mean(base, "accuracy") or 0.0)
-    error = NOISE * math.sqrt(1 / len(runs) + 1 / len(base))
-    return "within noise" if abs(by) < 2 * error else f"{by:+.2f}"
+    root = math.sqrt(1 / len(runs) + 1 / len(base))
+    freedom = len(runs) + len(base) - 2
+    if min(len(runs), len(base)) >= 3 and freedom in _T:
+        variance = sum(
+            (len(of) - 1) * statistics.variance(x["accuracy"] for x in of)
+            for of in (runs, base)
+        )
+        half = _T[freedom] * math.sqrt(variance / freedom) * root
+        return f"{by:+.2f} ± {half:.2f}"
+    return "within noise" if abs(by) < 2 * NOISE * root else f"{by:+.2f}"
 
 
 def interval(runs: list[dict[str, Any]]) -> str:
@@ -141,7 +155,8 @@ def markdown(table: dict[str, Any]) -> str:
             seeds,
         ]
         for key in used:
-            value = mean(of, key)
+            # Other work only adds to the time.
+            value = mean(of, key) if key != "seconds" else fastest(of)
             row.append("" if value is None else columns[key][1](value))
         rows.append(row)
     lines = ["| " + " | ".join(row) + " |" for row in rows]
