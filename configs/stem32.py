@@ -7,14 +7,14 @@
     200ep    1      not run                            1 GPU
     100ep    1      not run                            1 GPU
     30ep     1      not run                   2 h      2 CPU cores, an estimate
-    20ep     0.5    88.63 %   89.31 %   2      19 min  2 CPU cores
+    20ep     0.5    88.70 %   89.31 %   3      19 min  2 CPU cores
     16ep     0.5    88.20 %   88.69 %   2      19 min  2 CPU cores
     8ep      0.5    85.79 %   86.36 %   2      14 min  2 CPU cores
 
-The accuracy is that of the last epoch, as the mean of seeds 0 and 1 (88.38,
-88.87; 88.16, 88.23; 86.01, 85.57). The images are quality-75 JPEGs of CIFAR-10,
-so the figures are not comparable with published ones. The times are upper
-bounds, because other programs shared the machine.
+The accuracy is that of the last epoch, as the mean of the seeds. The images are
+quality-75 JPEGs of CIFAR-10, so the figures are not comparable with published
+ones. docs/results.md has each run. The times are upper bounds, because other
+programs shared the machine. Some CPUs take twice as long.
 """
 
 import ml_collections
