@@ -119,12 +119,11 @@ class Hour:
         elif stage == "frameworks":
             yield from self._frameworks()
         elif stage == "train":
-            yield "30 epochs", self._job("train"), None
+            yield "20 epochs", self._job("train"), None
         elif stage == "resume":
             fields = ["--config.deterministic=true"]
             fields += ["--config.checkpoint.every_steps=5"]
             if not self._args.rehearse:
-                fields += ["--config.epochs=10.0"]
                 fields[1] = "--config.checkpoint.every_steps=100"
             yield "uninterrupted", self._job("whole", *fields), None
             killed = self._job("killed", *fields)

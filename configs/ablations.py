@@ -16,12 +16,12 @@
     naive_augmentation  naive.py, 20 epochs, with and without augmentation
     transfer_cost       ImageNet's weights, 6 and 2 epochs at full width
     scratch_cost        the same cost from scratch
-    full_width          the default recipe: held-out images, width 1
+    full_width          candidates for width 1: held-out images
     naive_rates         naive.py at several learning rates, held-out images
     baseline_search     baselines.py:common with one change, held-out images
     baseline_sum        the combined improvements, and one further change
     baselines           stem32.py and the recipes of baselines.py, for a CPU
-    baselines_gpu       the same at 30, 100 and 200 epochs, with ablations
+    baselines_gpu       the same at full width, also for 100 and 200 epochs
     baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
 
 Flags override the fields of every variant. The plans ladder, augment, over and
@@ -36,7 +36,14 @@ from typing import Any
 
 import ml_collections
 
-from configs import augment_presets, baselines, naive, stem32, transfer
+from configs import (
+    augment_presets,
+    baselines,
+    default,
+    naive,
+    stem32,
+    transfer,
+)
 
 _Overrides = Mapping[str, Any]
 
@@ -182,35 +189,33 @@ def _baselines_gpu() -> dict[str, _Overrides]:
 
     The most informative runs come first, as GPU time may be limited.
     """
-    variants: dict[str, _Overrides] = {}
-    for epochs in (30, 100, 200):
-        published = _baselines(epochs=float(epochs))
-        variants |= {
-            f"common_{epochs}": published["common"],
-            f"stem32_{epochs}": _fields(stem32.get_config(f"{epochs}ep")),
-            f"autoaugment_cutout_{epochs}": published["autoaugment_cutout"],
+    variants: dict[str, _Overrides] = {
+        "baseline_tuned": {
+            **_fields(baselines.get_config("tuned")),
+            "model.width": 1.0,
         }
-        if epochs == 30:
-            # The cost is that of stem32_30; see `_SMALL_FIRST`.
-            variants["stem32_30_small_first"] = {
-                **variants["stem32_30"],
-                "epochs": 37.5,
-                "optimizer.warmup_epochs": 7.5,
-                "model.progressive_sizes": (24,),
-                "model.progressive_epochs": (18.75,),
-                "model.init": "dirac",
-            }
-    best = variants["stem32_100"]
+    }
+    for name in ("20ep_full_width", "100ep", "200ep"):
+        fields = _fields(stem32.get_config(name))
+        # The cost is equal; see `_SMALL_FIRST`.
+        epochs = 0.8 * fields["epochs"]
+        published = _baselines(epochs=epochs)
+        variants |= {
+            f"common_{epochs:g}": published["common"],
+            f"stem32_{name}": fields,
+            f"autoaugment_cutout_{epochs:g}": published["autoaugment_cutout"],
+        }
+    best = variants["stem32_100ep"]
     variants |= {
-        "stem32_100_max": {**best, "model.pooling": "max"},
-        "stem32_100_no_cutmix": {**best, "augment.cutmix_probability": 0.0},
+        "stem32_100ep_max": {**best, "model.pooling": "max"},
+        "stem32_100ep_no_cutmix": {**best, "augment.cutmix_probability": 0.0},
     }
     return {
         name: {
             **fields,
             # The interval resolves when one recipe reaches the final accuracy
             # of another. An evaluation takes as long as half an epoch.
-            "evaluate.every_epochs": 2.0 if fields["epochs"] < 100.0 else 5.0,
+            "evaluate.every_epochs": 2.0 if fields["epochs"] <= 20.0 else 5.0,
             # An epoch at batch 128 has 391 steps and takes 1 to 2 s.
             "log_every_steps": 200,
         }
@@ -401,8 +406,8 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         ),
         {
             "20ep": {},
-            "30ep_cut_to_16": {
-                **_fields(stem32.get_config("30ep")),
+            "default_16ep": {
+                **_fields(default.get_config()),
                 "data.validation_fraction": 0.1,
                 "evaluate.every_epochs": 4.0,
                 "epochs": 16.0,
@@ -527,7 +532,7 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             },
         },
     ),
-    "baselines_gpu": ((stem32.get_config("30ep"), {}), _baselines_gpu()),
+    "baselines_gpu": ((stem32.get_config(), {}), _baselines_gpu()),
     "baselines_transfer": (
         (transfer.get_config("gradual128"), {}),
         {f"transfer_{size}": {"model.input_size": size} for size in (64, 128)},

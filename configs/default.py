@@ -2,11 +2,11 @@
 
     python -m job.main --config=configs/default.py --workdir=runs/a
 
-The values are the 30-epoch recipe of `configs/stem32.py`, which states its
-time and accuracy. Any field can be set on the command line, as in
-`--config.optimizer.momentum=0.8`, and `--mode=config` prints the result. A
-strength of 0.0 disables an operation at no cost. docs/configuration.md has the
-comments of this file as a table.
+The values are a plain recipe of 30 epochs, which has not been run to its end.
+`configs/stem32.py` is the recommended recipe. Any field can be set on the
+command line, as in `--config.optimizer.momentum=0.8`, and `--mode=config`
+prints the result. A strength of 0.0 disables an operation at no cost.
+docs/configuration.md has the comments of this file as a table.
 """
 
 import ml_collections

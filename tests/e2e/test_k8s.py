@@ -274,6 +274,13 @@ def test_a_run_of_ones_own_refers_to_the_setup(make, overlay):
         assert data == "gs://my-bucket/cifar-10-binary.tar.gz"
 
 
+def _create_config(documents):
+    """Returns the config that the flags of manifests name."""
+    file, _, variant = manifests.flag(documents, "config").partition(":")
+    get_config = runpy.run_path(str(ROOT / file))["get_config"]
+    return get_config(variant) if variant else get_config()
+
+
 @pytest.mark.parametrize("nodes", [2, 4])
 def test_gpus_and_nodes_reach_pods_memory_and_batch(make, nodes):
     documents = render_run(
@@ -284,9 +291,8 @@ def test_gpus_and_nodes_reach_pods_memory_and_batch(make, nodes):
     for job in manifests.jobs(documents):
         limits = manifests.containers(job)[0]["resources"]["limits"]
         assert limits == {"memory": "44Gi", "nvidia.com/gpu": "8"}
-    file, _, variant = manifests.flag(documents, "config").partition(":")
-    fields = runpy.run_path(str(ROOT / file))["get_config"](variant)
-    ranges.check_replicas(serialization.flatten(fields), nodes * 8)
+    fields = serialization.flatten(_create_config(documents))
+    ranges.check_replicas(fields, nodes * 8)
 
 
 def test_config_and_args_reach_the_flags(make):
@@ -338,7 +344,7 @@ def test_an_image_may_have_a_digest(make):
         (["COMPONENTS=gke", "OVERLAY=multi-node"], "no effect on a JobSet"),
         (["COMPONENTS=openshift"], "without a volume"),
         (["COMPONENTS=gcs"], "set BUCKET=NAME"),
-        (["GPUS=3", "OVERLAY=gpu"], "3 GPUs do not divide the batch of 512"),
+        (["GPUS=3", "OVERLAY=gpu"], "3 GPUs do not divide the batch of 256"),
         (
             [
                 *("GPUS=8", "NODES=2", "OVERLAY=multi-node"),
@@ -386,10 +392,8 @@ def test_the_batch_of_make_is_that_of_the_overlays():
     for overlay in {*OVERLAYS} - {"ablation"}:
         documents = manifests.render(overlay)
         if "GPUS" in manifests.find(documents, "ConfigMap")["data"]:
-            config = manifests.flag(documents, "config")
-            file, _, variant = config.partition(":")
-            fields = runpy.run_path(str(ROOT / file))["get_config"](variant)
-            assert fields.global_batch_size == size, overlay
+            config = _create_config(documents)
+            assert config.global_batch_size == size, overlay
 
 
 def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):

@@ -65,16 +65,14 @@ CASES = (
     Case("stem32:16ep", "stem32:16ep"),
     # The second half of its run is at 32 pixels, as 16ep.
     Case("stem32:20ep", "stem32:20ep", phase=0),
-    Case(
-        "stem32:30ep", "stem32:30ep", _LARGE, others=("a100", T4), is_small=True
-    ),
+    Case("default", "default", _LARGE, others=("a100", T4), is_small=True),
     Case("stem32:100ep", "stem32:100ep", _LARGE),
     Case("stem32:200ep", "stem32:200ep", _LARGE, others=("a100", T4)),
     Case("transfer:gradual", "transfer:gradual"),
     Case("upsample:64", "upsample:64"),
     Case(
         "all augmentations",
-        "stem32:30ep",
+        "default",
         {
             **_LARGE,
             "augment.rotation_degrees": 15.0,
@@ -92,12 +90,12 @@ CASES = (
     ),
     Case(
         "float16",
-        "stem32:30ep",
+        "default",
         {**_LARGE, "precision": "float16"},
         others=(T4,),
     ),
-    Case("float32", "stem32:30ep", {**_LARGE, "precision": "float32"}),
-    Case("2 replicas", "stem32:30ep", _LARGE, replicas=2),
+    Case("float32", "default", {**_LARGE, "precision": "float32"}),
+    Case("2 replicas", "default", _LARGE, replicas=2),
 )
 
 

@@ -7,6 +7,7 @@ import pytest
 from configs import (
     advice_frozen,
     augment_presets,
+    default,
     naive,
     quickstart,
     smoke,
@@ -21,7 +22,7 @@ STRONG = {
     f"augment.{field}": value
     for field, value in augment_presets.fields("strong").items()
 }
-STEM = stem32.get_config()
+DEFAULT = default.get_config()
 NAIVE = naive.get_config()
 FROZEN = transfer.get_config("frozen")
 SMALL_BATCH = {"global_batch_size": 64}
@@ -38,14 +39,14 @@ def check_fields(*args, **kwargs):
     [
         pytest.param(
             "learning_rate",
-            (STEM, {"optimizer.peak_learning_rate": 0.01}),
-            (STEM, {}),
+            (DEFAULT, {"optimizer.peak_learning_rate": 0.01}),
+            (DEFAULT, {}),
             id="learning_rate-low",
         ),
         pytest.param(
             "learning_rate",
-            (STEM, {"optimizer.peak_learning_rate": 4.0}),
-            (STEM, {"optimizer.peak_learning_rate": 1.0}),
+            (DEFAULT, {"optimizer.peak_learning_rate": 4.0}),
+            (DEFAULT, {"optimizer.peak_learning_rate": 1.0}),
             id="learning_rate-high",
         ),
         pytest.param(
@@ -62,8 +63,8 @@ def check_fields(*args, **kwargs):
         ),
         pytest.param(
             "no_warmup",
-            (STEM, {"epochs": 8.0, "optimizer.warmup_epochs": 0.0}),
-            (STEM, {}),
+            (DEFAULT, {"epochs": 8.0, "optimizer.warmup_epochs": 0.0}),
+            (DEFAULT, {}),
             id="no_warmup",
         ),
         pytest.param(
@@ -75,13 +76,13 @@ def check_fields(*args, **kwargs):
         pytest.param(
             "constant_rate",
             (NAIVE, {}),
-            (STEM, {}),
+            (DEFAULT, {}),
             id="constant_rate",
         ),
         pytest.param(
             "constant_rate",
-            (STEM, {"optimizer.warmup_epochs": 100.0}),
-            (STEM, {"optimizer.warmup_epochs": 1.0}),
+            (DEFAULT, {"optimizer.warmup_epochs": 100.0}),
+            (DEFAULT, {"optimizer.warmup_epochs": 1.0}),
             id="constant_rate-warmup_as_long_as_the_run",
         ),
         # ImageNet's weights were trained without batch normalization.
@@ -117,25 +118,25 @@ def check_fields(*args, **kwargs):
         ),
         pytest.param(
             "over_augmentation",
-            (STEM, {"epochs": 5.0, **STRONG}),
+            (DEFAULT, {"epochs": 5.0, **STRONG}),
             (stem32.get_config("200ep"), {}),
             id="over_augmentation",
         ),
         pytest.param(
             "short_run",
-            (STEM, {"steps": 20}),
-            (STEM, {"epochs": 2.0}),
+            (DEFAULT, {"steps": 20}),
+            (DEFAULT, {"epochs": 2.0}),
             id="short_run",
         ),
         pytest.param(
             "batch_norm_momentum",
-            (STEM, {"epochs": 5.0, "model.batch_norm_momentum": 0.99}),
-            (STEM, {"model.batch_norm_momentum": 0.99}),
+            (DEFAULT, {"epochs": 5.0, "model.batch_norm_momentum": 0.99}),
+            (DEFAULT, {"model.batch_norm_momentum": 0.99}),
             id="batch_norm_momentum",
         ),
         pytest.param(
             "weight_decay",
-            (STEM, {"optimizer.weight_decay": 5e-3}),
+            (DEFAULT, {"optimizer.weight_decay": 5e-3}),
             (stem32.get_config("8ep"), {}),
             id="weight_decay-keras_value_with_sgd",
         ),
@@ -153,10 +154,10 @@ def test_fault_is_found_and_sound_config_passes(check, faulty, sound):
 
 
 def test_replica_batch_is_found_and_synchronized_statistics_pass():
-    found = check_fields(STEM, SMALL_BATCH, replicas=8)["replica_batch"]
+    found = check_fields(DEFAULT, SMALL_BATCH, replicas=8)["replica_batch"]
     assert_finding(found, "replica_batch")
     synchronized = {**SMALL_BATCH, "distribute.sync_batch_norm": True}
-    assert not check_fields(STEM, synchronized, replicas=8)["replica_batch"]
+    assert not check_fields(DEFAULT, synchronized, replicas=8)["replica_batch"]
 
 
 @pytest.mark.parametrize(
