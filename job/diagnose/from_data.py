@@ -17,6 +17,7 @@ from job import errors
 from job.data.dataset import Split
 from job.diagnose.finding import Finding, mistake
 from job.diagnose.pixels import SCALES, Reading, own_reading
+from job.storage import files
 
 _Array = npt.NDArray
 
@@ -44,7 +45,8 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
       DataError: The file is absent or damaged, or contains Python objects.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb", opener=files.open_at_once) as file:
+            array = np.load(file, allow_pickle=False)
     except FileNotFoundError:
         raise errors.DataError(
             f"--{flag}={path}: the file does not exist. Fix: correct the path"
@@ -56,7 +58,6 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
             f' numpy.save("{flag}.npy", {flag})'
         ) from None
     if not isinstance(array, np.ndarray):
-        array.close()
         raise errors.DataError(
             f"--{flag}={path}: the file is an .npz archive. Fix: write one of"
             f' its arrays with numpy.save("{flag}.npy", archive["x"])'

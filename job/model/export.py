@@ -249,7 +249,8 @@ def compare(
                 raise DisagreementError(
                     f"{name}: a probability differs from the checkpoint's by"
                     f" {difference:g}, more than {TOLERANCE:g}, so nothing was"
-                    " exported"
+                    " exported. Fix: install the versions of requirements/ with"
+                    " `make setup`"
                 )
             largest = max(largest, difference)
     return largest

@@ -1,5 +1,7 @@
 """Tests of the checks of a user's arrays."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -114,11 +116,13 @@ def test_files_of_python_objects_and_damaged_files_are_refused(tmp_path):
     objects, damaged = tmp_path / "objects.npy", tmp_path / "damaged.npy"
     np.save(objects, np.array([{}], dtype=object))
     damaged.write_bytes(b"\x93NUMPY")
-    for path in (objects, damaged, tmp_path / "absent.npy"):
+    fifo, absent = tmp_path / "fifo.npy", tmp_path / "absent.npy"
+    os.mkfifo(fifo)  # Opening it would block.
+    for path in (objects, damaged, fifo, absent):
         with pytest.raises(errors.DataError, match=r"--images=.*Fix:"):
             from_data.load_array(path, "images")
     with pytest.raises(errors.DataError, match="does not exist"):
-        from_data.load_array(tmp_path / "absent.npy", "images")
+        from_data.load_array(absent, "images")
     np.savez(tmp_path / "both.npz", x=LABELS)
     with pytest.raises(errors.DataError, match=r'archive\["x"\]'):
         from_data.load_array(tmp_path / "both.npz", "images")
