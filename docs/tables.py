@@ -4,12 +4,15 @@
     python -m docs.tables write                  # writes the tables of docs/
 
 A file of docs/results/ states how its runs were made and holds a row per run.
+Its variants are compared with the first one, and those of `cumulative` with the
+one before in that list.
 A page has a table of them wherever it contains
 
     <!-- results NAME -->
     <!-- end -->
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -144,6 +147,10 @@ def markdown(table: dict[str, Any]) -> str:
     used = [key for key in columns if any(run.get(key) for run in runs)]
     rows = [header + [columns[key][0] for key in used]]
     rows.append(["---"] * len(rows[0]))
+    path = [name for name in table.get("cumulative", ()) if name in by_variant]
+    before = {
+        name: by_variant[earlier] for earlier, name in itertools.pairwise(path)
+    }
     for name in names:
         of = by_variant[name]
         seeds = ", ".join(str(run["seed"]) for run in of)
@@ -151,7 +158,7 @@ def markdown(table: dict[str, Any]) -> str:
         row = [
             f"`{name}`: {text}" if text else f"`{name}`",
             interval(of),
-            "" if of is base else change(of, base),
+            "" if of is base else change(of, before.get(name, base)),
             seeds,
         ]
         for key in used:
