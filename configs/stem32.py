@@ -16,6 +16,10 @@ quality-75 JPEGs of CIFAR-10, so the figures are not comparable with published
 ones. docs/results.md has each run. The times are upper bounds, because other
 programs shared the machine. Some CPUs take twice as long. The settings were
 chosen at width 0.5, and 20ep_full_width was run with `precision` float32.
+
+20ep and the variants after it begin with images of 24 pixels. A run with fewer
+epochs than these take, 10 for 20ep, needs `--config.model.progressive_sizes=()
+--config.model.progressive_epochs=()`.
 """
 
 import ml_collections
