@@ -98,6 +98,7 @@ def check_large_head(run: Settings) -> Finding | None:
         "large_head",
         f"{head / 1e6:.1f} million in the head, {convolutions / 1e6:.1f}"
         f" million in the convolutions, on a feature map of {size} x {size}",
+        cost=costs.LARGE_HEAD,
         flags=(
             "--config.model.head_units=()",
             "--config.model.dropout=0",

@@ -63,6 +63,7 @@ def frozen_base(size: int) -> Cost:
 _EXPECTED = {
     0.25: {5: 80.6, 8: 83.4},
     0.5: {4: 81.9, 8: 85.8, 16: 88.2},
+    1.0: {20: 90.2},
 }
 
 
@@ -92,6 +93,9 @@ RATE_OF_MODEL = unknown("docs/results.md, naive_rates", 45)
 DEEP_RATE = _difference("naive_rates", **{"adam_3e-4": 60.16, "adam_1e-3": 9.0})
 
 # Mistakes of a config or a run.
+LARGE_HEAD = Cost(
+    0.0, "in 5 epochs, at twice the operations: docs/results.md, ladder", 2
+)
 NO_WARMUP = _difference("baseline_search", warmup=80.44, no_warmup=79.36)
 NO_AUGMENTATION = unknown("more the longer a run is", 1.5)
 NO_AUGMENTATION_SYNTHETIC = _difference(
