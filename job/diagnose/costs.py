@@ -94,7 +94,9 @@ DEEP_RATE = _difference("naive_rates", **{"adam_3e-4": 60.16, "adam_1e-3": 9.0})
 
 # Mistakes of a config or a run.
 LARGE_HEAD = Cost(
-    0.0, "in 5 epochs, at twice the operations: docs/results.md, ladder", 2
+    0.0,
+    "in 5 epochs, at almost twice the operations: docs/results.md, ladder",
+    2,
 )
 NO_WARMUP = _difference("baseline_search", warmup=80.44, no_warmup=79.36)
 NO_AUGMENTATION = unknown("more the longer a run is", 1.5)
