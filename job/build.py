@@ -29,7 +29,7 @@ from job.distribute import environment
 from job.distribute import strategy as strategy_lib
 from job.distribute.environment import Cluster
 from job.distribute.workers import Workers
-from job.model import batches, features, spec, vgg, weights
+from job.model import batches, features, flops, spec, vgg, weights
 from job.model import resize as resize_lib
 from job.output import metrics
 from job.output.progress import Progress
@@ -352,6 +352,8 @@ def optimizer_settings(
         name=config.optimizer.name,
         groups=plan.groups,
         learning_rate=plan.learning_rate,
+        muon_ratio=config.optimizer.muon_learning_rate
+        / config.optimizer.peak_learning_rate,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
         label_smoothing=config.optimizer.label_smoothing,
@@ -426,6 +428,9 @@ def create_training(
             train_steps=steps,
             global_batch_size=plan.global_batch_size,
             num_features=0 if network is state.model else len(inputs),
+            update_gflop=flops.muon_gflop(state.model)
+            if config.optimizer.muon_learning_rate
+            else 0.0,
         ),
     )
 

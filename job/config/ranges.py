@@ -159,6 +159,7 @@ RANGES: dict[str, Range] = {
     "augment.cutmix_probability": _between(0, 1),
     "optimizer.name": _one_of("sgd", "adam"),
     "optimizer.peak_learning_rate": _above(0),
+    "optimizer.muon_learning_rate": _at_least(0),
     "optimizer.momentum": _fraction(),
     "optimizer.weight_decay": _at_least(0),
     "optimizer.warmup_epochs": _between(0, 1e6),
@@ -193,6 +194,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     if not fields["steps"] and not fields["epochs"]:
         raise error("epochs", 0.0, "above 0 if --config.steps is 0")
     _check_sizes(fields)
+    _check_muon(fields)
     _check_transfer(fields)
     if fields["data.source"] == "synthetic" and fields["data.dir"]:
         raise error(
@@ -253,6 +255,18 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
             "avg with --config.model.progressive_sizes, so that the head fits"
             " all sizes",
         )
+
+
+def _check_muon(fields: Mapping[str, Any]) -> None:
+    needed = {"optimizer.name": "sgd", "model.batch_norm": True}
+    for name, value in needed.items():
+        if fields["optimizer.muon_learning_rate"] and fields[name] != value:
+            raise error(
+                name,
+                fields[name],
+                f"{value} with --config.optimizer.muon_learning_rate, which"
+                " normalizes the kernels",
+            )
 
 
 def _check_transfer(fields: Mapping[str, Any]) -> None:

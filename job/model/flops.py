@@ -16,6 +16,10 @@ import keras
 
 from job.model.spec import BLOCK_NAMES, block_of_layer
 
+# Number of Newton-Schulz iterations of Muon, as in airbench (Jordan 2024,
+# arXiv:2404.00498).
+NEWTON_SCHULZ_STEPS = 3
+
 
 class ImageGflop(NamedTuple):
     """Cost of one image, in 10^9 operations.
@@ -73,3 +77,18 @@ def image_gflop(
     forward = sum(costs.values())
     backward = sum(2 * costs[block] for block in trainable_blocks)
     return ImageGflop(forward, forward + backward)
+
+
+def muon_gflop(network: keras.Model) -> float:
+    """Returns the cost of Muon in a training step, in 10^9 operations.
+
+    An iteration for an [m, n] matrix with m <= n has two products of 2 m^2 n
+    operations and one of 2 m^3.
+    """
+    total = 0
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            *others, filters = layer.kernel.shape
+            m, n = sorted((math.prod(others), filters))
+            total += NEWTON_SCHULZ_STEPS * (4 * m**2 * n + 2 * m**3)
+    return total / 1e9

@@ -41,6 +41,14 @@ def weight_decay_mask(network: keras.Model) -> list[bool]:
     return [v.name == "kernel" for v in network.trainable_variables]
 
 
+def convolution_mask(network: keras.Model) -> list[bool]:
+    """Returns whether each trainable variable is a convolution's kernel."""
+    return [
+        v.name == "kernel" and len(v.shape) == 4
+        for v in network.trainable_variables
+    ]
+
+
 def batch_norm_momentum(network: keras.Model) -> float:
     """Returns the momentum of the moving statistics, 0.0 without any."""
     for layer in network.layers:

@@ -1,4 +1,4 @@
-"""Learning rate schedule, SGD, Adam and averaging of the weights.
+"""Learning rate schedule, SGD, Muon, Adam and averaging of the weights.
 
 The functions take tensors. `state` has the variables, and `update` the order.
 
@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 
 import tensorflow as tf
+
+from job.model import flops
 
 LearningRateFn = Callable[[tf.Tensor], tf.Tensor]
 
@@ -86,6 +88,67 @@ def sgd_update(
         momentum=momentum,
         use_nesterov=True,
     )
+
+
+# Coefficients of x, x^3 and x^5 in an iteration (Jordan et al. 2024,
+# kellerjordan.github.io/posts/muon).
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
+    """Returns a matrix with the same singular vectors and values near 1.
+
+    The Newton-Schulz iteration needs matrix products only. Singular values of
+    at least 0.02 times the norm of the matrix end between 0.7 and 1.2.
+
+    Args:
+      matrix: Matrix of a float type, bfloat16 suffices, [m, n].
+    """
+    a, b, c = _NEWTON_SCHULZ
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = tf.transpose(matrix) if is_tall else matrix
+    x /= tf.norm(x) + 1e-7  # No singular value is above 1.
+    for _ in range(flops.NEWTON_SCHULZ_STEPS):
+        gram = tf.linalg.matmul(x, x, transpose_b=True)
+        gram = b * gram + c * tf.linalg.matmul(gram, gram)
+        x = a * x + tf.linalg.matmul(gram, x)
+    return tf.transpose(x) if is_tall else x
+
+
+def muon_update(
+    kernel: tf.Variable,
+    momentum_buffer: tf.Variable,
+    gradient: tf.Tensor,
+    *,
+    learning_rate: tf.Tensor,
+    momentum: float,
+) -> None:
+    """Updates a kernel by Muon, SGD with Nesterov momentum, orthogonalized.
+
+    The update is that of airbench (Jordan 2024, arXiv:2404.00498). Batch
+    normalization makes the norm of a kernel irrelevant, so it is kept at
+    sqrt(f) and there is no weight decay:
+
+        buffer = momentum * buffer + gradient
+        k *= sqrt(f) / norm(k)
+        k -= learning_rate * orthogonalize(gradient + momentum * buffer)
+
+    Args:
+      kernel: Kernel of a convolution, float32, [h, w, c, f].
+      momentum_buffer: Momentum buffer, float32, of the same shape, initially
+        zeros.
+      gradient: Gradient, float32, of the same shape.
+      learning_rate: Learning rate, float32 []. The update has about the norm
+        of the kernel times this.
+      momentum: Momentum, from 0 to below 1.
+    """
+    filters = kernel.shape[-1]
+    buffer = momentum_buffer.assign(momentum * momentum_buffer + gradient)
+    matrix = tf.reshape(gradient + momentum * buffer, [-1, filters])
+    update = orthogonalize(tf.cast(matrix, tf.bfloat16))
+    update = tf.reshape(tf.cast(update, tf.float32), kernel.shape)
+    kept = kernel * (tf.sqrt(float(filters)) / tf.norm(kernel))
+    kernel.assign(kept - learning_rate * update)
 
 
 # Default values of Keras and of the paper.

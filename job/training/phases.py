@@ -168,6 +168,7 @@ def train_tflop(
     train_steps: int,
     global_batch_size: int,
     num_features: int = 0,
+    update_gflop: float = 0.0,
 ) -> float:
     """Returns the cost of the first steps of a run, in 10^12 operations.
 
@@ -178,13 +179,15 @@ def train_tflop(
       global_batch_size: Images per step, over all replicas.
       num_features: Number of images whose features train the head. If 0, the
         network is trained on images.
+      update_gflop: Cost of the update of the weights in a step, in 10^9
+        operations. That of SGD and Adam is negligible.
     """
     if num_features:
         costs = flops.forward_gflop_by_block(network, phases[-1].input_size)
         extraction = num_features * sum(costs.values())
         head = train_steps * global_batch_size * (3 * costs[HEAD])
         return (extraction + head) / 1e3
-    return sum(
+    return train_steps * update_gflop / 1e3 + sum(
         steps
         * global_batch_size
         * flops.image_gflop(

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from job.model.variables import (
     batch_norm_momentum,
+    convolution_mask,
     trainable_indices,
     variable_blocks,
     weight_decay_mask,
@@ -33,11 +34,14 @@ class OptimizerSettings:
     Attributes:
       learning_rate: Learning rate as a function of the step.
       groups: Training schedule of each block and of the head.
+      muon_ratio: Ratio of Muon's learning rate to that of the schedule. If 0.0,
+        SGD updates the kernels of the convolutions.
     """
 
     name: str
     learning_rate: optimizer.LearningRateFn
     groups: Mapping[str, Group]
+    muon_ratio: float
     momentum: float
     weight_decay: float
     label_smoothing: float
@@ -70,6 +74,10 @@ class Update:
         self._weight_decay = [
             settings.weight_decay if decays else 0.0
             for decays in weight_decay_mask(network)
+        ]
+        self._uses_muon = [
+            settings.muon_ratio > 0 and is_kernel
+            for is_kernel in convolution_mask(network)
         ]
         self._batch_norm_momentum = batch_norm_momentum(network)
         self._indices = trainable_indices(network, trainable_blocks)
@@ -145,6 +153,15 @@ class Update:
                     momentum=self._settings.momentum,
                     weight_decay=self._weight_decay[i],
                     step=step - (group.unfreeze_step or 0),
+                )
+            elif self._uses_muon[i]:
+                optimizer.muon_update(
+                    variables.trainable[i],
+                    variables.momentum[i],
+                    gradient,
+                    learning_rate=self._settings.muon_ratio
+                    * group.learning_rate(scheduled, step),
+                    momentum=self._settings.momentum,
                 )
             else:
                 optimizer.sgd_update(

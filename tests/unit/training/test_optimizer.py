@@ -65,6 +65,50 @@ def test_sgd_is_nesterov_with_coupled_decay():
     )
 
 
+def svd(matrix):
+    return np.linalg.svd(matrix, compute_uv=False)
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_orthogonalization_keeps_directions_and_makes_lengths_equal(
+    shape, dtype
+):
+    matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    u, s, v = np.linalg.svd(matrix, full_matrices=False)
+    assert s.min() / np.linalg.norm(s) > 0.02
+    made = tf.cast(optimizer.orthogonalize(tf.cast(matrix, dtype)), tf.float32)
+    lengths = np.diag(u.T @ made.numpy() @ v.T)
+    assert lengths.min() > 0.65
+    assert lengths.max() < 1.25
+    rest = made.numpy() - u * lengths @ v
+    assert np.abs(rest).max() < (1e-5 if dtype == "float32" else 0.05)
+
+
+def test_muon_keeps_the_norm_and_moves_by_the_learning_rate():
+    rng = np.random.default_rng(0)
+    k, g = rng.normal(size=(2, 3, 3, 8, 16)).astype(np.float32)
+    kernel, buffer = tf.Variable(k), tf.Variable(tf.zeros(k.shape))
+    for times in (1, 2):
+        before = kernel.numpy()
+        optimizer.muon_update(
+            kernel,
+            buffer,
+            tf.constant(g),
+            learning_rate=tf.constant(0.1),
+            momentum=0.9,
+        )
+        kept = before * 4 / np.linalg.norm(before)
+        moved = (kept - kernel.numpy()).reshape(-1, 16) / 0.1
+        # The direction is that of the gradient, whatever its scale.
+        assert svd(moved).min() > 0.65
+        assert svd(moved).max() < 1.25
+        assert (moved * g.reshape(-1, 16)).sum() > 0
+        np.testing.assert_allclose(
+            buffer.numpy(), g * (1 if times == 1 else 1.9), rtol=1e-5
+        )
+
+
 def test_the_average_starts_fast_and_ends_at_its_decay():
     average, kept = tf.Variable(0.0), []
     for step in (0, 1, 10_000):

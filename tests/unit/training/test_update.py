@@ -18,6 +18,7 @@ def create(*, trainable_blocks=ALL_BLOCKS, loss_scaling=False, **changes):
         "name": "sgd",
         "learning_rate": lambda step: tf.constant(0.05),
         "groups": dict.fromkeys(ALL_BLOCKS, Group()),
+        "muon_ratio": 0.0,
         "momentum": 0.9,
         "weight_decay": 5e-4,
         "label_smoothing": 0.0,
