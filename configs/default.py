@@ -164,9 +164,10 @@ def get_config() -> ml_collections.ConfigDict:
     # Learning rate at the end of the warm-up. The common rule for sgd is 0.1
     # per 128 images of the global batch.
     config.optimizer.peak_learning_rate = 0.4
-    # Peak learning rate of Muon, which then updates the kernels of the
-    # convolutions in place of sgd (Jordan et al. 2024). 0.05 suits a global
-    # batch of 256. If 0.0, it is off.
+    # Learning rate of Muon at the end of the warm-up. Muon (Jordan et al. 2024,
+    # kellerjordan.github.io/posts/muon) then updates the kernels of the
+    # convolutions, with a fixed norm in place of weight decay, and sgd the
+    # other weights. If 0.0, sgd updates all.
     config.optimizer.muon_learning_rate = 0.0
     # Momentum of sgd, beta 1 of adam.
     config.optimizer.momentum = 0.9

@@ -248,6 +248,20 @@ def test_pretrained_weights_need_their_own_layers(config, field, value):
         ranges.check(config)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("optimizer.name", "adam"), ("model.batch_norm", False)],
+)
+def test_muon_needs_sgd_and_batch_norm(config, field, value):
+    config.optimizer.muon_learning_rate = 0.05
+    ranges.check(config)
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(
+        errors.ConfigError, match=f"{field}={value}: must.*muon_learning_rate"
+    ):
+        ranges.check(config)
+
+
 def test_progressive_sizes_match_their_epochs(config):
     config.model.progressive_sizes = (64, 96)
     config.model.progressive_epochs = (1.0, 2.0)

@@ -1,8 +1,12 @@
 """Tests of the cost of an image and of training."""
 
+import math
+
 import pytest
+import tensorflow as tf
 
 from job.model import flops, spec, vgg
+from job.training import optimizer
 
 ALL_BLOCKS = frozenset([*spec.BLOCK_NAMES, spec.HEAD])
 
@@ -25,3 +29,21 @@ def test_feature_maps_of_odd_size_are_rounded_up():
     usual = flops.forward_gflop_by_block(network, 32)
     assert small["block4"] == pytest.approx(usual["block4"] * 9 / 16)
     assert small["block5"] == usual["block5"]
+
+
+def test_cost_of_muon_is_that_of_its_products():
+    network = vgg.vgg16(width=0.25)
+    counted = 0
+    for variable in network.trainable_variables:
+        if len(variable.shape) == 4:
+            matrix = tf.reshape(variable, [-1, variable.shape[-1]])
+            graph = tf.function(optimizer.orthogonalize).get_concrete_function(
+                tf.TensorSpec(matrix.shape)
+            )
+            for op in graph.graph.get_operations():
+                if "MatMul" in op.type:
+                    # Shapes [m, k], [k, n] and [m, n], for 2 m k n operations.
+                    tensors = [*op.inputs, *op.outputs]
+                    sizes = [t.shape.num_elements() for t in tensors]
+                    counted += 2 * math.isqrt(math.prod(sizes))
+    assert flops.muon_gflop(network) == pytest.approx(counted / 1e9)

@@ -70,19 +70,15 @@ def svd(matrix):
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (50, 20)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_orthogonalization_keeps_directions_and_makes_lengths_equal(
-    shape, dtype
-):
+def test_orthogonalization_keeps_directions_and_makes_lengths_equal(shape):
     matrix = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     u, s, v = np.linalg.svd(matrix, full_matrices=False)
     assert s.min() / np.linalg.norm(s) > 0.02
-    made = tf.cast(optimizer.orthogonalize(tf.cast(matrix, dtype)), tf.float32)
-    lengths = np.diag(u.T @ made.numpy() @ v.T)
+    made = optimizer.orthogonalize(tf.constant(matrix)).numpy()
+    lengths = np.diag(u.T @ made @ v.T)
     assert lengths.min() > 0.65
     assert lengths.max() < 1.25
-    rest = made.numpy() - u * lengths @ v
-    assert np.abs(rest).max() < (1e-5 if dtype == "float32" else 0.05)
+    np.testing.assert_allclose(made, u * lengths @ v, atol=1e-5)
 
 
 def test_muon_keeps_the_norm_and_moves_by_the_learning_rate():
