@@ -49,6 +49,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Fraction of the training images that is held out for tuning and scored
     # instead of the test images. If 0.0, all of them are used for training.
     config.data.validation_fraction = 0.0
+    # Slice to hold out, from 0. A slice that no setting was chosen on gives an
+    # unbiased accuracy.
+    config.data.validation_fold = 0
     # Number of images, sampled once for all seeds. If 0, all of them.
     config.data.train_images = 0
     config.data.test_images = 0

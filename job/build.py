@@ -100,7 +100,9 @@ def load_data(
         synthetic_test_images=config.data.synthetic_test_images,
         poll=poll,
     )
-    data = dataset.hold_out(data, config.data.validation_fraction)
+    data = dataset.hold_out(
+        data, config.data.validation_fraction, config.data.validation_fold
+    )
     data = dataclasses.replace(
         data,
         train=dataset.limit(data.train, config.data.train_images),

@@ -33,6 +33,7 @@ _FLAG_ALIASES = {
 }
 FIELD_ALIASES = {
     "lr": "optimizer.peak_learning_rate",
+    "learning_rate": "optimizer.peak_learning_rate",
     "max_lr": "optimizer.peak_learning_rate",
     "base_lr": "optimizer.peak_learning_rate",
     "lr_schedule": "optimizer.schedule",

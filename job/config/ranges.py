@@ -95,6 +95,7 @@ RANGES: dict[str, Range] = {
         "64 hexadecimal digits, or empty for the official archive's",
     ),
     "data.validation_fraction": _fraction(),
+    "data.validation_fold": _at_least(0),
     "data.train_images": _between(0, 10**6),
     "data.test_images": _between(0, 10**6),
     "data.synthetic_train_images": _between(10, 10**6),
@@ -193,6 +194,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     _check_values(fields, serialization.flatten(default.get_config()))
     if not fields["steps"] and not fields["epochs"]:
         raise error("epochs", 0.0, "above 0 if --config.steps is 0")
+    _check_fold(fields)
     _check_sizes(fields)
     _check_muon(fields)
     _check_transfer(fields)
@@ -235,6 +237,20 @@ def _check_values(
             raise error(name, value, valid.expected if valid else "finite")
         if valid and not valid.accepts(value):
             raise error(name, value, valid.expected)
+
+
+def _check_fold(fields: Mapping[str, Any]) -> None:
+    fraction = fields["data.validation_fraction"]
+    fold = fields["data.validation_fold"]
+    # 1 / 0.1 may be just below 10.
+    folds = math.floor(1 / fraction + 1e-6) if fraction else 1
+    if fold >= folds:
+        raise error(
+            "data.validation_fold",
+            fold,
+            f"below {folds}, the number of slices with"
+            f" --config.data.validation_fraction={fraction:g}",
+        )
 
 
 def _check_sizes(fields: Mapping[str, Any]) -> None:

@@ -135,7 +135,7 @@ def limit(split: Split, images: int) -> Split:
     return split.take(np.sort(drawn))
 
 
-def hold_out(dataset: Dataset, fraction: float) -> Dataset:
+def hold_out(dataset: Dataset, fraction: float, fold: int = 0) -> Dataset:
     """Returns a data set whose test split is held-out training images.
 
     Tuning needs it, because settings that were chosen by the test images report
@@ -146,11 +146,14 @@ def hold_out(dataset: Dataset, fraction: float) -> Dataset:
       dataset: Data set as it was loaded.
       fraction: Fraction of the training images to hold out, at least 0 and
         below 1. If 0.0, returns `dataset`.
+      fold: Number of the slice of a fixed order to hold out, at least 0 and
+        below 1 / fraction. Slices do not overlap.
     """
     if not fraction:
         return dataset
     order = np.random.RandomState(0).permutation(len(dataset.train))
     held = min(max(1, round(fraction * len(order))), len(order) - 1)
+    order = np.roll(order, -fold * held)
     return dataclasses.replace(
         dataset,
         train=dataset.train.take(np.sort(order[held:])),

@@ -262,6 +262,18 @@ def test_muon_needs_sgd_and_batch_norm(config, field, value):
         ranges.check(config)
 
 
+def test_the_fold_is_one_of_the_slices(config):
+    for fraction, last in ((0.0, 0), (0.1, 9), (0.3, 2)):
+        config.data.validation_fraction = fraction
+        config.data.validation_fold = last
+        ranges.check(config)
+        config.data.validation_fold = last + 1
+        with pytest.raises(
+            errors.ConfigError, match=f"validation_fold.*below {last + 1}"
+        ):
+            ranges.check(config)
+
+
 def test_progressive_sizes_match_their_epochs(config):
     config.model.progressive_sizes = (64, 96)
     config.model.progressive_epochs = (1.0, 2.0)

@@ -255,6 +255,14 @@ def test_the_held_out_slice_is_fixed_and_disjoint(split):
     assert dataset.hold_out(complete, 0.0) is complete
 
 
+def test_folds_hold_out_every_image_once(split):
+    complete = dataset.Dataset(split, split, "binary")
+    folds = [dataset.hold_out(complete, 0.1, fold) for fold in range(10)]
+    assert {len(fold.train) for fold in folds} == {90}
+    held = [image.tobytes() for fold in folds for image in fold.test.images]
+    assert len(held) == len(set(held)) == 100
+
+
 def test_tfds_has_the_same_bytes_for_the_same_ids(
     cifar10_dir, cifar10_tfds_dir
 ):
