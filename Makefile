@@ -5,8 +5,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= configs/quickstart.py
-# Every config and variant has its own workdir: configs/stem32.py:8ep runs in
-# runs/stem32-8ep, configs/ablations.py:ladder/ema in runs/ablations-ladder-ema.
+# Every config and variant has its own workdir: configs/stem32.py:10ep runs in
+# runs/stem32-10ep, configs/ablations.py:ladder/ema in runs/ablations-ladder-ema.
 config_file = $(firstword $(subst :, ,$(CONFIG)))
 variant = $(patsubst $(config_file)%,%,$(CONFIG))
 WORKDIR ?= runs/$(basename $(notdir $(config_file)))$(subst /,-,$(subst :,-,$(variant)))

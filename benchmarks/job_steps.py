@@ -8,14 +8,17 @@ from job import build
 
 
 def make_run(settings):
-    config = stem32.get_config("8ep").unlock()
+    config = stem32.get_config("10ep").unlock()
     config.data.source = "synthetic"
+    config.model.progressive_sizes = ()
+    config.model.progressive_epochs = ()
     config.model.width = settings.width
     config.model.stem_filters = 0
     config.global_batch_size = settings.batch
     config.precision = settings.precision
     config.augment.flip = "random"
-    # The other frameworks do not average weights.
+    # The other frameworks have SGD without an average of the weights.
+    config.optimizer.muon_learning_rate = 0.0
     config.optimizer.ema_decay = 0.0
     if settings.replicas > 1:
         config.distribute.logical_devices = settings.replicas

@@ -11,8 +11,9 @@
     resolution          frozen ImageNet features by size and upsampling kernel
     unfreeze            ImageNet's weights: frozen, all at once, gradually
     scratch             from scratch at 32 and 64 pixels
-    recipe              stem32.py:8ep at width 0.25, one change, held-out images
-    recipe_augmentation stem32.py:16ep with and without augmentation
+    recipe              SGD at width 0.25, one change, held-out images
+    recipe_muon         Muon at width 0.25, one change, other held-out images
+    recipe_augmentation stem32.py:20ep with and without augmentation
     naive_augmentation  naive.py, 20 epochs, with and without augmentation
     transfer_cost       ImageNet's weights, 6 and 2 epochs at full width
     scratch_cost        the same cost from scratch
@@ -21,6 +22,7 @@
     baseline_search     baselines.py:common with one change, held-out images
     baseline_sum        the combined improvements, and one further change
     baselines           stem32.py and the recipes of baselines.py, for a CPU
+    baselines_half      the same at half the cost
     baselines_gpu       the same at full width, also for 100 and 200 epochs
     baselines_transfer  ImageNet's weights at 64 and 128 pixels, for a GPU
 
@@ -132,6 +134,19 @@ def _preset(name: str, **fields: Any) -> _Overrides:
 _AT_ONCE = {f"transfer.unfreeze_epochs.block{i}": 0.0 for i in range(1, 6)}
 
 
+# stem32.py before Muon, the base of the earlier search.
+_SGD_RECIPE: _Overrides = {
+    "epochs": 8.0,
+    "global_batch_size": 256,
+    "model.init": "he_fan_out",
+    "model.progressive_sizes": (),
+    "model.progressive_epochs": (),
+    "optimizer.muon_learning_rate": 0.0,
+    "optimizer.peak_learning_rate": 0.2,
+    "optimizer.warmup_epochs": 1.6,
+    "optimizer.ema_decay": 0.99,
+}
+
 # An image of 24 pixels costs 0.60 times as much as one of 32 pixels. 10 epochs
 # with small images in the first half therefore cost as much as 8.
 _SMALL_FIRST: _Overrides = {
@@ -145,6 +160,8 @@ _BATCH_128: _Overrides = {
     "optimizer.peak_learning_rate": 0.1,
     "optimizer.ema_decay": 0.995,
 }
+
+_HALF_WIDTH: _Overrides = {"model.width": 0.5, "evaluate.every_epochs": 2.0}
 
 _SMOOTHING_256: _Overrides = {
     "global_batch_size": 256,
@@ -175,6 +192,14 @@ def _fields(
         else:
             fields[prefix + name] = value
     return fields
+
+
+def _tuned(**fields: Any) -> _Overrides:
+    return {
+        **_fields(baselines.get_config("tuned")),
+        "evaluate.every_epochs": 2.0,
+        **fields,
+    }
 
 
 def _baselines(**budget: Any) -> dict[str, _Overrides]:
@@ -309,7 +334,10 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         },
     ),
     "scratch": (
-        (stem32.get_config("8ep"), {**_BUDGET, "evaluate.every_epochs": 0.0}),
+        (
+            stem32.get_config("10ep"),
+            {**_SGD_RECIPE, **_BUDGET, "evaluate.every_epochs": 0.0},
+        ),
         {
             "32": {},
             "64_nearest": _size(64, "nearest"),
@@ -324,8 +352,9 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     ),
     "recipe": (
         (
-            stem32.get_config("8ep"),
+            stem32.get_config("10ep"),
             {
+                **_SGD_RECIPE,
                 "data.validation_fraction": 0.1,
                 "evaluate.every_epochs": 0.0,
                 "model.width": 0.25,
@@ -360,8 +389,28 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             "stem_filters_32": {"model.stem_filters": 32},
         },
     ),
+    "recipe_muon": (
+        (
+            stem32.get_config("10ep"),
+            {
+                "data.validation_fraction": 0.1,
+                # No earlier search has seen these images.
+                "data.validation_fold": 1,
+                "evaluate.every_epochs": 0.0,
+                "model.width": 0.25,
+            },
+        ),
+        {
+            "sgd": {**_SGD_RECIPE, **_SMALL_FIRST, "model.init": "dirac"},
+            "10ep": {},
+            "muon_0.1": {"optimizer.muon_learning_rate": 0.1},
+            "muon_0.03": {"optimizer.muon_learning_rate": 0.03},
+            "momentum_0.8": {"optimizer.momentum": 0.8},
+            "warmup_5_percent": {"optimizer.warmup_epochs": 0.5},
+        },
+    ),
     "recipe_augmentation": (
-        (stem32.get_config("16ep"), {}),
+        (stem32.get_config("20ep"), {}),
         {"augmented": {}, "none": _UNAUGMENTED},
     ),
     "naive_augmentation": (
@@ -382,8 +431,9 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     ),
     "scratch_cost": (
         (
-            stem32.get_config("8ep"),
+            stem32.get_config("10ep"),
             {
+                **_SGD_RECIPE,
                 "model.width": 1.0,
                 "epochs": 6.0,
                 "optimizer.warmup_epochs": 1.2,
@@ -397,15 +447,19 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     ),
     "full_width": (
         (
-            stem32.get_config("20ep"),
+            stem32.get_config("20ep_full_width"),
             {
                 "data.validation_fraction": 0.1,
                 "evaluate.every_epochs": 4.0,
-                "model.width": 1.0,
             },
         ),
         {
             "20ep": {},
+            "muon": {
+                **_fields(stem32.get_config("20ep")),
+                "data.validation_fraction": 0.1,
+                "model.width": 1.0,
+            },
             "default_16ep": {
                 **_fields(default.get_config()),
                 "data.validation_fraction": 0.1,
@@ -511,25 +565,41 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         },
     ),
     "baselines": (
-        (stem32.get_config("16ep"), {"evaluate.every_epochs": 2.0}),
+        (stem32.get_config("20ep"), {"evaluate.every_epochs": 2.0}),
         {
-            **_baselines(
+            "baseline_tuned": _tuned(),
+            # The cost is equal, as Muon's products are counted.
+            "baseline_tuned_muon": _tuned(
                 **{
-                    "epochs": 16.0,
-                    "model.width": 0.5,
-                    "evaluate.every_epochs": 2.0,
+                    "epochs": 15.65,
+                    "global_batch_size": 512,
+                    "optimizer.muon_learning_rate": 0.05,
+                    "optimizer.peak_learning_rate": 0.4,
+                    "optimizer.warmup_epochs": 3.13,
+                    "optimizer.ema_decay": 0.98,
                 }
             ),
-            "baseline_tuned": {
-                **_fields(baselines.get_config("tuned")),
-                "evaluate.every_epochs": 2.0,
-            },
             "stem32": {},
-            # The cost is equal, as the network is narrower and the run longer.
-            "stem32_20ep": {
-                **_fields(stem32.get_config("20ep")),
-                "evaluate.every_epochs": 2.0,
+            "stem32_sgd": {
+                **_SGD_RECIPE,
+                **_SMALL_FIRST,
+                "epochs": 20.0,
+                "model.init": "dirac",
+                "model.progressive_epochs": (10.0,),
+                "optimizer.warmup_epochs": 4.0,
             },
+            **_baselines(epochs=16.0, **_HALF_WIDTH),
+        },
+    ),
+    "baselines_half": (
+        (stem32.get_config("10ep"), {"evaluate.every_epochs": 2.0}),
+        {
+            "baseline_tuned": _tuned(
+                **{"epochs": 8.0, "optimizer.warmup_epochs": 1.6}
+            ),
+            "stem32": {},
+            "stem32_sgd": _SGD_RECIPE,
+            **_baselines(epochs=8.0, **_HALF_WIDTH),
         },
     ),
     "baselines_gpu": ((stem32.get_config(), {}), _baselines_gpu()),

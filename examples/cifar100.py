@@ -57,11 +57,11 @@ def _read(path: pathlib.Path) -> Split:
 
 
 def main(folder: str, workdir: str) -> int:
-    """Trains `configs/stem32.py:8ep` on CIFAR-100 and returns the exit code."""
+    """Trains `configs/stem32.py:10ep` on CIFAR-100; returns the exit code."""
     progress.log_to_stderr()
     stop = StopRequest()
     stop.install()  # After Ctrl-C the run is saved and can be resumed.
-    config = stem32.get_config("8ep")
+    config = stem32.get_config("10ep")
     place = Workdir(pathlib.Path(workdir))
     try:
         with exits.translate_errors():

@@ -130,7 +130,7 @@ _USAGE = """\
 Train VGG16 on CIFAR-10, resume after a kill, and explain a low accuracy.
 
   python -m job.main --config=quickstart --workdir=runs/a
-  python -m job.main --config=stem32:8ep --workdir=runs/b --config.data.dir=DIR
+  python -m job.main --config=stem32:10ep --workdir=runs/b --config.data.dir=DIR
   python -m job.main --mode=diagnose --workdir=runs/b
   python -m job.main --mode=predict --workdir=runs/b --input=photo.png
 

@@ -3,7 +3,7 @@
     arguments = in_order(sys.argv[1:])
     check_fields(arguments)
     nearest_field("lr")            # "optimizer.peak_learning_rate"
-    find_config("stem32:8ep")      # "configs/stem32.py:8ep"
+    find_config("stem32:10ep")      # "configs/stem32.py:10ep"
 
 Imports no TensorFlow.
 """

@@ -203,7 +203,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             "data.dir",
             fields["data.dir"],
             "empty with --config.data.source=synthetic. Fix: use"
-            " --config=stem32:8ep to train on the images of a folder",
+            " --config=stem32:10ep to train on the images of a folder",
         )
     check_replicas(fields, fields["distribute.logical_devices"] or 1)
     check_devices(fields)

@@ -51,7 +51,7 @@ def run(
             logging.warning(
                 "--workdir=%s: this network was trained on synthetic images, so"
                 " its answers for photographs are meaningless. Fix: use a run"
-                " on CIFAR-10, such as configs/stem32.py:8ep",
+                " on CIFAR-10, such as configs/stem32.py:10ep",
                 workdir,
             )
 

@@ -211,7 +211,7 @@ def suggest_next(workdir: workdirs.Workdir, *, is_synthetic: bool) -> list[str]:
             "train on real images (downloaded; add DATA=DIR for your own copy"
             " of CIFAR-10)"
         )
-        command = "make train CONFIG=configs/stem32.py:8ep"
+        command = "make train CONFIG=configs/stem32.py:10ep"
     else:
         purpose = "find out what limits the accuracy"
         command = f"make diagnose WORKDIR={workdir}"

@@ -298,12 +298,12 @@ def test_gpus_and_nodes_reach_pods_memory_and_batch(make, nodes):
 def test_config_and_args_reach_the_flags(make):
     documents = render_run(
         make,
-        *("OVERLAY=pvc", "CONFIG=configs/stem32.py:16ep"),
+        *("OVERLAY=pvc", "CONFIG=configs/stem32.py:20ep"),
         "ARGS=--config.epochs=5 --config.seed=7",
     )
     line = manifests.command_lines(documents)[0]
     assert [a for a in line if a.startswith("--config=")] == [
-        "--config=configs/stem32.py:16ep"
+        "--config=configs/stem32.py:20ep"
     ]
     assert line[-2:] == ["--config.epochs=5", "--config.seed=7"]
     assert manifests.refused([line]) == [""]

@@ -119,7 +119,7 @@ def test_kustomizations_work_as_shown(project, number):
     run_folder.mkdir(parents=True)
     (run_folder / "kustomization.yaml").write_text(shown[number])
     (run_folder / "run.flags").write_text(
-        "--config=configs/stem32.py:16ep\n--config.data.dir=/storage/data\n"
+        "--config=configs/stem32.py:20ep\n--config.data.dir=/storage/data\n"
     )
     documents = manifests.with_setup(manifests.load(run_folder))
     assert manifests.problems(documents) == []

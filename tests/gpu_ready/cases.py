@@ -62,9 +62,9 @@ _LARGE = {"global_batch_size": 1024}
 CASES = (
     Case("quickstart", "quickstart", is_small=True),
     Case("stem32", "stem32"),
-    # 8ep is the same program, and so is the second half of 20ep.
-    Case("stem32:16ep", "stem32:16ep"),
-    Case("stem32:20ep", "stem32:20ep", phase=0),
+    # 10ep is the same program.
+    Case("stem32:20ep", "stem32:20ep"),
+    Case("stem32:20ep, 24 px", "stem32:20ep", phase=0),
     Case("default", "default", _LARGE, others=("a100", T4), is_small=True),
     Case("stem32:100ep", "stem32:100ep", _LARGE),
     Case("stem32:200ep", "stem32:200ep", _LARGE, others=("a100", T4)),

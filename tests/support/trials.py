@@ -355,7 +355,7 @@ TRIALS: list[tuple] = [
         "long name: data.dir",
         (3,),
         plain(
-            *("--config=configs/stem32.py:8ep", "--workdir=ROOT/new"),
+            *("--config=configs/stem32.py:10ep", "--workdir=ROOT/new"),
             f"--config.data.dir=ROOT/{LONG}",
         ),
     ),

@@ -149,7 +149,7 @@ def test_a_batch_that_does_not_split_ends_with_2(tmp_path):
 
 def test_data_that_is_absent_ends_with_3(tmp_path):
     done = run_job(
-        "--config=configs/stem32.py:8ep",
+        "--config=configs/stem32.py:10ep",
         f"--workdir={tmp_path}/run",
         f"--config.data.dir={tmp_path}/nothing",
     )
@@ -170,7 +170,7 @@ def test_mode_config_prints_the_resolved_config():
                 "--config.optimizer.momentum",
                 "0.5",
             ),
-            *("--mode=config", "--config", "stem32:8ep", "--config.epochs=3"),
+            *("--mode=config", "--config", "stem32:10ep", "--config.epochs=3"),
         ],
         cwd=ROOT,
         capture_output=True,

@@ -116,7 +116,9 @@ def test_fetch_leaves_the_source_to_the_job(tmp_path):
 
 
 def test_a_config_by_its_short_name_has_the_usual_workdir():
-    assert "--workdir=runs/stem32-8ep" in dry_run("train", "CONFIG=stem32:8ep")
+    assert "--workdir=runs/stem32-10ep" in dry_run(
+        "train", "CONFIG=stem32:10ep"
+    )
 
 
 def test_tensorboard_shows_one_run_or_all():

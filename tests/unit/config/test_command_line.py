@@ -46,7 +46,7 @@ def test_the_nearest_field(name, field):
         ("--seed=3", "use --seeds=3"),
         ("train", "use --mode=train"),
         ("lr=0.1", "use --config.optimizer.peak_learning_rate=0.1"),
-        ("stem32:8ep", "use --config=stem32:8ep"),
+        ("stem32:10ep", "use --config=stem32:10ep"),
         ("--resume", "leave it out"),
         ("--frobnicate=1", "see --help"),
     ],
@@ -86,7 +86,7 @@ def test_the_config_comes_before_its_fields():
         ("smoke.py", "configs/smoke.py"),
         ("configs/smoke", "configs/smoke.py"),
         ("configs/smoke.py", "configs/smoke.py"),
-        ("stem32:8ep", "configs/stem32.py:8ep"),
+        ("stem32:10ep", "configs/stem32.py:10ep"),
         ("ablations:ladder/ema", "configs/ablations.py:ladder/ema"),
     ],
 )

@@ -137,7 +137,7 @@ def check_fields(*args, **kwargs):
         pytest.param(
             "weight_decay",
             (DEFAULT, {"optimizer.weight_decay": 5e-3}),
-            (stem32.get_config("8ep"), {}),
+            (stem32.get_config("10ep"), {}),
             id="weight_decay-keras_value_with_sgd",
         ),
         pytest.param(
