@@ -403,10 +403,9 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         {
             "sgd": {**_SGD_RECIPE, **_SMALL_FIRST, "model.init": "dirac"},
             "10ep": {},
-            "muon_0.1": {"optimizer.muon_learning_rate": 0.1},
-            "muon_0.03": {"optimizer.muon_learning_rate": 0.03},
+            "rate_0.1": {"optimizer.muon_learning_rate": 0.1},
+            "rate_0.03": {"optimizer.muon_learning_rate": 0.03},
             "momentum_0.8": {"optimizer.momentum": 0.8},
-            "warmup_5_percent": {"optimizer.warmup_epochs": 0.5},
         },
     ),
     "recipe_augmentation": (
@@ -580,6 +579,11 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 }
             ),
             "stem32": {},
+            "stem32_sgd_32_pixels": {
+                **_SGD_RECIPE,
+                "epochs": 16.0,
+                "optimizer.warmup_epochs": 3.2,
+            },
             "stem32_sgd": {
                 **_SGD_RECIPE,
                 **_SMALL_FIRST,

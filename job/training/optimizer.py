@@ -121,10 +121,26 @@ def _newton_schulz(gram: tf.Tensor) -> tf.Tensor:
     return a * tf.eye(gram.shape[0]) + b * gram + c * (gram @ gram)
 
 
+def muon_direction(
+    momentum_buffer: tf.Tensor, gradient: tf.Tensor, *, momentum: float
+) -> tf.Tensor:
+    """Returns the direction of `muon_update`, float32, [h, w, c, f].
+
+    Args:
+      momentum_buffer: Momentum buffer before the step, float32, [h, w, c, f].
+      gradient: Gradient, float32, of the same shape.
+      momentum: Momentum, from 0 to below 1.
+    """
+    buffer = momentum * momentum_buffer + gradient
+    matrix = tf.reshape(gradient + momentum * buffer, [-1, gradient.shape[-1]])
+    return tf.reshape(orthogonalize(matrix), gradient.shape)
+
+
 def muon_update(
     kernel: tf.Variable,
     momentum_buffer: tf.Variable,
     gradient: tf.Tensor,
+    direction: tf.Tensor,
     *,
     learning_rate: tf.Tensor,
     momentum: float,
@@ -136,24 +152,24 @@ def muon_update(
     sqrt(f), without weight decay:
 
         buffer = momentum * buffer + gradient
+        direction = orthogonalize(gradient + momentum * buffer)
         k *= sqrt(f) / norm(k)
-        k -= learning_rate * orthogonalize(gradient + momentum * buffer)
+        k -= learning_rate * direction
 
     Args:
       kernel: Kernel of a convolution, float32, [h, w, c, f].
       momentum_buffer: Momentum buffer, float32, of the same shape, initially
         zeros.
       gradient: Gradient, float32, of the same shape.
-      learning_rate: Learning rate, float32 []. The update has about the norm
-        of the kernel times this.
+      direction: Result of `muon_direction` for both. Its norm is about that of
+        the kernel.
+      learning_rate: Learning rate, float32 [].
       momentum: Momentum, from 0 to below 1.
     """
-    filters = kernel.shape[-1]
-    buffer = momentum_buffer.assign(momentum * momentum_buffer + gradient)
-    matrix = tf.reshape(gradient + momentum * buffer, [-1, filters])
-    update = tf.reshape(orthogonalize(matrix), kernel.shape)
-    kept = kernel * (tf.sqrt(float(filters)) / tf.norm(kernel))
-    kernel.assign(kept - learning_rate * update)
+    momentum_buffer.assign(momentum * momentum_buffer + gradient)
+    filters = float(kernel.shape[-1])
+    kept = kernel * (tf.sqrt(filters) / tf.norm(kernel))
+    kernel.assign(kept - learning_rate * direction)
 
 
 # Default values of Keras and of the paper.

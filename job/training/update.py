@@ -101,11 +101,19 @@ class Update:
         # After a bad step nothing changes, so that the state is the one before
         # it.
         all_finite_so_far = variables.first_bad_step < 0
+        gradients = _rescaled(
+            sums.gradients, variables.loss_scale, self._settings.clip_norm
+        )
         # On a GPU, XLA compiles these conditions to selects, for which the host
-        # does not wait; see tests/gpu_ready.
+        # does not wait; see tests/gpu_ready. With matrix products it would not.
+        directions = self._muon_directions(gradients, variables)
         tf.cond(
             all_finite_so_far & finite,
-            _branch(lambda: self._apply(step, sums, variables)),
+            _branch(
+                lambda: self._apply(
+                    step, sums, gradients, directions, variables
+                )
+            ),
             lambda: tf.cond(
                 all_finite_so_far,
                 _branch(lambda: _skip(step, variables)),
@@ -114,13 +122,29 @@ class Update:
         )
         step.assign_add(1)
 
+    def _muon_directions(
+        self, gradients: list[tf.Tensor], variables: ReplicaVariables
+    ) -> dict[int, tf.Tensor]:
+        """Returns the direction of each kernel that Muon updates."""
+        return {
+            i: optimizer.muon_direction(
+                variables.momentum[i],
+                gradient,
+                momentum=self._settings.momentum,
+            )
+            for i, gradient in zip(self._indices, gradients, strict=True)
+            if self._uses_muon[i]
+        }
+
     def _apply(
-        self, step: tf.Variable, sums: StepSums, variables: ReplicaVariables
+        self,
+        step: tf.Variable,
+        sums: StepSums,
+        gradients: list[tf.Tensor],
+        directions: dict[int, tf.Tensor],
+        variables: ReplicaVariables,
     ) -> None:
-        gradients = _rescaled(
-            sums.gradients, variables.loss_scale, self._settings.clip_norm
-        )
-        self._update_weights(step, gradients, variables)
+        self._update_weights(step, gradients, directions, variables)
         kept = self._batch_norm_momentum
         for variable, value in zip(
             variables.moving_statistics, sums.statistics, strict=True
@@ -137,6 +161,7 @@ class Update:
         self,
         step: tf.Variable,
         gradients: list[tf.Tensor],
+        directions: dict[int, tf.Tensor],
         variables: ReplicaVariables,
     ) -> None:
         scheduled = self._settings.learning_rate(step)
@@ -154,11 +179,12 @@ class Update:
                     weight_decay=self._weight_decay[i],
                     step=step - (group.unfreeze_step or 0),
                 )
-            elif self._uses_muon[i]:
+            elif i in directions:
                 optimizer.muon_update(
                     variables.trainable[i],
                     variables.momentum[i],
                     gradient,
+                    directions[i],
                     learning_rate=self._settings.muon_ratio
                     * group.learning_rate(scheduled, step),
                     momentum=self._settings.momentum,

@@ -91,6 +91,7 @@ def test_muon_keeps_the_norm_and_moves_by_the_learning_rate():
             kernel,
             buffer,
             tf.constant(g),
+            optimizer.muon_direction(buffer, tf.constant(g), momentum=0.9),
             learning_rate=tf.constant(0.1),
             momentum=0.9,
         )
