@@ -2,7 +2,8 @@
 
     python -m docs.plots
 
-It writes docs/recipes.png and docs/resolution.png. No figure is typed by hand.
+It writes docs/recipes.png, docs/cost.png and docs/resolution.png. No figure is
+typed by hand.
 """
 
 import math
@@ -27,8 +28,14 @@ _RECIPES = (
     ("AutoAugment and Cutout", "baselines", "autoaugment_cutout"),
     ("Common recipe: crop, flip, cosine", "baselines", "common"),
     ("Common recipe, tuned", "baselines", "baseline_tuned"),
-    ("stem32.py:16ep", "baselines", "stem32"),
-    ("stem32.py:20ep", "baselines", "stem32_20ep"),
+    ("stem32.py before Muon", "baselines", "stem32_sgd"),
+    ("stem32.py:20ep", "baselines", "stem32"),
+)
+# Label, variant and color of a line.
+_COSTS = (
+    ("stem32.py", "stem32", _BLUE),
+    ("before Muon", "stem32_sgd", _GRAY),
+    ("common recipe, tuned", "baseline_tuned", _ORANGE),
 )
 
 
@@ -86,6 +93,47 @@ def _draw_rows(
     axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     _plain(axes)
+
+
+def draw_cost(path: pathlib.Path) -> None:
+    """Draws the accuracy of whole runs over their cost, a dot per seed."""
+    runs = [
+        run
+        for name in ("baselines_half", "baselines")
+        for run in tables.read(name)["runs"]
+    ]
+    figure, axes = plt.subplots(figsize=(8.0, 3.6), layout="constrained")
+    for label, variant, color in _COSTS:
+        seeds: dict[int, list[float]] = {}
+        for run in runs:
+            if run["variant"] == variant:
+                cost = round(run["tflop"], -1)
+                seeds.setdefault(cost, []).append(run["accuracy"])
+        means = [statistics.fmean(values) for values in seeds.values()]
+        axes.plot(list(seeds), means, color=color)
+        for cost, values in seeds.items():
+            axes.plot([cost] * len(values), values, "o", color=color)
+        axes.annotate(
+            f"{label}: {means[-1]:.1f}",
+            (max(seeds), means[-1]),
+            xytext=(10, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+        )
+    axes.set_xlim(170, 480)
+    axes.set_xticks(
+        [190, 380], ["189 TFLOP\n(8 epochs of 32 px)", "378 TFLOP\n(16 epochs)"]
+    )
+    axes.set_ylabel("Accuracy, %")
+    axes.set_title(
+        "VGG16 at width 0.5: accuracy over the cost of training",
+        loc="left",
+        fontsize=11,
+    )
+    _plain(axes)
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
 
 
 def draw_resolution(path: pathlib.Path) -> None:
@@ -168,4 +216,5 @@ def _plain(axes: Axes) -> None:
 
 if __name__ == "__main__":
     draw_recipes(_DOCS / "recipes.png")
+    draw_cost(_DOCS / "cost.png")
     draw_resolution(_DOCS / "resolution.png")
