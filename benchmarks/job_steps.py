@@ -18,7 +18,7 @@ def make_run(settings):
     config.precision = settings.precision
     config.augment.flip = "random"
     # The other frameworks have SGD without an average of the weights.
-    config.optimizer.muon_learning_rate = 0.0
+    config.optimizer.muon_ratio = 0.0
     config.optimizer.ema_decay = 0.0
     if settings.replicas > 1:
         config.distribute.logical_devices = settings.replicas

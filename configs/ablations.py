@@ -141,7 +141,7 @@ _SGD_RECIPE: _Overrides = {
     "model.init": "he_fan_out",
     "model.progressive_sizes": (),
     "model.progressive_epochs": (),
-    "optimizer.muon_learning_rate": 0.0,
+    "optimizer.muon_ratio": 0.0,
     "optimizer.peak_learning_rate": 0.2,
     "optimizer.warmup_epochs": 1.6,
     "optimizer.ema_decay": 0.99,
@@ -403,8 +403,8 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
         {
             "sgd": {**_SGD_RECIPE, **_SMALL_FIRST, "model.init": "dirac"},
             "10ep": {},
-            "rate_0.1": {"optimizer.muon_learning_rate": 0.1},
-            "rate_0.03": {"optimizer.muon_learning_rate": 0.03},
+            "rate_0.1": {"optimizer.muon_ratio": 0.25},
+            "rate_0.03": {"optimizer.muon_ratio": 0.075},
             "momentum_0.8": {"optimizer.momentum": 0.8},
         },
     ),
@@ -572,7 +572,7 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
                 **{
                     "epochs": 15.65,
                     "global_batch_size": 512,
-                    "optimizer.muon_learning_rate": 0.05,
+                    "optimizer.muon_ratio": 0.125,
                     "optimizer.peak_learning_rate": 0.4,
                     "optimizer.warmup_epochs": 3.13,
                     "optimizer.ema_decay": 0.98,

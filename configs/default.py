@@ -49,8 +49,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Fraction of the training images that is held out for tuning and scored
     # instead of the test images. If 0.0, all of them are used for training.
     config.data.validation_fraction = 0.0
-    # Slice to hold out, from 0. A slice that no setting was chosen on gives an
-    # unbiased accuracy.
+    # Number of the slice to hold out, from 0. A slice on which no setting was
+    # chosen gives an unbiased accuracy.
     config.data.validation_fold = 0
     # Number of images, sampled once for all seeds. If 0, all of them.
     config.data.train_images = 0
@@ -167,12 +167,12 @@ def get_config() -> ml_collections.ConfigDict:
     # Learning rate at the end of the warm-up. The common rule for sgd is 0.1
     # per 128 images of the global batch.
     config.optimizer.peak_learning_rate = 0.4
-    # Learning rate of Muon at the end of the warm-up. Muon (Jordan et al. 2024,
+    # Ratio of Muon's learning rate to that of sgd. Muon (Jordan et al. 2024,
     # kellerjordan.github.io/posts/muon) then updates the kernels of the
     # convolutions, with a fixed norm in place of weight decay, and sgd the
     # other weights. If 0.0, sgd updates all.
-    config.optimizer.muon_learning_rate = 0.0
-    # Momentum of sgd, beta 1 of adam.
+    config.optimizer.muon_ratio = 0.0
+    # Momentum of sgd and of Muon, beta 1 of adam.
     config.optimizer.momentum = 0.9
     # Weight decay of kernels. For sgd it is coupled (added to the gradient), as
     # in PyTorch and unlike Keras. For adam it is decoupled (times the learning

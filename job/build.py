@@ -354,8 +354,7 @@ def optimizer_settings(
         name=config.optimizer.name,
         groups=plan.groups,
         learning_rate=plan.learning_rate,
-        muon_ratio=config.optimizer.muon_learning_rate
-        / config.optimizer.peak_learning_rate,
+        muon_ratio=config.optimizer.muon_ratio,
         momentum=config.optimizer.momentum,
         weight_decay=config.optimizer.weight_decay,
         label_smoothing=config.optimizer.label_smoothing,
@@ -431,7 +430,7 @@ def create_training(
             global_batch_size=plan.global_batch_size,
             num_features=0 if network is state.model else len(inputs),
             update_gflop=flops.muon_gflop(state.model)
-            if config.optimizer.muon_learning_rate
+            if config.optimizer.muon_ratio
             else 0.0,
         ),
     )

@@ -3,7 +3,7 @@
     arguments = in_order(sys.argv[1:])
     check_fields(arguments)
     nearest_field("lr")            # "optimizer.peak_learning_rate"
-    find_config("stem32:10ep")      # "configs/stem32.py:10ep"
+    find_config("stem32:10ep")     # "configs/stem32.py:10ep"
 
 Imports no TensorFlow.
 """
@@ -33,7 +33,6 @@ _FLAG_ALIASES = {
 }
 FIELD_ALIASES = {
     "lr": "optimizer.peak_learning_rate",
-    "learning_rate": "optimizer.peak_learning_rate",
     "max_lr": "optimizer.peak_learning_rate",
     "base_lr": "optimizer.peak_learning_rate",
     "lr_schedule": "optimizer.schedule",

@@ -160,7 +160,7 @@ RANGES: dict[str, Range] = {
     "augment.cutmix_probability": _between(0, 1),
     "optimizer.name": _one_of("sgd", "adam"),
     "optimizer.peak_learning_rate": _above(0),
-    "optimizer.muon_learning_rate": _at_least(0),
+    "optimizer.muon_ratio": _at_least(0),
     "optimizer.momentum": _fraction(),
     "optimizer.weight_decay": _at_least(0),
     "optimizer.warmup_epochs": _between(0, 1e6),
@@ -274,14 +274,15 @@ def _check_sizes(fields: Mapping[str, Any]) -> None:
 
 
 def _check_muon(fields: Mapping[str, Any]) -> None:
-    needed = {"optimizer.name": "sgd", "model.batch_norm": True}
-    for name, value in needed.items():
-        if fields["optimizer.muon_learning_rate"] and fields[name] != value:
+    ratio = fields["optimizer.muon_ratio"]
+    # Adam replaces sgd and with it Muon. Without batch normalization the norm
+    # of a kernel, which Muon fixes, is not arbitrary.
+    for name, value in (("optimizer.name", "sgd"), ("model.batch_norm", True)):
+        if ratio and fields[name] != value:
             raise error(
-                name,
-                fields[name],
-                f"{value} with --config.optimizer.muon_learning_rate, which"
-                " normalizes the kernels",
+                "optimizer.muon_ratio",
+                ratio,
+                f"0.0 with --config.{name}={fields[name]}",
             )
 
 

@@ -147,7 +147,7 @@ def hold_out(dataset: Dataset, fraction: float, fold: int = 0) -> Dataset:
       fraction: Fraction of the training images to hold out, at least 0 and
         below 1. If 0.0, returns `dataset`.
       fold: Number of the slice of a fixed order to hold out, at least 0 and
-        below 1 / fraction. Slices do not overlap.
+        below 1 / fraction. Up to rounding, slices do not overlap.
     """
     if not fraction:
         return dataset

@@ -163,10 +163,10 @@ def diagnose_model(
         num_classes=data.num_classes if data else 10,
     )
     if data and data.source != "synthetic":
-        _, _, expected = costs.expected_accuracy(0.5, 8).partition(": ")
+        _, _, expected = costs.expected_accuracy(0.5, 10).partition(": ")
         builder.facts["comparison"] = (
             "this project's recipe (configs/stem32.py, half of VGG16's width),"
-            f" 195 steps of 256 images per epoch: {expected}"
+            f" 98 steps of 512 images per epoch: {expected}"
         )
     return builder.report()
 

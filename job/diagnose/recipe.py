@@ -310,6 +310,8 @@ def decay_per_step(
 
 def check_weight_decay(run: Settings) -> Finding | None:
     """Looks for a weight decay in the convention of another optimizer."""
+    if run["optimizer.muon_ratio"]:
+        return None  # The kernels do not decay.
     optimizer, momentum = run["optimizer.name"], run["optimizer.momentum"]
     weight_decay = run["optimizer.weight_decay"]
     per_step = decay_per_step(

@@ -16,8 +16,8 @@ import keras
 
 from job.model.spec import BLOCK_NAMES, block_of_layer
 
-# Number of Newton-Schulz iterations of Muon, as in airbench (Jordan 2024,
-# arXiv:2404.00498).
+# Number of Newton-Schulz iterations of Muon, as in airbench94_muon.py of
+# github.com/KellerJordan/cifar10-airbench.
 NEWTON_SCHULZ_STEPS = 3
 
 
@@ -80,10 +80,13 @@ def image_gflop(
 
 
 def muon_gflop(network: keras.Model) -> float:
-    """Returns the cost of Muon in a training step, in 10^9 operations.
+    """Returns the cost of Muon in a step of a replica, in 10^9 operations.
 
     An [m, n] matrix with m <= n takes two products of 2 m^2 n operations. The
     first iteration adds one of 2 m^3, and each other one four.
+
+    Args:
+      network: Network of `vgg.vgg16`.
     """
     products = 4 * NEWTON_SCHULZ_STEPS - 3
     total = 0

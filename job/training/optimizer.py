@@ -99,6 +99,9 @@ def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
 
     Args:
       matrix: Matrix, float32, [m, n].
+
+    Returns:
+      Matrix of the same type and shape.
     """
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = tf.transpose(matrix) if is_tall else matrix
@@ -147,9 +150,10 @@ def muon_update(
 ) -> None:
     """Updates a kernel by Muon, SGD with Nesterov momentum, orthogonalized.
 
-    The update is that of airbench (Jordan 2024, arXiv:2404.00498). Batch
-    normalization makes the norm of a kernel irrelevant, so it is kept at
-    sqrt(f), without weight decay:
+    The update is that of airbench94_muon.py (Jordan 2024,
+    github.com/KellerJordan/cifar10-airbench), in float32. Batch normalization
+    makes the norm of a kernel irrelevant, so it is kept at sqrt(f), without
+    weight decay:
 
         buffer = momentum * buffer + gradient
         direction = orthogonalize(gradient + momentum * buffer)

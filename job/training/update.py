@@ -105,7 +105,8 @@ class Update:
             sums.gradients, variables.loss_scale, self._settings.clip_norm
         )
         # On a GPU, XLA compiles these conditions to selects, for which the host
-        # does not wait; see tests/gpu_ready. With matrix products it would not.
+        # does not wait; see tests/gpu_ready. Matrix products inside would keep
+        # them.
         directions = self._muon_directions(gradients, variables)
         tf.cond(
             all_finite_so_far & finite,

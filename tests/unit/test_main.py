@@ -180,7 +180,7 @@ def test_mode_config_prints_the_resolved_config():
     assert done.returncode == 0, done.stderr
     assert "momentum: 0.5" in done.stdout
     assert "epochs: 3.0" in done.stdout
-    assert "peak_learning_rate: 0.2" in done.stdout
+    assert "muon_ratio: 0.125" in done.stdout
 
 
 def test_a_preset_sets_only_the_fields_not_on_the_command_line():

@@ -253,11 +253,11 @@ def test_pretrained_weights_need_their_own_layers(config, field, value):
     [("optimizer.name", "adam"), ("model.batch_norm", False)],
 )
 def test_muon_needs_sgd_and_batch_norm(config, field, value):
-    config.optimizer.muon_learning_rate = 0.05
+    config.optimizer.muon_ratio = 0.125
     ranges.check(config)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(
-        errors.ConfigError, match=f"{field}={value}: must.*muon_learning_rate"
+        errors.ConfigError, match=f"muon_ratio=0.125: must.*{field}={value}"
     ):
         ranges.check(config)
 

@@ -59,7 +59,13 @@ def create_sums(state, rng, *, finite=True):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"clip_norm": 1.0}, {"name": "adam"}, {"loss_scaling": True}]
+    "changes",
+    [
+        {"clip_norm": 1.0},
+        {"name": "adam"},
+        {"loss_scaling": True},
+        {"muon_ratio": 0.1, "loss_scaling": True},
+    ],
 )
 def test_xla_gives_the_same_update(changes):
     """Runs three steps, the second with a non-finite gradient."""
@@ -87,6 +93,24 @@ def test_xla_gives_the_same_update(changes):
         np.testing.assert_allclose(
             plain[name], compiled[name], rtol=1e-4, atol=1e-6, err_msg=name
         )
+
+
+def test_muon_updates_the_convolutions_and_sgd_the_rest():
+    """Muon's first update does not depend on the scale of the gradient."""
+    state, update = create(muon_ratio=0.1)
+    start = state.snapshot()
+    sums = create_sums(state, np.random.default_rng(0))
+    results = []
+    for scale in (1.0, 4.0):
+        state.restore(start)
+        scaled = sums._replace(gradients=[scale * g for g in sums.gradients])
+        update(state.step, scaled, state.replica_variables())
+        results.append([v.numpy() for v in state.trainable])
+    for one, four, variable in zip(
+        *results, state.model.trainable_variables, strict=True
+    ):
+        is_equal = np.allclose(one, four, atol=1e-5)
+        assert is_equal == (len(variable.shape) == 4), variable.path
 
 
 def test_only_trainable_blocks_change():
