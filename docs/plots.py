@@ -111,6 +111,8 @@ def draw_cost(path: pathlib.Path) -> None:
                 seeds.setdefault(cost, []).append(run["accuracy"])
         means = [statistics.fmean(values) for values in seeds.values()]
         axes.plot(list(seeds), means, color=color)
+        if variant == "baseline_tuned":
+            axes.axhline(means[-1], color=color, linestyle=":")
         for cost, values in seeds.items():
             axes.plot([cost] * len(values), values, "o", color=color)
         axes.annotate(
