@@ -15,6 +15,7 @@ from typing import NamedTuple
 import keras
 
 from job.model.spec import BLOCK_NAMES, block_of_layer
+from job.model.variables import convolution_mask
 
 # Number of Newton-Schulz iterations of Muon, as in airbench94_muon.py of
 # github.com/KellerJordan/cifar10-airbench.
@@ -90,9 +91,11 @@ def muon_gflop(network: keras.Model) -> float:
     """
     products = 4 * NEWTON_SCHULZ_STEPS - 3
     total = 0
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            *others, filters = layer.kernel.shape
+    for variable, is_kernel in zip(
+        network.trainable_variables, convolution_mask(network), strict=True
+    ):
+        if is_kernel:
+            *others, filters = variable.shape
             m, n = sorted((math.prod(others), filters))
             total += 4 * m**2 * n + products * 2 * m**3
     return total / 1e9

@@ -142,6 +142,15 @@ def check_fields(*args, **kwargs):
         ),
         pytest.param(
             "weight_decay",
+            (DEFAULT, {"optimizer.weight_decay": 5e-3}),
+            (
+                DEFAULT,
+                {"optimizer.weight_decay": 5e-3, "optimizer.muon_ratio": 0.125},
+            ),
+            id="weight_decay-muon_has_none",
+        ),
+        pytest.param(
+            "weight_decay",
             (NAIVE, {"optimizer.weight_decay": 5e-4}),
             (NAIVE, {"optimizer.weight_decay": 0.05}),
             id="weight_decay-sgd_value_with_adam",
