@@ -222,6 +222,33 @@ def test_costs_are_those_of_the_result_files():
     assert counted >= 4
 
 
+@pytest.mark.parametrize(
+    ("width", "epochs", "table", "variant"),
+    [
+        (0.25, 5, "over", "label_smoothing"),
+        (0.25, 10, "recipe_muon", "10ep"),
+        (0.5, 10, "baselines_half", "stem32"),
+        (0.5, 20, "baselines", "stem32"),
+        (1.0, 20, "full_width", "stem32"),
+    ],
+)
+def test_expected_accuracy_is_that_of_the_result_files(
+    width, epochs, table, variant
+):
+    runs = [
+        run["accuracy"]
+        for run in json.loads(
+            (ROOT / f"docs/results/{table}.json").read_text()
+        )["runs"]
+        if run["variant"] == variant
+    ]
+    found = re.search(
+        r"([\d.]+)% after (\d+) epochs", costs.expected_accuracy(width, epochs)
+    )
+    assert float(found[1]) == pytest.approx(sum(runs) / len(runs), abs=0.051)
+    assert int(found[2]) == epochs
+
+
 # A busy machine takes up to four times as long.
 @pytest.mark.timeout(900)
 @pytest.mark.faults
