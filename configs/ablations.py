@@ -13,6 +13,7 @@
     scratch             from scratch at 32 and 64 pixels
     recipe              SGD at width 0.25, one change, held-out images
     recipe_muon         Muon at width 0.25, one change, other held-out images
+    recipe_20ep         Muon at width 0.5, 20 epochs, other held-out images
     recipe_augmentation stem32.py:20ep with and without augmentation
     naive_augmentation  naive.py, 20 epochs, with and without augmentation
     transfer_cost       ImageNet's weights, 6 and 2 epochs at full width
@@ -406,6 +407,19 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
             "rate_0.1": {"optimizer.muon_ratio": 0.25},
             "rate_0.03": {"optimizer.muon_ratio": 0.075},
             "momentum_0.8": {"optimizer.momentum": 0.8},
+        },
+    ),
+    "recipe_20ep": (
+        (
+            stem32.get_config("20ep"),
+            # Neither the search at width 1/4 nor an earlier one has seen these
+            # images.
+            {"data.validation_fraction": 0.2, "data.validation_fold": 1},
+        ),
+        {
+            "20ep": {},
+            "translate_4": {"augment.translate": 4.0},
+            "cutmix": {"augment.cutmix_probability": 0.25},
         },
     ),
     "recipe_augmentation": (

@@ -7,7 +7,7 @@
     200ep            1      not run                            1 GPU
     100ep            1      not run                            1 GPU
     20ep_full_width  1      90.15 %   90.32 %   1      2.1 h   2 CPU cores
-    20ep             0.5    89.03 %   89.86 %   2      27 min  2 CPU cores
+    20ep             0.5    88.97 %   89.95 %   3      27 min  2 CPU cores
     10ep             0.5    88.16 %   88.91 %   3      16 min  2 CPU cores
 
 The accuracy is that of the last epoch, as the mean of the seeds. The images are

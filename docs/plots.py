@@ -112,7 +112,7 @@ def draw_cost(path: pathlib.Path) -> None:
         means = [statistics.fmean(values) for values in seeds.values()]
         axes.plot(list(seeds), means, color=color)
         if variant == "baseline_tuned":
-            axes.axhline(means[-1], color=color, linestyle=":")
+            axes.plot([0, max(seeds)], [means[-1]] * 2, ":", color=color)
         for cost, values in seeds.items():
             axes.plot([cost] * len(values), values, "o", color=color)
         axes.annotate(
