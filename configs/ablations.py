@@ -412,8 +412,7 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "recipe_20ep": (
         (
             stem32.get_config("20ep"),
-            # Neither the search at width 1/4 nor an earlier one has seen these
-            # images.
+            # No earlier search has seen these images.
             {"data.validation_fraction": 0.2, "data.validation_fold": 1},
         ),
         {
