@@ -162,6 +162,12 @@ _BATCH_128: _Overrides = {
     "optimizer.ema_decay": 0.995,
 }
 
+# 10,000 training images that no search at width 0.25 has seen.
+_HELD_OUT: _Overrides = {
+    "data.validation_fraction": 0.2,
+    "data.validation_fold": 1,
+}
+
 _HALF_WIDTH: _Overrides = {"model.width": 0.5, "evaluate.every_epochs": 2.0}
 
 _SMOOTHING_256: _Overrides = {
@@ -412,8 +418,7 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "recipe_20ep": (
         (
             stem32.get_config("20ep"),
-            # No earlier search has seen these images.
-            {"data.validation_fraction": 0.2, "data.validation_fold": 1},
+            _HELD_OUT,
         ),
         {
             "20ep": {},
@@ -460,21 +465,18 @@ PLANS: dict[str, tuple[ml_collections.ConfigDict, dict[str, _Overrides]]] = {
     "full_width": (
         (
             stem32.get_config("20ep_full_width"),
-            {
-                "data.validation_fraction": 0.1,
-                "evaluate.every_epochs": 4.0,
-            },
+            _HELD_OUT,
         ),
         {
             "20ep": {},
             "muon": {
                 **_fields(stem32.get_config("20ep")),
-                "data.validation_fraction": 0.1,
+                **_HELD_OUT,
                 "model.width": 1.0,
             },
             "default_16ep": {
                 **_fields(default.get_config()),
-                "data.validation_fraction": 0.1,
+                **_HELD_OUT,
                 "evaluate.every_epochs": 4.0,
                 "epochs": 16.0,
                 "optimizer.warmup_epochs": 3.2,
