@@ -17,7 +17,7 @@
     recipe_augmentation stem32.py:20ep with and without augmentation
     naive_augmentation  naive.py, 20 epochs, with and without augmentation
     transfer_cost       ImageNet's weights, 6 and 2 epochs at full width
-    scratch_cost        the same cost from scratch
+    scratch_cost        the same epochs from scratch
     full_width          candidates for width 1: held-out images
     naive_rates         naive.py at several learning rates, held-out images
     baseline_search     baselines.py:common with one change, held-out images
@@ -30,7 +30,7 @@
 Flags override the fields of every variant. The plans ladder, augment, over and
 scratch are sized for 2 CPU cores (width 0.25, 5 epochs). On a GPU, add
 `--config.model.width=1 --config.epochs=30 --seeds=3`. Without network access,
-resolution, unfreeze and baselines_transfer need
+resolution, unfreeze, transfer_cost and baselines_transfer need
 `--config.model.weights=PATH`.
 """
 

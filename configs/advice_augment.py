@@ -5,7 +5,7 @@
 This is `configs/naive.py` with the rotation, shifts, flip, shear and zoom of
 ImageDataGenerator, as in the answer's listing. It trains for 20 epochs of batch
 128, the listing for 100 of batch 32. Augmentation alone does not fix a network
-whose loss does not decrease (docs/results.md).
+whose loss does not decrease.
 """
 
 import ml_collections

@@ -29,6 +29,7 @@ _RECIPES = (
     ("Common recipe: crop, flip, cosine", "baselines", "common"),
     ("Common recipe, tuned", "baselines", "baseline_tuned"),
     ("stem32.py before Muon", "baselines", "stem32_sgd"),
+    ("Common recipe, tuned, with Muon", "baselines", "baseline_tuned_muon"),
     ("stem32.py:20ep", "baselines", "stem32"),
 )
 # Label, variant and color of a line.
@@ -56,10 +57,10 @@ def draw_recipes(path: pathlib.Path) -> None:
         fontsize=11,
     )
     _draw_rows(lower, _RECIPES, _BLUE)
-    lower.set_xlim(82, 90)
+    lower.set_xlim(82, 90.5)
     lower.set_title(
-        "With batch normalization, 378 TFLOP each, width 0.5:\n"
-        "tuning decides (the lowest two are made for 200 epochs and more)",
+        "With batch normalization, 378 TFLOP each, width 0.5\n"
+        "(the lowest two are made for 200 epochs and more)",
         loc="left",
         fontsize=11,
     )

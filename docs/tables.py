@@ -5,7 +5,8 @@
 
 A file of docs/results/ states how its runs were made and holds a row per run.
 Its variants are compared with the first one, and those of `cumulative` with the
-one before in that list.
+one before in that list. `noise` is the standard deviation of an accuracy, where
+it is measured on few images.
 A page has a table of them wherever it contains
 
     <!-- results NAME -->
@@ -21,12 +22,10 @@ import statistics
 import sys
 from typing import Any
 
+from job.report.comparison import NOISE
+
 _DOCS = pathlib.Path(__file__).parent
 _TABLE = re.compile(r"(<!-- results (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-# Standard deviation of the accuracy of one run between seeds, in percentage
-# points: 12 pairs of seeds at widths 0.25 and 0.5.
-NOISE = 0.42
 
 # Quantiles 0.975 of Student's t distribution, by degrees of freedom.
 _T = {2: 4.303, 3: 3.182, 4: 2.776}
@@ -96,11 +95,15 @@ def fastest(runs: list[dict[str, Any]]) -> float | None:
     return min((x["seconds"] for x in runs if x.get("seconds")), default=None)
 
 
-def change(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+def change(
+    runs: list[dict[str, Any]],
+    base: list[dict[str, Any]],
+    noise: float = NOISE,
+) -> str:
     """Returns the difference of two means, or that it is within the noise.
 
     From 3 seeds each on, it has its 95% t interval, with a pooled variance.
-    With fewer, both means have the standard error NOISE / sqrt(number of runs),
+    With fewer, both means have the standard error noise / sqrt(number of runs),
     and a difference below twice its own standard error is within noise.
     """
     by = (mean(runs, "accuracy") or 0.0) - (mean(base, "accuracy") or 0.0)
@@ -113,7 +116,7 @@ def change(runs: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
         )
         half = _T[freedom] * math.sqrt(variance / freedom) * root
         return f"{by:+.2f} ± {half:.2f}"
-    return "within noise" if abs(by) < 2 * NOISE * root else f"{by:+.2f}"
+    return "within noise" if abs(by) < 2 * noise * root else f"{by:+.2f}"
 
 
 def interval(runs: list[dict[str, Any]]) -> str:
@@ -136,6 +139,7 @@ def markdown(table: dict[str, Any]) -> str:
     if not names:
         return f"{command}\nNot measured yet.\n"
     base = by_variant[names[0]]
+    noise = table.get("noise", NOISE)
     header = ["variant", "accuracy", "change", "seeds"]
     columns = {
         "flip_tta": ("flip TTA", _two_digits),
@@ -158,7 +162,7 @@ def markdown(table: dict[str, Any]) -> str:
         row = [
             f"`{name}`: {text}" if text else f"`{name}`",
             interval(of),
-            "" if of is base else change(of, before.get(name, base)),
+            "" if of is base else change(of, before.get(name, base), noise),
             seeds,
         ]
         for key in used:

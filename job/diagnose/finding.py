@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Difference of two single runs that may be noise, in percentage points. It is
-# twice the standard error, at a noise of 0.42 points per run (docs/results.md).
-NOISE = 1.2
+# twice the standard error, at a noise of 0.31 points per run (docs/results.md).
+NOISE = 0.9
 
 _WIDTH = 88
 

@@ -1,7 +1,10 @@
 """Tests of README.md, CONTRIBUTING.md and docs/: links and file names."""
 
+import json
+import math
 import pathlib
 import re
+import statistics
 
 import pytest
 
@@ -9,6 +12,7 @@ from configs import default
 from docs import fields, tables
 from job.config import serialization
 from job.diagnose import costs, finding
+from job.report import comparison
 from tests.support.jobs import ROOT
 
 PAGES = sorted(
@@ -141,6 +145,23 @@ def test_a_missing_file_is_found(tmp_path):
 def test_tables_of_results_are_made_from_the_result_files(page):
     text = page.read_text()
     assert tables.with_tables(text) == text, "python -m docs.tables write"
+
+
+def test_the_noise_of_a_run_is_that_of_the_result_files():
+    squares, freedom = 0.0, 0
+    for file in ROOT.glob("docs/results/*.json"):
+        by_variant = {}
+        for run in json.loads(file.read_text())["runs"]:
+            by_variant.setdefault(run["variant"], []).append(run["accuracy"])
+        for values in by_variant.values():
+            if len(values) > 1:
+                squares += (len(values) - 1) * statistics.variance(values)
+                freedom += len(values) - 1
+    noise = math.sqrt(squares / freedom)
+    assert pytest.approx(noise, abs=0.02) == comparison.NOISE
+    assert pytest.approx(2 * math.sqrt(2) * noise, abs=0.06) == finding.NOISE
+    page = (ROOT / "docs/results.md").read_text()
+    assert f"noise between seeds is {comparison.NOISE} points" in page
 
 
 def test_every_result_file_is_shown_in_results_md():

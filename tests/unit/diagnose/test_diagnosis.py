@@ -225,8 +225,7 @@ def test_costs_are_those_of_the_result_files():
 @pytest.mark.parametrize(
     ("width", "epochs", "table", "variant"),
     [
-        (0.25, 5, "over", "label_smoothing"),
-        (0.25, 10, "recipe_muon", "10ep"),
+        (0.25, 9, "recipe_muon", "10ep"),
         (0.5, 10, "baselines_half", "stem32"),
         (0.5, 20, "baselines", "stem32"),
         (1.0, 20, "full_width", "stem32"),

@@ -94,7 +94,7 @@ def test_underfitting_is_found_and_says_what_the_budget_reaches():
     found = check(0.6)
     assert_finding(found, "underfit")
     assert "still rising" in found.evidence
-    assert "80.6% after 5 epochs" in found.evidence
+    assert "84.9% after 9 epochs" in found.evidence
     assert check(0.9) is None
 
 
