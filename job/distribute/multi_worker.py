@@ -24,7 +24,7 @@ def create_strategy(
       cluster: Addresses of the workers, and the index of this one.
       gpus: Number of GPUs of this worker.
       cpus: Number of logical CPU devices of this worker, used without GPUs.
-      all_reduce: Algorithm of the sum over GPUs, auto or nccl.
+      all_reduce: Algorithm of the sum over GPUs: auto or nccl, which are equal.
 
     Raises:
       ConfigError: `all_reduce` is hierarchical.
@@ -37,7 +37,6 @@ def create_strategy(
             " --config.distribute.all_reduce=auto"
         )
     kinds = tf.distribute.experimental.CommunicationImplementation
-    kind = kinds.NCCL if all_reduce == "nccl" else kinds.AUTO
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         # In the job the chief is always worker 0, even if TF_CONFIG differs.
         tf.train.ClusterSpec({"worker": list(cluster.workers)}),
@@ -58,7 +57,9 @@ def create_strategy(
             return tf.distribute.MultiWorkerMirroredStrategy(
                 resolver,
                 tf.distribute.experimental.CommunicationOptions(
-                    implementation=kind if gpus else kinds.RING
+                    # With AUTO, TensorFlow 2.21 sums over gRPC in host memory,
+                    # even between GPUs of one node.
+                    implementation=kinds.NCCL if gpus else kinds.RING
                 ),
             )
     except tf.errors.UnknownError as error:
