@@ -2,13 +2,14 @@
 
     resume.fingerprint(fields)             # hash of the fields that must not
     resume.differences(saved, fields)      # descriptions of those that differ
+    resume.worker_differences(chiefs, own) # the same for workers of one run
 
 Imports no TensorFlow.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import default
@@ -39,6 +40,16 @@ CHANGEABLE_ON_RESUME = (
     "distribute.all_reduce",
 )
 
+# Workers may find the images in different places. Their contents are compared
+# by checksum.
+_MAY_DIFFER_BETWEEN_WORKERS = (
+    "data.source",
+    "data.dir",
+    "data.archive_sha256",
+    "augment.preset",
+    "distribute.require_gpus",
+)
+
 
 def fingerprint(fields: Mapping[str, Any]) -> str:
     """Returns a hash of the fields that must not change on resume.
@@ -49,7 +60,11 @@ def fingerprint(fields: Mapping[str, Any]) -> str:
     Returns:
       16 hexadecimal digits.
     """
-    kept = {k: v for k, v in fields.items() if not _is_changeable(k)}
+    kept = {
+        name: value
+        for name, value in fields.items()
+        if not _is_in(CHANGEABLE_ON_RESUME, name)
+    }
     text = json.dumps(kept, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -64,18 +79,40 @@ def differences(
         have then counts as its default in configs/default.py.
       fields: Flattened config of the current attempt.
     """
-    absent = "(absent)"
     saved = {**serialization.flatten(default.get_config()), **saved}
+    return _differences(saved, fields, CHANGEABLE_ON_RESUME)
+
+
+def worker_differences(
+    chiefs: Mapping[str, Any], own: Mapping[str, Any]
+) -> list[str]:
+    """Describes every field that differs between two workers of a run.
+
+    More fields must agree than on a resume. With another length of the run,
+    the learning rates and so the weights of two workers would diverge. With
+    another log or evaluation interval, one would wait for the other.
+
+    Args:
+      chiefs: Flattened config of the chief.
+      own: Flattened config of this worker.
+    """
+    return _differences(chiefs, own, _MAY_DIFFER_BETWEEN_WORKERS)
+
+
+def _differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str]
+) -> list[str]:
+    absent = "(absent)"
     return [
-        f"{name}: {saved.get(name, absent)} -> {fields.get(name, absent)}"
-        for name in sorted(saved.keys() | fields.keys())
-        if not _is_changeable(name)
-        and saved.get(name, absent) != fields.get(name, absent)
+        f"{name}: {old.get(name, absent)} -> {new.get(name, absent)}"
+        for name in sorted(old.keys() | new.keys())
+        if not _is_in(ignored, name)
+        and old.get(name, absent) != new.get(name, absent)
     ]
 
 
-def _is_changeable(name: str) -> bool:
+def _is_in(entries: Sequence[str], name: str) -> bool:
     return any(
         name.startswith(entry) if entry.endswith(".") else name == entry
-        for entry in CHANGEABLE_ON_RESUME
+        for entry in entries
     )

@@ -131,7 +131,7 @@ def restore_on_chief(
     else:
         history = History(fields, data_crc32c)
     chiefs = workers.broadcast_json(dataclasses.asdict(history))
-    changed = resume.differences(chiefs["fields"], fields)
+    changed = resume.worker_differences(chiefs["fields"], fields)
     if chiefs["data_crc32c"] != data_crc32c:
         changed.append("the training images")
     if changed:

@@ -60,10 +60,11 @@ def environment(ports, index):
     }
 
 
-def start(workdirs, *flags, faults=("none", "none")):
+def start(workdirs, *flags, faults=("none", "none"), last=()):
     """Starts a worker a workdir; a fault as in `faulty_job`, while it trains.
 
-    Only the chief's workdir is to be written to, so they are not the same.
+    The last worker has further flags, `last`. Only the chief's workdir is
+    written to, so each worker has its own.
     """
     ports = free_ports(len(workdirs))
     workers = []
@@ -71,10 +72,11 @@ def start(workdirs, *flags, faults=("none", "none")):
         zip(workdirs, faults, strict=True)
     ):
         entry = ["job.main"] if fault == "none" else _faulty(fault)
+        own = last if index == len(workdirs) - 1 else ()
         workers.append(
             subprocess.Popen(
                 [
-                    *(sys.executable, "-m", *entry, *FLAGS, *flags),
+                    *(sys.executable, "-m", *entry, *FLAGS, *flags, *own),
                     f"--workdir={workdir}",
                 ],
                 cwd=ROOT,
@@ -224,6 +226,15 @@ def test_a_worker_without_its_peers_ends_with_76(tmp_path):
         " 2 s"
     )
     assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.faults
+def test_a_worker_with_another_length_of_the_run_ends_with_2(tmp_path):
+    folders = [tmp_path / "0", tmp_path / "1"]
+    codes, outputs = end(start(folders, last=["--config.steps=24"]))
+    assert codes == [76, 2], outputs
+    assert "differs from the chief's (steps: 20 -> 24)" in outputs[1]
+    assert not (folders[0] / "checkpoints").exists()
 
 
 def test_a_broken_environment_ends_it_before_tensorflow(tmp_path):

@@ -33,6 +33,21 @@ def test_resume_may_change_intervals_but_not_results(config):
     assert resume.fingerprint(saved) != resume.fingerprint(fields)
 
 
+def test_workers_must_agree_on_all_but_the_place_of_their_images(config):
+    chiefs = serialization.flatten(config)
+    config.data.dir = "elsewhere"
+    config.distribute.require_gpus = 1
+    assert (
+        resume.worker_differences(chiefs, serialization.flatten(config)) == []
+    )
+    config.epochs = 5.0
+    config.evaluate.every_epochs = 3.0
+    assert resume.worker_differences(chiefs, serialization.flatten(config)) == [
+        f"epochs: {chiefs['epochs']} -> 5.0",
+        f"evaluate.every_epochs: {chiefs['evaluate.every_epochs']} -> 3.0",
+    ]
+
+
 def test_field_that_a_checkpoint_lacks_counts_as_its_default(config):
     older = serialization.flatten(config)
     del older["optimizer.clip_norm"]
