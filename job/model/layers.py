@@ -29,7 +29,8 @@ class Standardize(keras.layers.Layer):
           bgr: Whether to reverse the channels from RGB to BGR.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
-        super().__init__(**kwargs)
+        # Keras would round the pixels to bfloat16 before the layer.
+        super().__init__(autocast=False, **kwargs)
         self.mean, self.divisor = tuple(mean), tuple(divisor)
         self.bgr = bgr
 
@@ -73,7 +74,8 @@ class Dropout(keras.layers.Layer):
           rate: Fraction of the units that are set to 0, from 0 to below 1.
           **kwargs: Arguments of `keras.layers.Layer`.
         """
-        super().__init__(**kwargs)
+        # Keras would round the random numbers to bfloat16.
+        super().__init__(autocast=False, **kwargs)
         self.rate = rate
 
     def call(
@@ -82,7 +84,7 @@ class Dropout(keras.layers.Layer):
         """Sets the units to 0 whose noise is below the rate.
 
         Args:
-          x: Features, [b, d], any float type.
+          x: Features, [b, d], in the compute dtype.
           noise: Random numbers, float32 [b, d], uniform over 0 to 1.
           training: Whether to drop units. If False, `x` is returned unchanged.
         """
