@@ -429,7 +429,9 @@ def create_training(
             train_steps=steps,
             global_batch_size=plan.global_batch_size,
             num_features=0 if network is state.model else len(inputs),
+            # Each replica updates its own copy of the weights.
             update_gflop=flops.muon_gflop(state.model)
+            * strategy.num_replicas_in_sync
             if config.optimizer.muon_ratio
             else 0.0,
         ),

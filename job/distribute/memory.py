@@ -23,13 +23,17 @@ _PAD_BYTES = 2**28
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory, and has no effect with other C libraries.
+    """Makes glibc 2.35 or newer keep freed memory.
+
+    With another C library the function has no effect.
 
     The process keeps its largest size so far. Blocks above 1 GiB are returned.
     """
     # musl lacks mallopt, and other systems lack the file.
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(_M_MMAP_THRESHOLD, 2**30)
-        mallopt(_M_TRIM_THRESHOLD, _LARGEST)
-        mallopt(_M_TOP_PAD, _PAD_BYTES)
+        # glibc before 2.35 refuses the threshold and returns 0. The other two
+        # settings alone would fix it at its lowest value.
+        if mallopt(_M_MMAP_THRESHOLD, 2**30):
+            mallopt(_M_TRIM_THRESHOLD, _LARGEST)
+            mallopt(_M_TOP_PAD, _PAD_BYTES)

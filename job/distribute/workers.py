@@ -90,11 +90,11 @@ class Workers:
         return bool(self._sum(np.array([flag], np.int32))[0])
 
     def broadcast_int(self, number: int) -> int:
-        """Returns the chief's number, 0 to 2^31 - 1."""
+        """Returns the chief's number, 0 to 2^63 - 1."""
         if self.count == 1:
             return number
         sent = number if self.is_chief else 0
-        return int(self._sum(np.array([sent], np.int32))[0])
+        return int(self._sum(np.array([sent], np.int64))[0])
 
     def broadcast_bytes(self, content: bytes) -> bytes:
         """Returns the chief's bytes on all workers.

@@ -2,7 +2,6 @@
 
     forward_gflop_by_block(network, 32)["block1"]        # 10^9 per image
     image_gflop(network, 32, trainable_blocks={"head"})  # forward, train
-    train_tflop(network, [(1000, 32, {"head"})], global_batch_size=128)
 
 A multiplication and an addition count as two operations. Only matrix products
 count, because all else is negligible.

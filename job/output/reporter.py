@@ -1,8 +1,8 @@
 """Metrics lines and progress messages of a training run.
 
 reporter = Reporter(log, progress, train_steps=100, global_batch_size=512, ...)
-reporter.write_train(50, loss=2.1, accuracy=0.2, ...)
-reporter.write_evaluation(100, "test", loss=1.9, accuracy=0.3, ...)
+reporter.write(50, "train", loss=2.1, accuracy=0.2, ...)
+reporter.write(100, "test", loss=1.9, accuracy=0.3, ...)
 """
 
 from collections.abc import Callable

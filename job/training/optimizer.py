@@ -27,7 +27,7 @@ def create_learning_rate_fn(
       schedule: Decay after the warm-up: constant, linear (to 0), or cosine
         (half a wave to 0; Loshchilov & Hutter 2017, arXiv:1608.03983).
       train_steps: Number of steps of the run. After the last one the learning
-        rate is 0.
+        rate is 0, except with the constant schedule.
       warmup_steps: Number of steps of linear warm-up. The first one has the
         learning rate peak / warmup_steps.
 
@@ -207,8 +207,8 @@ def adam_update(
       momentum: Beta 1, from 0 to below 1. Beta 2 is `ADAM_BETA_2`.
       weight_decay: Coefficient of the weight that is subtracted, times the
         learning rate.
-      step: Number of earlier updates of this weight, int64 [], for the bias
-        correction of the moments.
+      step: Number of earlier steps of this weight, int64 [], for the bias
+        correction of the moments. It includes steps that float16 skipped.
     """
     if weight_decay:
         weight.assign_sub(learning_rate * weight_decay * weight)

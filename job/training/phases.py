@@ -179,8 +179,8 @@ def train_tflop(
       global_batch_size: Images per step, over all replicas.
       num_features: Number of images whose features train the head. If 0, the
         network is trained on images.
-      update_gflop: Cost of the update of the weights in a step, in 10^9
-        operations. That of SGD and Adam is negligible.
+      update_gflop: Cost of the update of the weights in a step, over all
+        replicas, in 10^9 operations. That of SGD and Adam is negligible.
     """
     if num_features:
         costs = flops.forward_gflop_by_block(network, phases[-1].input_size)

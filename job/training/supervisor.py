@@ -1,6 +1,7 @@
 """Stop requests, watchdog and workers as one object for the loop.
 
-    supervisor = Supervisor(stop, watchdog, workers)
+    supervisor = Supervisor(stop, watchdog)
+    supervisor.workers = workers            # once they are connected
     supervisor.beat("train", step, seconds=20.0)
     if supervisor.is_stopping():            # on any worker
         ...                                 # save
