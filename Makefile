@@ -253,7 +253,7 @@ k8s-delete: need-run ## delete a run but not its volume or bucket (NAME=)
 
 .PHONY: need-run
 need-run:
-	@test -n "$(call typed,NAME)" -a -f $(run_folder)/kustomization.yaml || { \
+	@test -n "$(call typed,NAME)" && grep -qs overlays/ $(run_folder)/kustomization.yaml || { \
 	  echo "NAME=$(call typed,NAME): no such run in k8s/runs. Fix: set the NAME that make k8s-run printed" >&2; exit 2; }
 
 $(READY): requirements/$(SET).txt

@@ -20,7 +20,7 @@ kube() { $KUBECTL --namespace="$NAMESPACE" "$@"; }
 fail() { # MESSAGE: prints it with the pods and events of the run
   echo "FAILED: $run: $1" >&2
   kube get pods -o wide >&2 || true
-  kube get events --sort-by=.lastTimestamp >&2 | tail -20 || true
+  kube get events --sort-by=.lastTimestamp | tail -20 >&2 || true
   exit 1
 }
 
@@ -58,7 +58,8 @@ pods() { kube get pods -l "$selector" --sort-by=.metadata.creationTimestamp -o n
 log_has() { # PATTERN: in the log of any pod of the run
   local pod
   for pod in $(pods); do
-    kube logs "$pod" -c train 2> /dev/null | grep -Eq "$1" && return 0
+    # grep -q would end the pipe early, which fails under pipefail.
+    kube logs "$pod" -c train 2> /dev/null | grep -E "$1" > /dev/null && return 0
   done
   return 1
 }

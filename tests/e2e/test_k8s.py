@@ -274,6 +274,13 @@ def test_a_run_of_ones_own_refers_to_the_setup(make, overlay):
         assert data == "gs://my-bucket/cifar-10-binary.tar.gz"
 
 
+def test_a_component_with_a_bucket_has_the_bucket_of_the_run(make):
+    documents = render_run(
+        make, "OVERLAY=local", "COMPONENTS=gcs", "BUCKET=my-b", name="a"
+    )
+    assert manifests.find(documents, "ConfigMap")["data"]["BUCKET"] == "my-b"
+
+
 def _create_config(documents):
     """Returns the config that the flags of manifests name."""
     file, _, variant = manifests.flag(documents, "config").partition(":")
@@ -344,13 +351,25 @@ def test_an_image_may_have_a_digest(make):
         (["COMPONENTS=gke", "OVERLAY=multi-node"], "no effect on a JobSet"),
         (["COMPONENTS=openshift"], "without a volume"),
         (["COMPONENTS=gcs"], "set BUCKET=NAME"),
-        (["GPUS=3", "OVERLAY=gpu"], "3 GPUs do not divide the batch of 256"),
+        (["NODES=3", "OVERLAY=multi-node"], "do not divide the batch of 256"),
+        (
+            [
+                *("OVERLAY=multi-node-cpu", "COMPONENTS=jobset"),
+                "NODES=3",
+            ],
+            "no effect with COMPONENTS=jobset",
+        ),
+        (["ARGS=--seeds=3", "OVERLAY=ablation"], "fixed by the overlay"),
+        (
+            ["GPUS=3", "OVERLAY=gpu"],
+            "3 replicas do not divide the batch of 256",
+        ),
         (
             [
                 *("GPUS=8", "NODES=2", "OVERLAY=multi-node"),
                 "ARGS=--config.global_batch_size=24",
             ],
-            "16 GPUs do not divide the batch of 24",
+            "16 replicas do not divide the batch of 24",
         ),
         (["ARGS=--workdir=/storage/a"], "ARGS=--workdir=/storage/a: "),
         (["ARGS=--grace_seconds=5"], "fixed by the overlay"),

@@ -317,8 +317,13 @@ def _lifetime(job: Manifest, owner: Manifest) -> Iterator[str]:
     if not {"backoffLimit", "backoffLimitPerIndex"} & spec.keys():
         yield "no backoffLimit"
     annotations = spec["template"]["metadata"].get("annotations", {})
+    is_spot = "cloud.google.com/gke-spot" in pod(job).get("nodeSelector", {})
     for name, value in (
-        ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"),
+        # Autopilot has no Spot node for a pod with this annotation.
+        (
+            "cluster-autoscaler.kubernetes.io/safe-to-evict",
+            None if is_spot else "false",
+        ),
         ("karpenter.sh/do-not-disrupt", "true"),
     ):
         if annotations.get(name) != value:
