@@ -4,7 +4,9 @@ import pytest
 import tensorflow as tf
 
 from job import build, errors
-from job.distribute import gpus, strategy
+from job.distribute import gpus, multi_worker, strategy
+from job.distribute.environment import Cluster
+from job.supervision import tensorflow_workarounds
 
 
 def install_driver(monkeypatch, tmp_path, is_there):
@@ -99,3 +101,29 @@ def test_determinism_sets_the_option_of_tensorflow(monkeypatch, deterministic):
     )
     strategy.create_strategy(deterministic=deterministic)
     assert len(calls) == deterministic
+
+
+@pytest.mark.parametrize(
+    ("gpus_per_worker", "implementation"), [(2, "NCCL"), (0, "RING")]
+)
+def test_workers_sum_over_gpus_by_nccl(
+    monkeypatch, gpus_per_worker, implementation
+):
+    given = []
+    monkeypatch.setattr(
+        tf.distribute,
+        "MultiWorkerMirroredStrategy",
+        lambda resolver, options: given.append(options),
+    )
+    monkeypatch.setattr(
+        tensorflow_workarounds, "limit_registration", lambda *args: None
+    )
+    multi_worker.create_strategy(
+        Cluster(("127.0.0.1:1", "127.0.0.1:2"), 0),
+        gpus=gpus_per_worker,
+        cpus=1,
+        all_reduce="auto",
+    )
+    # With AUTO, TensorFlow sums over gRPC, even between GPUs.
+    [options] = given
+    assert options.implementation.name == implementation
