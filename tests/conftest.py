@@ -1,7 +1,7 @@
-"""Shared by all tests: two logical CPU devices, small configs, real data.
+"""Fixtures of all tests: two logical CPU devices, small configs, real data.
 
-TensorFlow takes seconds to import and splits its CPU only once a process: so
-the tests share one process wherever isolation is not the point.
+TensorFlow takes seconds to import and splits its CPU only once per process.
+Tests that need no isolation therefore share one process.
 """
 
 import os
@@ -11,9 +11,9 @@ import threading
 from collections.abc import Iterator
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# The tests are about CPUs, byte by byte; also where there is a GPU.
+# The tests compare bytes that a CPU computes, so they ignore any GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-# The variables of `make test ARGS=...` are not those of the tests' own make.
+# Tests that run make must not inherit the variables of `make test ARGS=...`.
 os.environ.pop("MAKEFLAGS", None)
 os.environ.pop("ARGS", None)
 
@@ -33,7 +33,7 @@ from tests.support.jobs import from_environment
 
 @pytest.fixture(scope="session", autouse=True)
 def two_cpus():
-    """Splits the CPU in two, before any test makes TensorFlow start."""
+    """Splits the CPU into two devices before a test initializes TensorFlow."""
     if "tensorflow" in sys.modules:
         from job.distribute import strategy
 
@@ -42,13 +42,13 @@ def two_cpus():
 
 @pytest.fixture
 def config() -> ml_collections.ConfigDict:
-    """The smoke config, free to change."""
+    """Returns an unlocked smoke config."""
     return smoke.get_config().unlock()
 
 
 @pytest.fixture(scope="session")
 def split() -> dataset.Split:
-    """100 random images; no two alike."""
+    """Returns 100 distinct random images."""
     rng = np.random.default_rng(0)
     return dataset.Split(
         rng.integers(0, 256, (100, 32, 32, 3), dtype=np.uint8),
@@ -58,7 +58,7 @@ def split() -> dataset.Split:
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory) -> pathlib.Path:
-    """The workdir of a small run that is finished; not to be written to."""
+    """Returns the workdir of a small finished run, which tests only read."""
     from job import train
     from job.supervision import preemption
 
@@ -89,7 +89,7 @@ def _strict_server() -> Iterator[StrictServer]:
 
 @pytest.fixture
 def bucket(_strict_server, monkeypatch) -> places.BucketPlace:
-    """A path in a bucket, kept by a server that can be told to fail."""
+    """Returns a path in a bucket of a server that can inject faults."""
     _strict_server.faults = []
     _strict_server.requests = []
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", _strict_server.url)
@@ -98,7 +98,7 @@ def bucket(_strict_server, monkeypatch) -> places.BucketPlace:
 
 @pytest.fixture(params=["disk", "bucket"])
 def place(request, tmp_path) -> places.DiskPlace | places.BucketPlace:
-    """A place for checkpoints; the test runs on each."""
+    """Returns a folder or a bucket for checkpoints. The test runs on both."""
     if request.param == "disk":
         return places.DiskPlace(tmp_path / "checkpoints")
     return request.getfixturevalue("bucket")

@@ -1,4 +1,4 @@
-"""Kills of the real job: SIGKILL, SIGTERM, Ctrl-C, as a node would do it."""
+"""Tests of SIGKILL, SIGTERM and Ctrl-C on the real job, as on a node."""
 
 import pathlib
 import re
@@ -15,7 +15,7 @@ from tests.support.jobs import ROOT, job_command, run_job
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
-# Long enough to be hit in its middle: 120 steps of some 30 ms.
+# 120 steps of about 30 ms leave enough time for a kill in the middle.
 ARGS = (
     "--config=configs/smoke.py",
     "--config.steps=120",
@@ -28,7 +28,7 @@ ARGS = (
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A run that nothing happened to, and how long it took."""
+    """Returns an uninterrupted run's workdir and its duration in seconds."""
     workdir = tmp_path_factory.mktemp("uninterrupted")
     start = time.monotonic()
     done = run_job(*ARGS, f"--workdir={workdir}")
@@ -54,7 +54,7 @@ def wait_for_step(workdir, process, step):
     deadline = time.monotonic() + 120
     while max(committed(workdir), default=0) < step:
         if process.poll() is not None:
-            # It may have come to its end between the two looks.
+            # The run may have ended between the two checks.
             assert max(committed(workdir), default=0) >= step, (
                 process.stdout.read()
             )
@@ -68,7 +68,7 @@ def assert_same_run(workdir, whole):
         made = store.CheckpointStore(folder / "checkpoints")
         found, content = made.restore_newest()
         assert found.step == 120
-        del content["metrics_log"]  # It has times; see below.
+        del content["metrics_log"]  # It contains times; see below.
         return content
 
     one, other = tensors(workdir), tensors(whole)
@@ -96,8 +96,8 @@ def test_killed_at_ten_random_moments_the_weights_are_byte_equal(
     while kills < 10:
         workdir = tmp_path / str(finished)
         process = start_job(workdir)
-        # From the imports to a little behind the next checkpoints: some
-        # kills come before any step is gained, most while it trains or saves.
+        # Some kills precede all progress. Most come during training or a save,
+        # up to shortly after the next checkpoint.
         before = max(committed(workdir), default=0)
         if kills % 3:
             wait_for_step(workdir, process, min(before + 7, 113))
@@ -109,8 +109,8 @@ def test_killed_at_ten_random_moments_the_weights_are_byte_equal(
         if process.returncode == -signal.SIGKILL:
             kills += 1
             continue
-        # It was quicker: it counts as one of the runs that were killed, and
-        # the kills that are left are for a new one.
+        # The run ended before this kill. Compare it like a resumed run, and
+        # use the remaining kills for a new one.
         assert process.returncode == 0, process.stdout.read()
         assert_same_run(workdir, whole)
         finished += 1
@@ -149,7 +149,7 @@ def test_a_signal_during_the_import_of_tensorflow(tmp_path):
 
 
 def wait_for_handler(process):
-    """Returns as soon as SIGTERM is caught: TensorFlow comes after that."""
+    """Waits for the SIGTERM handler, which precedes TensorFlow's import."""
     deadline = time.monotonic() + 60
     caught = 0
     while not caught & (1 << (signal.SIGTERM - 1)):
@@ -198,7 +198,7 @@ def test_a_run_writes_to_its_workdir_and_to_a_font_cache(tmp_path):
 
 
 def project_files():
-    """Returns the project's files but caches and what starts with a dot."""
+    """Returns the project's files, without caches and hidden files."""
     return {
         path
         for top in ROOT.iterdir()

@@ -1,7 +1,7 @@
-"""Faults of the place where a run is saved, on the real job, end to end.
+"""Tests of storage faults on the real job, end to end.
 
-Each ends with the weights and the record of a run that nothing happened to,
-byte by byte. Every point of a save, many more times, is `test_kill_matrix`.
+Each run ends with the same bytes of weights and the same metrics log as an
+uninterrupted run. `test_kill_matrix` covers every point of a save.
 """
 
 import dataclasses
@@ -33,18 +33,18 @@ from tests.support.jobs import ROOT, job_command, run_job
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
-# Of the store, in seconds; the promise is ten minutes.
+# Outage of the store in seconds. The design guarantees ten minutes.
 OUTAGE_SECONDS = float(os.environ.get("OUTAGE_SECONDS", "10"))
 
 
 @dataclasses.dataclass
 class StrictProcess:
-    """`gcs_server` as a process of its own."""
+    """`gcs_server` in a separate process."""
 
     url: str
 
     def order(self, *ordered: Fault) -> None:
-        """Has these faults from now on, and no other."""
+        """Replaces all faults of the server."""
         body = json.dumps([dataclasses.asdict(fault) for fault in ordered])
         request = urllib.request.Request(
             f"{self.url}/faults", body.encode(), method="POST"
@@ -98,7 +98,7 @@ def steps_in(workdir) -> list[int]:
 
 
 def fetched(workdir, tmp_path) -> pathlib.Path:
-    """Returns a folder with what a bucket holds."""
+    """Returns a folder with the files of a workdir, even if it is a bucket."""
     if isinstance(workdir, pathlib.Path):
         return workdir
     bucket = gcs.Bucket(workdir)
@@ -111,7 +111,7 @@ def fetched(workdir, tmp_path) -> pathlib.Path:
 
 
 def finish(workdir, tmp_path, whole):
-    """Lets a run go on to its end, and compares it."""
+    """Resumes a run to its end and compares it with an uninterrupted one."""
     done = run_job(*ARGS, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     folder = fetched(workdir, tmp_path)
@@ -137,7 +137,7 @@ _CALLS = {
 def test_killed_at_seeded_points_of_a_save_the_weights_are_byte_equal(
     workdir, tmp_path, uninterrupted
 ):
-    """Six points, one after another, in one run; half of them by SIGTERM."""
+    """Kills one run at six points in succession, half of them by SIGTERM."""
     rng = np.random.default_rng(0)
     place = "disk" if isinstance(workdir, pathlib.Path) else "bucket"
     points = [
@@ -159,7 +159,7 @@ def test_killed_at_seeded_points_of_a_save_the_weights_are_byte_equal(
     assert newest >= 14
     folder = finish(workdir, tmp_path, uninterrupted[0])
     found, _ = store.CheckpointStore(folder / "checkpoints").restore_newest()
-    # An attempt that was killed before its first commit is not among them.
+    # An attempt that was killed before its first commit is not counted.
     assert found.run["resumes"] >= 3
     assert len(found.run["starts"]) >= 4
 
@@ -167,7 +167,7 @@ def test_killed_at_seeded_points_of_a_save_the_weights_are_byte_equal(
 def test_a_run_in_a_bucket_killed_twice_is_a_run_on_a_disk(
     fake_gcs, tmp_path, uninterrupted
 ):
-    """The real client over HTTP against fake-gcs-server; the README's row."""
+    """Uses the real client over HTTP against fake-gcs-server."""
     whole, seconds = uninterrupted
     workdir = "gs://bucket/run"
     rng = np.random.default_rng(1)
@@ -223,13 +223,13 @@ def test_an_outage_of_the_bucket_stops_no_step(
         went_on = any("step 60/120" in line for line in lines)
         if "step 120/120" in line or (went_on and time.monotonic() > over):
             break
-        # A client gives up after 120 s: who waits for that was stopped.
+        # A client gives up after 120 s, so a later line means a blocked loop.
         assert time.monotonic() < over + 60, lines[-5:]
     assert process.poll() is None
     time.sleep(max(0.0, over - time.monotonic()))
     strict.order()
     rest, _ = process.communicate(timeout=240)
-    # The client library retries without a word; the checkpoint tells.
+    # The client library retries silently, so look at the checkpoint.
     assert process.returncode == 0, rest
     folder = fetched(workdir, tmp_path)
     found, tensors = store.CheckpointStore(
@@ -279,7 +279,7 @@ def test_a_signal_saves_while_a_removal_hangs(strict, tmp_path, uninterrupted):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 75, output
-    # Else the line goes on with what was not committed.
+    # Otherwise the line would also name the uncommitted step.
     last = output.splitlines()[-1]
     saved = max(steps_in(workdir))
     assert last.endswith(
@@ -310,7 +310,7 @@ def test_two_jobs_on_one_workdir_end_cleanly_and_spoil_nothing(
 def test_a_file_that_cannot_be_written_ends_it_and_spoils_nothing(
     tmp_path, uninterrupted
 ):
-    """As on a full disk: no file may be larger than a megabyte."""
+    """Limits the file size to 1 MiB, which has the effect of a full disk."""
     workdir = tmp_path / "run"
     process = start_job(workdir)
     wait_for_step(workdir, process, 14)
@@ -345,7 +345,7 @@ def test_damaged_checkpoints_are_set_aside_and_the_run_resumes(
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    # And the record, which is in the checkpoint too.
+    # The checkpoint also contains the metrics log, so a resume restores it.
     (workdir / "metrics.jsonl").unlink()
     process = start_job(workdir)
     wait_for_step(workdir, process, newer + 7)

@@ -1,4 +1,4 @@
-"""Damaged files: the only ends are 0, and a documented exit code with a line.
+"""Tests that damaged files give exit code 0, or a documented one with a line.
 
 `python -m tests.support.fuzz SEED MUTATIONS` does the same with other seeds.
 """
@@ -14,7 +14,7 @@ from tests.support.jobs import ROOT
 
 pytestmark = [pytest.mark.faults]
 
-# Per file; slow readers get fewer.
+# Number of mutations per file. Slow readers get fewer.
 MUTATIONS = 150
 AT_LEAST = 2000
 

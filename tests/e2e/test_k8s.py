@@ -27,7 +27,7 @@ VERSIONS = ("1.31", "1.34", "1.37")
 
 
 def validate(documents: list[manifests.Manifest], version: str) -> None:
-    """Validates documents; of a JobSet, the Jobs that it creates."""
+    """Validates documents, and the Jobs that a JobSet creates."""
     for document in documents:
         if document["kind"] == "JobSet":
             for one in document["spec"]["replicatedJobs"]:
@@ -153,7 +153,7 @@ def test_kueue_queues_a_job_and_covers_its_resources():
     assert queues["LocalQueue"]["metadata"]["name"] == name
     [group] = queues["ClusterQueue"]["spec"]["resourceGroups"]
     # Kueue never admits a pod that requests another resource. A limit without a
-    # request is a request.
+    # request counts as a request.
     for overlay in ("kueue", "gke"):
         for container in manifests.containers(
             manifests.jobs(manifests.render(overlay))[0]
@@ -199,7 +199,7 @@ def test_tags_are_the_projects_version():
                 assert tag in (f"{version}-cpu", f"{version}-gpu")
 
 
-# Runs of one's own.
+# Runs that a user creates with make.
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ fi
             capture_output=True,
             text=True,
             check=False,
-            # An exported variable is not meant for this project.
+            # Make must ignore these variables of the environment.
             env={**os.environ, "BUCKET": "other", "GPUS": "3", "NAME": "host"},
         )
         return ended, record.read_text() if record.exists() else ""
@@ -432,7 +432,7 @@ def test_make_applies_and_deletes_only_the_run_of_a_name(make, tmp_path):
     assert "no such run" in ended.stderr
 
 
-# What is broken, and the words of the problem.
+# Changes that break a manifest, and words of the resulting problem.
 
 
 def spec(documents):

@@ -1,6 +1,7 @@
 """Tests of the commands in the pages on deployment and of those in k8s/test.
 
-No command reaches a cluster: runs are rendered, flags parsed, names looked up.
+No command reaches a cluster. The tests render runs, parse flags and look up
+names.
 """
 
 import os
@@ -57,12 +58,12 @@ def job_flags(words: list[str]) -> list[str] | None:
 
 @pytest.fixture
 def project(tmp_path):
-    """A copy of the project's manifests, in which runs may be written."""
+    """Returns a copy of the project's manifests, where tests can write runs."""
     return manifests.copy_project(tmp_path)
 
 
 def write_run(project: pathlib.Path, words: list[str]) -> pathlib.Path:
-    """Runs `make k8s-run` as far as it goes without a cluster."""
+    """Renders a run as `make k8s-run` does, and returns its folder."""
     folder = project / "k8s/runs/docs"
     shutil.rmtree(folder, ignore_errors=True)
     ended = subprocess.run(
@@ -88,7 +89,7 @@ def test_flags_are_accepted():
 
 def test_runs_have_no_problems(project):
     made = [w for w in commands() if w[:2] == ["make", "k8s-run"]]
-    # Shown with several registries; equal otherwise.
+    # Some commands differ only in the registry or the name.
     distinct = {
         tuple(w for w in words[2:] if not w.startswith(("IMAGE=", "NAME=")))
         for words in made
@@ -187,7 +188,7 @@ def test_drivers_agree_with_the_image():
     assert "| 9.0 | R555 (CUDA 12.5) or newer |" in text
 
 
-# The scripts for a cluster.
+# Scripts that need a cluster.
 
 SCRIPTS = sorted(
     path
@@ -237,7 +238,7 @@ def test_workflows_run_scripts_and_targets_that_exist():
                     assert os.access(ROOT / words[0], os.X_OK), words
 
 
-# The logs of a run, followed on a cluster that is played.
+# Logs of a run, with a fake kubectl in place of a cluster.
 
 FAKE = r"""#!/bin/bash
 state=$(dirname "$0")

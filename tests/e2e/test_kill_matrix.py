@@ -1,7 +1,7 @@
-"""Every storage call of a small run x disk and bucket x SIGKILL and SIGTERM.
+"""Tests of SIGKILL and SIGTERM at every storage call, on disk and in a bucket.
 
-The children are forked, from a process that has no TensorFlow and no threads:
-so the matrix is a program of its own, `kill_matrix`.
+The children are forked from a process without TensorFlow and threads. The
+matrix is therefore a separate program, `kill_matrix`.
 """
 
 import json
@@ -29,8 +29,8 @@ KILLS = 40
 def matrix(request, tmp_path, monkeypatch):
     """Arguments of `kill_matrix`, and the scenarios that it runs."""
     if request.param == "disk":
-        # A process that dies loses no page: a disk of memory will do, and
-        # thousands of flushes take no time.
+        # A killed process loses no page of the cache, so a RAM disk is enough.
+        # Thousands of flushes take no time there.
         memory = pathlib.Path("/dev/shm")
         usable = os.access(memory, os.W_OK)
         with tempfile.TemporaryDirectory(
@@ -44,7 +44,7 @@ def matrix(request, tmp_path, monkeypatch):
         ) as server:
             url = server.stdout.readline().strip()
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
-            # Small files go the way of large ones, which has more requests.
+            # Small files are uploaded like large ones, with more requests.
             args = ["gs://bucket/matrix", str(KILLS), "resumable"]
             yield args, kill_matrix.BUCKET_SCENARIOS
             server.kill()
@@ -67,8 +67,8 @@ def test_killed_at_every_storage_call_nothing_is_lost(matrix):
     *outcomes, last = [json.loads(line) for line in done.stdout.splitlines()]
     bad = [outcome for outcome in outcomes if not outcome["good"]]
     assert not bad
-    # A save has a list of the files, an upload and a removal at least, and each
-    # of these calls a beginning and an end.
+    # A save makes at least three calls, which list, upload and remove files.
+    # Each call has a beginning and an end.
     least = 3 * 2 * kill_matrix.STEPS - 4
     for scenario in scenarios:
         cases = [o for o in outcomes if o["case"]["scenario"] == scenario]

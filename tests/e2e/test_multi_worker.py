@@ -1,4 +1,4 @@
-"""Several workers, each a real process, on loopback: the same training."""
+"""Tests that several worker processes on loopback train like a single one."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from tests.support.jobs import ROOT, run_job
 
 pytestmark = pytest.mark.timeout(900)
 
-# As tests/unit/training/test_step.py has it for replicas: a low learning rate,
-# at which differences by rounding do not grow.
+# As in tests/unit/training/test_step.py, the learning rate is so low that
+# rounding differences do not grow.
 SYNCED = {
     "distribute.sync_batch_norm": True,
     "global_batch_size": 16,
@@ -28,7 +28,7 @@ SYNCED = {
     "optimizer.warmup_epochs": 0.0,
     "steps": 20,
     "steps_per_loop": 1,
-    # Not behind the last step's line: that resets its sums.
+    # A line resets the window sums. Lines and checkpoints share only step 20.
     "log_every_steps": 7,
     "checkpoint.every_steps": 5,
 }
@@ -61,10 +61,13 @@ def environment(ports, index):
 
 
 def start(workdirs, *flags, faults=("none", "none"), last=()):
-    """Starts a worker a workdir; a fault as in `faulty_job`, while it trains.
+    """Starts one worker per workdir.
 
-    The last worker has further flags, `last`. Only the chief's workdir is
-    written to, so each worker has its own.
+    Args:
+      workdirs: Workdirs of the workers. Only the chief writes to its own.
+      *flags: Further flags of all workers.
+      faults: Faults of the workers during training; see `faulty_job`.
+      last: Further flags of the last worker.
     """
     ports = free_ports(len(workdirs))
     workers = []
@@ -120,7 +123,7 @@ def accuracy(workdir):
 
 @pytest.fixture(scope="module")
 def one_worker():
-    """The variables behind 20 steps on one replica, and their scores."""
+    """Returns a function that trains 20 steps on one replica."""
     from job import train
     from job.supervision.preemption import StopRequest
 
@@ -143,7 +146,7 @@ def alone(one_worker, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory):
-    """The chief's workdir of a run on two workers that nothing happened to."""
+    """Returns the chief's workdir of an uninterrupted run on two workers."""
     folders = [tmp_path_factory.mktemp(f"worker-{i}") for i in range(2)]
     codes, outputs = end(start(folders))
     assert codes == [0, 0], outputs
@@ -158,11 +161,11 @@ def assert_alike(workdir, alone, replicas):
     assert step == 20
     assert others.keys() == tensors.keys()
     for name, value in tensors.items():
-        # The momentum, which begins at 0, would be far off after a wrong sum.
+        # The momentum starts at 0, so a wrong sum would change it a lot.
         distance = np.linalg.norm(value - others[name])
         assert distance < 0.1 * max(np.linalg.norm(value), 1e-8), name
     share, loss, count = accuracy(workdir)
-    # Every image once: a share of 200, within an image that is on the edge.
+    # Each of the 200 images counts once. A borderline image may differ.
     assert share == pytest.approx(result["test_accuracy"], abs=0.005)
     assert loss == pytest.approx(result["test_loss"], rel=1e-3)
     assert count == replicas
@@ -186,7 +189,7 @@ def test_2_workers_of_2_devices_train_as_1_does(tmp_path, alone):
 @pytest.mark.faults
 def test_stopped_and_killed_workers_resume_together(tmp_path, two_workers):
     folders = [tmp_path / "0", tmp_path / "1"]
-    # One is told to stop: all save the same step and end.
+    # After one worker gets SIGTERM, all save the same step and exit.
     codes, outputs = end(start(folders, faults=("none", "SIGTERM")))
     assert codes == [75, 75], outputs
     saved, _ = newest(folders[0])
@@ -198,12 +201,12 @@ def test_stopped_and_killed_workers_resume_together(tmp_path, two_workers):
             f"preempted: stopped by {who}: all is saved up to step {saved};"
             " the same command resumes"
         )
-    # One is killed: the other one ends too, saying who is gone.
+    # After one worker is killed, the other exits and names the lost one.
     codes, outputs = end(start(folders, faults=("none", "SIGKILL")))
     assert codes == [76, -9], outputs
     assert last_line(outputs[0]).startswith("peer lost error: worker 1 (127")
     assert newest(folders[0])[0] >= saved
-    # Started again, they end as if nothing had been.
+    # After a restart, they finish like an uninterrupted run.
     codes, outputs = end(start(folders))
     assert codes == [0, 0], outputs
     _, tensors = newest(folders[0])
@@ -269,7 +272,7 @@ def test_a_gang_that_keeps_losing_a_worker_ends_with_4(tmp_path, monkeypatch):
     config = smoke.get_config()
     config.distribute.strategy = "multi_worker"
     codes = []
-    # In one process: Kubernetes would start a pod per attempt.
+    # All attempts share a process. Kubernetes would start a pod per attempt.
     while not codes or codes[-1] == errors.PeerLostError.exit_code:
         with workdirs.open_workdir(str(tmp_path / "run")) as workdir:
             try:

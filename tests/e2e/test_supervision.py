@@ -1,7 +1,7 @@
 """Stop requests, hangs and restarts without progress, in each phase.
 
-Real signals in real processes; see faulty_job.py for how they come about at the
-same point each time.
+The tests send real signals to real processes. faulty_job.py triggers them at
+the same point each time.
 """
 
 import json
@@ -50,7 +50,7 @@ def committed(workdir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing happened to."""
+    """Returns the workdir of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     done = run_job(*ARGS, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
@@ -62,7 +62,7 @@ def assert_same_run(workdir, whole):
         found, tensors = store.CheckpointStore(
             folder / "checkpoints"
         ).restore_newest()
-        del tensors["metrics_log"]  # It has times; see below.
+        del tensors["metrics_log"]  # It contains times; see below.
         lines = [
             {k: v for k, v in line.items() if k != "images_per_second"}
             for line in metrics.read(folder)
@@ -73,7 +73,7 @@ def assert_same_run(workdir, whole):
 
 
 def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
-    """One run, stopped in one phase after the other, then left to end."""
+    """Stops one run in one phase after another, and then lets it finish."""
     for phase, fault, args, said, steps in (
         ("import", "SIGTERM", (), NOTHING_LOST, []),
         ("import", "SIGINT+hang", ("--grace_seconds=3",), NOTHING_LOST, []),
@@ -96,11 +96,11 @@ def test_stopped_in_each_phase_nothing_is_lost(tmp_path, whole):
         assert done.returncode == 75, (phase, fault, done.stderr[-2000:])
         assert last_line(done).startswith("preempted: stopped by SIG")
         assert said in last_line(done), (phase, fault, last_line(done))
-        # Older ones are removed as far as the time allows.
+        # Older checkpoints are removed only if there is time.
         assert committed(tmp_path)[-len(steps) :] == steps
         scored = [s for s in (10, 20) if steps and s <= steps[-1]]
         if phase in ("evaluate", "score"):
-            scored.remove(steps[-1])  # It was about to be.
+            scored.remove(steps[-1])  # It was not scored yet.
         lines = [
             line["step"]
             for line in metrics.read(tmp_path)
@@ -125,8 +125,8 @@ def test_a_hang_ends_with_76_and_stacks_and_the_run_resumes(tmp_path, whole):
     beat = json.loads(beats.read_text())
     assert (beat["phase"], beat["step"]) == ("train", 6)
     assert beat["time"] < time.time() - 5
-    # The same, where not even a thread of Python can run; it must have run
-    # since the compilation, which may take longer.
+    # Now the hang blocks all Python threads. After the compilation, which has a
+    # longer limit, the watchdog's thread must have run once.
     done = run_faulty("train", "pause+lock", workdir, *watched)
     assert done.returncode == 1, done.stderr[-2000:]
     assert "in happen" in done.stderr
@@ -160,7 +160,7 @@ def test_ten_kills_without_a_step_gained_are_enough(tmp_path):
     line = last_line(done)
     assert "10 attempts in a row made no progress beyond the start" in line
     assert "10 x killed or hung without a message" in line
-    # As the message says: what is removed is forgotten.
+    # Removing the file resets the count, as the message says.
     (tmp_path / STARTS).unlink()
     done = run_job(*ARGS, f"--workdir={tmp_path}", "--config.steps=1")
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,7 @@
 """Two processes on one workdir: one owns it, the other changes no file.
 
-`python -m tests.support.two_processes 20 DIR gs://BUCKET/PATH` is the same, as
-often as one likes; the real job is in test_faults_storage.
+`python -m tests.support.two_processes 20 DIR gs://BUCKET/PATH` repeats the
+trials 20 times. test_faults_storage tests the real job.
 """
 
 import collections

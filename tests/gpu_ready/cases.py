@@ -1,4 +1,4 @@
-"""The configs that are compiled, and the limits that their programs keep.
+"""Configs to compile, and limits of their programs.
 
 `make test-gpu-ready GPU_READY=update` measures the limits again and writes them
 into limits.json and the table of docs/performance.md.
@@ -19,7 +19,7 @@ LIMITS = pathlib.Path(__file__).with_name("limits.json")
 T4 = str(pathlib.Path(__file__).with_name("t4.pbtxt"))
 PARTS = ("augment", "pass", "update")
 
-# The same program may get another fusion with the next patch release of XLA.
+# The next patch release of XLA may fuse the same program differently.
 _TOLERANCE = 1.02
 
 # XLA's names of types.
@@ -100,7 +100,7 @@ CASES = (
 
 
 def program_errors(program: Program, *, part: str, precision: str) -> list[str]:
-    """Returns what a program of an H100 or A100 has that makes it slow.
+    """Returns what makes a program slow on an H100 or A100.
 
     Args:
       program: Optimized program.
@@ -108,7 +108,7 @@ def program_errors(program: Program, *, part: str, precision: str) -> list[str]:
       precision: Precision of the pass.
     """
     slow = {
-        # The host of the GPU waits for each.
+        # The host waits for each of these.
         "conditional": "a condition",
         "while": "a loop, as of a scatter one element after another",
         "sort": "a sort",
@@ -117,7 +117,7 @@ def program_errors(program: Program, *, part: str, precision: str) -> list[str]:
         slow["scatter"] = "a scatter with atomic additions"
     found = [f"{what} ({op})" for op, what in slow.items() if program.count(op)]
     if part == "pass" and precision != "float32":
-        # Tensor cores take images of 16 bits with the channels last.
+        # Tensor cores need 16-bit images with channels last.
         wanted = f"{_TYPES[precision]} b01f"
         found += [
             f"a convolution of {kind}, not {wanted}"

@@ -42,8 +42,8 @@ std::string ReadFile(const std::string& path) {
   return content.str();
 }
 
-// The arguments as XlaLaunch passes them: variables as resources, the rest as
-// parameters. Types and shapes stand in the function's signature.
+// Returns the arguments as XlaLaunch passes them, with variables as resources
+// and the rest as parameters. The function's signature has types and shapes.
 std::vector<XlaCompiler::Argument> Arguments(const FunctionDef& function) {
   std::vector<XlaCompiler::Argument> arguments;
   for (int i = 0; i < function.signature().input_arg_size(); ++i) {
@@ -93,7 +93,7 @@ absl::StatusOr<std::unique_ptr<xla::CompiledModule>> Compile(
   XlaCompiler::Options options;
   options.device_type = tensorflow::DeviceType("XLA_GPU_JIT");
   options.flib_def = &library;
-  // The client only builds the program. It need not be of the target.
+  // The client only builds the program. It need not be for the target.
   TF_ASSIGN_OR_RETURN(
       auto* host,
       stream_executor::PlatformManager::PlatformWithName("Host"));
@@ -130,8 +130,8 @@ absl::StatusOr<std::unique_ptr<xla::CompiledModule>> Compile(
   return std::move(results[0]);
 }
 
-// The start of xla::gpu::GpuAotCompilationResult, whose header includes one that
-// the wheel lacks. Its serialized form is of a format that no package reads.
+// The first members of xla::gpu::GpuAotCompilationResult. Its header includes
+// one that the wheel lacks, and no package reads its serialized format.
 struct AotResult {
   void* functions;
   xla::gpu::GpuExecutableProto executable;

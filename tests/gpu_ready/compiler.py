@@ -6,7 +6,7 @@
 
 The tool is C++ against the headers of TensorFlow's CUDA wheel, so the compiler
 is that of a real run. The functions are those of the job's own step, traced on
-a CPU: nothing is replaced.
+a CPU without any replacement.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from job.data import sources
 from tests.gpu_ready.program import Program
 
 _SOURCE = pathlib.Path(__file__).with_name("compiler.cc")
-# Headers that those of TensorFlow include as if they were installed.
+# Folders of headers that TensorFlow's headers include by their installed names.
 _INCLUDES = ("", "external/highwayhash", "external/farmhash_archive/src")
 # CIFAR-10's training images. The graph depends on their number only.
 _NUM_IMAGES = 50_000
@@ -54,7 +54,7 @@ class Result:
     Attributes:
       program: Optimized program.
       seconds: Processor time of the compilation.
-      temporary_bytes: Memory beside arguments and results.
+      temporary_bytes: Memory besides arguments and results.
     """
 
     program: Program

@@ -1,8 +1,7 @@
-"""Whether each node of a graph has a kernel for GPUs.
+"""Check that each node of a graph has a kernel for GPUs.
 
-TensorFlow moves a node without one to the CPU, with copies in both directions
-and no message. Kernels are registered with the wheel, whether there is a GPU or
-not.
+TensorFlow silently moves a node without one to the CPU, with copies in both
+directions. The wheel registers its kernels even on a machine without a GPU.
 """
 
 import functools

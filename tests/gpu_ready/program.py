@@ -1,11 +1,11 @@
-"""What a compiled GPU program does, from XLA's text of it.
+"""Statistics of a compiled GPU program, from the text of XLA.
 
     program = Program.parse(text)
     program.launches, program.bytes, program.count("scatter")
 
 The text is that of the optimized HLO module, after fusion and layout
-assignment, so an instruction of its entry computation is a kernel or a call of
-a library.
+assignment. An instruction of its entry computation is therefore a kernel or a
+library call.
 """
 
 import collections
@@ -104,7 +104,7 @@ class Program:
         )
 
     def count(self, opcode: str) -> int:
-        """Returns how many instructions there are, in all computations."""
+        """Returns the number of instructions of an opcode in the program."""
         return self._counts()[opcode]
 
     @property
@@ -147,8 +147,8 @@ def _instruction(line: str) -> Instruction:
             return Instruction("", "", "", (), "")
         raise ValueError(f"not an instruction: {line[:80]}")
     rest = line[named.end() :]
-    # The first name in front of a parenthesis that follows a blank: a tuple
-    # shape begins with its parenthesis.
+    # The opcode is the first name between a space and a parenthesis. A tuple
+    # shape has no name before its parenthesis.
     opcode = _OPCODE.search(" " + rest if rest[0] != "(" else rest)
     assert opcode, line
     offset = 0 if rest[0] == "(" else 1

@@ -256,7 +256,7 @@ def run_with_other_toolkit(tool, tmp_path, flags):
         for f in graph.library.function
         if f.attr["_XlaMustCompile"].b
     ]
-    # Where the machine allows it, nothing of another toolkit can be seen.
+    # Hide other toolkits if the machine permits it.
     hidden = ["unshare", "--mount", "sh", "-c"]
     hidden += ['mount -t tmpfs none /usr/local && exec "$0" "$@"']
     probe = subprocess.run([*hidden, "true"], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""The reader of XLA's programs, and each regression that it has to find."""
+"""Tests of the reader of XLA's programs and of each regression to find."""
 
 import pytest
 

@@ -8,15 +8,15 @@ import struct
 from collections.abc import Iterator
 
 _MAGIC = struct.pack("<I", 0xBA55ED50)
-# A container of kernels begins with magic number, version, size of its header
-# and size of its content; a kernel with kind, sizes and compute capability.
+# A container of kernels begins with a magic number, a version and the sizes of
+# its header and content. A kernel begins with kind, sizes and capability.
 _CONTAINER = struct.Struct("<IHHQ")
 _KERNEL = struct.Struct("<HHIQIIHHI")
 _PTX, _MACHINE_CODE = 1, 2
 
 
 def read(library: pathlib.Path) -> collections.Counter[str]:
-    """Counts the containers of kernels in a library by what they hold.
+    """Counts the containers of kernels in a library by their content.
 
     Args:
       library: Shared library.

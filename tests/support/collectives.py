@@ -1,4 +1,4 @@
-"""The sum over replicas as several GPUs take it, on CPU replicas."""
+"""Sums over CPU replicas with the collectives that several GPUs use."""
 
 import contextlib
 import itertools
@@ -9,7 +9,7 @@ from unittest import mock
 import tensorflow as tf
 from tensorflow.python.distribute import mirrored_strategy
 
-# TensorFlow tells the collectives of two strategies in a process apart by it.
+# TensorFlow uses it to distinguish the collectives of two strategies.
 _KEYS = itertools.count(1000, 1000)
 
 
@@ -17,7 +17,7 @@ _KEYS = itertools.count(1000, 1000)
 def used_by_cpu_replicas() -> Iterator[None]:
     """Sums over CPU replicas by collectives, not on one device.
 
-    MirroredStrategy has CollectiveAllReduce for CPUs and GPUs alike, but takes
+    MirroredStrategy has CollectiveAllReduce for CPUs and GPUs alike, but uses
     ReductionToOneDevice for a sum over CPUs.
     """
 

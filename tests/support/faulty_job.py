@@ -1,12 +1,17 @@
-"""Runs the real job, and lets one thing happen to it in one phase.
+"""Runs the real job with faults in one phase.
 
     python -m tests.support.faulty_job PHASE FAULT JOB_FLAG...
 
-FAULT is joined by "+": the name of a signal, which the process sends to itself;
-`hang`: the main thread sits in native code, deaf to signals; `lock`: the same,
-holding Python's lock; `pause`: three seconds pass; `thread`: another thread
-fails. In the phase `storage` it is a call of the thread that saves, with a
-signal: `link.begin:1=SIGKILL`; see `storage_calls`. For tests only.
+FAULT is one or more of these, joined by "+":
+
+    SIGNAL   The process sends itself the signal of this name.
+    hang     The main thread blocks in native code and ignores signals.
+    lock     The main thread blocks in native code and holds the GIL.
+    pause    The main thread sleeps for three seconds.
+    thread   Another thread fails.
+
+In the phase `storage`, FAULT is a call of the saver's thread and a signal, such
+as `link.begin:1=SIGKILL`; see `storage_calls`. For tests only.
 """
 
 import ctypes
@@ -26,7 +31,7 @@ NATIVE_WITH_LOCK = ctypes.PyDLL(None)
 
 
 def happen(faults):
-    """Does it, once."""
+    """Triggers each fault once."""
     while faults:
         fault = faults.pop(0)
         if fault == "hang":
@@ -41,13 +46,13 @@ def happen(faults):
             NATIVE.sleep(600)
         else:
             if "hang" in faults:
-                # Not for the main thread: another one gets it.
+                # The main thread blocks the signal, so another one gets it.
                 signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             os.kill(os.getpid(), signal.Signals[fault])
 
 
 class WhileImporting(importlib.abc.MetaPathFinder):
-    """Lets it happen half way through TensorFlow's import."""
+    """Import hook that triggers faults halfway through TensorFlow's import."""
 
     def __init__(self, faults):
         self.faults = faults
@@ -58,7 +63,7 @@ class WhileImporting(importlib.abc.MetaPathFinder):
 
 
 def plant(phase, faults):
-    """Puts the fault where it is to happen."""
+    """Installs the faults in a phase."""
     if phase == "import":
         sys.meta_path.insert(0, WhileImporting(faults))
         return

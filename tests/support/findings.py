@@ -1,4 +1,4 @@
-"""Findings of job/diagnose: what they need, and assertions about them."""
+"""Settings for the checks of job/diagnose, and assertions on findings."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ def make_settings(
     changes: dict[str, Any] | None = None,
     **others: Any,
 ) -> Settings:
-    """Returns what the checks of a changed config know, on one replica."""
+    """Returns the checks' settings for a changed config, on one replica."""
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict(changes or {})
     synthetic = config.data.source == "synthetic"
@@ -38,7 +38,7 @@ def assert_finding(found: Finding | None, check: str) -> None:
     """Asserts that a check found its mistake, and that a user can act on it."""
     assert found is not None
     assert found.check == check
-    # The evidence is a number of this run.
+    # The evidence contains a number.
     assert any(character.isdigit() for character in found.evidence)
     assert found.cost.source
     assert found.fix or found.flags

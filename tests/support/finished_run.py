@@ -1,4 +1,4 @@
-"""A finished run without a training: its workdir, written by hand."""
+"""Workdir of a finished run, written without training."""
 
 import html.parser
 import json
@@ -15,7 +15,7 @@ from job.output import predictions
 from job.storage import files
 from job.storage.workdir import PREDICTIONS
 
-# A field of the run's config that would be a script, were it not escaped.
+# A field of the run's config that would be a script if it were not escaped.
 NASTY = '"><script>alert(1)</script>'
 
 # Names that are markup, mathematics or control codes somewhere: HTML, Markdown,
@@ -37,7 +37,7 @@ HOSTILE = (
 
 
 def make_predictions(count=200):
-    """Returns predictions and their split; 25 % are wrong, all at 0.9."""
+    """Returns predictions and their split. 25% are wrong, at 0.9 confidence."""
     rng = np.random.default_rng(0)
     labels = np.arange(count, dtype=np.int32) % 10
     said = np.where(np.arange(count) % 4 == 0, (labels + 1) % 10, labels)
@@ -102,7 +102,7 @@ def write_run(folder: pathlib.Path) -> None:
 
 
 class Reader(html.parser.HTMLParser):
-    """Collects a page's text, tags and whatever it would fetch."""
+    """Parser that collects a page's text, tags and links."""
 
     def __init__(self, text):
         super().__init__()

@@ -1,12 +1,12 @@
-"""Damages every file that a mode reads, in many ways, and has it read.
+"""Mutates every file that a mode reads, in many ways, and reads the result.
 
     python -m tests.support.fuzz SEED MUTATIONS
 
-Prints one line of JSON per file: the number of mutations and of each outcome.
-"0" and "note" are exit code 0, without and with a note about the damage; a
-number is the exit code of an error with one line. "traceback" and "hang" must
-be absent. Runs in one process; the cases of permissions run in a forked one, as
-another user if this one is root.
+Prints one line of JSON per file, with the number of mutations and of each
+outcome. "0" and "note" are exit code 0, without and with a note about the
+damage. Another number is the exit code of an error with one line. "traceback"
+and "hang" must be absent. Trials without file permissions run in a forked
+process, as another user if this one is root. All others run in this process.
 """
 
 import collections
@@ -47,7 +47,7 @@ from job.storage import workdir as workdirs
 from job.supervision import restarts
 from tests.support.finished_run import write_run
 
-# A trial that takes longer hangs.
+# A longer trial counts as a hang.
 HANG_SECONDS = 20.0
 NOBODY = 65534
 EXIT_CODES = (2, 3, 4, 74)
@@ -55,14 +55,14 @@ EXIT_CODES = (2, 3, 4, 74)
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A file, and what reads it.
+    """A file and its reader.
 
     Attributes:
       name: Name of the file, for the table.
       path: The file.
-      read: Reads it as a mode does; returns a note or nothing.
+      read: Function that reads it as a mode does and returns any note.
       share: Fraction of the mutations; slow readers get fewer.
-      is_special: Whether to put FIFOs, folders and so on in its place, too.
+      is_special: Whether to also replace it with FIFOs, folders and so on.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Target:
     is_special: bool = True
 
 
-# Values that take the place of another one in JSON.
+# Values that replace another one in JSON.
 HOSTILE = [
     *(None, True, False, 0, -1, 1.5, 2**31, 2**70, -(10**400), 1e308, 1e-320),
     *(float("nan"), float("inf"), "", "x", "99 %", "\ud800", "\0", "../../x"),
@@ -83,7 +83,7 @@ HOSTILE = [
 
 
 def change_json(content: bytes, rng: random.Random) -> bytes:
-    """Changes a value, a name or the nesting of JSON, or of lines of it."""
+    """Changes a value, a name or the nesting in JSON or in a line of JSON."""
     lines = content.splitlines()
     is_lines = len(lines) > 1 and lines[0].endswith(b"}")
     place = rng.randrange(len(lines)) if is_lines else 0
@@ -119,7 +119,7 @@ def _spots(value) -> Iterator[tuple]:
 
 
 def change_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Flips bits, cuts, repeats, overwrites or inserts."""
+    """Flips bits, truncates the data, or deletes, zeroes or inserts bytes."""
     data = bytearray(content)
     action = rng.randrange(8)
     place = rng.randrange(len(data))
@@ -135,7 +135,7 @@ def change_bytes(content: bytes, rng: random.Random) -> bytes:
     elif action == 6:
         data[place:place] = rng.randbytes(rng.randrange(1, 64))
     else:
-        # The directory of a zip archive and the header of others are small.
+        # Other mutations seldom hit a zip directory or a header.
         ends = [*range(min(99, len(data))), *range(-min(99, len(data)), 0)]
         data[rng.choice(ends)] ^= 1 << rng.randrange(8)
     return bytes(data)
@@ -189,7 +189,7 @@ SPECIAL: dict[str, Callable[[pathlib.Path], None]] = {
 
 
 class HangError(BaseException):
-    """A trial takes too long. No handler of the job catches it."""
+    """Timeout of a trial. No handler of the job catches it."""
 
 
 def on_alarm(number, frame) -> None:
@@ -197,7 +197,7 @@ def on_alarm(number, frame) -> None:
 
 
 def outcome_of(read: Callable[[], str | None]) -> tuple[str, str]:
-    """Returns the outcome of a trial, and what is wrong with it."""
+    """Returns the outcome of a trial, and its error if the outcome is wrong."""
     signal.setitimer(signal.ITIMER_REAL, HANG_SECONDS)
     try:
         return ("note" if read() else "0"), ""
@@ -270,7 +270,7 @@ def fuzz(target: Target, seed: int, mutations: int) -> dict:
 
 
 def without_access(target: Target) -> list[tuple[str, str, str]]:
-    """Reads a closed file and a file in a closed folder, in a child."""
+    """Reads a file without permissions and one in such a folder, in a child."""
     reader, writer = os.pipe()
     modes = {path: path.stat().st_mode for path in (target.path, ROOT_OF[0])}
     child = os.fork()
@@ -293,12 +293,12 @@ def without_access(target: Target) -> list[tuple[str, str, str]]:
     return found
 
 
-# The folder above all files, once it is known.
+# The folder above all files, which `main` adds.
 ROOT_OF: list[pathlib.Path] = []
 
 
 def make_targets(root: pathlib.Path) -> list[Target]:
-    """Writes every file that a mode reads; returns what reads them."""
+    """Writes every file that a mode reads; returns the files and readers."""
     run = root / "run"
     run.mkdir()
     write_run(run)

@@ -1,14 +1,14 @@
-"""A strict little Google Cloud Storage, with faults to order.
+"""Small, strict server of the Google Cloud Storage API, with injected faults.
 
-fake-gcs-server, which the other tests use, takes a resumable upload whatever
-its precondition says, removes what a precondition protects, and believes any
-checksum. This one refuses all of that as Google's does, and can be told to
-fail: see `Fault`. It knows the calls that `job/storage/gcs.py` makes.
+fake-gcs-server, which other tests use, ignores the preconditions of resumable
+uploads and deletions, and accepts any checksum. This server refuses all of
+these as Google's does, and can inject faults; see `Fault`. It implements the
+calls that `job/storage/gcs.py` makes.
 
     with StrictServer() as server:
         server.faults.append(Fault("POST .*step-", "503", times=2))
 
-As a process of its own, for tests that fork or kill:
+Tests that fork or kill run it in a separate process:
 
     python -m tests.support.gcs_server BUCKET     # prints its URL
 
@@ -38,19 +38,20 @@ import google_crc32c
 
 @dataclasses.dataclass
 class Fault:
-    """What goes wrong with the requests that it matches.
+    """Fault of the requests that match.
 
     Attributes:
-      match: regular expression, searched in "METHOD PATH?QUERY", unquoted;
-        an upload's path ends with the object's name.
-      kind: a status code, sent instead of an answer; "reset": the connection is
-        dropped before anything is done; "reset after": once it is done;
-        "stall": for `seconds`, before anything is done; "late": for `seconds`,
-        once it is done; "corrupt": a bit of the content is flipped, on its way
-        in before the server looks, on its way out behind its checksum;
-        "lie": a bit flips in the stored bytes, and nobody compares; "cut": half
-        of a download, then the connection is dropped.
-      times: how often; -1: for ever.
+      match: Regular expression, searched in the unquoted "METHOD PATH?QUERY".
+        For an upload, the object's name follows after a space.
+      kind: Status code to send instead of the response, or one of these:
+        "reset" drops the connection before the request is handled;
+        "reset after" drops it after the request is handled;
+        "stall" waits for `seconds` before the request is handled;
+        "late" waits for `seconds` after the request is handled;
+        "corrupt" flips a bit of the content in transit but not its checksum;
+        "lie" flips a bit of the stored content without comparing checksums;
+        "cut" sends half of the response and drops the connection.
+      times: Number of requests to affect. If -1, all of them.
       seconds: Delay of "stall" and "late".
     """
 
@@ -144,7 +145,7 @@ class _QuietServer(http.server.ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request, client_address):
-        """A client that was killed is what the tests are about."""
+        """Ignores errors of killed clients, which the tests expect."""
 
 
 class _RefusalError(Exception):
@@ -182,7 +183,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         self.query = dict(urllib.parse.parse_qsl(url.query))
         self.parts = [urllib.parse.unquote(p) for p in url.path.split("/")]
-        if url.path == "/faults":  # The tests' own door.
+        if url.path == "/faults":  # Only for the tests.
             self.state.faults = [Fault(**f) for f in json.loads(self.body)]
             self.send(200, b"{}")
             return
@@ -211,10 +212,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.send(status, content, headers)
 
     def receive(self, size: int) -> bytes | None:
-        """Reads a request's body, as fast as the limit of a stream allows.
+        """Reads a request's body, at the rate limit of a stream.
 
         Returns:
-          The body; None if the client ends before.
+          The body, or None if the client disconnects early.
         """
         received, start = bytearray(), time.monotonic()
         while len(received) < size:
@@ -226,7 +227,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return bytes(received)
 
     def transmit(self, content: bytes) -> None:
-        """Writes a response's body, as fast as the limit allows."""
+        """Writes a response's body, at the rate limit of a stream."""
         view, start = memoryview(content), time.monotonic()
         for first in range(0, len(view), 2**20):
             self.wfile.write(view[first : first + 2**20])
@@ -324,7 +325,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             "answer" in upload
         ):  # The answer was lost, and the client asks again.
             return upload["answer"]
-        # A request that is repeated begins where the first one did.
+        # A repeated request begins at the same byte as the first one.
         if match := re.match(
             r"bytes (\d+)-", self.headers.get("content-range", "")
         ):
@@ -460,7 +461,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return fault.kind if fault else ""
 
     def drop(self) -> None:
-        """Resets the connection, as a load balancer that dies."""
+        """Resets the connection, as a failing load balancer does."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.wfile.flush()

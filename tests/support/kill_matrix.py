@@ -2,12 +2,12 @@
 
     python -m tests.support.kill_matrix DIR|gs://BUCKET/PATH RANDOM_KILLS
 
-Prints one line per case. A case is a small training of 4 steps, saved at each
-by the job's own saver. One child is killed before or after one of its system
-calls or requests; what it left must be readable and must not be older than what
-it was told was saved; a second child must resume from there and end with the
-very bytes of a run without a kill. No TensorFlow, and children are forked: a
-case takes some milliseconds.
+Prints one line per case. A case is a small training of 4 steps, and the job's
+own saver saves each step. A signal hits one child before or after one of its
+system calls or requests. Its newest checkpoint must be readable, and must not
+be older than the last step that was reported as saved. A second child must
+resume from there and end with the same bytes as a run without a kill. Children
+are forked without TensorFlow, so a case takes a few milliseconds.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ from tests.support import storage_calls
 
 STEPS = 4
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
-# The last one: the newest checkpoint is damaged, and an old temporary file of a
-# dead process is there.
+# In "damaged", the newest checkpoint is damaged, and a dead process has left an
+# old temporary file.
 DISK_SCENARIOS = ("plain", "no links", "damaged")
 BUCKET_SCENARIOS = ("plain", "damaged")
 
@@ -49,15 +49,15 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a case.
+    """Outcome of a case.
 
     Attributes:
-      hit: Whether the first child ended as the signal asks for: dead, or with
+      hit: Whether the first child ended as the signal demands, killed or with
         exit code 75.
-      told: Newest step that its saver had called committed; 0: none.
-      reached: Newest step that it had computed when the signal came.
-      found: Newest step that a reader finds; 0: none.
-      unreadable: Number of committed checkpoints that cannot be read then.
+      told: Newest step that its saver reported as committed. If 0, none.
+      reached: Newest step that it computed before the signal.
+      found: Newest step that a reader finds. If 0, none.
+      unreadable: Number of committed checkpoints that are unreadable then.
       resumed: Whether the second child ended with exit code 0.
       equal: Whether its last tensors are those of a run without a kill.
     """
@@ -84,7 +84,7 @@ class Outcome:
 
 
 def compute(tensors: dict[str, np.ndarray], step: int) -> dict[str, np.ndarray]:
-    """Returns the next state: it depends on every earlier one."""
+    """Returns the next state, which depends on every earlier one."""
     noise = np.random.default_rng(step).standard_normal(500, np.float32)
     return {name: value * 0.9 + noise for name, value in tensors.items()}
 
@@ -94,7 +94,7 @@ def begin() -> dict[str, np.ndarray]:
 
 
 def final() -> dict[str, bytes]:
-    """Returns what all children must end with."""
+    """Returns the tensors that all children must end with."""
     tensors = begin()
     for step in range(1, STEPS + 1):
         tensors = compute(tensors, step)
@@ -106,7 +106,7 @@ def train(storage: Storage, report) -> int:
 
     Args:
       storage: Storage of the checkpoints.
-      report: Called with "told" or "reached" and a step.
+      report: Function of "told" or "reached" and a step.
     """
     stop = preemption.StopRequest()
     stop.install()
@@ -123,8 +123,8 @@ def train(storage: Storage, report) -> int:
             report("reached", step)
             saving.save(step, tensors, {"step": step})
             report("told", saving.flush(timeout=20.0))
-            # Old ones are removed at each step, so that the calls of two runs
-            # are the same ones.
+            # Wait for the removal of old checkpoints at each step, so that two
+            # runs make the same calls.
             saving.wait(20.0)
         saving.flush(timeout=20.0)
     return 75 if stop.requested else 0
@@ -139,7 +139,7 @@ def fork(function, *args) -> tuple[int, dict[str, int]]:
         code = 1
         try:
             os.close(reader)
-            # Lines this short are written whole, also by one who is killed.
+            # A write of such a short line is atomic, even in a killed process.
             code = function(
                 *args,
                 lambda word, step: os.write(
@@ -199,10 +199,10 @@ def count_calls(open_storage, scenario: str) -> int:
 
 
 def run_case(open_storage, case: Case) -> Outcome:
-    """Runs one case in an empty place.
+    """Runs one case in an empty storage.
 
     Args:
-      open_storage: Returns the place, opened again; called in children.
+      open_storage: Function that opens the storage again, called in children.
       case: Storage call at which the first child gets a signal.
     """
 
@@ -254,11 +254,11 @@ def is_readable(entry: Entry, storage: Storage) -> bool:
 
 
 def kill_at_random(open_storage, seed: int, kills: int) -> dict[str, int]:
-    """Kills a training again and again, at seeded random times.
+    """Kills a training repeatedly, at seeded random times.
 
     Returns:
-      The number of kills, and how many of the steps that were called committed
-      were not found by the next start.
+      Number of kills, and number of steps that were reported as committed but
+      not found by the next start.
     """
     rng = np.random.default_rng(seed)
     told = lost = done = 0

@@ -122,8 +122,8 @@ def find(documents: list[Manifest], kind: str) -> Manifest:
 def jobs(documents: list[Manifest]) -> list[Manifest]:
     """Returns the Job, or the Jobs that the JobSet creates.
 
-    They share their fields with the documents. Their pods' labels are those
-    that the controllers add, too.
+    They share their fields with the documents. Their pods' labels include those
+    that the controllers add.
     """
     found = [
         (d["metadata"]["name"], d) for d in documents if d["kind"] == "Job"
@@ -200,7 +200,7 @@ def environment(
             )
             found = job["labels"].get(label[1]) if label else None
         if found is not None:
-            # Kubernetes expands only variables that stand above.
+            # Kubernetes expands only variables that are defined above.
             values[entry["name"]] = _expand(found, values)
     return values
 
@@ -226,7 +226,7 @@ def command_lines(documents: list[Manifest]) -> list[list[str]]:
 
 
 def refused(command_lines: Sequence[Sequence[str]]) -> list[str]:
-    """Returns what the job's parser says to each command line; "" if nothing.
+    """Returns the parser's error for each command line, or "" if there is none.
 
     One process imports the parser and forks once per command line.
 
@@ -297,7 +297,7 @@ def _names(documents: list[Manifest]) -> Iterator[str]:
         if kind != "Namespace" and not metadata.get("namespace"):
             yield f"{kind} {metadata['name']}: no namespace"
     for job in jobs(documents):
-        # An indexed pod: the index, and five characters of Kubernetes.
+        # The name of an indexed pod ends with its index and five characters.
         last = job["spec"].get("completions", 1) - 1
         if len(f"{job['name']}-{last}-abcde") > 63:
             yield f"{job['name']}: the names of its pods are too long"
@@ -307,7 +307,7 @@ def _lifetime(job: Manifest, owner: Manifest) -> Iterator[str]:
     spec = job["spec"]
     if pod(job).get("restartPolicy") != "Never":
         yield "restartPolicy is not Never, which podFailurePolicy requires"
-    # A shorter limit would include days of waiting for a node.
+    # The limit includes the wait for a node, which may take days.
     if spec.get("activeDeadlineSeconds", 0) < 7 * 24 * 3600:
         yield "activeDeadlineSeconds is below a week"
     if owner.get("ttlSecondsAfterFinished", 0) <= 0:

@@ -1,4 +1,4 @@
-"""The two places where checkpoints lie, for tests that look behind the API."""
+"""Storage of checkpoints on disk and in a bucket, with access to its files."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ from tests.support.gcs_server import Blob, StrictServer
 
 
 class DiskPlace:
-    """A folder."""
+    """A folder on a disk."""
 
     def __init__(self, root: pathlib.Path) -> None:
         self._root = root
@@ -38,7 +38,7 @@ class DiskPlace:
 
 
 class BucketPlace:
-    """A path in a bucket of the strict server; its environment must be set."""
+    """A path in a bucket of the strict server, which the environment names."""
 
     def __init__(self, server: StrictServer) -> None:
         self.server = server

@@ -64,7 +64,7 @@ def shuffled(labels):
 
 
 def reordered(labels):
-    """Returns labels of classes in alphabetical order of another list."""
+    """Returns labels whose classes are in another order."""
     return np.array([3, 8, 0, 5, 9, 2, 7, 1, 6, 4])[labels]
 
 
@@ -127,7 +127,7 @@ def normalized(*, momentum=0.9, first=()):
 
 
 def vgg16(*, weights=True, trainable=False, size=32, head=(128,), upsample=()):
-    """Returns VGG16 of keras.applications with a head, as answers show it.
+    """Returns VGG16 of keras.applications with a head, as in docs/tutorial.md.
 
     Args:
       weights: Whether it has ImageNet's weights, from VGG16_WEIGHTS.
@@ -153,12 +153,12 @@ def vgg16(*, weights=True, trainable=False, size=32, head=(128,), upsample=()):
 
 
 def upsampled():
-    """Returns the question's third listing: UpSampling2D before VGG16."""
+    """Returns listing 3 of docs/tutorial.md, UpSampling2D before VGG16."""
     return vgg16(size=64, upsample=(layers.UpSampling2D((2, 2)),))
 
 
 def collapsed():
-    """Returns VGG16 from scratch, with the answer's augmentation in it."""
+    """Returns listing 1 of docs/tutorial.md, VGG16 from scratch, augmented."""
     base = vgg16(weights=False, trainable=True)
     return keras.Sequential(
         [
@@ -173,7 +173,7 @@ def collapsed():
 
 
 def augmented(rotation=0.02, shift=0.05):
-    """Returns the tutorial's network behind layers of augmentation."""
+    """Returns the tutorial's network after layers of augmentation."""
     return tutorial(
         scale=True,
         first=(
@@ -186,14 +186,14 @@ def augmented(rotation=0.02, shift=0.05):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model, the way it is trained, and the finding that it deserves.
+    """A model, its training and the right first finding.
 
     Attributes:
       name: Name of the case.
       first: Check of the right first finding. None for a sound model.
       build: Function that returns the model, not compiled.
-      images: Function of raw images, float32 [n, h, w, 3], to the model's.
-      labels: Function of integer labels to the loss's.
+      images: Function from raw images, float32 [n, h, w, 3], to the model's.
+      labels: Function from integer labels to the loss's.
       loss: Loss of the compilation.
       optimizer: Function that returns the optimizer.
       metrics: Metrics of the compilation.

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class _Pickler(pickle._Pickler):
-    """Writes bytes and str as Python 2's str, and NumPy's name of that time."""
+    """Pickler of bytes and str as Python 2's str, with NumPy's former name."""
 
     dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
 
@@ -42,7 +42,7 @@ def dump(value: Any) -> bytes:
 
 
 def batch(records: bytes, name: str) -> bytes:
-    """Returns a file of the binary version as one of the Python version.
+    """Converts a file of the binary version to one of the Python version.
 
     Args:
       records: Contents of the file, 10,000 x 3,073 bytes.

@@ -33,7 +33,7 @@ def install(hook: Hook) -> None:
     request = AuthorizedSession.request
 
     def hooked_request(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        # The client library asks for the bucket's location, at any moment.
+        # The client library may ask for the bucket's location at any time.
         if "_fetch_background" in threading.current_thread().name:
             return request(self, method, *args, **kwargs)
         return _hooked(request, hook, method)(self, method, *args, **kwargs)
@@ -58,7 +58,7 @@ def kill_at(
     """Returns a hook that sends this process a signal.
 
     Args:
-      index: Number of the call that does it, from 0.
+      index: Number of the call that triggers the signal, from 0.
       number: Signal.
       name: Name of the calls that count. If "", all.
       thread: Name of the thread whose calls count. If "", all.
@@ -96,7 +96,7 @@ def parse(fault: str, *, thread: str = "") -> Hook:
 class HookedStorage:
     """A storage that calls a hook before and after each of its methods.
 
-    The hook's argument is such as `publish.begin` or `delete.end`.
+    The hook's argument is a name such as `publish.begin` or `delete.end`.
     """
 
     def __init__(self, storage: Any, hook: Hook) -> None:

@@ -1,11 +1,11 @@
-"""The trials of a review that ended in a traceback or a hang, once more.
+"""Repeats trials of a review that ended in a traceback or a hang.
 
     python -m tests.support.trials [WORD...]
 
-Prints one line per trial whose name has one of the words: outcome, exit code,
-last line. Each is the real job with a command line of its own, in a child that
-is forked after TensorFlow's import. "nobody" trials run as another user, which
-takes root.
+Prints one line per trial whose name has one of the words, with the outcome, the
+exit code and the last line. Each trial runs the real job with its own command
+line, in a child that is forked after TensorFlow's import. "nobody" trials run
+as another user, which requires root.
 """
 
 import io
@@ -46,7 +46,7 @@ class Place:
     """Files of a trial.
 
     Attributes:
-      root: Folder for anything.
+      root: Folder of all files.
       run: Folder of a finished run.
     """
 
@@ -192,7 +192,7 @@ def train_of(change: Callable[[Place], object], *args: str) -> Callable:
 
 
 def again_of(change: Callable[[Place], object], *args: str) -> Callable:
-    """The finished run's own command."""
+    """Returns a trial that repeats the finished run's own command."""
 
     def prepare(place):
         change(place)
@@ -291,8 +291,8 @@ def broken_pipe(*numbers: int) -> Callable[[], None]:
 
 _STARTS = "starts.json"
 NPZ = "run/predictions.npz"
-# Name, exit codes that are right, and what prepares it. Options: `env`,
-# `before` (runs in the child), `nobody`, and `trained` (needs a real run).
+# Name, expected exit codes and function that prepares the trial. Options are
+# `env`, `before` (run in the child), `nobody` and `trained` (needs a real run).
 TRIALS: list[tuple] = [
     *(
         (f"report: {name}", (0,), report_of(change))

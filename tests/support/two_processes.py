@@ -3,9 +3,9 @@
     python -m tests.support.two_processes REPEATS DIR [gs://BUCKET/PATH]
 
 Prints one line of JSON per trial. Each process runs the shipped --mode=train
-with its claim of the workdir, its uploads and its checkpoints; only the network
-is replaced, by an array that counts the steps. No TensorFlow, and children are
-forked: a trial takes half a second.
+with its claim of the workdir, its uploads and its checkpoints. Only the network
+is replaced, by an array that counts the steps. Children are forked without
+TensorFlow, so a trial takes half a second.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ STEP_SECONDS = 0.03
 
 
 def count_steps(config, workdir, stop, watchdog, **unused):
-    """Stands in for `train.train_and_evaluate`: same files, no network."""
+    """Writes the files of `train.train_and_evaluate` without a network."""
     fields, local = serialization.flatten(config), workdir.local
     made = store.CheckpointStore(workdir.checkpoints)
     found = made.restore_newest()
@@ -70,7 +70,7 @@ def count_steps(config, workdir, stop, watchdog, **unused):
 
 
 def install() -> None:
-    """Puts `count_steps` in the place of the training."""
+    """Replaces the training with `count_steps`."""
     fake = types.ModuleType("job.train")
     fake.train_and_evaluate = count_steps
     workers = types.ModuleType("job.distribute.workers")
@@ -81,7 +81,7 @@ def install() -> None:
 
 
 def start(name: str, seed: int) -> tuple[int, int]:
-    """Forks a job; returns its process id and where its last line arrives."""
+    """Forks a job; returns its process ID and a pipe with its last line."""
     reader, writer = os.pipe()
     child = os.fork()
     if child:
@@ -121,7 +121,7 @@ def end(process: tuple[int, int]) -> tuple[int, str]:
 
 
 def content(name: str) -> dict[str, bytes]:
-    """Returns the files of a workdir but the checkpoints."""
+    """Returns the files of a workdir, except the checkpoints."""
     with workdirs.open_workdir(name) as workdir:
         return {
             path.name: path.read_bytes()
@@ -131,7 +131,7 @@ def content(name: str) -> dict[str, bytes]:
 
 
 def run_trial(name: str, *, same: bool, together: bool) -> dict:
-    """Runs two jobs on a workdir; returns what became of it."""
+    """Runs two jobs on a workdir and returns the outcome."""
     began = time.monotonic()
     seeds = (0, 0 if same else 1)
     first = start(name, seeds[0])

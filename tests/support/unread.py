@@ -1,4 +1,4 @@
-"""A process whose log nobody reads: its pipe is full, and a write waits."""
+"""Process with a full log pipe that nobody reads, so a write blocks."""
 
 import os
 import subprocess
@@ -21,10 +21,10 @@ def exit_code(script: str) -> int:
     """Runs a script with a full pipe for its stderr.
 
     Args:
-      script: Python; behind it the process waits to be read.
+      script: Python code. After it, the process blocks on a write.
 
     Returns:
-      What the process ended with by itself, within a minute.
+      Exit code of the process, which must end within a minute.
     """
     reader, writer = os.pipe()
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Tests of the commands in README.md and docs/: they can be pasted.
+"""Tests that the commands in README.md and docs/ can be pasted.
 
 The make targets are expanded, and the job's own parser reads the flags. Nothing
 is run.

@@ -185,7 +185,7 @@ def test_pasted_diagnoses_have_the_words_and_costs_of_today(page):
     text = page.read_text()
     findings = re.findall(r"^Finding \d+: (.+) \[(\w+)\]$", text, re.M)
     for title, check in findings:
-        # The check words the title of a finding that has none in the file.
+        # The check composes the title of a finding that has none in the file.
         assert finding.MISTAKES[check].get("title", title) == title
     known = [x for x in vars(costs).values() if isinstance(x, finding.Cost)]
     known += [

@@ -1,4 +1,4 @@
-"""Tests of examples/, which a user copies: they run."""
+"""Tests that the examples, which a user copies, run."""
 
 import json
 import pathlib

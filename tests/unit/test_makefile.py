@@ -83,7 +83,7 @@ def test_every_module_that_the_makefile_runs_exists():
 )
 def test_an_unknown_variable_is_refused(variable, fix):
     done = subprocess.run(
-        # Below another make, this one would print its folder.
+        # Under another make, this one would print its directory.
         [
             "make",
             "--no-print-directory",

@@ -415,12 +415,12 @@ def test_a_held_out_slice_is_scored_instead_of_the_test_images(tmp_path):
 def test_replicas_may_change_on_resume_and_the_change_is_recorded(tmp_path):
     """Trains on 1, then 2, then 1 replica, with equal batches.
 
-    The test has one step, because rounding errors grow from step to step.
+    Compares one step only, because rounding errors grow from step to step.
     """
     config = smoke.get_config()
     config.distribute.sync_batch_norm = True
-    # As in test_step.py: sums over replicas in the forward pass, of two
-    # strategies in one process, must be of one shape.
+    # As in test_step.py, sums over replicas in the forward pass must have the
+    # same shape in both strategies of a process.
     config.global_batch_size = 16
     config.steps = 12
     config.steps_per_loop = 1
@@ -475,7 +475,7 @@ def test_a_checkpoint_holds_the_record_of_its_run(finished, tmp_path):
     config = smoke.get_config()
     config.steps = 25
     result = run(tmp_path / "run", config)
-    assert result["planned_steps"] == [20, 25]  # The rate's course changed.
+    assert result["planned_steps"] == [20, 25]  # The schedule changed.
     lines = without_timings(metrics.read(tmp_path / "run"))
     assert lines[: len(lines) - 2] == without_timings(metrics.read(whole))
 

@@ -68,7 +68,7 @@ def storage(tmp_path) -> pathlib.Path:
 
 @pytest.fixture
 def started(storage, request):
-    """Runs the image in the background; its name, to be stopped by."""
+    """Runs the image in the background and yields the container's name."""
     name = f"vgg16-test-{os.getpid()}-{request.node.name[:20]}"
     ended = podman(
         *("run", "--detach", "--name", name, "--cgroups=disabled", *HARDENED),
@@ -96,7 +96,7 @@ def steps(storage: pathlib.Path) -> list[int]:
 
 
 def test_the_quickstart_runs_hardened_and_without_a_network(storage):
-    # The image's own command, but for its length.
+    # This is the image's own command with fewer steps.
     ended = run(
         storage,
         "--config=configs/quickstart.py",
@@ -184,7 +184,7 @@ def test_an_image_for_gpus_without_any_ends_with_69(storage):
 
 def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
     wait_for(lambda: max(steps(storage), default=0) >= 3, "third step")
-    # `docker stop`: SIGTERM to process 1, and the time that is left.
+    # Like `docker stop`, this sends SIGTERM and waits for a grace period.
     podman("stop", "--time", "30", started)
     code = podman("inspect", "--format", "{{.State.ExitCode}}", started)
     logs = podman("logs", started)
@@ -207,7 +207,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(started, storage):
 
 @pytest.mark.parametrize("group", [0, 10001])
 def test_any_user_may_run_it(tmp_path, group):
-    # Group 0: OpenShift. Another one: a pod with runAsGroup or fsGroup.
+    # OpenShift uses group 0. A pod with runAsGroup or fsGroup uses another one.
     storage = tmp_path / "storage"
     storage.mkdir()
     os.chown(storage, 0, group)
@@ -220,7 +220,7 @@ def test_any_user_may_run_it(tmp_path, group):
 
 @pytest.fixture
 def control_groups():
-    """Skips where podman may make none; removes what it leaves."""
+    """Skips the test if podman may not create cgroups. Removes leftovers."""
     if not os.access("/sys/fs/cgroup/memory", os.W_OK):
         pytest.skip("no control groups of version 1 that podman may use")
     yield
@@ -233,7 +233,7 @@ def control_groups():
 def test_too_little_memory_kills_it_and_loses_nothing(
     storage, tmp_path, control_groups
 ):
-    # podman leaves a file in the folder it is called from.
+    # podman leaves a file in its working directory.
     ended = podman(
         *("run", "--rm", *HARDENED, "--volume", f"{storage}:/storage"),
         *("--memory", "200m", "--memory-swap", "200m", IMAGE, *SMOKE),

@@ -1,4 +1,4 @@
-"""Tests of the augmentation on several replicas and its cost if off."""
+"""Tests of the augmentation on several replicas and its cost if it is off."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def batches(split, step, replicas=1, batch=36):
 
 
 def augmented(split, step, fields=DEFAULT, replicas=1, batch=36):
-    """Returns images and shares of the global batch of a step."""
+    """Returns the images of a global batch and their mixing weights."""
     call = tf.function(make(fields, replicas, batch), autograph=False)
     step_number = tf.constant(step, tf.int64)
     parts = [
@@ -92,7 +92,7 @@ def test_steps_and_seeds_differ_and_repeat(split, name):
 
 
 def test_replicas_draw_different_numbers(split):
-    """Covers a defect of Keras' SeedGenerator under MirroredStrategy."""
+    """Covers a bug of Keras' SeedGenerator under MirroredStrategy."""
     (batch,) = batches(split, 0, batch=16)
     call = make(replicas=2, batch=32)
     step = tf.constant(0, tf.int64)
@@ -114,7 +114,7 @@ def graph_size(fields):
 
 def test_operations_that_are_off_are_not_traced():
     nothing = graph_size({})
-    # Four inputs of the batch, step, replica and two outputs, and a product.
+    # Six inputs (batch, step and replica), two outputs and a product remain.
     assert nothing < 12
     for name, strength in ONE_BY_ONE.items():
         assert graph_size({name: strength}) > nothing, name

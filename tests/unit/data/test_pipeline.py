@@ -1,4 +1,4 @@
-"""Order of the images: a pure function of (seed, step) and a good shuffle."""
+"""Tests of the image order, a shuffle that depends only on (seed, step)."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""CIFAR-10's Python version: equal images, and no execution of a file."""
+"""Tests that CIFAR-10's Python version has equal images and runs no code."""
 
 import hashlib
 import os

@@ -233,7 +233,7 @@ def test_a_download_needs_an_empty_or_absent_folder(
     else:
         with pytest.raises(errors.DataError, match="was not found"):
             sources.load("auto", str(folder), download=True)
-    # A run never downloads to a folder that was named.
+    # A run never downloads to a folder that --config.data.dir names.
     with pytest.raises(errors.DataError):
         sources.load("auto", str(folder))
 

@@ -32,7 +32,7 @@ DATA = {
 
 
 def changed(config, changes):
-    """Returns a checked config with changes, on few synthetic images."""
+    """Returns a checked config with changes, on a few synthetic images."""
     config = config.copy_and_resolve_references().unlock()
     config.update_from_flattened_dict({**DATA, **changes})
     ranges.check(config)
@@ -89,7 +89,7 @@ def test_low_rate_is_not_mistaken_for_a_network_that_cannot_learn():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """The workdir of a run of 10 steps that has ended; not to be changed."""
+    """Returns the workdir of a finished 10-step run, which tests only read."""
     folder = tmp_path_factory.mktemp("run") / "a"
     config = changed(smoke.get_config(), {})
     train.train_and_evaluate(config, workdir.Workdir(folder), StopRequest())

@@ -26,13 +26,13 @@ from tests.support.planted_models import tutorial
 
 @pytest.fixture(scope="module")
 def red():
-    """Images in ten shades of red, labelled by them."""
+    """Returns images in ten shades of red, labeled by shade."""
     return shades_of_red(200)
 
 
 @pytest.fixture(scope="module")
 def many():
-    """More of these images, as many as a linear classifier needs."""
+    """Returns as many of these images as a linear classifier needs."""
     return shades_of_red(640)
 
 

@@ -131,7 +131,7 @@ def test_wrong_variable_is_named(environment, said):
 
 
 def workers_on_loopback(count, seconds=30.0):
-    """Returns clusters of workers at free ports, one per worker."""
+    """Returns clusters of workers on free ports, one per worker."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

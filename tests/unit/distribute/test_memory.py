@@ -43,5 +43,5 @@ def pages(how: str) -> int:
 
 
 def test_blocks_are_taken_from_the_kernel_once():
-    assert pages("leave") > 100_000  # 20 times 10,240 of them.
+    assert pages("leave") > 100_000  # 20 writes to 10,240 pages each.
     assert pages("keep") < 30_000

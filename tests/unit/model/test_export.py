@@ -184,7 +184,7 @@ def test_export_that_differs_is_not_published(split, tmp_path):
         export.export(network, resize, folder, "second", method="bilinear")
     assert [p.name for p in tmp_path.iterdir()] == ["export"]
     assert (folder / export.CARD).read_text() == "first"
-    # The state is that after a kill between two renames.
+    # This is the state after a kill between two renames.
     (tmp_path / ".export-killed").mkdir()
     folder.rename(tmp_path / ".export-killed-old")
     with pytest.raises(errors.JobError, match="saved_model: a probability"):

@@ -96,7 +96,7 @@ def test_pixel_statistics_equal_those_of_real_cifar10(cifar10_dir):
     from job.data import sources
 
     images = sources.load("binary", str(cifar10_dir)).train.images
-    # Quality-75 JPEGs here; the constants are of the published images.
+    # The constants are for the published images. These are JPEGs of quality 75.
     np.testing.assert_allclose(images.mean((0, 1, 2)), PIXEL_MEAN, atol=1.5)
     np.testing.assert_allclose(images.std((0, 1, 2)), PIXEL_STD, atol=1.5)
 

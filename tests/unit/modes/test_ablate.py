@@ -1,4 +1,4 @@
-"""Ablation plans: single starts, forwarded stops and kept failures."""
+"""Tests of ablation plans, with stop requests and failed runs."""
 
 import json
 import pathlib
@@ -20,7 +20,7 @@ def get_variants(plan):
     return {"pair": ("first", "second")}[plan]
 """
 
-# Replacement of the job that records its flags and exits as `action` demands.
+# Replacement for the job that records its flags and exits as `action` says.
 CHILD = """
 import json, pathlib, sys, time
 flags = dict(a.lstrip("-").split("=", 1) for a in sys.argv[3:])

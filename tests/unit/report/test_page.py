@@ -180,7 +180,7 @@ def test_the_data_set_is_named(workdir):
 def test_the_training_loss_has_the_range_of_the_test_loss(workdir):
     text = page.write(Workdir(workdir)).read_text()
     assert "label smoothing of 0.1, so its minimum is 0.50" in text
-    # 1.0 in the log: (1.0 - 0.5003) * ln 10 / (ln 10 - 0.5003).
+    # A loss of 1.0 becomes (1.0 - 0.5003) * ln 10 / (ln 10 - 0.5003).
     assert "train 0.638<" in text
     config = json.loads((workdir / "config.json").read_text())
     config["optimizer"]["label_smoothing"] = 0.0
@@ -248,7 +248,7 @@ def test_many_classes_have_a_table_instead_of_the_matrix(workdir):
 
 @pytest.fixture
 def browser():
-    """A headless Chromium: its command."""
+    """Returns the command of a headless Chromium."""
     found = shutil.which("chromium") or shutil.which("google-chrome")
     if not found:
         pytest.skip("no chromium here (Debian: apt-get install chromium)")

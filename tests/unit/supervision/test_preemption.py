@@ -1,4 +1,4 @@
-"""Tests of stop requests without a job; test_faults.py has the job."""
+"""Tests of stop requests without a job. test_faults.py starts the job."""
 
 import signal
 import subprocess

@@ -8,7 +8,7 @@ from job.supervision import restarts
 
 
 def start(workdir, step, end=KeyboardInterrupt):
-    """A start that finds `step` and ends with `end`."""
+    """Runs an attempt that starts at `step` and ends with `end`."""
     with restarts.counted(workdir, step):
         if end:
             raise end("so")

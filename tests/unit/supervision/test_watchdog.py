@@ -1,4 +1,4 @@
-"""Tests of the watchdog without a job; test_supervision.py has the job."""
+"""Tests of the watchdog without a job. test_supervision.py starts the job."""
 
 import json
 import subprocess

@@ -38,7 +38,7 @@ def test_scores_equal_numpy_over_every_image_once(split):
     np.testing.assert_allclose(scores.accuracy_tta, both, atol=1e-6)
     assert scores.images == 100
     np.testing.assert_allclose(scores.logits, plain, rtol=1e-3, atol=1e-3)
-    assert np.abs(plain - mirrored).max() > 1e-3, "the mirror tells nothing"
+    assert np.abs(plain - mirrored).max() > 1e-3, "mirroring changes nothing"
 
 
 def test_evaluation_can_end_between_batches(split):

@@ -10,7 +10,7 @@ from job.training import phases
 
 
 def epochs(*values):
-    """Of block1 to block5."""
+    """Returns the epochs of block1 to block5, by name."""
     return dict(zip(spec.BLOCK_NAMES, values, strict=True))
 
 

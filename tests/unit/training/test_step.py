@@ -19,7 +19,7 @@ def data():
 
 
 class Trainer:
-    """A run without its files."""
+    """Training without the files of a run."""
 
     def __init__(self, data, replicas=1, **changes):
         config = smoke.get_config()
@@ -49,9 +49,9 @@ class Trainer:
         return self.state.snapshot()
 
 
-# A low learning rate: where float32 rounds differently, a ReLU may fall the
-# other way. At a higher rate, two runs part from there on at the pace of any
-# two runs whose weights differ (see docs/distributed.md).
+# The learning rate is low, because float32 rounding may switch a ReLU. At a
+# higher rate, the two runs would then diverge like any two runs whose weights
+# differ (see docs/distributed.md).
 SYNCED = {
     "distribute.sync_batch_norm": True,
     "global_batch_size": 16,
@@ -67,10 +67,10 @@ def distance(one, other):
 
 
 def farthest_change(one, two, count):
-    """Trains both; returns the largest distance of the changes of a tensor.
+    """Trains both; returns the largest distance between changes of a tensor.
 
-    A few ReLUs that fall the other way are at most 0.04 on two kinds of CPUs,
-    and statistics of each replica alone are above 1.
+    A few ReLUs that switch cause at most 0.04 on two kinds of CPUs. Separate
+    statistics per replica cause more than 1.
     """
     starts = one.state.snapshot(), two.state.snapshot()
     ends = one.train(count), two.train(count)
@@ -106,7 +106,7 @@ STRONG = {
 
 
 def test_mixed_images_train_alike_on_1_and_2_replicas(data):
-    """Half of the pairs by CutMix, the others by mixup."""
+    """Mixes half of the pairs by CutMix and the others by mixup."""
     mixing = {"augment.cutmix_probability": 0.5, "augment.mixup_alpha": 1.0}
     changes = {**SYNCED, **STRONG, **mixing}
     one, two = Trainer(data, 1, **changes), Trainer(data, 2, **changes)
@@ -167,7 +167,7 @@ PLAIN_SGD = {
 
 
 def test_a_weight_moves_by_its_gradient(data):
-    """One plain SGD step equals the tape's gradient, taken by hand."""
+    """Compares one plain SGD step with the gradient of a tape."""
     trainer = Trainer(data, **PLAIN_SGD)
     network = trainer.state.model
     batch = next(iter(trainer.batches))
@@ -205,7 +205,7 @@ def test_moving_statistics_and_averages_follow(data):
         name = f"model/{variable.path}"
         wanted = 0.9 * before[name] + 0.1 * moment.numpy()
         np.testing.assert_allclose(after[name], wanted, rtol=1e-3, atol=1e-4)
-    # The average keeps 1 / 10 at step 0.
+    # At step 0, the average keeps 0.1 of its old value.
     for name in ("block3_conv2_bn/moving_variance", "logits/kernel"):
         old, new = before[f"model/{name}"], after[f"model/{name}"]
         assert (old != new).any()
@@ -223,7 +223,7 @@ def test_reduced_precision_learns_with_float32_variables(data, precision):
     assert {v.dtype.name for v in after.values()} == {"float32", "int64"}
     assert after["first_bad_step"] == -1
     assert np.isfinite(after["window/loss"])
-    if precision == "float16":  # Continues after an overflow.
+    if precision == "float16":  # It continues after an overflow.
         trainer.state.loss_scale["scale"].assign(2.0**30)
         before, after = after, trainer.train(1)
         assert after["loss_scale/scale"] == 2.0**29
@@ -268,7 +268,7 @@ def test_xla_gives_the_same_step_on_2_replicas(data):
     small = {"model.width": 0.0625, "global_batch_size": 16}
     plain = Trainer(data, 2, jit_compile="off", **small).train(1)
     compiled = Trainer(data, 2, jit_compile="on", **small).train(1)
-    # After one step the momentum is the gradient, with its decay.
+    # After one step, the momentum is the gradient with weight decay.
     for name in plain:
         if name.startswith(("momentum/", "model/", "ema/")):
             assert distance(plain[name], compiled[name]) < 0.05, name
@@ -317,6 +317,6 @@ def test_the_classes_are_those_of_the_data_set(data, mixup_alpha):
     trainer = Trainer(three, **{"augment.mixup_alpha": mixup_alpha})
     after = trainer.train(1)
     assert after["model/logits/bias"].shape == (3,)
-    # Guessing one of three classes.
+    # This is the loss of a guess among three classes.
     assert after["window/loss"] == pytest.approx(np.log(3), rel=0.2)
     assert 0 < after["window/correct"] < 64
