@@ -100,9 +100,9 @@ def diagnose(
         )
     for name, found in from_config.check_fields(run).items():
         builder.add(name, found)
-    if workdir and (lines or result):
-        check_run(builder, config, run, lines, result, data, workdir)
-    failure = _read_failure(local) if local else None
+    failure = (_read_failure(local) if local else None) or {}
+    if workdir and (lines or result or failure):
+        check_run(builder, config, run, lines, result, failure, data, workdir)
     if failure:
         builder.summary = f"The run ended early: {failure.get('error')}"
     builder.drop("no_batch_norm", where="stuck_at_chance")
@@ -204,6 +204,7 @@ def check_run(
     run: Settings,
     lines: Sequence[Mapping[str, Any]],
     result: dict[str, Any],
+    failure: dict[str, Any],
     data: Dataset,
     workdir: Workdir,
 ) -> None:
@@ -215,12 +216,15 @@ def check_run(
       run: Settings of the run.
       lines: Complete lines of metrics.jsonl.
       result: Contents of result.json. Empty if the run has not ended.
+      failure: Contents of failure.json. Empty if the run did not diverge.
       data: Data set of the run.
       workdir: Workdir of the run.
     """
     stuck = from_run.check_metrics_stuck(lines, num_classes=run.num_classes)
     builder.add("stuck_at_chance", stuck)
-    builder.add("diverged", from_run.check_diverged(run, lines, result))
+    builder.add(
+        "diverged", from_run.check_diverged(run, lines, result, failure)
+    )
     from_checkpoint.check_checkpoint(builder, config, run, data, workdir, lines)
 
 

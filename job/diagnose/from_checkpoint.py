@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import ml_collections
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from job import build, errors
@@ -36,8 +37,12 @@ _BATCH, _MIN_BATCH = 250, 8
 # Momentum up to which the moving statistics follow the weights closely.
 _FAST_MOMENTUM = 0.9
 
-# (images, batch statistics instead of moving ones) -> accuracy, 0 to 1.
-Accuracy = Callable[[Split, bool], float]
+# Number of images from which an accuracy supports a finding.
+_ENOUGH = 250
+
+# (images, batch statistics instead of moving ones) -> whether each image is
+# classified correctly, bool [n], for as many images as the time budget allows.
+Score = Callable[[Split, bool], npt.NDArray]
 
 
 def check_checkpoint(
@@ -70,18 +75,25 @@ def check_checkpoint(
     batch_size = batches.batch_size_for(
         config.model.input_size, _BATCH, at_least=_MIN_BATCH
     )
-    accuracy = _make_accuracy(config, network, batch_size, builder)
+    score = _make_score(config, network, batch_size, builder)
     rng = np.random.default_rng(0)
     train_images = _sample(data.train, rng)
     test_images = _sample(data.test, rng)
-    scores = from_run.Scores(
-        step, accuracy(train_images, False), accuracy(test_images, False)
-    )
+    train, test = score(train_images, False), score(test_images, False)
+    wanted = min(_ENOUGH, len(train_images), len(test_images))
+    if min(len(train), len(test)) < wanted:
+        builder.skip(
+            f"only {min(len(train), len(test))} images could be classified in"
+            " the time limit",
+            *_CHECKS,
+        )
+        return
+    scores = from_run.Scores(step, float(train.mean()), float(test.mean()))
     builder.add("memorized", from_run.check_gap(run, scores))
     builder.summary = (
-        f"The accuracy is {100 * scores.test:.1f}% on {len(test_images):,}"
+        f"The accuracy is {100 * scores.test:.1f}% on {len(test):,}"
         f" other images and {100 * scores.train:.1f}% on"
-        f" {len(train_images):,} training images after {step:,} of"
+        f" {len(train):,} training images after {step:,} of"
         f" {run.train_steps:,} steps."
     )
     if not run.is_synthetic:
@@ -100,7 +112,7 @@ def check_checkpoint(
         batch = _sample(data.test, rng).take(
             np.arange(min(batch_size, len(data.test)))
         )
-        builder.add("running_moments", _check_moments(config, accuracy, batch))
+        builder.add("running_moments", _check_moments(config, score, batch))
 
 
 def check_images(workdir: Workdir, data: Dataset) -> None:
@@ -135,13 +147,13 @@ def _load_newest(
     return saved.step, network
 
 
-def _make_accuracy(
+def _make_score(
     config: ml_collections.ConfigDict,
     network: keras.Model,
     batch_size: int,
     builder: ReportBuilder,
-) -> Accuracy:
-    """Returns the function that measures an accuracy, within the budget."""
+) -> Score:
+    """Returns the function that classifies images, within the budget."""
     resize = build.create_resize(config)
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -149,7 +161,7 @@ def _make_accuracy(
         logits, _ = network(resize(images), training=training)
         return tf.argmax(logits, axis=-1)
 
-    def accuracy(split: Split, training: bool) -> float:
+    def score(split: Split, training: bool) -> npt.NDArray:
         end = budget.clock() + builder.remaining_seconds()
         correct = []
         for first in range(0, len(split), batch_size):
@@ -158,9 +170,9 @@ def _make_accuracy(
             correct.append(classes.numpy() == split.labels[rows])
             if budget.clock() > end:
                 break
-        return float(np.concatenate(correct).mean())
+        return np.concatenate(correct)
 
-    return accuracy
+    return score
 
 
 def _sample(split: Split, rng: np.random.Generator) -> Split:
@@ -168,11 +180,11 @@ def _sample(split: Split, rng: np.random.Generator) -> Split:
 
 
 def _check_moments(
-    config: ml_collections.ConfigDict, accuracy: Accuracy, batch: Split
+    config: ml_collections.ConfigDict, score: Score, batch: Split
 ) -> Finding | None:
     found = from_run.check_running_moments(
-        by_batch=accuracy(batch, True),
-        by_running=accuracy(batch, False),
+        by_batch=float(score(batch, True).mean()),
+        by_running=float(score(batch, False).mean()),
         images=len(batch),
     )
     if found is None:

@@ -27,6 +27,8 @@ _Array = npt.NDArray
 _IMBALANCE, _DEVIATIONS = 1.5, 6.0
 # Range of the number of images of the linear classifier.
 _FEWEST, _MOST = 500, 3200
+# Images per class from which all classes are expected among them.
+_PER_CLASS = 10
 # Height of the images of the linear classifier, and its L2 penalty.
 _HEIGHT, _PENALTY = 8, 1.0
 # Standard errors above guessing up to which pairs do not fit, and from which
@@ -51,7 +53,7 @@ def load_array(path: pathlib.Path, flag: str) -> _Array:
         raise errors.DataError(
             f"--{flag}={path}: the file does not exist. Fix: correct the path"
         ) from None
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except Exception as error:  # NumPy has no list of its exceptions.
         raise errors.DataError(
             f"--{flag}={path}: the file is not a .npy file of numbers"
             f" ({type(error).__name__}). Fix: write it with"
@@ -131,12 +133,15 @@ class Labels:
     finding: Finding | None
 
 
-def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
+def read_labels(
+    y: _Array, *, one_hot_loss: bool | None = None, num_outputs: int = 0
+) -> Labels:
     """Reads labels in any usual form and checks them.
 
     Args:
       y: Labels, integers [n] or [n, 1], or one-hot [n, k].
       one_hot_loss: Whether the loss takes one-hot labels. If None, unknown.
+      num_outputs: Number of outputs of the model. If 0, unknown.
 
     Raises:
       ValueError: The array does not contain labels.
@@ -167,14 +172,20 @@ def read_labels(y: _Array, *, one_hot_loss: bool | None = None) -> Labels:
         if not np.array_equal(labels, flat):
             wrong.append("the labels are not integers")
             fix = "use class indices from 0"
-        if labels.min() != 0 and len(np.unique(labels)) > 1:
+        seen = len(np.unique(labels))
+        # A few images need not show all classes.
+        is_part = (
+            0 <= labels.min() <= labels.max() < num_outputs
+            and len(labels) < _PER_CLASS * num_outputs <= _PER_CLASS * 2 * seen
+        )
+        if labels.min() != 0 and seen > 1 and not is_part:
             wrong.append(f"the labels are {labels.min()} to {labels.max()}")
             fix = f"use labels - {labels.min()}, which begin at 0"
             labels = labels - labels.min()
         if one_hot_loss:
             wrong.append("integers with a loss for one-hot labels")
             fix = "sparse_categorical_crossentropy"
-        num_classes = int(labels.max()) + 1
+        num_classes = num_outputs if is_part else int(labels.max()) + 1
     found = None
     if wrong:
         found = mistake(
@@ -188,6 +199,7 @@ def read_pairs(
     y: _Array,
     *,
     one_hot_loss: bool | None,
+    num_outputs: int = 0,
     kind: str = "",
     most: int | None = None,
 ) -> tuple[Split, Reading | None, Labels]:
@@ -197,6 +209,7 @@ def read_pairs(
       x: Images, [n, h, w, 3], in any usual scale.
       y: Labels of these images.
       one_hot_loss: Whether the loss takes one-hot labels. If None, unknown.
+      num_outputs: Number of outputs of the model. If 0, unknown.
       kind: Word for the images, with a space, for errors.
       most: Size of a random sample of the images. If None, all of them.
 
@@ -207,7 +220,7 @@ def read_pairs(
       ValueError: The arrays are not images and their labels.
     """
     x = _to_array(x)
-    known = read_labels(y, one_hot_loss=one_hot_loss)
+    known = read_labels(y, one_hot_loss=one_hot_loss, num_outputs=num_outputs)
     labels = known.labels
     if x.ndim and len(x) and len(x) != len(labels):
         raise ValueError(

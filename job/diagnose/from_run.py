@@ -112,7 +112,10 @@ def check_metrics_stuck(
 
 
 def check_diverged(
-    run: Settings, lines: Sequence[_Line], result: Mapping[str, Any]
+    run: Settings,
+    lines: Sequence[_Line],
+    result: Mapping[str, Any],
+    failure: Mapping[str, Any],
 ) -> Finding | None:
     """Looks for losses that are not finite.
 
@@ -120,12 +123,15 @@ def check_diverged(
       run: Settings of the run.
       lines: Lines of metrics.jsonl.
       result: Contents of result.json. Empty if the run has not ended.
+      failure: Contents of failure.json. Empty if the run did not diverge.
     """
     bad = [line for line in lines if not math.isfinite(line.get("loss", 0.0))]
     rollbacks = result.get("rollbacks", 0)
-    if not bad and not rollbacks:
+    if not bad and not rollbacks and not failure:
         return None
     seen = [f"loss {bad[0]['loss']} at step {bad[0]['step']:,}"] if bad else []
+    if failure:
+        seen.append(failure.get("error", "a value was not finite"))
     if rollbacks:
         seen.append(f"{rollbacks} rollbacks, each at half the learning rate")
     rate = run["optimizer.peak_learning_rate"] / 10

@@ -67,6 +67,8 @@ def check_trained(model: keras.Model, steps: int | None) -> Finding | None:
         return None
     frozen = [v for v in model.variables if v.path.endswith("bias")]
     zeros = sum(not np.any(np.asarray(bias)) for bias in frozen)
+    if zeros < len(frozen):
+        return None  # The weights were loaded, or trained by other code.
     return mistake(
         "not_trained",
         f"the optimizer made 0 steps, and {zeros} of {len(frozen)} bias vectors"
@@ -108,7 +110,8 @@ def check_activations(model: keras.Model) -> Finding | None:
         for layer in layers.flat_layers(model)[:-1]
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
     ]
-    names = [layer.activation.__name__ for layer in hidden]
+    # An activation may be a layer, which has no name of a function.
+    names = [getattr(layer.activation, "__name__", "") for layer in hidden]
     separate = [
         layer
         for layer in layers.flat_layers(model)[:-1]

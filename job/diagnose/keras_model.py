@@ -83,7 +83,12 @@ def diagnose(
         raise ValueError(f"the model {problem}")
     recipe = keras_recipe.read_recipe(model)
     one_hot = recipe.is_one_hot if "categorical" in recipe.loss else None
-    test, given, known = from_data.read_pairs(x, y, one_hot_loss=one_hot)
+    test, given, known = from_data.read_pairs(
+        x,
+        y,
+        one_hot_loss=one_hot,
+        num_outputs=int(model.outputs[0].shape[-1]),
+    )
     builder.add("labels", known.finding)
     num_classes = known.num_classes
     builder.add(
@@ -156,12 +161,15 @@ def check_model(
             first = known.take(rows)
         test = test.take(np.arange(min(count, len(test))))
         sample = known.take(np.arange(min(count, len(known))))
-        reading = keras_outputs.find_reading(
-            model,
-            Split(
+        shown = test
+        if train:
+            shown = Split(
                 np.concatenate([test.images[::2], sample.images[::2]]),
                 np.concatenate([test.labels[::2], sample.labels[::2]]),
-            ),
+            )
+        reading = keras_outputs.find_reading(
+            model,
+            shown,
             num_classes=num_classes,
             poll=builder.poll,
         )

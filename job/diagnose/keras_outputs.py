@@ -68,7 +68,9 @@ def usual_reading(model: keras.Model) -> Reading:
       model: Image classifier.
     """
     scales = keras.layers.Rescaling | keras.layers.Normalization
-    return Reading("raw" if layers.find(model, scales) else "unit")
+    if layers.find(model, scales) or layers.computes_on_pixels(model):
+        return Reading("raw")
+    return Reading("unit")
 
 
 def find_reading(
@@ -175,7 +177,7 @@ def check_scaling(
         if np.max(np.abs(layer.scale)) < 0.1
     ]
     normalizes = bool(layers.find(model, keras.layers.Normalization))
-    scales_itself = rescales or normalizes
+    scales_itself = rescales or normalizes or layers.computes_on_pixels(model)
     count = len(layers.flat_layers(model))
     findings: dict[str, Finding | None] = {
         "scaled_twice": None,

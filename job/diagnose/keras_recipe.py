@@ -85,16 +85,12 @@ def read_recipe(model: keras.Model) -> Recipe:
     if not model.compiled or model.optimizer is None:
         return Recipe()
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    config = optimizer.get_config()
+    config = optimizer_config(optimizer)
     steps = int(optimizer.iterations.numpy())
-    rate = config.get("learning_rate")
-    if isinstance(rate, dict):
-        schedule = keras.optimizers.schedules.deserialize(rate)
-        rate = max(float(schedule(t)) for t in np.linspace(0, steps, 50))
     loss, from_logits = _describe_loss(model.loss)
     return Recipe(
         optimizer=type(optimizer).__name__,
-        rate=None if rate is None else float(rate),
+        rate=_highest_rate(optimizer, steps),
         momentum=float(config.get("momentum") or 0.0)
         if isinstance(optimizer, keras.optimizers.SGD)
         else 0.0,
@@ -103,6 +99,38 @@ def read_recipe(model: keras.Model) -> Recipe:
         loss=loss,
         from_logits=from_logits,
     )
+
+
+def optimizer_config(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Returns the config of an optimizer without its learning rate.
+
+    Keras cannot serialize a schedule that is a function, or whose class is not
+    registered.
+    """
+    attributes = vars(optimizer)
+    rate = attributes["_learning_rate"]
+    attributes["_learning_rate"] = None
+    try:
+        config = optimizer.get_config()
+    finally:
+        attributes["_learning_rate"] = rate
+    del config["learning_rate"]
+    return config
+
+
+def _highest_rate(
+    optimizer: keras.optimizers.Optimizer, steps: int
+) -> float | None:
+    """Returns the highest learning rate so far, or None if unknown."""
+    schedule = vars(optimizer)["_learning_rate"]
+    try:
+        if isinstance(
+            schedule, keras.optimizers.schedules.LearningRateSchedule
+        ):
+            return max(float(schedule(t)) for t in np.linspace(0, steps, 50))
+        return float(optimizer.learning_rate)
+    except Exception:  # A schedule of the user may raise any exception.
+        return None
 
 
 def _describe_loss(loss: Any) -> tuple[str, bool]:
@@ -123,14 +151,19 @@ def _describe_loss(loss: Any) -> tuple[str, bool]:
     return words.lstrip("_"), bool(config.get("from_logits"))
 
 
-def check_output_units(units: int, *, num_classes: int) -> Finding | None:
+def check_output_units(
+    units: int, *, num_classes: int, loss: str = ""
+) -> Finding | None:
     """Compares the number of outputs with the number of classes.
 
     Args:
       units: Number of outputs.
       num_classes: Number of classes.
+      loss: Name of the loss in snake case. Empty if unknown.
     """
     if units == num_classes:
+        return None
+    if units == 1 and num_classes == 2 and "binary" in loss:
         return None
     what = f"{units} outputs"
     if units == 1:
@@ -155,7 +188,7 @@ def check_loss(
     """
     if units < 2 or not recipe.loss:
         return None
-    categorical = "categorical" in recipe.loss or "kl" in recipe.loss
+    categorical = "categorical" in recipe.loss or "divergence" in recipe.loss
     if categorical and activation != "sigmoid":
         return None
     seen = f"{recipe.loss} over {units} {activation or 'linear'} outputs"
@@ -317,7 +350,8 @@ def check_decoupled_decay(recipe: Recipe) -> Finding | None:
       recipe: Compiled recipe of the model.
     """
     coupled = recipe.weight_decay * (1 - recipe.momentum)
-    if not recipe.momentum or not 0 < coupled < _LEAST_DECAY:
+    # 1e-3 * (1 - 0.9) is below 1e-4 by rounding.
+    if not recipe.momentum or not 0 < coupled < 0.99 * _LEAST_DECAY:
         return None
     better = recipe.weight_decay / (1 - recipe.momentum)
     return mistake(
@@ -353,7 +387,7 @@ def check_description(
     builder.add("not_trained", keras_layers.check_trained(model, recipe.steps))
     builder.add(
         "output_units",
-        check_output_units(units, num_classes=num_classes),
+        check_output_units(units, num_classes=num_classes, loss=recipe.loss),
     )
     builder.add(
         "frozen_base", keras_layers.check_frozen_base(model, imagenet=imagenet)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from job.data.dataset import Split
-from job.diagnose import layers, scoring
+from job.diagnose import keras_recipe, layers, scoring
 from job.diagnose.keras_recipe import Recipe
 from job.diagnose.pixels import Reading
 
@@ -194,7 +194,8 @@ class Trial:
             random.setstate(state)
         optimizer = self.model.optimizer
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        config = optimizer.get_config() | {"learning_rate": rate}
+        config = keras_recipe.optimizer_config(optimizer)
+        config["learning_rate"] = rate
         copy.compile(type(optimizer).from_config(config), self.model.loss)
         return copy
 

@@ -15,6 +15,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+# Class names of Keras' operations that may scale pixels.
+_ARITHMETIC = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")
+
 
 def flat_layers(model: keras.Model) -> list[keras.Layer]:
     """Returns the layers of a model and of its nested models, once each."""
@@ -39,6 +42,26 @@ def relu_layers(model: keras.Model) -> list[keras.Layer]:
 def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
     """Returns the layers of given classes, in the order of the model."""
     return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
+
+
+def computes_on_pixels(model: keras.Model) -> bool:
+    """Returns whether arithmetic precedes the first weights of a model.
+
+    Such operations, as in `inputs / 255` and `preprocess_input(inputs)`, are
+    not among the layers of a model.
+    """
+    for operation in getattr(model, "operations", model.layers):
+        is_layer = isinstance(operation, keras.Layer)
+        if hasattr(operation, "layers"):
+            if computes_on_pixels(operation):
+                return True
+        elif isinstance(operation, keras.layers.Lambda) or (
+            not is_layer and type(operation).__name__ in _ARITHMETIC
+        ):
+            return True
+        if is_layer and operation.weights:
+            return False
+    return False
 
 
 @contextlib.contextmanager

@@ -76,6 +76,22 @@ def test_usual_labels_pass(labels):
     np.testing.assert_array_equal(read.labels, LABELS)
 
 
+def test_a_few_images_need_not_show_all_classes():
+    few = np.array([3, 8, 8, 0, 6, 6, 1, 6, 3, 1])
+    without_0 = np.where(few == 0, 9, few)
+    for labels in (few, without_0):
+        read = from_data.read_labels(labels, num_outputs=10)
+        assert read.finding is None
+        assert read.num_classes == 10
+        np.testing.assert_array_equal(read.labels, labels)
+    # Many images would show all of them.
+    many = np.tile(few, 100)
+    assert from_data.read_labels(many, num_outputs=10).num_classes == 9
+    assert from_data.read_labels(few, num_outputs=1000).num_classes == 9
+    shifted = from_data.read_labels(LABELS + 1, num_outputs=10)
+    assert_finding(shifted.finding, "labels")
+
+
 def test_arrays_without_labels_are_refused():
     for labels in (IMAGES, np.array(["cat"]), LABELS[:0]):
         with pytest.raises(ValueError, match="labels"):
@@ -116,9 +132,11 @@ def test_files_of_python_objects_and_damaged_files_are_refused(tmp_path):
     objects, damaged = tmp_path / "objects.npy", tmp_path / "damaged.npy"
     np.save(objects, np.array([{}], dtype=object))
     damaged.write_bytes(b"\x93NUMPY")
+    archive = tmp_path / "archive.npy"
+    archive.write_bytes(b"PK\x03\x04 and no more")
     fifo, absent = tmp_path / "fifo.npy", tmp_path / "absent.npy"
     os.mkfifo(fifo)  # Opening it would block.
-    for path in (objects, damaged, fifo, absent):
+    for path in (objects, damaged, archive, fifo, absent):
         with pytest.raises(errors.DataError, match=r"--images=.*Fix:"):
             from_data.load_array(path, "images")
     with pytest.raises(errors.DataError, match="does not exist"):

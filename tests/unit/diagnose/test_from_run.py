@@ -25,9 +25,9 @@ def check_stuck(lines, *, num_classes=10):
     return from_run.check_metrics_stuck(lines, num_classes=num_classes)
 
 
-def check_diverged(lines, result):
+def check_diverged(lines, result, failure=()):
     run = make_settings(CONFIG, {"optimizer.peak_learning_rate": 0.4})
-    return from_run.check_diverged(run, lines, result)
+    return from_run.check_diverged(run, lines, result, dict(failure))
 
 
 def test_loss_at_chance_is_found():
@@ -61,6 +61,14 @@ def test_nan_and_rollbacks_are_found():
     found = check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 2})
     assert_finding(found, "diverged")
     assert not check_diverged([line(5, 2.0, 0.1)], {"rollbacks": 0})
+
+
+def test_a_run_that_ended_with_exit_code_5_is_found():
+    # The loop ends before it writes a line with the loss.
+    failure = {"error": "the loss of step 7 is not finite"}
+    found = check_diverged([line(5, 2.0, 0.1)], {}, failure)
+    assert_finding(found, "diverged")
+    assert "step 7" in found.evidence
 
 
 PLAIN = {

@@ -239,6 +239,30 @@ def test_untrained_model_and_nan_end_the_diagnosis(find):
     assert next(iter(find(model))) == "diverged"
 
 
+def test_weights_that_were_loaded_count_as_trained():
+    model = compiled(plain())
+    assert_finding(keras_layers.check_trained(model, 0), "not_trained")
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel, bias + 0.1])
+    assert keras_layers.check_trained(model, 0) is None
+
+
+def test_an_activation_may_be_a_layer():
+    leaky = keras.layers.LeakyReLU(0.1)
+    assert keras_layers.check_activations(tutorial(hidden=leaky)) is None
+
+
+def test_a_binary_classifier_may_have_one_output():
+    def check(classes, loss):
+        return keras_recipe.check_output_units(
+            1, num_classes=classes, loss=loss
+        )
+
+    assert check(2, "binary_crossentropy") is None
+    assert_finding(check(2, "mean_squared_error"), "output_units")
+    assert_finding(check(10, "binary_crossentropy"), "output_units")
+
+
 def test_few_steps_explain_a_low_accuracy(red):
     builder = ReportBuilder(lambda: None, seconds=60.0)
     model = compiled(tutorial(), optimizer="adam")
@@ -291,6 +315,14 @@ def test_scaling_inside_and_outside_of_the_model_is_found():
     assert check(tutorial(scale=True), "unit") == ["scaled_twice"]
     assert check(tutorial(), "unit") == []
     assert check(tutorial(), "raw") == ["unscaled_pixels"]
+    # Operations are not among the layers of a model.
+    inputs = keras.Input((32, 32, 3))
+    caffe = keras.applications.vgg16.preprocess_input(inputs)
+    for pixels in (inputs / 255, caffe, keras.layers.Rescaling(1.0)(caffe)):
+        model = keras.Model(inputs, tutorial()(pixels))
+        assert check(model, "raw") == []
+    flipped = keras.Model(inputs, tutorial()(inputs[..., ::-1]))
+    assert check(flipped, "raw") == ["unscaled_pixels"]
 
 
 def bounds(optimizer, convolutions, *, normalized=False):
@@ -323,6 +355,34 @@ def test_rate_of_a_schedule_is_its_highest_so_far():
     recipe = keras_recipe.read_recipe(model)
     assert recipe.rate == pytest.approx(0.1)
     assert recipe.steps == 100
+
+
+class Halving(keras.optimizers.schedules.LearningRateSchedule):
+    """Schedule of a user, which Keras cannot serialize."""
+
+    def __call__(self, step):
+        return 0.1 * 0.5 ** (step / 10)
+
+
+def test_rate_of_a_schedule_of_the_user_is_read():
+    model = compiled(plain(), optimizer=keras.optimizers.SGD(Halving()))
+    schedule = model.optimizer.learning_rate
+    recipe = keras_recipe.read_recipe(model)
+    assert recipe.rate == pytest.approx(0.1)
+    assert float(model.optimizer.learning_rate) == float(schedule)
+    config = keras_recipe.optimizer_config(model.optimizer)
+    assert "learning_rate" not in config
+    assert config["momentum"] == 0.0
+
+
+def test_weight_decay_at_the_lower_bound_passes():
+    def check(decay):
+        return keras_recipe.check_decoupled_decay(
+            keras_recipe.Recipe("SGD", 0.1, momentum=0.9, weight_decay=decay)
+        )
+
+    assert check(1e-3) is None
+    assert_finding(check(5e-4), "weight_decay")
 
 
 def test_arrays_are_diagnosed_in_memory_without_changing_the_model(red):
