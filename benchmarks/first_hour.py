@@ -76,8 +76,9 @@ class Hour:
             if not done["passed"]:
                 print(done["output"], file=sys.stderr)
                 break
+        entry["results"] = results = self._results(stage)
         entry["passed"] = all(c["passed"] for c in commands)
-        entry["results"] = self._results(stage)
+        entry["passed"] &= results.get("is_equal", True)
         self._write()
         return bool(entry["passed"])
 

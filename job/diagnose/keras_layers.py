@@ -99,6 +99,22 @@ def check_frozen_base(model: keras.Model, *, imagenet: bool) -> Finding | None:
     )
 
 
+def check_output_activation(activation: str) -> Finding | None:
+    """Looks for a last layer whose outputs cannot be logits.
+
+    Args:
+      activation: Activation of the last layer.
+    """
+    if activation in ("softmax", "linear", "sigmoid", "log_softmax", ""):
+        return None
+    return mistake(
+        "output_activation",
+        f"the activation of 1 layer, the last one, is {activation}; a class"
+        " with a saturated output has no gradient",
+        title=f"The last layer ends in {activation}",
+    )
+
+
 def check_activations(model: keras.Model) -> Finding | None:
     """Looks for hidden layers that are all linear or saturate.
 

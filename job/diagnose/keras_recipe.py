@@ -208,22 +208,6 @@ def check_loss(
     )
 
 
-def check_output_activation(activation: str) -> Finding | None:
-    """Looks for a last layer whose outputs cannot be logits.
-
-    Args:
-      activation: Activation of the last layer.
-    """
-    if activation in ("softmax", "linear", "sigmoid", "log_softmax", ""):
-        return None
-    return mistake(
-        "output_activation",
-        f"the activation of 1 layer, the last one, is {activation}; a class"
-        " with a saturated output has no gradient",
-        title=f"The last layer ends in {activation}",
-    )
-
-
 def check_from_logits(recipe: Recipe, outputs: npt.NDArray) -> Finding | None:
     """Looks for two softmax functions before the loss, or none.
 
@@ -392,7 +376,9 @@ def check_description(
     builder.add(
         "frozen_base", keras_layers.check_frozen_base(model, imagenet=imagenet)
     )
-    builder.add("output_activation", check_output_activation(activation))
+    builder.add(
+        "output_activation", keras_layers.check_output_activation(activation)
+    )
     if not recipe.optimizer:
         builder.skip(
             "the model is not compiled with a Keras loss and optimizer",

@@ -72,13 +72,14 @@ def run(
             pathlib.Path(os.path.expanduser(name or ""))
             for name in (keras_model, images, labels)
         )
-        report = diagnosis.diagnose_model(
-            model,
-            stop,
-            config=config,
-            images=x if images else None,
-            labels=y if labels else None,
-        )
+        with startup.translate_out_of_memory():
+            report = diagnosis.diagnose_model(
+                model,
+                stop,
+                config=config,
+                images=x if images else None,
+                labels=y if labels else None,
+            )
         return _show(report, output_format)
     if images:
         raise errors.ConfigError(

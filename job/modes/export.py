@@ -26,23 +26,24 @@ def run(workdir_name: str, stop: StopRequest) -> Outcome:
         from job.report import card
         from job.report import run as run_lib
 
-        trained = trained_lib.load_trained(workdir)
-        stop.check()
-        about = run_lib.read(workdir)
-        logging.set_verbosity(logging.WARNING)  # TensorFlow logs each save.
-        difference = export.export(
-            trained.network,
-            trained.resize,
-            workdir.local / EXPORT,
-            card.write(
-                about,
-                step=trained.step,
-                class_names=trained.class_names,
-                crc32c=trained.data_crc32c,
-            ),
-            method=trained.config.model.upsampling,
-            images=about.scored.pictures if about.scored else None,
-        )
+        with startup.translate_out_of_memory():
+            trained = trained_lib.load_trained(workdir)
+            stop.check()
+            about = run_lib.read(workdir)
+            logging.set_verbosity(logging.WARNING)  # TensorFlow logs each save.
+            difference = export.export(
+                trained.network,
+                trained.resize,
+                workdir.local / EXPORT,
+                card.write(
+                    about,
+                    step=trained.step,
+                    class_names=trained.class_names,
+                    crc32c=trained.data_crc32c,
+                ),
+                method=trained.config.model.upsampling,
+                images=about.scored.pictures if about.scored else None,
+            )
         stop.check()
         workdir.push()
     return Outcome(

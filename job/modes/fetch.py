@@ -30,6 +30,8 @@ def run(config: ml_collections.ConfigDict, stop: StopRequest) -> Outcome:
         download=True,
         poll=stop.check,
     )
+    if images.source == "synthetic":
+        return Outcome(["Nothing was fetched: the config has synthetic images"])
     folder = config.data.dir or "the folder of tensorflow-datasets"
     return Outcome(
         [

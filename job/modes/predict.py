@@ -46,7 +46,8 @@ def run(
         from job import trained as trained_lib
         from job.model import classify
 
-        trained = trained_lib.load_trained(workdir)
+        with startup.translate_out_of_memory():
+            trained = trained_lib.load_trained(workdir)
         if config.data.source == "synthetic":
             logging.warning(
                 "--workdir=%s: this network was trained on synthetic images, so"
@@ -55,16 +56,20 @@ def run(
                 workdir,
             )
 
+    def answers() -> Iterator[classify.Answer]:
+        with startup.translate_out_of_memory():
+            yield from classify.predict(
+                files,
+                trained.network,
+                trained.resize,
+                trained.class_names,
+                poll=stop.check,
+            )
+
     def lines() -> Iterator[str]:
         width = min(60, max(len(file.name) for file in files))
         unread = 0
-        for answer in classify.predict(
-            files,
-            trained.network,
-            trained.resize,
-            trained.class_names,
-            poll=stop.check,
-        ):
+        for answer in answers():
             unread += bool(answer.error)
             if output_format == "jsonl":
                 yield classify.to_json(answer)

@@ -121,11 +121,13 @@ def write_report(
     """
     names = names or [folder.name for folder in folders]
     out = folders[0]
-    found = [
-        found
-        for folder, name in zip(folders, names, strict=True)
-        for found in _find(folder, name)
-    ]
+    # A workdir that is given twice is one run.
+    given: dict[pathlib.Path, tuple[pathlib.Path, str]] = {}
+    for folder, name in zip(folders, names, strict=True):
+        given.setdefault(folder.resolve(), (folder, name))
+    found = _named_apart(
+        [(name, _find(folder, name)) for folder, name in given.values()]
+    )
     if not found:
         said = ", ".join(errors.printable(name) for name in names)
         raise errors.ConfigError(f"{said}: no run was found. Fix: train first")
@@ -189,6 +191,28 @@ def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
         (variant, run_lib.read(Workdir(place)))
         for variant, place in places
         if run_lib.is_run(place)
+    ]
+
+
+def _named_apart(
+    groups: Sequence[tuple[str, Sequence[tuple[str, Run]]]],
+) -> list[tuple[str, Run]]:
+    """Returns all runs, with the name of their workdir where one is needed.
+
+    Args:
+      groups: Name of each workdir and its runs, each with its variant. If a
+        variant has other fields in another workdir, they are not pooled.
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    is_clear = True
+    for _, group in groups:
+        for variant, run in group:
+            own = {k: v for k, v in run.fields.items() if k not in _PER_RUN}
+            is_clear &= own == settings.setdefault(variant, own)
+    return [
+        (variant if is_clear or variant == name else f"{name}/{variant}", run)
+        for name, group in groups
+        for variant, run in group
     ]
 
 

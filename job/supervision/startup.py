@@ -68,11 +68,14 @@ def _use_own_assembler() -> None:
 
 
 @contextlib.contextmanager
-def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
+def translate_out_of_memory(
+    fields: dict[str, Any] | None = None,
+) -> Iterator[None]:
     """Translates a lack of device or host memory into OutOfMemoryError.
 
     Args:
-      fields: Flattened config, whose relevant fields the message names.
+      fields: Flattened config, whose relevant fields the message names. If
+        None, the mode does not depend on them.
     """
     import tensorflow as tf
 
@@ -82,6 +85,11 @@ def translate_out_of_memory(fields: dict[str, Any]) -> Iterator[None]:
         what = errors.first_line(error)
         if os.strerror(errno.ENOSPC) in what:  # TensorFlow uses one exception.
             raise errors.StorageError(what) from None
+        if fields is None:
+            raise errors.OutOfMemoryError(
+                f"out of memory ({what}). Fix: end other programs that use the"
+                " device, or set CUDA_VISIBLE_DEVICES= to use the CPU"
+            ) from None
         raise errors.OutOfMemoryError(
             f"out of memory ({what}). Fix: reduce"
             " --config.global_batch_size (now"

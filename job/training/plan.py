@@ -49,7 +49,8 @@ class Plan:
 
     def epoch(self, done: int) -> float:
         """Returns the number of epochs in `done` steps."""
-        return round(done * self.global_batch_size / self.num_images, 4)
+        # The report divides by it, to get the number of images.
+        return round(done * self.global_batch_size / self.num_images, 8)
 
     def due(self, every: int, done: int) -> bool:
         """Returns whether an action with an interval is due.
