@@ -221,8 +221,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Minimum number of GPUs, below which the exit code is 69. If 0, a CPU is
     # sufficient.
     config.distribute.require_gpus = 0
-    # Algorithm of the sum over GPUs. hierarchical is for machines on which NCCL
-    # fails.
+    # Algorithm of the sum over GPUs. hierarchical is for one machine on which
+    # NCCL fails. Several machines use NCCL.
     config.distribute.all_reduce = "auto"
 
     return config

@@ -248,6 +248,7 @@ def read_training(
     train: tuple[_Array, _Array],
     *,
     one_hot_loss: bool | None,
+    num_outputs: int,
     size: tuple[int, ...],
 ) -> tuple[Split, Labels]:
     """Reads a random sample of the training images; see `read_pairs`.
@@ -255,6 +256,7 @@ def read_training(
     Args:
       train: Images and labels of the user.
       one_hot_loss: Whether the loss takes one-hot labels. If None, unknown.
+      num_outputs: Number of outputs of the model. If 0, unknown.
       size: Height and width of the test images.
 
     Raises:
@@ -263,7 +265,11 @@ def read_training(
     if not isinstance(train, tuple | list) or len(train) != 2:
         raise ValueError("train is not a pair. Fix: pass train=(x, y)")
     split, _, known = read_pairs(
-        *train, one_hot_loss=one_hot_loss, kind="training ", most=_MOST
+        *train,
+        one_hot_loss=one_hot_loss,
+        num_outputs=num_outputs,
+        kind="training ",
+        most=_MOST,
     )
     if split.images.shape[1:3] != size:
         raise ValueError(

@@ -16,6 +16,7 @@ import zipfile
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from job import errors
 from job.storage import files
@@ -93,6 +94,8 @@ def load(path: pathlib.Path) -> keras.Model:
         model = keras.saving.load_model(
             path, compile=not _foreign_class(compiled), safe_mode=True
         )
+    except (tf.errors.ResourceExhaustedError, MemoryError):
+        raise
     except Exception as error:
         # Any exception of a layer may arrive here.
         raise errors.DataError(

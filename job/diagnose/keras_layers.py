@@ -67,7 +67,8 @@ def check_trained(model: keras.Model, steps: int | None) -> Finding | None:
         return None
     frozen = [v for v in model.variables if v.path.endswith("bias")]
     zeros = sum(not np.any(np.asarray(bias)) for bias in frozen)
-    if zeros < len(frozen):
+    # A pretrained base has biases, and an untrained head has none.
+    if frozen and np.any(np.asarray(frozen[-1])):
         return None  # The weights were loaded, or trained by other code.
     return mistake(
         "not_trained",

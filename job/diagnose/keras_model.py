@@ -83,11 +83,9 @@ def diagnose(
         raise ValueError(f"the model {problem}")
     recipe = keras_recipe.read_recipe(model)
     one_hot = recipe.is_one_hot if "categorical" in recipe.loss else None
+    units = int(model.outputs[0].shape[-1])
     test, given, known = from_data.read_pairs(
-        x,
-        y,
-        one_hot_loss=one_hot,
-        num_outputs=int(model.outputs[0].shape[-1]),
+        x, y, one_hot_loss=one_hot, num_outputs=units
     )
     builder.add("labels", known.finding)
     num_classes = known.num_classes
@@ -98,7 +96,10 @@ def diagnose(
     trained = None
     if train is not None:
         trained, known = from_data.read_training(
-            train, one_hot_loss=one_hot, size=test.images.shape[1:3]
+            train,
+            one_hot_loss=one_hot,
+            num_outputs=units,
+            size=test.images.shape[1:3],
         )
         builder.add("labels", known.finding)
         num_classes = max(num_classes, known.num_classes)

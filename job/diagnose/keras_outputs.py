@@ -68,9 +68,12 @@ def usual_reading(model: keras.Model) -> Reading:
       model: Image classifier.
     """
     scales = keras.layers.Rescaling | keras.layers.Normalization
-    if layers.find(model, scales) or layers.computes_on_pixels(model):
-        return Reading("raw")
-    return Reading("unit")
+    operations = layers.pixel_operations(model)
+    # x * 2 - 1 is for pixels from 0 to 1.
+    scales_raw = operations and operations != {"Multiply", "Subtract"}
+    return Reading(
+        "raw" if layers.find(model, scales) or scales_raw else "unit"
+    )
 
 
 def find_reading(
@@ -177,7 +180,8 @@ def check_scaling(
         if np.max(np.abs(layer.scale)) < 0.1
     ]
     normalizes = bool(layers.find(model, keras.layers.Normalization))
-    scales_itself = rescales or normalizes or layers.computes_on_pixels(model)
+    operations = layers.pixel_operations(model)
+    scales_itself = rescales or normalizes or operations
     count = len(layers.flat_layers(model))
     findings: dict[str, Finding | None] = {
         "scaled_twice": None,
@@ -190,7 +194,14 @@ def check_scaling(
             f"the model expects pixels {SCALES[reading.scale][0]}, and"
             f" {len(rescales)} Rescaling layers divide them again",
         )
-    elif imagenet and reading.scale != "caffe" and not scales_itself:
+    elif (
+        imagenet
+        and reading.scale != "caffe"
+        and not rescales
+        and not normalizes
+        # `preprocess_input` subtracts a mean and does not divide.
+        and not operations & {"Add", "Subtract", "Lambda"}
+    ):
         findings["preprocessing"] = mistake(
             "preprocessing",
             f"the model expects {reading}, but ImageNet's VGG16 was trained on"

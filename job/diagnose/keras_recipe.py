@@ -73,7 +73,8 @@ class Recipe:
     def __str__(self) -> str:
         """Returns the optimizer and its learning rate as text."""
         momentum = f", momentum {self.momentum:g}" if self.momentum else ""
-        return f"{self.optimizer.lower()} at {self.rate:.3g}{momentum}"
+        rate = "an unknown rate" if self.rate is None else f"{self.rate:.3g}"
+        return f"{self.optimizer.lower()} at {rate}{momentum}"
 
 
 def read_recipe(model: keras.Model) -> Recipe:
@@ -114,7 +115,7 @@ def optimizer_config(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
         config = optimizer.get_config()
     finally:
         attributes["_learning_rate"] = rate
-    del config["learning_rate"]
+    config.pop("learning_rate", None)
     return config
 
 

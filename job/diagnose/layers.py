@@ -44,24 +44,24 @@ def find(model: keras.Model, kind: type | types.UnionType) -> list[Any]:
     return [layer for layer in flat_layers(model) if isinstance(layer, kind)]
 
 
-def computes_on_pixels(model: keras.Model) -> bool:
-    """Returns whether arithmetic precedes the first weights of a model.
+def pixel_operations(model: keras.Model) -> set[str]:
+    """Returns the names of the operations before the first weights of a model.
 
     Such operations, as in `inputs / 255` and `preprocess_input(inputs)`, are
-    not among the layers of a model.
+    not among the layers of a model. Only arithmetic and Lambda layers count.
     """
+    found: set[str] = set()
     for operation in getattr(model, "operations", model.layers):
         is_layer = isinstance(operation, keras.Layer)
         if hasattr(operation, "layers"):
-            if computes_on_pixels(operation):
-                return True
+            found |= pixel_operations(operation)
         elif isinstance(operation, keras.layers.Lambda) or (
             not is_layer and type(operation).__name__ in _ARITHMETIC
         ):
-            return True
+            found.add(type(operation).__name__)
         if is_layer and operation.weights:
-            return False
-    return False
+            break
+    return found
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ def prepare(model: keras.Model, images: _Array, reading: Reading) -> _Array:
 def outputs_of(model: keras.Model, images: _Array) -> _Array:
     """Returns the outputs of a model, float32 [n, units].
 
+    A single logit of two classes becomes a probability.
+
     Args:
       model: Image classifier.
       images: Images as the model takes them, [n, h, w, 3].
@@ -44,7 +46,15 @@ def outputs_of(model: keras.Model, images: _Array) -> _Array:
         np.asarray(model(images[i : i + _BATCH], training=False), np.float32)
         for i in range(0, len(images), _BATCH)
     ]
-    return np.concatenate(batches)
+    outputs = np.concatenate(batches)
+    loss = getattr(model, "loss", None)
+    if (
+        outputs.shape[1] == 1
+        and isinstance(loss, keras.losses.BinaryCrossentropy)
+        and loss.from_logits
+    ):
+        outputs = np.asarray(keras.ops.sigmoid(outputs))
+    return outputs
 
 
 def answers(model: keras.Model, images: _Array, reading: Reading) -> _Array:

@@ -84,7 +84,12 @@ def export(
             tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent)
         )
     try:
-        with files.translate_errors(folder, tf.errors.OpError):
+        with files.translate_errors(
+            folder,
+            tf.errors.OpError,
+            # A lack of memory, or a full disk; the caller tells them apart.
+            passing=(tf.errors.ResourceExhaustedError,),
+        ):
             size = int(resize(_zeros()).shape[1])
             folded = fold(network, size=size, method=method)
             folded.save(staged / KERAS)

@@ -84,7 +84,7 @@ class Dropout(keras.layers.Layer):
         """Sets the units to 0 whose noise is below the rate.
 
         Args:
-          x: Features, [b, d], in the compute dtype.
+          x: Features, [b, d], any float type.
           noise: Random numbers, float32 [b, d], uniform over 0 to 1.
           training: Whether to drop units. If False, `x` is returned unchanged.
         """
@@ -99,7 +99,7 @@ class Dropout(keras.layers.Layer):
         noise: keras.KerasTensor,
         training: bool = False,
     ) -> keras.KerasTensor:
-        return keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        return keras.KerasTensor(x.shape, dtype=x.dtype)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}

@@ -1,6 +1,7 @@
 """Mode report, which writes the page of each run, and their comparison."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -23,6 +24,11 @@ def run(names: Sequence[str]) -> Outcome:
     from job.report import comparison, page
     from job.report import run as run_lib
 
+    # A workdir that is given twice is one run.
+    unique: dict[str, str] = {}
+    for name in names:
+        unique.setdefault(_identity(name), name)
+    names = [*unique.values()]
     output = []
     with contextlib.ExitStack() as opened:
         found = [
@@ -54,13 +60,20 @@ def run(names: Sequence[str]) -> Outcome:
             full = [str(workdir) for workdir in found]
             short = [pathlib.PurePath(name).name for name in full]
             # seed-0 of one workdir and seed-0 of another are two runs.
-            unique = len({*short}) == len(short)
+            is_unique = len({*short}) == len(short)
             table = comparison.write_report(
                 [workdir.local for workdir in found],
-                short if unique else full,
+                short if is_unique else full,
                 links=not any(workdir.mirror for workdir in found),
             )
             output += [table, first.file(COMPARE_PAGE)]
         for workdir in found:
             workdir.push()
     return Outcome(output)
+
+
+def _identity(name: str) -> str:
+    """Returns a name that is equal for all spellings of a workdir."""
+    if name.startswith("gs://"):
+        return name.rstrip("/")
+    return os.path.realpath(os.path.expanduser(name))

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from job import errors
+from job.config import resume
 from job.output import ablation
 from job.output.plotting import Figure
 from job.report import charts, render
@@ -121,12 +122,11 @@ def write_report(
     """
     names = names or [folder.name for folder in folders]
     out = folders[0]
-    # A workdir that is given twice is one run.
-    given: dict[pathlib.Path, tuple[pathlib.Path, str]] = {}
-    for folder, name in zip(folders, names, strict=True):
-        given.setdefault(folder.resolve(), (folder, name))
     found = _named_apart(
-        [(name, _find(folder, name)) for folder, name in given.values()]
+        [
+            (name, _find(folder, name))
+            for folder, name in zip(folders, names, strict=True)
+        ]
     )
     if not found:
         said = ", ".join(errors.printable(name) for name in names)
@@ -197,23 +197,39 @@ def _find(folder: pathlib.Path, name: str) -> list[tuple[str, Run]]:
 def _named_apart(
     groups: Sequence[tuple[str, Sequence[tuple[str, Run]]]],
 ) -> list[tuple[str, Run]]:
-    """Returns all runs, with the name of their workdir where one is needed.
+    """Returns all runs with their variants, and names unequal ones apart.
+
+    A variant that has another setting in an earlier workdir gets the name of
+    its own workdir, so that the two are not pooled.
 
     Args:
-      groups: Name of each workdir and its runs, each with its variant. If a
-        variant has other fields in another workdir, they are not pooled.
+      groups: Name of each workdir, and its runs with their variants.
     """
-    settings: dict[str, dict[str, Any]] = {}
-    is_clear = True
-    for _, group in groups:
-        for variant, run in group:
-            own = {k: v for k, v in run.fields.items() if k not in _PER_RUN}
-            is_clear &= own == settings.setdefault(variant, own)
-    return [
-        (variant if is_clear or variant == name else f"{name}/{variant}", run)
-        for name, group in groups
-        for variant, run in group
-    ]
+    named: list[tuple[str, Run]] = []
+    first: dict[str, Run] = {}
+    for name, group in groups:
+        own = dict(reversed(group))
+        apart = {
+            variant
+            for variant, run in own.items()
+            if variant in first and not _is_same_setting(first[variant], run)
+        }
+        named += [
+            (f"{name}/{variant}" if variant in apart else variant, run)
+            for variant, run in group
+        ]
+        first = {**own, **first}
+    return named
+
+
+def _is_same_setting(*runs: Run) -> bool:
+    """Returns whether two runs differ in the seed at most."""
+    # A field that is newer than one of the runs does not count.
+    common = runs[0].fields.keys() & runs[1].fields.keys() - {*_PER_RUN}
+    one, other = ({name: r.fields[name] for name in common} for r in runs)
+    return resume.fingerprint(one) == resume.fingerprint(other) and all(
+        one.get(name) == other.get(name) for name in ("epochs", "steps")
+    )
 
 
 def _data_set(run: Run) -> str:

@@ -75,7 +75,7 @@ def open_at_once(path: str, flags: int) -> int:
 def translate_errors(
     where: pathlib.Path | str,
     *others: type[Exception],
-    passing: tuple[type[OSError], ...] = (),
+    passing: tuple[type[Exception], ...] = (),
     kind: type[errors.JobError] = errors.StorageError,
 ) -> Iterator[None]:
     """Re-raises OSError as an error with the path and a fix.

@@ -325,6 +325,32 @@ def test_scaling_inside_and_outside_of_the_model_is_found():
     assert check(flipped, "raw") == ["unscaled_pixels"]
 
 
+@pytest.mark.parametrize(
+    ("prepare", "is_found"),
+    [
+        (lambda x: x / 255, True),
+        (keras.applications.vgg16.preprocess_input, False),
+    ],
+)
+def test_an_imagenet_base_expects_a_subtracted_mean(prepare, is_found):
+    inputs = keras.Input((32, 32, 3))
+    model = keras.Model(inputs, tutorial()(prepare(inputs)))
+    found = keras_outputs.check_scaling(model, Reading("raw"), imagenet=True)
+    assert bool(found["preprocessing"]) == is_found
+
+
+def test_the_usual_pixels_follow_from_the_operations():
+    inputs = keras.Input((32, 32, 3))
+    for pixels, scale in (
+        (inputs, "unit"),
+        (inputs / 255, "raw"),
+        (inputs / 127.5 - 1, "raw"),
+        (inputs * 2 - 1, "unit"),
+    ):
+        model = keras.Model(inputs, tutorial()(pixels))
+        assert keras_outputs.usual_reading(model) == Reading(scale)
+
+
 def bounds(optimizer, convolutions, *, normalized=False):
     model = compiled(plain(), optimizer=optimizer)
     return keras_recipe.rate_bounds(
@@ -373,6 +399,22 @@ def test_rate_of_a_schedule_of_the_user_is_read():
     config = keras_recipe.optimizer_config(model.optimizer)
     assert "learning_rate" not in config
     assert config["momentum"] == 0.0
+
+
+class Listed(Halving):
+    """Schedule of a user, which raises an exception after its last step."""
+
+    def __call__(self, step):
+        return [0.1, 0.2][int(step)]
+
+
+def test_an_unknown_rate_is_described(find):
+    model = compiled(plain(), optimizer=keras.optimizers.SGD(Listed()))
+    model.optimizer.iterations.assign(2)
+    recipe = keras_recipe.read_recipe(model)
+    assert recipe.rate is None
+    assert str(recipe) == "sgd at an unknown rate"
+    assert find(model)
 
 
 def test_weight_decay_at_the_lower_bound_passes():

@@ -52,3 +52,16 @@ def test_dropout_sets_a_fraction_to_zero_and_keeps_the_mean():
     assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
     assert dropped.mean() == pytest.approx(1.0, abs=0.02)
     np.testing.assert_array_equal(layer(x, noise, training=False), x)
+
+
+def test_random_numbers_and_pixels_are_not_rounded():
+    x = tf.ones([1, 2], tf.bfloat16)
+    # In bfloat16 the first number would be 0.5.
+    noise = tf.constant([[0.4999, 0.5]])
+    dropout = layers.Dropout(0.5, dtype="mixed_bfloat16")
+    assert np.array_equal(dropout(x, noise, training=True), [[0.0, 2.0]])
+    pixels = tf.constant([200.3, 200.3, 200.3], shape=[1, 1, 1, 3])
+    standardize = layers.Standardize(
+        [200.0] * 3, [1.0] * 3, dtype="mixed_bfloat16"
+    )
+    assert np.allclose(standardize(pixels), 0.3, atol=2e-3)

@@ -118,3 +118,9 @@ def test_runs_with_equal_last_names_are_compared_by_their_paths(
     report.run([str(out), *runs])
     table = (out / "report.md").read_text()
     assert [f"| {name} |" in table for name in runs] == [True, True]
+
+
+def test_a_workdir_that_is_given_twice_is_one_run(workdir):
+    again = f"{workdir}/../{workdir.name}"
+    output = report.run([str(workdir), again]).output
+    assert not any("compare.html" in line for line in output)

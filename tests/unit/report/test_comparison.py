@@ -201,22 +201,11 @@ def test_the_seeds_of_a_variant_are_one_row(tmp_path):
     assert rows[0][4] == "3"
 
 
-def test_a_workdir_that_is_given_twice_is_one_run(tmp_path):
-    for name, accuracy in (("a", 0.8), ("b", 0.9)):
-        write_run(tmp_path / name, accuracy)
-    folders = [tmp_path / name for name in ("a", "b", "a")]
-    comparison.write_report(folders, ["a", "b", "again"])
-    rows = csv.DictReader(
-        io.StringIO((tmp_path / "a" / COMPARE_CSV).read_text())
-    )
-    assert [row["variant"] for row in rows] == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("widths", "names"),
     [
         ((0.25, 0.25), ["recipe", "recipe"]),
-        ((0.25, 0.5), ["x/recipe", "y/recipe"]),
+        ((0.25, 0.5), ["recipe", "y/recipe"]),
     ],
 )
 def test_only_equal_settings_of_two_ablations_are_pooled(
