@@ -14,7 +14,7 @@ def test_cost_of_a_frozen_base_depends_on_its_images():
         for size in (32, 128)
     )
     assert_finding(small, "frozen_base")
-    assert small.cost.points > large.cost.points
+    assert small.cost.order > large.cost.order
 
 
 def test_preprocessing_matters_for_pretrained_weights():
