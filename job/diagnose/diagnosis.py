@@ -105,7 +105,7 @@ def diagnose(
         check_run(builder, config, run, lines, result, failure, data, workdir)
     if failure:
         builder.summary = f"The run ended early: {failure.get('error')}"
-    builder.drop("no_batch_norm", where="stuck_at_chance")
+    builder.drop("no_batch_norm", "underfit", where="stuck_at_chance")
     builder.drop("overfit_one_batch", where="no_batch_norm")
     builder.drop("short_run", where="underfit")
     report = builder.report(command)

@@ -182,7 +182,9 @@ def check_underfit(
     run: Settings, scores: Scores, lines: Sequence[_Line]
 ) -> Finding | None:
     """Looks for a run that ended before it had learned its training images."""
-    if run.is_frozen or scores.train >= _UNDERFIT or scores.gap >= _GAP:
+    if run.is_frozen or run.is_synthetic:
+        return None  # The measured budgets do not apply.
+    if scores.train >= _UNDERFIT or scores.gap >= _GAP:
         return None
     train = [line["accuracy"] for line in lines if line["split"] == "train"]
     seen = f"accuracy {100 * scores.train:.1f}% on training images and"

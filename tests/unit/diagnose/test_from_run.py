@@ -92,7 +92,7 @@ def test_overfitting_is_found():
 
 def test_underfitting_is_found_and_says_what_the_budget_reaches():
     changes = {"model.width": 0.25, "global_batch_size": 256}
-    run = make_settings(CONFIG, changes)
+    run = make_settings(CONFIG, changes, is_synthetic=False)
     lines = [line(step, 2.0, step / 500) for step in range(0, 130, 10)]
 
     def check(accuracy):
@@ -104,6 +104,8 @@ def test_underfitting_is_found_and_says_what_the_budget_reaches():
     assert "still rising" in found.evidence
     assert "84.9% after 9 epochs" in found.evidence
     assert check(0.9) is None
+    run = make_settings(CONFIG, changes)
+    assert check(0.6) is None
 
 
 def test_heavy_augmentation_of_a_run_that_learned_little_is_found():
